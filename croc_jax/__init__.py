@@ -1,0 +1,1 @@
+"""CrOC in JAX: dense visual representation learning from uncurated images."""

@@ -1,0 +1,49 @@
+"""One entropic transport problem between tokens and the active clusters, solved by ott."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+from ott.geometry import geometry
+from ott.problems.linear import linear_problem
+from ott.solvers.linear import sinkhorn
+
+# The cost lies in [0, 1], so exp(-lambda * cost) stays normal in float32 up to lambda = 87.
+# Scaling the kernel then costs one exponential an entry instead of one an entry and iteration.
+LARGEST_KERNEL_LAMBDA = 60.0
+
+
+def transport_plan(
+    cost: Float[Array, "k n"],
+    cluster_marginal: Float[Array, " k"],
+    token_marginal: Float[Array, " n"],
+    *,
+    sinkhorn_lambda: float,
+    iterations: int,
+) -> Float[Array, "k n"]:
+    """Returns the plan after a fixed number of iterations, each tokens first, then clusters.
+
+    The problem is posed with clusters as rows because ott updates columns first: this is the
+    order of the official code, whose plan a few iterations have not made independent of it.
+    The clusters' marginal holds exactly; a cluster without mass gets a row of zeros.
+
+    Args:
+        cost: in [0, 1] on the clusters with mass; finite elsewhere.
+        cluster_marginal: sums to 1; 0 for an inactive cluster.
+        token_marginal: sums to 1, all positive.
+        sinkhorn_lambda: inverse of the entropic regularization, Eq. 11.
+        iterations: how many.
+    """
+    problem = linear_problem.LinearProblem(
+        geometry.Geometry(cost_matrix=cost, epsilon=1.0 / sinkhorn_lambda, scale_cost=1.0),
+        a=cluster_marginal,
+        b=token_marginal,
+    )
+    solver = sinkhorn.Sinkhorn(
+        lse_mode=sinkhorn_lambda > LARGEST_KERNEL_LAMBDA,
+        threshold=-1.0,
+        inner_iterations=iterations,
+        min_iterations=iterations,
+        max_iterations=iterations,
+        implicit_diff=None,
+    )
+    plan = solver(problem).matrix
+    return jnp.where(cluster_marginal[:, None] > 0, plan, 0.0)

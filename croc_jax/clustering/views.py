@@ -1,0 +1,195 @@
+"""Join the views, locate the clusters, split them again (Section 3.1 of the paper)."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from croc_jax.clustering.config import ClusteringConfig
+from croc_jax.clustering.merging import HIGHEST, Clusters, JoinedTokens, init_clusters, join_tokens, merge_all
+
+
+class Clustering(NamedTuple):
+    """Clusters of the two views of each image, for each head.
+
+    Attributes:
+        assignments: each token's weight in the cluster that it keeps, 0 elsewhere, `[v b h n k]`;
+            columns of clusters that were merged away are 0.
+        valid: whether the cluster keeps a token in both views `[b h k]`.
+        num_clusters: K of the chosen round `[b h]`.
+        costs: transport cost d_c of every round, from K_start down to 2 `[b h k-1]`.
+        labels: the column that each token keeps `[v b h n]`.
+    """
+
+    assignments: Float[Array, "v b h n k"]
+    valid: Bool[Array, "b h k"]
+    num_clusters: Int[Array, "b h"]
+    costs: Float[Array, "b h rounds"]
+    labels: Int[Array, "v b h n"]
+
+
+def cluster_views(
+    tokens: Float[Array, "v b h n d"],
+    cls_tokens: Float[Array, "v b h d"],
+    positions: Float[Array, "v b n 2"],
+    config: ClusteringConfig,
+    *,
+    rng: Array | None = None,
+    init_indices: Int[Array, "b h k"] | None = None,
+) -> Clustering:
+    """Clusters the tokens of two views of each image jointly (Section 3.3 of the paper).
+
+    Compiled once for each set of shapes and each config; float32 inside whatever comes in, and
+    no gradient flows through it.
+
+    Args:
+        tokens: keys, queries, values (one set a head) or last tokens (one head) of both views,
+            as they come.
+        cls_tokens: the [CLS] tokens beside them.
+        positions: patch centers (x, y) in the original image, in any unit common to both views.
+        config: the hyper-parameters.
+        rng: key for drawing the first centroids; needed unless `init_indices` is given.
+        init_indices: the first centroids, as indices into the 2n tokens (view 1's, then view 2's).
+
+    Raises:
+        ValueError: for shapes that don't fit together, or if neither `rng` nor `init_indices`,
+            or both, are given.
+    """
+    _check_shapes(tokens, cls_tokens, positions, config, init_indices)
+    if (rng is None) == (init_indices is None):
+        raise ValueError("give either rng, to draw the first centroids, or init_indices")
+    return _cluster_views(tokens, cls_tokens, positions, config, rng, init_indices)
+
+
+def trace_merging(
+    tokens: Float[Array, "v b h n d"],
+    cls_tokens: Float[Array, "v b h d"],
+    positions: Float[Array, "v b n 2"],
+    config: ClusteringConfig,
+    *,
+    rng: Array | None = None,
+    init_indices: Int[Array, "b h k"] | None = None,
+) -> tuple[Int[Array, "rounds v b h n"], Float[Array, "b h rounds"]]:
+    """Returns each token's cluster at every round from K_start to 2, and the rounds' costs.
+
+    For figures such as the paper's Figure 3; takes what `cluster_views` takes. A merged cluster
+    keeps the smaller of its parents' numbers.
+    """
+    _check_shapes(tokens, cls_tokens, positions, config, init_indices)
+    if (rng is None) == (init_indices is None):
+        raise ValueError("give either rng, to draw the first centroids, or init_indices")
+    return _trace_merging(tokens, cls_tokens, positions, config, rng, init_indices)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _cluster_views(
+    tokens: Array,
+    cls_tokens: Array,
+    positions: Array,
+    config: ClusteringConfig,
+    rng: Array | None,
+    init_indices: Array | None,
+) -> Clustering:
+    joined, clusters = _join(tokens, cls_tokens, positions, config, rng, init_indices)
+    choice, costs, _ = merge_all(joined, clusters, config)
+    labels = jnp.argmax(choice.assignments, axis=2)
+    kept = jax.nn.one_hot(labels, config.k_start, axis=2, dtype=jnp.float32)
+    assignments = choice.assignments * kept
+    valid = jnp.all(jnp.any(assignments > 0, axis=-1), axis=-1)
+    result = Clustering(
+        jnp.moveaxis(assignments, (3, 4), (0, 3)), valid, choice.num_clusters, costs, jnp.moveaxis(labels, 2, 0)
+    )
+    return jax.lax.stop_gradient(result)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _trace_merging(
+    tokens: Array,
+    cls_tokens: Array,
+    positions: Array,
+    config: ClusteringConfig,
+    rng: Array | None,
+    init_indices: Array | None,
+) -> tuple[Array, Array]:
+    joined, clusters = _join(tokens, cls_tokens, positions, config, rng, init_indices)
+    _, costs, labels = merge_all(joined, clusters, config, keep_labels=True)
+    assert labels is not None
+    return jnp.moveaxis(labels, 3, 1), costs
+
+
+def _join(
+    tokens: Array,
+    cls_tokens: Array,
+    positions: Array,
+    config: ClusteringConfig,
+    rng: Array | None,
+    init_indices: Array | None,
+) -> tuple[JoinedTokens, Clusters]:
+    """Concatenates the views along the tokens, weighs the tokens and starts the clusters."""
+    tokens, cls_tokens, positions = jax.lax.stop_gradient((tokens, cls_tokens, positions))
+    tokens, cls_tokens = _unit(tokens), _unit(cls_tokens)
+    scores = jnp.concatenate(list(jnp.einsum("vbhnd,vbhd->vbhn", tokens, cls_tokens, precision=HIGHEST)), axis=-1)
+    if config.uniform_marginals:
+        scores = jnp.zeros_like(scores)
+    if init_indices is None:
+        assert rng is not None
+        init_indices = draw_tokens(rng, scores / config.temp_r, config.k_start)
+    joined = join_tokens(
+        jnp.concatenate(list(tokens), axis=-2),
+        jnp.concatenate(list(positions.astype(jnp.float32)), axis=-2),
+        jax.nn.softmax(scores / config.temp_r, axis=-1),
+    )
+    drawn = jnp.take_along_axis(scores, init_indices, axis=-1)
+    return joined, init_clusters(joined, drawn / config.temp_c, init_indices)
+
+
+def draw_tokens(rng: Array, logits: Float[Array, "b h n"], count: int) -> Int[Array, "b h k"]:
+    """Draws tokens without replacement, one after the other by the softmax of their logits.
+
+    The largest of the logits with Gumbel noise follow exactly that law.
+    """
+    noisy = logits + jax.random.gumbel(rng, logits.shape, logits.dtype)
+    return jax.lax.top_k(noisy, count)[1]
+
+
+def view_centroids(
+    tokens: Float[Array, "v b n d"], cls_tokens: Float[Array, "v b d"], assignments: Float[Array, "v b h n k"]
+) -> Float[Array, "v b h k d"]:
+    """Returns the centroids of each view, Eq. 2, with the mean norm of the [CLS] tokens.
+
+    Args:
+        tokens: normalized last tokens of one network (teacher or student).
+        cls_tokens: its [CLS] tokens; the mean of their norms is over the batch and both views.
+        assignments: hard-masked, from `cluster_views`.
+    """
+    tokens, cls_tokens = tokens.astype(jnp.float32), cls_tokens.astype(jnp.float32)
+    centroids = jnp.einsum("vbhnk,vbnd->vbhkd", assignments, tokens, precision=HIGHEST)
+    return _unit(centroids) * jnp.mean(jnp.linalg.norm(cls_tokens, axis=-1))
+
+
+def _unit(vectors: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
+    """Scales vectors to length 1; the gradient at 0 is finite."""
+    vectors = vectors.astype(jnp.float32)
+    squared = jnp.sum(vectors**2, axis=-1, keepdims=True)
+    return vectors * jax.lax.rsqrt(jnp.maximum(squared, 1e-24))
+
+
+def _check_shapes(
+    tokens: Array, cls_tokens: Array, positions: Array, config: ClusteringConfig, init_indices: Array | None
+) -> None:
+    if tokens.ndim != 5 or tokens.shape[0] != 2:
+        raise ValueError(f"tokens {tokens.shape}: expected [2 b h n d], the tokens of two views")
+    _, batch, heads, num_tokens, features = tokens.shape
+    expected = {
+        "cls_tokens": (cls_tokens, (2, batch, heads, features)),
+        "positions": (positions, (2, batch, num_tokens, 2)),
+    }
+    if init_indices is not None:
+        expected["init_indices"] = (init_indices, (batch, heads, config.k_start))
+    for name, (array, shape) in expected.items():
+        if array.shape != shape:
+            raise ValueError(f"{name} {array.shape}: expected {shape} beside tokens {tokens.shape}")
+    if config.k_start > 2 * num_tokens:
+        raise ValueError(f"k_start={config.k_start}: more than the {2 * num_tokens} tokens of both views")

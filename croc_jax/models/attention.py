@@ -1,0 +1,36 @@
+"""Scaled dot-product attention on each backend."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def attend(
+    queries: Float[Array, "b n h d"], keys: Float[Array, "b n h d"], values: Float[Array, "b n h d"], *, implementation: str
+) -> Float[Array, "b n h d"]:
+    """Returns the values weighted by softmax(queries . keys / sqrt(d)).
+
+    Args:
+        queries: in the type of the computation, as keys and values.
+        keys: alike.
+        values: alike.
+        implementation: "xla" anywhere, or "cudnn": flash attention on CUDA in half precision.
+    """
+    return jax.nn.dot_product_attention(queries, keys, values, implementation=implementation)  # pyright: ignore
+
+
+def choose_attention(name: str, dtype: jnp.dtype) -> str:
+    """Resolves "auto": flash attention on CUDA in half precision, XLA's own elsewhere.
+
+    Raises:
+        ValueError: for another name, or for "cudnn" where it does not exist.
+    """
+    half = dtype in (jnp.bfloat16, jnp.float16)
+    cuda = jax.default_backend() == "gpu" and "rocm" not in jax.devices()[0].client.platform_version.lower()
+    if name == "auto":
+        return "cudnn" if half and cuda else "xla"
+    if name not in ("xla", "cudnn"):
+        raise ValueError(f"attention={name!r}: choose 'auto', 'xla' or 'cudnn'")
+    if name == "cudnn" and not (half and cuda):
+        raise ValueError(f"attention='cudnn' needs CUDA and bfloat16, not {jax.default_backend()} and {dtype}")
+    return name

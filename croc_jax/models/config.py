@@ -1,0 +1,51 @@
+"""Settings of the backbone and of the projection head."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BackboneConfig:
+    """A vision transformer, by variant; the optional fields override the variant's own.
+
+    Attributes:
+        variant: "vit_tiny", "vit_small", "vit_base" or "vit_large".
+        patch_size: side of a square patch in pixels.
+        width: features of a token.
+        depth: number of blocks.
+        num_heads: attention heads.
+        mlp_ratio: hidden features of a block's MLP over its width.
+        drop_path_rate: stochastic depth of the last block; earlier ones grow linearly from 0.
+        remat: recompute each block in the backward pass instead of storing it.
+        dtype: "float32", "bfloat16", or "auto": bfloat16 on accelerators, float32 on CPU.
+        attention: "xla", "cudnn" (flash attention on CUDA, bfloat16 only), or "auto".
+    """
+
+    variant: str = "vit_small"
+    patch_size: int = 16
+    width: int | None = None
+    depth: int | None = None
+    num_heads: int | None = None
+    mlp_ratio: float = 4.0
+    drop_path_rate: float = 0.1
+    remat: bool = False
+    dtype: str = "auto"
+    attention: str = "auto"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HeadConfig:
+    """The MLP that [CLS] and centroids share, and its two weight-normalized last layers.
+
+    Attributes:
+        hidden_dim: features of the two hidden layers.
+        bottleneck_dim: features that are L2-normalized before the last layers.
+        num_prototypes: outputs for [CLS] (official `out_dim`).
+        num_prototypes_dense: outputs for centroids (official `out_dim_c`).
+        norm_last_layer: keep the weight norm's g at 1 in the student.
+    """
+
+    hidden_dim: int = 2048
+    bottleneck_dim: int = 256
+    num_prototypes: int = 65536
+    num_prototypes_dense: int = 8192
+    norm_last_layer: bool = True

@@ -1,0 +1,90 @@
+"""The projection head that [CLS] and the centroids share up to its last layers."""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from croc_jax.models.config import HeadConfig
+from croc_jax.models.vit import dense, uniform_initializer
+
+
+class ProjectionHead(nn.Module):
+    """A three-layer MLP, L2 normalization, and two weight-normalized layers without bias.
+
+    Attributes:
+        hidden_dim: features of the hidden layers.
+        bottleneck_dim: features that are normalized.
+        num_prototypes: outputs for [CLS].
+        num_prototypes_dense: outputs for centroids.
+        dtype: of the computation; parameters and results are float32.
+    """
+
+    hidden_dim: int
+    bottleneck_dim: int
+    num_prototypes: int
+    num_prototypes_dense: int
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        """Declares the layers, so that either output initializes both."""
+        self.mlp_1 = dense(self.hidden_dim, self.dtype, "mlp_1")
+        self.mlp_2 = dense(self.hidden_dim, self.dtype, "mlp_2")
+        self.mlp_3 = dense(self.bottleneck_dim, self.dtype, "mlp_3")
+        self.last_layer = WeightNormalized(self.num_prototypes, self.dtype, name="last_layer")
+        self.last_layer_dense = WeightNormalized(self.num_prototypes_dense, self.dtype, name="last_layer_dense")
+
+    def project_global(self, cls_tokens: Float[Array, "*batch d"]) -> Float[Array, "*batch p"]:
+        """Returns the logits of [CLS] tokens."""
+        return self.last_layer(self.bottleneck(cls_tokens))
+
+    def project_dense(self, centroids: Float[Array, "*batch d"]) -> Float[Array, "*batch p"]:
+        """Returns the logits of centroids."""
+        return self.last_layer_dense(self.bottleneck(centroids))
+
+    def __call__(self, tokens: Float[Array, "*batch d"]) -> tuple[Array, Array]:
+        """Returns both kinds of logits; to initialize."""
+        return self.project_global(tokens), self.project_dense(tokens)
+
+    def bottleneck(self, tokens: Float[Array, "*batch d"]) -> Float[Array, "*batch e"]:
+        """Returns unit vectors."""
+        hidden = jax.nn.gelu(self.mlp_1(tokens), approximate=False)
+        hidden = jax.nn.gelu(self.mlp_2(hidden), approximate=False)
+        return unit(self.mlp_3(hidden).astype(jnp.float32))
+
+
+class WeightNormalized(nn.Module):
+    """y = g * (v / |v|) x for each output, without bias."""
+
+    features: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch e"]) -> Float[Array, "*batch p"]:
+        """Returns float32 logits."""
+        # The official code leaves PyTorch's own start of a linear layer in place here.
+        uniform = uniform_initializer(1 / math.sqrt(x.shape[-1]))
+        direction = self.param("direction", uniform, (self.features, x.shape[-1]))
+        scale = self.param("scale", nn.initializers.ones, (self.features, 1))
+        weight = (scale * unit(direction)).astype(self.dtype)
+        return jnp.einsum("...e,pe->...p", x.astype(self.dtype), weight, preferred_element_type=jnp.float32)
+
+
+def unit(vectors: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
+    """Scales vectors to length 1; the gradient at 0 is finite."""
+    squared = jnp.sum(vectors**2, axis=-1, keepdims=True)
+    return vectors * jax.lax.rsqrt(jnp.maximum(squared, 1e-24))
+
+
+def make_head(config: HeadConfig, *, dtype: Any) -> ProjectionHead:
+    """Returns the module that a config describes."""
+    return ProjectionHead(
+        hidden_dim=config.hidden_dim,
+        bottleneck_dim=config.bottleneck_dim,
+        num_prototypes=config.num_prototypes,
+        num_prototypes_dense=config.num_prototypes_dense,
+        dtype=dtype,
+    )

@@ -1,0 +1,101 @@
+"""Dense and global self-distillation, and the centers of the teacher."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """The loss L = alpha * dense + global (Eq. 7), and the tokens that are clustered.
+
+    Attributes:
+        alpha: weight of the dense loss; 0 gives plain DINO, without clustering.
+        tokens: "keys", "queries" or "values" of the teacher's last block, or "last" tokens.
+        student_temp: temperature of the student.
+        teacher_temp: temperature of the teacher after its warm-up.
+        warmup_teacher_temp: and at the first epoch.
+        warmup_teacher_temp_epochs: epochs of the linear warm-up in between.
+        center_momentum: EMA momentum of both centers.
+    """
+
+    alpha: float = 1.0
+    tokens: str = "values"
+    student_temp: float = 0.1
+    teacher_temp: float = 0.07
+    warmup_teacher_temp: float = 0.04
+    warmup_teacher_temp_epochs: int = 30
+    center_momentum: float = 0.9
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, naming the field and the value, for settings that cannot work."""
+        if self.tokens not in ("keys", "queries", "values", "last"):
+            raise ValueError(f"tokens={self.tokens!r}: choose 'keys', 'queries', 'values' or 'last'")
+
+
+class DistillationSums(NamedTuple):
+    """Sums over pairs of rows (one in each view), so that slices of a batch simply add up.
+
+    Attributes:
+        count: pairs.
+        loss: cross-entropy, the mean of both directions.
+        entropy: of the teacher's probabilities in nats, the mean of both views.
+        logits: of the teacher, the mean of both views `[p]`.
+    """
+
+    count: Float[Array, ""]
+    loss: Float[Array, ""]
+    entropy: Float[Array, ""]
+    logits: Float[Array, " p"]
+
+    def means(self) -> "DistillationSums":
+        """Returns the means over all pairs, and their count; zeros if there are none."""
+        return DistillationSums(self.count, *(total / jnp.maximum(self.count, 1) for total in self[1:]))
+
+
+def distill(
+    student_logits: Float[Array, "v *rest p"],
+    teacher_logits: Float[Array, "v *rest p"],
+    valid: Bool[Array, "*rest"],
+    center: Float[Array, " p"],
+    *,
+    teacher_temp: Array,
+    student_temp: float,
+) -> DistillationSums:
+    """Compares the student's view of each row with the teacher's other view, Eqs. 3 to 6.
+
+    Rows are the [CLS] tokens of images (global loss) or the clusters of all images and heads
+    (dense loss), whose mean is over the valid clusters of the whole batch.
+
+    Args:
+        student_logits: of both views.
+        teacher_logits: alike; no gradient flows through them.
+        valid: rows that count.
+        center: of the teacher's logits.
+        teacher_temp: temperature of the teacher.
+        student_temp: and of the student.
+    """
+    teacher_logits = jax.lax.stop_gradient(teacher_logits)
+    shape = (1,) * (teacher_logits.ndim - 1) + (-1,)
+    sharpened = (teacher_logits - center.reshape(shape)) / teacher_temp
+    targets = jax.nn.softmax(sharpened, axis=-1)
+    # Probabilities sum to 1, so a cross-entropy with logits is their log-sum-exp less their mean.
+    student = student_logits[::-1] / student_temp
+    loss = jax.nn.logsumexp(student, axis=-1) - jnp.sum(targets * student, axis=-1)
+    entropy = jax.nn.logsumexp(sharpened, axis=-1) - jnp.sum(targets * sharpened, axis=-1)
+    weights = valid.astype(jnp.float32) / 2
+    views = teacher_logits.shape[0]
+    return DistillationSums(
+        count=jnp.sum(weights) * views,
+        loss=jnp.sum(jnp.where(valid[None], loss, 0.0)) / views,
+        entropy=jnp.sum(jnp.where(valid[None], entropy, 0.0)) / views,
+        logits=jnp.einsum("...,v...p->p", weights, teacher_logits),
+    )
+
+
+def update_center(center: Float[Array, " p"], mean: DistillationSums, momentum: float) -> Float[Array, " p"]:
+    """Returns the moving average of the mean teacher logits; the center as it was if no row counts."""
+    return jnp.where(mean.count > 0, momentum * center + (1 - momentum) * mean.logits, center)

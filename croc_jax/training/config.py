@@ -1,0 +1,160 @@
+"""The recipe of a run: every setting that decides its numbers, and those that don't."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from croc_jax.clustering.config import ClusteringConfig
+from croc_jax.data.config import DataConfig
+from croc_jax.models.config import BackboneConfig, HeadConfig
+from croc_jax.objectives import ObjectiveConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW, its schedules, and the teacher's momentum.
+
+    Attributes:
+        base_lr: peak learning rate for a batch of 256; scaled linearly with the batch.
+        min_lr: learning rate at the end.
+        warmup_epochs: linear warm-up from 0.
+        weight_decay: decoupled decay at the start, times the learning rate.
+        weight_decay_end: and at the end.
+        teacher_momentum: EMA momentum at the start; it ends at 1.
+        clip_norm: largest norm of the gradient of each parameter tensor; 0 clips nothing.
+        freeze_last_layer_epochs: epochs during which both last layers rest.
+        accumulation_steps: slices of the batch whose gradients are added up before an update.
+    """
+
+    base_lr: float = 5e-4
+    min_lr: float = 1e-6
+    warmup_epochs: int = 10
+    weight_decay: float = 0.04
+    weight_decay_end: float = 0.4
+    teacher_momentum: float = 0.996
+    clip_norm: float = 3.0
+    freeze_last_layer_epochs: int = 1
+    accumulation_steps: int = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """How long a run is.
+
+    Attributes:
+        epochs: passes over the images.
+        batch_size: images an update, over all devices.
+    """
+
+    epochs: int = 300
+    batch_size: int = 256
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RuntimeConfig:
+    """Settings that change no number of a run, and so may differ when it is resumed.
+
+    Attributes:
+        num_workers: processes that decode and crop; 0 uses threads of the main process.
+        num_threads: threads a worker.
+        log_every_steps: steps between two lines of metrics.jsonl.
+        checkpoint_every_minutes: longest time between two saves of the latest state.
+        keep_every_epochs: epochs between two checkpoints that are kept for good.
+    """
+
+    num_workers: int = 0
+    num_threads: int = 2
+    log_every_steps: int = 10
+    checkpoint_every_minutes: float = 10.0
+    keep_every_epochs: int = 50
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """All settings of a run."""
+
+    seed: int = 0
+    backbone: BackboneConfig = BackboneConfig()
+    head: HeadConfig = HeadConfig()
+    clustering: ClusteringConfig = ClusteringConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    data: DataConfig = DataConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+
+
+class RecipeError(ValueError):
+    """A setting is unknown or of the wrong type; the message names it and suggests a remedy."""
+
+
+def recipe_from_dict(settings: Mapping[str, Any]) -> Recipe:
+    """Builds a recipe from nested mappings (a ConfigDict as dict, or a config.json).
+
+    Fields left out keep their defaults.
+
+    Raises:
+        RecipeError: for an unknown field (with the nearest known one) or a value of the wrong type.
+    """
+    return _build(Recipe, settings, prefix="")
+
+
+def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
+    """Returns nested plain dicts that `recipe_from_dict` and JSON understand."""
+    return dataclasses.asdict(recipe)
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns {"optimizer.base_lr": 5e-4, ...} for nested mappings."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _build(kind: type, settings: Mapping[str, Any], *, prefix: str) -> Any:
+    types_ = typing.get_type_hints(kind)
+    unknown = [name for name in settings if name not in types_]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], list(types_), n=1)
+        hint = f"did you mean {prefix}{near[0]}?" if near else f"known fields: {', '.join(types_)}"
+        raise RecipeError(f"unknown field {prefix}{unknown[0]}; {hint}")
+    values = {}
+    for name, value in settings.items():
+        if dataclasses.is_dataclass(types_[name]):
+            if not isinstance(value, Mapping):
+                raise RecipeError(f"{prefix}{name}={value!r}: expected a group of settings")
+            values[name] = _build(typing.cast(type, types_[name]), value, prefix=f"{prefix}{name}.")
+        else:
+            values[name] = _coerce(types_[name], value, f"{prefix}{name}")
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise RecipeError(f"{prefix}{error}" if prefix else str(error)) from error
+
+
+def _coerce(kind: Any, value: Any, name: str) -> Any:
+    origin = typing.get_origin(kind)
+    if origin in (types.UnionType, typing.Union):
+        if value is None:
+            return None
+        kind = next(arg for arg in typing.get_args(kind) if arg is not type(None))
+        origin = typing.get_origin(kind)
+    if origin is tuple and isinstance(value, list | tuple):
+        inner = typing.get_args(kind)
+        if inner[-1] is Ellipsis:
+            return tuple(_coerce(inner[0], item, name) for item in value)
+        if len(value) == len(inner):
+            return tuple(_coerce(arg, item, name) for arg, item in zip(inner, value, strict=True))
+    elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif origin is None and type(value) is kind:
+        return value
+    expected = kind if origin else getattr(kind, "__name__", kind)
+    raise RecipeError(f"{name}={value!r}: expected {expected}")

@@ -1,0 +1,83 @@
+"""The backbone and the head of a recipe, applied to pairs of views."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from croc_jax.models import Features, ProjectionHead, VisionTransformer, make_backbone, make_head
+from croc_jax.training.config import Recipe
+
+Params = Any
+
+
+class Networks(NamedTuple):
+    """The modules that student and teacher share; their parameters differ."""
+
+    backbone: VisionTransformer
+    head: ProjectionHead
+
+
+def make_networks(recipe: Recipe) -> Networks:
+    """Returns the modules of a recipe."""
+    backbone = make_backbone(recipe.backbone, image_size=recipe.data.views.crop_size)
+    return Networks(backbone, make_head(recipe.head, dtype=backbone.dtype))
+
+
+def init_params(networks: Networks, rng: Array, *, crop_size: int) -> dict[str, Params]:
+    """Returns fresh parameters {"backbone": ..., "head": ...}."""
+    backbone_rng, head_rng = jax.random.split(rng)
+    image = jnp.zeros((1, crop_size, crop_size, 3))
+    token = jnp.zeros((1, networks.backbone.width))
+    return {
+        "backbone": networks.backbone.init(backbone_rng, image)["params"],
+        "head": networks.head.init(head_rng, token)["params"],
+    }
+
+
+def encode_views(
+    backbone: VisionTransformer,
+    params: Params,
+    views: Float[Array, "b v H W c"],
+    *,
+    slices: int = 1,
+    drop_path_rng: Array | None = None,
+) -> Features:
+    """Returns the features of both views, with `[v b ...]` for the batch axis.
+
+    With several slices, each runs by itself and is run again in the backward pass, so that the
+    memory is that of one slice while everything after sees the whole batch.
+
+    Args:
+        backbone: the module.
+        params: its parameters.
+        views: normalized.
+        slices: into which the batch is cut.
+        drop_path_rng: a key makes it drop paths.
+    """
+    batch, num_views = views.shape[:2]
+
+    def encode(images: Array, rng: Array | None) -> Features:
+        rngs = None if rng is None else {"drop_path": rng}
+        return backbone.apply({"params": params}, images, train=rng is not None, rngs=rngs)  # pyright: ignore
+
+    # The batch comes first in the flat axis, so that it stays where it is on the devices.
+    images = views.reshape(batch * num_views, *views.shape[2:])
+    if slices == 1:
+        features = encode(images, drop_path_rng)
+    else:
+        keys = None if drop_path_rng is None else jax.random.split(drop_path_rng, slices)
+        features = jax.lax.map(lambda args: jax.checkpoint(encode)(*args), (cut(images, slices), keys))
+        features = jax.tree.map(join, features)
+    return jax.tree.map(lambda x: jnp.moveaxis(x.reshape(batch, num_views, *x.shape[1:]), 1, 0), features)
+
+
+def cut(array: Array, slices: int) -> Array:
+    """Cuts `[b ...]` into `[slices b/slices ...]`, a stride apart, so that each slice lies on all devices."""
+    return jnp.swapaxes(array.reshape(array.shape[0] // slices, slices, *array.shape[1:]), 0, 1)
+
+
+def join(array: Array) -> Array:
+    """Undoes `cut`."""
+    return jnp.swapaxes(array, 0, 1).reshape(-1, *array.shape[2:])

@@ -1,0 +1,219 @@
+"""One update: views in, new student, teacher and centers out."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Int
+
+from croc_jax.clustering import Clustering, cluster_views, patch_positions, view_centroids
+from croc_jax.data.photometric import augment
+from croc_jax.models import Features, patch_grid
+from croc_jax.objectives import DistillationSums, distill, update_center
+from croc_jax.training.config import Recipe
+from croc_jax.training.networks import Networks, cut, encode_views, make_networks
+from croc_jax.training.sharding import batch_sharded, replicated
+from croc_jax.training.state import TrainState, make_recipe_optimizer, make_recipe_schedules
+
+Metrics = dict[str, Array]
+HostBatch = Mapping[str, Array]
+
+
+class ViewPair(NamedTuple):
+    """Two augmented views of each image and what links them.
+
+    Attributes:
+        images: normalized `[b v H W c]`.
+        positions: patch centers in the original image `[v b n 2]`.
+    """
+
+    images: Float[Array, "b v H W c"]
+    positions: Float[Array, "v b n 2"]
+
+
+class Located(NamedTuple):
+    """The teacher's part of the dense objective: clusters, and its centroids `[v b h k d]`."""
+
+    clustering: Clustering
+    centroids: Float[Array, "v b h k d"]
+
+
+def make_train_step(
+    recipe: Recipe, *, steps_per_epoch: int, mesh: Mesh
+) -> Callable[[TrainState, HostBatch], tuple[TrainState, Metrics]]:
+    """Returns the compiled step: (state, batch) -> (state, metrics).
+
+    The state is donated and lies whole on every device; the batch is split over them. All
+    randomness is a function of the recipe's seed and the state's step.
+
+    Args:
+        recipe: of the run.
+        steps_per_epoch: updates an epoch.
+        mesh: of all devices.
+    """
+    update = make_update(recipe, steps_per_epoch=steps_per_epoch)
+    size = recipe.data.views.crop_size
+    grid = patch_grid((size, size), recipe.backbone.patch_size)
+
+    def train_step(state: TrainState, batch: HostBatch) -> tuple[TrainState, Metrics]:
+        rng = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
+        augment_rng, update_rng = jax.random.split(rng)
+        images = augment(augment_rng, batch["views"], recipe.data.photometric)
+        positions = patch_positions(jnp.moveaxis(batch["boxes"], 1, 0), grid)
+        return update(state, ViewPair(images, positions), update_rng)
+
+    whole = replicated(mesh)
+    return jax.jit(
+        train_step, in_shardings=(whole, batch_sharded(mesh)), out_shardings=(whole, whole), donate_argnums=0
+    )
+
+
+def make_update(recipe: Recipe, *, steps_per_epoch: int) -> Callable[..., tuple[TrainState, Metrics]]:
+    """Returns the pure function (state, views, rng, init_indices=None) -> (state, metrics).
+
+    `init_indices` fixes the first centroids, for comparisons with other code.
+    """
+    networks = make_networks(recipe)
+    schedules = make_recipe_schedules(recipe, steps_per_epoch=steps_per_epoch)
+    optimizer = make_recipe_optimizer(recipe, steps_per_epoch=steps_per_epoch)
+    slices, objective = recipe.optimizer.accumulation_steps, recipe.objective
+
+    def update(
+        state: TrainState, views: ViewPair, rng: Array, init_indices: Int[Array, "b h k"] | None = None
+    ) -> tuple[TrainState, Metrics]:
+        cluster_rng, drop_path_rng = jax.random.split(rng)
+        teacher_temp = schedules.teacher_temp(state.step)
+        temps = {"teacher_temp": teacher_temp, "student_temp": objective.student_temp}
+
+        # 1. The teacher sees both views; its tokens are clustered jointly.
+        teacher = encode_views(networks.backbone, state.teacher["backbone"], views.images, slices=slices)
+        located = None
+        if objective.alpha:
+            located = _locate(recipe, teacher, views, rng=cluster_rng, init_indices=init_indices)
+
+        # 2. The student sees them too, and takes over the teacher's clusters.
+        def loss_fn(student_params: dict) -> tuple[Array, tuple[DistillationSums, DistillationSums]]:
+            student = encode_views(
+                networks.backbone, student_params["backbone"], views.images, slices=slices, drop_path_rng=drop_path_rng
+            )
+            project = _Projection(networks, student_params["head"], state.teacher["head"], slices)
+            everything = jnp.ones(teacher.cls.shape[1], bool)
+            whole = project.compare("project_global", student.cls, teacher.cls, everything, state.center, temps)
+            if located is None:
+                return whole.loss, (whole, _no_clusters(state.center_dense))
+            centroids = view_centroids(student.patches, student.cls, located.clustering.assignments)
+            valid = located.clustering.valid
+            parts = project.compare(
+                "project_dense", centroids, located.centroids, valid, state.center_dense, temps
+            )
+            return objective.alpha * parts.loss + whole.loss, (whole, parts)
+
+        (loss, (whole, parts)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.student)
+
+        # 3. The student learns; the teacher and the centers follow.
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.student)
+        student = optax.apply_updates(state.student, updates)
+        momentum = schedules.teacher_momentum(state.step)
+        new_state = TrainState(
+            step=state.step + 1,
+            student=student,  # pyright: ignore[reportArgumentType]
+            teacher=jax.tree.map(lambda t, s: momentum * t + (1 - momentum) * s, state.teacher, student),
+            opt_state=opt_state,
+            center=update_center(state.center, whole, objective.center_momentum),
+            center_dense=update_center(state.center_dense, parts, objective.center_momentum),
+        )
+        metrics = {
+            "loss": loss,
+            "loss_dense": parts.loss,
+            "loss_global": whole.loss,
+            "teacher_entropy": whole.entropy,
+            "teacher_entropy_c": parts.entropy,
+            "lr": schedules.learning_rate(state.step),
+            "weight_decay": schedules.weight_decay(state.step),
+            "momentum": momentum,
+            "teacher_temp": teacher_temp,
+            **_cluster_metrics(located),
+        }
+        return new_state, {name: jnp.asarray(value, jnp.float32) for name, value in metrics.items()}
+
+    return update
+
+
+def _locate(recipe: Recipe, teacher: Features, views: ViewPair, *, rng: Array, init_indices: Array | None) -> Located:
+    """Clusters the teacher's tokens and takes its centroids."""
+    tokens, cls_tokens = clustering_tokens(teacher, recipe.objective.tokens)
+    clustering = cluster_views(
+        tokens,
+        cls_tokens,
+        views.positions,
+        recipe.clustering,
+        rng=rng if init_indices is None else None,
+        init_indices=init_indices,
+    )
+    return Located(clustering, view_centroids(teacher.patches, teacher.cls, clustering.assignments))
+
+
+def clustering_tokens(features: Features, kind: str) -> tuple[Float[Array, "v b h n d"], Float[Array, "v b h d"]]:
+    """Returns the patch and [CLS] tokens that are clustered.
+
+    Args:
+        features: with leading axes `[v b]`.
+        kind: "keys", "queries" or "values" (one set a head), or "last" (one set).
+    """
+    if kind == "last":
+        return features.patches[:, :, None], features.cls[:, :, None]
+    tokens = getattr(features, kind)
+    return tokens[..., 1:, :], tokens[..., 0, :]
+
+
+class _Projection(NamedTuple):
+    """Both heads, run over slices of the batch so that the logits of one slice exist at a time."""
+
+    networks: Networks
+    student_params: dict
+    teacher_params: dict
+    slices: int
+
+    def compare(
+        self,
+        method: str,
+        student: Float[Array, "v b *rest d"],
+        teacher: Float[Array, "v b *rest d"],
+        valid: Bool[Array, "b *rest"],
+        center: Float[Array, " p"],
+        temps: dict,
+    ) -> DistillationSums:
+        """Projects rows of both networks and returns means over the valid ones of the batch."""
+
+        def one_slice(student: Array, teacher: Array, valid: Array) -> DistillationSums:
+            # The batch axis leads in a slice, the view axis in the objective.
+            student, teacher = jnp.moveaxis(student, 1, 0), jnp.moveaxis(teacher, 1, 0)
+            student_logits = self.networks.head.apply({"params": self.student_params}, student, method=method)
+            teacher_logits = self.networks.head.apply({"params": self.teacher_params}, teacher, method=method)
+            return distill(student_logits, teacher_logits, valid, center, **temps)  # pyright: ignore
+
+        rows = (jnp.moveaxis(student, 0, 1), jnp.moveaxis(teacher, 0, 1), valid)
+        if self.slices == 1:
+            return one_slice(*rows).means()
+        rows = jax.tree.map(lambda array: cut(array, self.slices), rows)
+        sums = jax.lax.map(lambda args: jax.checkpoint(one_slice)(*args), rows)
+        return jax.tree.map(lambda total: jnp.sum(total, axis=0), sums).means()
+
+
+def _no_clusters(center: Array) -> DistillationSums:
+    zero = jnp.zeros(())
+    return DistillationSums(zero, zero, zero, jnp.zeros_like(center))
+
+
+def _cluster_metrics(located: Located | None) -> Metrics:
+    """The mean K, and the share of clusters that both views show."""
+    if located is None:
+        return {"num_clusters": jnp.zeros(()), "valid_fraction": jnp.zeros(())}
+    num_clusters, valid = located.clustering.num_clusters, located.clustering.valid
+    return {
+        "num_clusters": jnp.mean(num_clusters.astype(jnp.float32)),
+        "valid_fraction": jnp.sum(valid) / jnp.sum(num_clusters),
+    }

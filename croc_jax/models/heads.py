@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from croc_jax.models.config import HeadConfig
-from croc_jax.models.vit import dense, uniform_initializer
+from croc_jax.models.vit import dense, gelu, uniform_initializer
 
 
 class ProjectionHead(nn.Module):
@@ -51,9 +51,9 @@ class ProjectionHead(nn.Module):
 
     def bottleneck(self, tokens: Float[Array, "*batch d"]) -> Float[Array, "*batch e"]:
         """Returns unit vectors."""
-        hidden = jax.nn.gelu(self.mlp_1(tokens), approximate=False)
-        hidden = jax.nn.gelu(self.mlp_2(hidden), approximate=False)
-        return unit(self.mlp_3(hidden).astype(jnp.float32))
+        rows = tokens.reshape(-1, tokens.shape[-1])
+        hidden = gelu(self.mlp_2(gelu(self.mlp_1(rows))))
+        return unit(self.mlp_3(hidden).astype(jnp.float32)).reshape(*tokens.shape[:-1], -1)
 
 
 class WeightNormalized(nn.Module):

@@ -1,0 +1,26 @@
+"""Images: where they come from, their crops on the host, their colors on the device."""
+
+from croc_jax.data.config import DataConfig, PhotometricConfig, ViewsConfig
+from croc_jax.data.photometric import augment, normalize
+from croc_jax.data.pipeline import BatchIterator, CropDataset, DatasetError, HostBatch, make_dataset
+from croc_jax.data.sources import FolderSource, ImageSource, SourceError
+from croc_jax.data.views import DecodeError, decode, two_views
+
+__all__ = [
+    "BatchIterator",
+    "CropDataset",
+    "DataConfig",
+    "DatasetError",
+    "DecodeError",
+    "FolderSource",
+    "HostBatch",
+    "ImageSource",
+    "PhotometricConfig",
+    "SourceError",
+    "ViewsConfig",
+    "augment",
+    "decode",
+    "make_dataset",
+    "normalize",
+    "two_views",
+]

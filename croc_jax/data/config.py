@@ -3,6 +3,13 @@
 import dataclasses
 
 
+def _check_probabilities(**probabilities: tuple[float, ...]) -> None:
+    for name, values in probabilities.items():
+        for value in values:
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name}={value}: a probability lies between 0 and 1")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ViewsConfig:
     """The random resized crops of an image.
@@ -19,10 +26,34 @@ class ViewsConfig:
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip_probability: float = 0.5
 
+    def __post_init__(self) -> None:
+        """Raises ValueError, naming the field and the value, for crops that cannot be drawn."""
+        if self.crop_size < 1:
+            raise ValueError(f"crop_size={self.crop_size}: a view has at least one pixel")
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(
+                f"scale={self.scale}: give the smaller share of the image first, both over 0 up to 1"
+            )
+        if not 0 < self.ratio[0] <= self.ratio[1]:
+            raise ValueError(f"ratio={self.ratio}: give the smaller width over height first, both positive")
+        _check_probabilities(flip_probability=(self.flip_probability,))
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PhotometricConfig:
-    """Color, blur and solarization; pairs hold a value for view 1 and one for view 2."""
+    """Color, blur and solarization; probabilities in pairs belong to view 1 and view 2.
+
+    Attributes:
+        brightness: factors are drawn from 1 - brightness to 1 + brightness.
+        contrast: alike.
+        saturation: alike.
+        hue: largest shift in turns.
+        jitter_probability: chance of all four.
+        grayscale_probability: chance of dropping colors.
+        blur_probability: chance of a Gaussian blur.
+        blur_radius: smallest and largest standard deviation of the blur in pixels.
+        solarize_probability: chance of inverting the bright values.
+    """
 
     brightness: float = 0.4
     contrast: float = 0.4
@@ -33,6 +64,22 @@ class PhotometricConfig:
     blur_probability: tuple[float, float] = (1.0, 0.1)
     blur_radius: tuple[float, float] = (0.1, 2.0)
     solarize_probability: tuple[float, float] = (0.0, 0.2)
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, naming the field and the value, for settings that cannot work."""
+        for name in ("brightness", "contrast", "saturation"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)}: must be 0 or more")
+        if not 0 <= self.hue <= 0.5:
+            raise ValueError(f"hue={self.hue}: turns lie between 0 and 0.5")
+        if not 0 <= self.blur_radius[0] <= self.blur_radius[1]:
+            raise ValueError(f"blur_radius={self.blur_radius}: give the smaller radius first, both 0 or more")
+        _check_probabilities(
+            jitter_probability=(self.jitter_probability,),
+            grayscale_probability=(self.grayscale_probability,),
+            blur_probability=self.blur_probability,
+            solarize_probability=self.solarize_probability,
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """The mesh of devices, and where arrays live on it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -9,9 +10,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 DATA_AXIS = "data"
 
 
-def make_mesh() -> Mesh:
-    """Returns a mesh of all devices of all processes, along one axis that splits the batch."""
-    return Mesh(np.array(jax.devices()), (DATA_AXIS,))
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Returns a mesh along one axis that splits the batch, of all devices of all processes by default."""
+    return Mesh(np.array(jax.devices() if devices is None else devices), (DATA_AXIS,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -1,0 +1,112 @@
+"""Times the whole ViT-S/16 training step: `python benchmarks/step.py [--batch=8]`."""
+
+import dataclasses
+import time
+
+import jax
+import numpy as np
+from absl import app, flags
+from timing import median_seconds, peak_memory_gib, print_table
+
+from croc_jax.clustering import cluster_views, patch_positions
+from croc_jax.models import BackboneConfig, VisionTransformer
+from croc_jax.objectives import ObjectiveConfig
+from croc_jax.training.config import Recipe, ScheduleConfig
+from croc_jax.training.networks import make_networks
+from croc_jax.training.sharding import make_mesh, replicated, shard_batch
+from croc_jax.training.state import init_state
+from croc_jax.training.step import make_train_step
+
+BATCH = flags.DEFINE_integer("batch", 8, "Images a step.")
+VARIANT = flags.DEFINE_string("variant", "vit_small", "Backbone.")
+DTYPE = flags.DEFINE_string("dtype", "auto", "float32, bfloat16 or auto.")
+REMAT = flags.DEFINE_bool("remat", False, "Recompute blocks in the backward pass.")
+ALPHA = flags.DEFINE_float("alpha", 1.0, "Weight of the dense loss; 0 times plain DINO.")
+REPEATS = flags.DEFINE_integer("repeats", 5, "Steps that are timed.")
+PEAK = flags.DEFINE_float("peak_tflops", 0.0, "The device's peak, to print the share of it that is used.")
+
+
+def main(_: list[str]) -> None:
+    """Prints images/s, model FLOP/s, the share of the clustering, compile time and peak memory."""
+    backbone = BackboneConfig(variant=VARIANT.value, dtype=DTYPE.value, remat=REMAT.value)
+    recipe = Recipe(
+        backbone=backbone, schedule=ScheduleConfig(batch_size=BATCH.value), objective=ObjectiveConfig(alpha=ALPHA.value)
+    )
+    mesh = make_mesh()
+    init = jax.jit(lambda: init_state(recipe, steps_per_epoch=1000), out_shardings=replicated(mesh))
+    state = init()
+    batch = shard_batch(random_batch(BATCH.value, recipe.data.views.crop_size), mesh)
+    step = make_train_step(recipe, steps_per_epoch=1000, mesh=mesh)
+    start = time.perf_counter()
+    compiled = step.lower(state, batch).compile()  # pyright: ignore[reportFunctionMemberAccess]
+    compile_seconds = time.perf_counter() - start
+
+    def one_step() -> object:
+        nonlocal state
+        state, metrics = compiled(state, batch)
+        return metrics
+
+    seconds = median_seconds(one_step, repeats=REPEATS.value)
+    clustering = clustering_seconds(recipe) if ALPHA.value else 0.0
+    flops = model_flops(recipe) * BATCH.value / seconds
+    rows = {
+        "median a step": f"{seconds:.3f} s",
+        "median an image": f"{1e3 * seconds / BATCH.value:.1f} ms",
+        "images/s": f"{BATCH.value / seconds:.1f}",
+        "model FLOP/s": f"{flops / 1e12:.3f} T",
+        "clustering": f"{1e3 * clustering:.1f} ms, {100 * clustering / seconds:.1f}% of the step",
+        "compilation": f"{compile_seconds:.1f} s",
+        "peak memory": f"{peak_memory_gib():.2f} GiB",
+    }
+    if PEAK.value:
+        rows["share of the peak"] = f"{100 * flops / 1e12 / PEAK.value:.1f}%"
+    print_table(f"{VARIANT.value}/16 step, batch {BATCH.value}, {make_networks(recipe).backbone.dtype}", rows)
+
+
+def random_batch(size: int, crop_size: int) -> dict[str, np.ndarray]:
+    """Returns noise in the place of crops."""
+    rng = np.random.default_rng(0)
+    boxes = np.concatenate(
+        [rng.uniform(0, 100, (size, 2, 2)), rng.uniform(100, 300, (size, 2, 2)), np.zeros((size, 2, 1))], axis=-1
+    )
+    views = rng.integers(0, 256, (size, 2, crop_size, crop_size, 3), dtype=np.uint8)
+    return {"views": views, "boxes": boxes.astype(np.float32)}
+
+
+def clustering_seconds(recipe: Recipe) -> float:
+    """Returns the median time of the step's clustering by itself, on one device's share of the batch."""
+    backbone: VisionTransformer = make_networks(recipe).backbone
+    images, count = recipe.schedule.batch_size // jax.device_count(), backbone.grid_size**2
+    rng = np.random.default_rng(0)
+    shape = (2, images, backbone.num_heads, count + 1, backbone.width // backbone.num_heads)
+    tokens = jax.device_put(rng.normal(size=shape).astype(np.float32))
+    boxes = np.moveaxis(random_batch(images, 1)["boxes"], 1, 0)
+    positions = patch_positions(boxes, (backbone.grid_size, backbone.grid_size))
+    config = dataclasses.replace(recipe.clustering)
+    patches, cls_tokens = jax.block_until_ready((tokens[..., 1:, :], tokens[..., 0, :]))
+    return median_seconds(
+        lambda: cluster_views(patches, cls_tokens, positions, config, rng=jax.random.key(0)), repeats=REPEATS.value
+    )
+
+
+def model_flops(recipe: Recipe) -> float:
+    """Returns the multiplications and additions of an image that the method asks for.
+
+    Both views go once through the teacher and, with gradients, three times through the student;
+    work that is done twice to save memory does not count.
+    """
+    backbone: VisionTransformer = make_networks(recipe).backbone
+    tokens, width = backbone.grid_size**2 + 1, backbone.width
+    block = 2 * tokens * width**2 * (4 + 2 * backbone.mlp_ratio) + 4 * tokens**2 * width
+    patches = 2 * (tokens - 1) * width * 3 * backbone.patch_size**2
+    head = recipe.head
+    shared = width * head.hidden_dim + head.hidden_dim**2 + head.hidden_dim * head.bottleneck_dim
+    rows = 2 * (shared + head.bottleneck_dim * head.num_prototypes)
+    if recipe.objective.alpha:
+        clusters = backbone.num_heads * recipe.clustering.k_start
+        rows += 2 * clusters * (shared + head.bottleneck_dim * head.num_prototypes_dense)
+    return 2 * 4 * (backbone.depth * block + patches + rows)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,321 @@
+"""Color jitter, blur, solarization and normalization of whole batches, on the device.
+
+The single operations work on color planes `[3 H W]` that hold whole numbers from 0 to 255 as
+float32, and round as Pillow does, which the official code calls; `jax.vmap` them over more.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+from croc_jax.data.config import PhotometricConfig
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Planes = Float[Array, "3 H W"]
+Scalar = Float[Array, ""]
+
+_SOLARIZE_THRESHOLD = 128
+_BOX_PASSES = 3
+_BRIGHTNESS, _CONTRAST, _SATURATION, _HUE = range(4)
+
+
+class Draws(NamedTuple):
+    """The random choices for one view.
+
+    Attributes:
+        jitter: whether to jitter colors.
+        factors: brightness, contrast and saturation as factors, hue as a shift in turns.
+        ranks: the turn, 0 to 3, at which each of the four comes.
+        grayscale: whether to drop colors.
+        blur_radius: standard deviation in pixels; 0 for none.
+        solarize: whether to invert the bright values.
+    """
+
+    jitter: Bool[Array, ""]
+    factors: Float[Array, " 4"]
+    ranks: Int[Array, " 4"]
+    grayscale: Bool[Array, ""]
+    blur_radius: Scalar
+    solarize: Bool[Array, ""]
+
+
+def augment(
+    rng: Array, views: UInt8[Array, "b v H W 3"], config: PhotometricConfig
+) -> Float[Array, "b v H W 3"]:
+    """Returns randomly recolored, blurred and solarized views, ImageNet-normalized.
+
+    Each image draws from its own key, a function of `rng` and of its place in the batch, so
+    that the result does not depend on how the batch is spread over devices.
+
+    Args:
+        rng: key of the step.
+        views: as they come from the host.
+        config: as many view-wise probabilities as there are views.
+
+    Raises:
+        ValueError: for another number of views than the configuration has.
+    """
+    batch, num_views = views.shape[:2]
+    probabilities = _probabilities(config, num_views)
+
+    def one_view(key: Array, image: Array, probability: Array) -> Array:
+        draws = draw(key, config, probability)
+        planes = jnp.moveaxis(image, -1, 0).astype(jnp.float32)
+        planes = apply_draws(planes, draws, max_blur_radius=config.blur_radius[1])
+        return normalize(jnp.moveaxis(planes, 0, -1))
+
+    def one_image(position: Array, images: Array) -> Array:
+        keys = jax.random.split(jax.random.fold_in(rng, position), num_views)
+        return jax.vmap(one_view)(keys, images, probabilities)
+
+    return jax.vmap(one_image)(jnp.arange(batch), views)
+
+
+def _probabilities(config: PhotometricConfig, num_views: int) -> Float[Array, "v 4"]:
+    """How often each view is jittered, gray, blurred and solarized."""
+    for name in ("blur_probability", "solarize_probability"):
+        given = getattr(config, name)
+        if len(given) != num_views:
+            raise ValueError(f"data.photometric.{name}={given}: give one value for each of {num_views} views")
+    return jnp.array(
+        [
+            (config.jitter_probability, config.grayscale_probability, blur, solarization)
+            for blur, solarization in zip(config.blur_probability, config.solarize_probability, strict=True)
+        ]
+    )
+
+
+def draw(key: Array, config: PhotometricConfig, probability: Float[Array, " 4"]) -> Draws:
+    """Draws the choices for one view with torchvision's laws.
+
+    Args:
+        key: of the view.
+        config: the ranges.
+        probability: of jitter, grayscale, blur and solarization.
+    """
+    amount, order, chance, strength = jnp.split(jax.random.uniform(key, (13,)), (4, 8, 12))
+    spread = np.array([config.brightness, config.contrast, config.saturation, config.hue], np.float32)
+    center = np.array([1, 1, 1, 0], np.float32)
+    low, high = np.maximum(center - spread, np.array([0, 0, 0, -np.inf], np.float32)), center + spread
+    jittered, gray, blurred, solarized = chance < probability
+    least_radius, most_radius = config.blur_radius
+    radius = least_radius + strength[0] * (most_radius - least_radius)
+    return Draws(
+        jitter=jittered,
+        factors=jnp.asarray(low + amount * (high - low)),
+        ranks=_ranks(order),
+        grayscale=gray,
+        blur_radius=jnp.where(blurred, radius, 0.0),
+        solarize=solarized,
+    )
+
+
+def _ranks(numbers: Array) -> Int[Array, " 4"]:
+    """How many numbers come before each one: a uniform permutation without a sort."""
+    ties = (numbers[None] == numbers[:, None]) & np.tri(len(numbers), k=-1, dtype=bool)
+    return jnp.sum((numbers[None] < numbers[:, None]) | ties, axis=1)
+
+
+def apply_draws(planes: Planes, draws: Draws, *, max_blur_radius: float = 2.0) -> Planes:
+    """Returns one view after jitter, grayscale, blur and solarization, in the official order.
+
+    Args:
+        planes: of one image.
+        draws: what to do.
+        max_blur_radius: the largest that `draws.blur_radius` can be.
+    """
+    planes = jnp.where(draws.jitter, jitter(planes, draws.factors, draws.ranks), planes)
+    planes = jnp.where(draws.grayscale, to_grayscale(planes), planes)
+    planes = gaussian_blur(planes, draws.blur_radius, max_radius=max_blur_radius)
+    return jnp.where(draws.solarize, solarize(planes), planes)
+
+
+def jitter(planes: Planes, factors: Float[Array, " 4"], ranks: Int[Array, " 4"]) -> Planes:
+    """Changes brightness, contrast, saturation and hue in a given order.
+
+    Hue costs most. So it runs once, with a turn for each possible blend before and after; the
+    turns that the order leaves empty do nothing.
+
+    Args:
+        planes: of one image.
+        factors: see `Draws`.
+        ranks: see `Draws`.
+    """
+    hue_rank = ranks[_HUE]
+    planes = _blend_turns(planes, factors, jnp.where(ranks < hue_rank, ranks, -1), turns=(0, 3))
+    planes = adjust_hue(planes, factors[_HUE])
+    return _blend_turns(planes, factors, jnp.where(ranks > hue_rank, ranks, -1), turns=(1, 4))
+
+
+def _blend_turns(planes: Planes, factors: Array, ranks: Array, *, turns: tuple[int, int]) -> Planes:
+    """A loop, so that the compiler does not fold one turn into the next and repeat its work."""
+
+    def blend(turn: Array, planes: Planes) -> Planes:
+        return _blend_turn(planes, factors, ranks == turn)
+
+    return jax.lax.fori_loop(*turns, blend, planes)
+
+
+def _blend_turn(planes: Planes, factors: Array, is_due: Bool[Array, " 4"]) -> Planes:
+    """Applies the one due of brightness, contrast and saturation, or none."""
+    blends = slice(_BRIGHTNESS, _HUE)
+    factor = 1 + jnp.sum(jnp.where(is_due[blends], factors[blends] - 1, 0))
+    gray = _luma(planes)
+    toward = jnp.where(is_due[_SATURATION], gray, 0) + jnp.where(is_due[_CONTRAST], _rounded_mean(gray), 0)
+    return _blend(planes, toward, factor)
+
+
+def adjust_brightness(planes: Planes, factor: Scalar) -> Planes:
+    """Scales all values; 0 gives black, 1 changes nothing (PIL.ImageEnhance.Brightness)."""
+    return _blend(planes, jnp.zeros(()), factor)
+
+
+def adjust_contrast(planes: Planes, factor: Scalar) -> Planes:
+    """Scales all values about the mean gray value of the image (PIL.ImageEnhance.Contrast)."""
+    return _blend(planes, _rounded_mean(_luma(planes)), factor)
+
+
+def adjust_saturation(planes: Planes, factor: Scalar) -> Planes:
+    """Scales all colors about their gray value (PIL.ImageEnhance.Color)."""
+    return _blend(planes, _luma(planes), factor)
+
+
+def adjust_hue(planes: Planes, shift: Scalar) -> Planes:
+    """Turns the hue through Pillow's 8-bit HSV, as torchvision does with Pillow images.
+
+    Args:
+        planes: of one image.
+        shift: in turns, from -0.5 to 0.5.
+    """
+    hue, saturation, value = _rgb_to_hsv(planes)
+    hue = hue + jnp.trunc(shift * 255)
+    return _hsv_to_rgb(hue - 256 * jnp.floor(hue / 256), saturation, value)
+
+
+def to_grayscale(planes: Planes) -> Planes:
+    """Gives all three planes the gray value (ITU-R 601, as PIL.Image.convert("L"))."""
+    return jnp.broadcast_to(_luma(planes), planes.shape)
+
+
+def gaussian_blur(planes: Planes, radius: Scalar, *, max_radius: float = 2.0) -> Planes:
+    """Blurs by three passes of a box along each axis, as PIL.ImageFilter.GaussianBlur.
+
+    Args:
+        planes: of one image.
+        radius: standard deviation in pixels; 0 changes nothing.
+        max_radius: the largest that `radius` can be; sets the length of the kernel.
+    """
+    box = _box(radius, reach=math.ceil((math.sqrt(4 * max_radius**2 + 1) - 1) / 2))
+    return _box_passes(_box_passes(planes, box, axis=2), box, axis=1)
+
+
+def solarize(planes: Planes) -> Planes:
+    """Inverts the values from 128 up (PIL.ImageOps.solarize)."""
+    return jnp.where(planes >= _SOLARIZE_THRESHOLD, 255 - planes, planes)
+
+
+def normalize(
+    images: UInt8[Array, "*batch H W 3"] | Float[Array, "*batch H W 3"],
+) -> Float[Array, "*batch H W 3"]:
+    """Returns (values / 255 - ImageNet mean) / ImageNet standard deviation, in float32.
+
+    Args:
+        images: values from 0 to 255, channels last.
+    """
+    mean, std = np.array(IMAGENET_MEAN), np.array(IMAGENET_STD)
+    scale = (1 / (255 * std)).astype(np.float32)
+    return images.astype(jnp.float32) * scale - (mean / std).astype(np.float32)
+
+
+def _blend(planes: Planes, toward: Array, factor: Array) -> Planes:
+    # Pillow drops the fraction.
+    return jnp.floor(jnp.clip(toward + factor * (planes - toward), 0, 255))
+
+
+def _luma(planes: Planes) -> Float[Array, "H W"]:
+    # Pillow's fixed-point weights: all sums stay below 2**24, where float32 is exact.
+    red, green, blue = planes
+    return jnp.floor((19595 * red + 38470 * green + 7471 * blue + 32768) / 65536)
+
+
+def _rounded_mean(gray: Float[Array, "H W"]) -> Scalar:
+    return jnp.floor(jnp.mean(gray) + 0.5)
+
+
+def _rgb_to_hsv(planes: Planes) -> tuple[Array, Array, Array]:
+    """Pillow's conversion, each of the three `[H W]` whole numbers from 0 to 255."""
+    red, green, blue = planes
+    value = jnp.maximum(jnp.maximum(red, green), blue)
+    least = jnp.minimum(jnp.minimum(red, green), blue)
+    chroma = value - least
+    # Distance of the middle value from the largest one, on the way from 0 to chroma.
+    middle = (2 * value + least - red - green - blue) / jnp.maximum(chroma, 1)
+    sixths = jnp.where(
+        red == value,
+        jnp.where(green >= blue, 1 - middle, middle - 1),
+        jnp.where(
+            green == value,
+            jnp.where(red >= blue, 1 + middle, 3 - middle),
+            jnp.where(green >= red, 3 + middle, 5 - middle),
+        ),
+    )
+    # Where the hue is a whole number of 255ths, rounding decides its byte. XLA turns a division
+    # by a constant into a product, which rounds otherwise; a divisor that it cannot know stays.
+    turns = sixths / jnp.where(chroma > 0, 6, 1)
+    hue = jnp.floor(jnp.where(turns < 0, turns + 1, turns) * 255)
+    saturation = jnp.floor((255 * chroma + 0.5) / jnp.maximum(value, 1))
+    return jnp.where(chroma > 0, hue, 0), saturation, value
+
+
+def _hsv_to_rgb(hue: Array, saturation: Array, value: Array) -> Planes:
+    """The way back; exact in float32, because every product of the bytes is below 2**24."""
+    full = 6 * 255
+
+    def plane(offset: int) -> Array:
+        angle = 6 * hue + offset * 255
+        angle = jnp.where(angle >= full, angle - full, angle)
+        weight = jnp.clip(jnp.minimum(angle, 4 * 255 - angle), 0, 255)
+        return jnp.floor((value * (65025 - saturation * weight) + 32512) / 65025)
+
+    return jnp.stack([plane(5), plane(3), plane(1)])
+
+
+def _box(radius: Scalar, *, reach: int) -> Float[Array, " taps"]:
+    """Weights of a pixel's neighbors at distances 1 to `reach`, in Pillow's 24-bit fixed point.
+
+    The box counts whole pixels up to some distance and the next one in part, such that the
+    passes together have variance radius**2.
+    """
+    variance = radius**2 / _BOX_PASSES
+    whole = jnp.floor((jnp.sqrt(12 * variance + 1) - 1) / 2)
+    part = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance) / (6 * (variance - (whole + 1) ** 2))
+    inner = jnp.floor(2**24 / (2 * (whole + part) + 1))
+    outer = jnp.floor((2**24 - (2 * whole + 1) * inner) / 2)
+    distance = np.arange(1, reach + 1)
+    return jnp.where(distance <= whole, inner, jnp.where(distance == whole + 1, outer, 0)) / 2**24
+
+
+def _box_passes(planes: Planes, box: Array, *, axis: int) -> Planes:
+    """A loop for the same reason as in _blend_turns."""
+    return jax.lax.fori_loop(0, _BOX_PASSES, lambda _, blurred: _box_pass(blurred, box, axis=axis), planes)
+
+
+def _box_pass(planes: Planes, box: Array, *, axis: int) -> Planes:
+    """Averages with the neighbors along an axis, edge values continuing beyond the image."""
+    size, reach = planes.shape[axis], len(box)
+    padding = [(reach, reach) if i == axis else (0, 0) for i in range(planes.ndim)]
+    # The barrier keeps XLA for CPUs from padding anew for every shift, five times the work.
+    padded = jax.lax.optimization_barrier(jnp.pad(planes, padding, mode="edge"))
+
+    def shifted(by: int) -> Array:
+        return jax.lax.slice_in_dim(padded, reach + by, reach + by + size, axis=axis)
+
+    change = sum(box[by - 1] * (shifted(-by) + shifted(by) - 2 * planes) for by in range(1, reach + 1))
+    # Rounded apart from the whole numbers that it changes, near-ties fall as in fixed point.
+    return planes + jnp.floor(change + 0.5)

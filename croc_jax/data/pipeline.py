@@ -1,0 +1,220 @@
+"""The stream of training batches: which images, which crops, and in which order."""
+
+import dataclasses
+import functools
+import os
+import shutil
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Self, TypedDict
+
+import grain
+import numpy as np
+from absl import flags, logging
+from jaxtyping import Float32, UInt8
+
+from croc_jax.data.config import ViewsConfig
+from croc_jax.data.sources import ImageSource
+from croc_jax.data.views import NUM_VIEWS, DecodeError, decode, two_views
+
+_MAX_TRIES = 20
+_SHARED_MEMORY = "/dev/shm"
+
+
+class DatasetError(ValueError):
+    """The images cannot make the batches that were asked for; the message gives the numbers."""
+
+
+class UnreadableImagesError(RuntimeError):
+    """So many images in a row are unreadable that something is wrong with all of them."""
+
+
+class HostBatch(TypedDict):
+    """The rows of one process.
+
+    Attributes:
+        views: two crops of each image.
+        boxes: (top, left, height, width, flip) of each crop in original pixels.
+    """
+
+    views: UInt8[np.ndarray, "b v H W 3"]
+    boxes: Float32[np.ndarray, "b v 5"]
+
+
+@dataclasses.dataclass(frozen=True)
+class CropDataset:
+    """An endless stream of batches, each a function of the seed and its step alone.
+
+    Attributes:
+        source: of the images.
+        images_per_epoch: all images of the source.
+        steps_per_epoch: whole batches among them; what is left over waits for the next epoch's
+            shuffle.
+    """
+
+    source: ImageSource
+    images_per_epoch: int
+    steps_per_epoch: int
+    _batches: grain.MapDataset
+    _batch_bytes: int
+
+    def iterate(self, start_step: int = 0, *, num_workers: int = 0, num_threads: int = 2) -> "BatchIterator":
+        """Returns an iterator over this process's rows of the batches from a step on.
+
+        Args:
+            start_step: step of the first batch; to resume, the number of steps done.
+            num_workers: processes that read ahead; 0 reads in threads of this process. With
+                more, the program needs an `if __name__ == "__main__"` guard.
+            num_threads: threads of each of these processes, a batch each at a time; 0 reads
+                only when asked.
+
+        Raises:
+            DatasetError: if the worker processes lack shared memory to hand batches over.
+        """
+        # One batch more than there are threads: a finished one waits while all of them work.
+        ahead = num_threads + 1 if num_threads else 0
+        options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=ahead)
+        stream = self._batches[start_step:].to_iter_dataset(options)
+        if num_workers:
+            # Each worker keeps a batch waiting and writes the next; one more is in use.
+            _check_shared_memory((2 * num_workers + 1) * self._batch_bytes)
+            _mark_flags_as_parsed()
+            stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
+        return BatchIterator(iter(stream), self.source)
+
+
+def make_dataset(
+    source: ImageSource,
+    *,
+    views: ViewsConfig,
+    batch_size: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> CropDataset:
+    """Builds the stream of pairs of crops.
+
+    Every epoch is a new shuffle of all images. Process p of P reads only rows p * b / P to
+    (p + 1) * b / P of each batch of b.
+
+    Args:
+        source: of the images.
+        views: size and law of the crops.
+        batch_size: images of a batch over all processes.
+        seed: of order and crops.
+        process_index: of this process.
+        process_count: processes that share each batch.
+
+    Raises:
+        DatasetError: for fewer images than a batch, or a batch that the processes cannot share.
+    """
+    num_images = len(source)
+    steps_per_epoch = num_images // batch_size if batch_size > 0 else 0
+    if not steps_per_epoch:
+        raise DatasetError(
+            f"{num_images} images cannot fill a batch of {batch_size}: "
+            f"choose schedule.batch_size from 1 to {num_images}, or add images"
+        )
+    if batch_size % process_count:
+        raise DatasetError(
+            f"schedule.batch_size={batch_size} does not divide over {process_count} processes: "
+            "choose a multiple of their number"
+        )
+    # Epochs shuffle with consecutive seeds, so neighboring run seeds must not start as neighbors.
+    shuffle_seed, crop_seed = (int(word) for word in np.random.SeedSequence(seed).generate_state(2))
+    records = grain.MapDataset.range(num_images).shuffle(seed=shuffle_seed)[: steps_per_epoch * batch_size]
+    rows = records.random_map(functools.partial(_load_views, source=source, config=views), seed=crop_seed)
+    # Batches of one process's size: each global batch is a run of `process_count` of them.
+    local_size = batch_size // process_count
+    batches = rows.batch(local_size)[process_index::process_count].repeat()
+    batch_bytes = local_size * NUM_VIEWS * 3 * views.crop_size**2
+    return CropDataset(source, num_images, steps_per_epoch, batches, batch_bytes)
+
+
+def _load_views(
+    index: int, generator: np.random.Generator, *, source: ImageSource, config: ViewsConfig
+) -> dict[str, np.ndarray]:
+    """Returns the views of an image, or of one drawn in its place if it is unreadable."""
+    skipped = np.full(_MAX_TRIES, -1, np.int32)
+    index, error = int(index), None
+    for attempt in range(_MAX_TRIES):
+        try:
+            image = decode(source[index])
+        except (DecodeError, OSError) as unreadable:
+            error = unreadable
+            skipped[attempt] = index
+            index = int(generator.integers(len(source)))
+        else:
+            views, boxes = two_views(image, generator, config)
+            return {"views": views, "boxes": boxes, "skipped": skipped}
+    raise UnreadableImagesError(
+        f"{_MAX_TRIES} images in a row are unreadable, the last of them {source.name(int(skipped[-1]))} "
+        f"({error}): check the files and the disk they are on"
+    )
+
+
+class BatchIterator(Iterator[HostBatch]):
+    """Yields batches, and names each unreadable image in the log once.
+
+    Attributes:
+        skipped: how often each unreadable image was replaced by another one, by name.
+    """
+
+    def __init__(self, batches: Any, source: ImageSource) -> None:
+        """Wraps grain's iterator over batches of `source`."""
+        self._batches = batches
+        self._source = source
+        self.skipped: dict[str, int] = {}
+
+    def __next__(self) -> HostBatch:
+        """Returns the next batch."""
+        batch = next(self._batches)
+        skipped = batch["skipped"]
+        for index in skipped[skipped >= 0]:
+            self._count(int(index))
+        return {"views": batch["views"], "boxes": batch["boxes"]}
+
+    def _count(self, index: int) -> None:
+        name = self._source.name(index)
+        if name not in self.skipped:
+            logging.warning("skipping an unreadable image: %s (%s)", name, _reason(self._source, index))
+        self.skipped[name] = self.skipped.get(name, 0) + 1
+
+    def close(self) -> None:
+        """Stops reading ahead and ends the worker processes."""
+        self._batches.close()
+
+    def __enter__(self) -> Self:
+        """Returns itself; leaving the block closes it."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Closes the iterator."""
+        self.close()
+
+
+def _reason(source: ImageSource, index: int) -> str:
+    """Reads the image again: the error itself stayed in the worker that met it."""
+    try:
+        decode(source[index])
+    except (DecodeError, OSError) as error:
+        return str(error)
+    return "readable by now"
+
+
+def _check_shared_memory(needed: int) -> None:
+    """Without this, a worker that finds no room dies of a bus error, which explains nothing."""
+    free = shutil.disk_usage(_SHARED_MEMORY).free if os.path.isdir(_SHARED_MEMORY) else needed
+    if free < needed:
+        raise DatasetError(
+            f"worker processes need {needed / 2**20:.0f} MiB in {_SHARED_MEMORY}, but {free / 2**20:.0f} MiB "
+            "are free: enlarge it (docker run --shm-size), or lower runtime.num_workers (0 uses threads)"
+        )
+
+
+def _mark_flags_as_parsed() -> None:
+    """Lets grain's workers start where no absl app has parsed flags, as in a notebook."""
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()

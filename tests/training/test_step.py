@@ -1,0 +1,112 @@
+"""The compiled step: devices, accumulation, compilation, types, and the baseline without clusters."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from croc_jax.models import BackboneConfig
+from croc_jax.objectives import ObjectiveConfig
+from croc_jax.training.sharding import make_mesh, replicated, shard_batch
+from croc_jax.training.state import init_state
+from croc_jax.training.step import make_train_step
+from tests.training.tiny import STEPS_PER_EPOCH, batches, tiny_recipe
+
+
+def train(recipe, num_devices, steps=5):
+    mesh = make_mesh(jax.devices()[:num_devices])
+    step = make_train_step(recipe, steps_per_epoch=STEPS_PER_EPOCH, mesh=mesh)
+    state = jax.device_put(init_state(recipe, steps_per_epoch=STEPS_PER_EPOCH), replicated(mesh))
+    history = []
+    for batch in batches(steps):
+        state, metrics = step(state, shard_batch(batch, mesh))
+        history.append(jax.tree.map(float, metrics))
+    return step, state, history
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    return train(tiny_recipe(), 1)
+
+
+def losses(history):
+    return np.array(
+        [[metrics[name] for name in ("loss", "loss_dense", "loss_global")] for metrics in history]
+    )
+
+
+def test_eight_devices_give_the_same_losses(one_device):
+    _, state, history = train(tiny_recipe(), 8)
+    np.testing.assert_allclose(losses(history), losses(one_device[2]), rtol=1e-5)
+    for ours, theirs in zip(
+        jax.tree.leaves(state.teacher), jax.tree.leaves(one_device[1].teacher), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    assert all(len(leaf.sharding.device_set) == 8 for leaf in jax.tree.leaves(state))
+
+
+def test_everything_compiles_once(one_device):
+    assert one_device[0]._cache_size() == 1
+
+
+def test_state_keeps_its_structure_and_types(one_device):
+    fresh = jax.eval_shape(lambda: init_state(tiny_recipe(), steps_per_epoch=STEPS_PER_EPOCH))
+    describe = lambda leaf: (leaf.shape, leaf.dtype)  # noqa: E731
+    assert jax.tree.map(describe, fresh) == jax.tree.map(describe, one_device[1])
+    assert int(one_device[1].step) == 5
+
+
+def test_state_is_donated():
+    recipe = tiny_recipe()
+    mesh = make_mesh(jax.devices()[:1])
+    step = make_train_step(recipe, steps_per_epoch=STEPS_PER_EPOCH, mesh=mesh)
+    state = jax.eval_shape(lambda: init_state(recipe, steps_per_epoch=STEPS_PER_EPOCH))
+    batch = jax.eval_shape(lambda: next(batches(1)))
+    aliased = step.lower(state, batch).as_text().count("tf.aliasing_output")
+    assert aliased >= len(jax.tree.leaves((state.student, state.teacher)))
+
+
+@pytest.mark.parametrize("slices", [2, 4])
+def test_accumulation_changes_memory_alone(one_device, slices):
+    optimizer = dataclasses.replace(tiny_recipe().optimizer, accumulation_steps=slices)
+    _, _, history = train(tiny_recipe(optimizer=optimizer), 1)
+    np.testing.assert_allclose(losses(history), losses(one_device[2]), rtol=1e-5)
+
+
+def test_metrics_say_what_happened(one_device):
+    history = one_device[2]
+    for metrics in history:
+        np.testing.assert_allclose(metrics["loss"], metrics["loss_dense"] + metrics["loss_global"], rtol=1e-6)
+        assert 2 <= metrics["num_clusters"] <= 4
+        assert 0 < metrics["valid_fraction"] <= 1
+        assert 0 < metrics["teacher_entropy"] < np.log(12) and 0 < metrics["teacher_entropy_c"] < np.log(10)
+    np.testing.assert_allclose(
+        [metrics["teacher_temp"] for metrics in history], [0.04, 0.04, 0.07, 0.07, 0.07], rtol=1e-6
+    )
+
+
+def test_alpha_zero_is_the_global_loss_alone(one_device):
+    _, state, history = train(
+        tiny_recipe(objective=ObjectiveConfig(alpha=0.0, warmup_teacher_temp_epochs=2)), 1, steps=2
+    )
+    assert [metrics["loss"] for metrics in history] == [metrics["loss_global"] for metrics in history]
+    np.testing.assert_allclose(history[0]["loss_global"], one_device[2][0]["loss_global"], rtol=1e-6)
+    assert {metrics["loss_dense"] for metrics in history} == {0.0}
+    np.testing.assert_array_equal(state.center_dense, 0)
+
+
+@pytest.mark.parametrize("tokens", ["keys", "queries", "last"])
+def test_other_tokens_are_clustered_differently(one_device, tokens):
+    objective = dataclasses.replace(tiny_recipe().objective, tokens=tokens)
+    _, _, history = train(tiny_recipe(objective=objective), 1, steps=1)
+    assert history[0]["loss_global"] == pytest.approx(one_device[2][0]["loss_global"], rel=1e-5)
+    assert history[0]["loss_dense"] != one_device[2][0]["loss_dense"]
+
+
+def test_half_precision_stays_close_and_in_float32_outside(one_device):
+    backbone = dataclasses.replace(tiny_recipe().backbone, dtype="bfloat16", drop_path_rate=0.0)
+    assert isinstance(backbone, BackboneConfig)
+    _, state, history = train(tiny_recipe(backbone=backbone), 1, steps=1)
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(state.student)} == {"float32"}
+    np.testing.assert_allclose(history[0]["loss_global"], one_device[2][0]["loss_global"], rtol=0.05)

@@ -1,0 +1,39 @@
+"""A recipe of the smallest networks, and batches for it."""
+
+import dataclasses
+
+import numpy as np
+
+from croc_jax.clustering import ClusteringConfig
+from croc_jax.data.config import DataConfig, ViewsConfig
+from croc_jax.models import BackboneConfig, HeadConfig
+from croc_jax.objectives import ObjectiveConfig
+from croc_jax.training.config import OptimizerConfig, Recipe, ScheduleConfig
+
+STEPS_PER_EPOCH = 2
+
+
+def tiny_recipe(**changes):
+    recipe = Recipe(
+        backbone=BackboneConfig(
+            variant="vit_tiny", width=8, depth=2, num_heads=2, patch_size=8, drop_path_rate=0.0, dtype="float32"
+        ),
+        head=HeadConfig(hidden_dim=16, bottleneck_dim=8, num_prototypes=12, num_prototypes_dense=10),
+        clustering=ClusteringConfig(k_start=4, k_max=4),
+        objective=ObjectiveConfig(warmup_teacher_temp_epochs=2),
+        optimizer=OptimizerConfig(base_lr=0.05, warmup_epochs=1, teacher_momentum=0.9),
+        data=DataConfig(views=ViewsConfig(crop_size=24)),
+        schedule=ScheduleConfig(epochs=4, batch_size=8),
+    )
+    return dataclasses.replace(recipe, **changes)
+
+
+def batches(count, *, batch_size=8, crop_size=24, seed=0):
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        corners, sizes = rng.uniform(0, 50, (batch_size, 2, 2)), rng.uniform(30, 90, (batch_size, 2, 2))
+        flips = rng.integers(0, 2, (batch_size, 2, 1))
+        yield {
+            "views": rng.integers(0, 256, (batch_size, 2, crop_size, crop_size, 3), dtype=np.uint8),
+            "boxes": np.concatenate([corners, sizes, flips], axis=-1).astype(np.float32),
+        }

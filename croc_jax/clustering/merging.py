@@ -33,9 +33,7 @@ def join_tokens(
 ) -> JoinedTokens:
     """Lays the tokens out for the rounds, once."""
     places = jnp.broadcast_to(positions[:, None], (*marginal.shape, 2))
-    summands = jnp.concatenate(
-        [features, places, marginal[..., None], jnp.ones_like(marginal)[..., None]], axis=-1
-    )
+    summands = jnp.concatenate([features, places, marginal[..., None], jnp.ones_like(marginal)[..., None]], axis=-1)
     return JoinedTokens(jnp.swapaxes(features, -1, -2), positions, marginal, summands)
 
 

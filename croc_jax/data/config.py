@@ -31,9 +31,7 @@ class ViewsConfig:
         if self.crop_size < 1:
             raise ValueError(f"crop_size={self.crop_size}: a view has at least one pixel")
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise ValueError(
-                f"scale={self.scale}: give the smaller share of the image first, both over 0 up to 1"
-            )
+            raise ValueError(f"scale={self.scale}: give the smaller share of the image first, both over 0 up to 1")
         if not 0 < self.ratio[0] <= self.ratio[1]:
             raise ValueError(f"ratio={self.ratio}: give the smaller width over height first, both positive")
         _check_probabilities(flip_probability=(self.flip_probability,))

@@ -45,9 +45,7 @@ class Draws(NamedTuple):
     solarize: Bool[Array, ""]
 
 
-def augment(
-    rng: Array, views: UInt8[Array, "b v H W 3"], config: PhotometricConfig
-) -> Float[Array, "b v H W 3"]:
+def augment(rng: Array, views: UInt8[Array, "b v H W 3"], config: PhotometricConfig) -> Float[Array, "b v H W 3"]:
     """Returns randomly recolored, blurred and solarized views, ImageNet-normalized.
 
     Each image draws from its own key, a function of `rng` and of its place in the batch, so

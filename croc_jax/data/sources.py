@@ -69,9 +69,7 @@ def _list_images(folder: str) -> list[str]:
         raise SourceError(f"the image folder {folder} {reason}: correct data.folders (now in {os.getcwd()})")
     names = sorted(os.path.relpath(file, folder).replace(os.sep, "/") for file in _walk(folder, above=()))
     if not names:
-        raise SourceError(
-            f"no images in {folder} or below it: looked for {', '.join(SUFFIXES)} files (in any case)"
-        )
+        raise SourceError(f"no images in {folder} or below it: looked for {', '.join(SUFFIXES)} files (in any case)")
     return [os.path.join(folder, name) for name in names]
 
 

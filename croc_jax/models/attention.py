@@ -8,7 +8,11 @@ from jaxtyping import Array, Float
 
 
 def attend(
-    queries: Float[Array, "b n h d"], keys: Float[Array, "b n h d"], values: Float[Array, "b n h d"], *, implementation: str
+    queries: Float[Array, "b n h d"],
+    keys: Float[Array, "b n h d"],
+    values: Float[Array, "b n h d"],
+    *,
+    implementation: str,
 ) -> Float[Array, "b n h d"]:
     """Returns the values weighted by softmax(queries . keys / sqrt(d)).
 

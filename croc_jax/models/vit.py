@@ -201,7 +201,7 @@ class Attention(nn.Module):
 
 
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """x times the normal distribution function of x, by erf (as PyTorch has it; erfc takes twice the time)."""
+    """X times the normal distribution function of x, by erf (as PyTorch has it; erfc takes twice the time)."""
     return 0.5 * x * (1 + jax.lax.erf(x * math.sqrt(0.5)))
 
 

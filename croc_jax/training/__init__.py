@@ -1,0 +1,1 @@
+"""Schedules, optimizer, state, the step, and the loop around it."""

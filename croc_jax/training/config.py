@@ -71,6 +71,14 @@ class RuntimeConfig:
     checkpoint_every_minutes: float = 10.0
     keep_every_epochs: int = 50
 
+    def __post_init__(self) -> None:
+        """Raises ValueError, naming the field and the value, for settings that cannot work."""
+        for name in ("log_every_steps", "keep_every_epochs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be 1 or more")
+        if self.checkpoint_every_minutes < 0:
+            raise ValueError(f"checkpoint_every_minutes={self.checkpoint_every_minutes}: must be 0 or more")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:

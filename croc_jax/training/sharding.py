@@ -52,3 +52,8 @@ def check_batch_divides(batch_size: int, *, devices: int, slices: int) -> None:
             f"schedule.batch_size={batch_size} does not divide over {devices} device(s) and "
             f"{slices} accumulation step(s); the nearest sizes that do: {near}"
         )
+
+
+def one_copy(array: jax.Array) -> jax.Array:
+    """Returns an array that every device holds whole as one device has it, to be read only once."""
+    return array.addressable_data(0) if array.is_fully_replicated else array

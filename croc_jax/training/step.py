@@ -106,9 +106,7 @@ def make_update(recipe: Recipe, *, steps_per_epoch: int) -> Callable[..., tuple[
                 return whole.loss, (whole, _no_clusters(state.center_dense))
             centroids = view_centroids(student.patches, student.cls, located.clustering.assignments)
             valid = located.clustering.valid
-            parts = project.compare(
-                "project_dense", centroids, located.centroids, valid, state.center_dense, temps
-            )
+            parts = project.compare("project_dense", centroids, located.centroids, valid, state.center_dense, temps)
             return objective.alpha * parts.loss + whole.loss, (whole, parts)
 
         (loss, (whole, parts)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.student)
@@ -182,7 +180,7 @@ class _Projection(NamedTuple):
         method: str,
         student: Float[Array, "v b *rest d"],
         teacher: Float[Array, "v b *rest d"],
-        valid: Bool[Array, "b *rest"],
+        valid: Bool[Array, " b *rest"],
         center: Float[Array, " p"],
         temps: dict,
     ) -> DistillationSums:

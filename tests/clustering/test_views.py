@@ -73,9 +73,7 @@ def test_equals_reference_that_shrinks(config):
     result = cluster_views(tokens, cls_tokens, positions, config, init_indices=indices)
     for b in range(BATCH):
         for h in range(HEADS):
-            costs, k, hard = reference(
-                tokens[:, b, h], cls_tokens[:, b, h], positions[:, b], indices[b, h], config
-            )
+            costs, k, hard = reference(tokens[:, b, h], cls_tokens[:, b, h], positions[:, b], indices[b, h], config)
             np.testing.assert_allclose(result.costs[b, h], costs, atol=1e-5)
             assert result.num_clusters[b, h] == k
             ours = np.asarray(result.assignments[:, b, h])
@@ -101,9 +99,7 @@ def test_images_are_independent_under_image_scale_only():
     for cost_scale, same in (("image", True), ("batch", False)):
         config = dataclasses.replace(CONFIG, cost_scale=cost_scale)
         whole = cluster_views(tokens, cls_tokens, positions, config, init_indices=indices)
-        alone = cluster_views(
-            tokens[:, :1], cls_tokens[:, :1], positions[:, :1], config, init_indices=indices[:1]
-        )
+        alone = cluster_views(tokens[:, :1], cls_tokens[:, :1], positions[:, :1], config, init_indices=indices[:1])
         assert np.allclose(whole.costs[:1], alone.costs, atol=1e-6) == same
 
 
@@ -197,7 +193,14 @@ def test_bad_input_is_named(change, message):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("k_start", 1), ("k_max", 13), ("cost_scale", "head"), ("temp_r", 0.0), ("lambda_pos", -1.0), ("sinkhorn_iterations", 0)],
+    [
+        ("k_start", 1),
+        ("k_max", 13),
+        ("cost_scale", "head"),
+        ("temp_r", 0.0),
+        ("lambda_pos", -1.0),
+        ("sinkhorn_iterations", 0),
+    ],
 )
 def test_bad_settings_are_named(field, value):
     with pytest.raises(ValueError, match=field):

@@ -74,9 +74,7 @@ def test_operation_equals_pillow(name):
         assert error.max() <= 1 and error.mean() < 0.01, value
 
 
-@pytest.mark.parametrize(
-    "name, value", [("adjust_saturation", 0.8), ("adjust_contrast", 1.1), ("gaussian_blur", 2.0)]
-)
+@pytest.mark.parametrize("name, value", [("adjust_saturation", 0.8), ("adjust_contrast", 1.1), ("gaussian_blur", 2.0)])
 def test_round_values_differ_in_the_last_bit_at_most(name, value):
     operation = jax.jit(getattr(photometric, name))
     for image in _images():
@@ -151,9 +149,7 @@ def _draws(config, probability, count=4000):
 
 
 def test_draws_follow_the_laws():
-    draws = _draws(
-        PhotometricConfig(brightness=0.4, contrast=1.5, saturation=0.2, hue=0.1), (0.8, 0.2, 0.5, 0.3)
-    )
+    draws = _draws(PhotometricConfig(brightness=0.4, contrast=1.5, saturation=0.2, hue=0.1), (0.8, 0.2, 0.5, 0.3))
     ranges = [(0.6, 1.4), (0.0, 2.5), (0.8, 1.2), (-0.1, 0.1)]
     for column, (low, high) in enumerate(ranges):
         assert stats.kstest(draws.factors[:, column], stats.uniform(low, high - low).cdf).pvalue > 0.01
@@ -220,9 +216,7 @@ def test_an_image_draws_by_key_and_place_alone():
 
 def test_keys_places_and_views_draw_differently():
     same = np.broadcast_to(_batch(1)[:, :1], (6, 2, 24, 24, 3))
-    config = PhotometricConfig(
-        jitter_probability=1.0, blur_probability=(1.0, 1.0), solarize_probability=(0.0, 0.0)
-    )
+    config = PhotometricConfig(jitter_probability=1.0, blur_probability=(1.0, 1.0), solarize_probability=(0.0, 0.0))
     result = np.asarray(augment(KEY, same, config)).reshape(12, -1)
     assert len(np.unique(result, axis=0)) == 12
     assert not np.array_equal(np.asarray(augment(jax.random.key(1), same, config)).reshape(12, -1), result)

@@ -70,9 +70,7 @@ def test_truncated_images_are_errors(kind, kept):
         decode(encoded[: int(kept * len(encoded))])
 
 
-@pytest.mark.parametrize(
-    "encoded", [b"", b"a text named .jpg", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n" + bytes(40)]
-)
+@pytest.mark.parametrize("encoded", [b"", b"a text named .jpg", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n" + bytes(40)])
 def test_other_bytes_are_errors(encoded):
     with pytest.raises(DecodeError):
         decode(encoded)
@@ -103,9 +101,7 @@ def test_boxes_follow_the_reference_law():
     config, height, width = ViewsConfig(), 240, 320
     ours = np.array([sample_box(np.random.default_rng(i), height, width, config) for i in range(3000)])
     generator = np.random.default_rng(1)
-    reference = np.array(
-        [_reference_box(generator, height, width, config.scale, config.ratio) for _ in range(3000)]
-    )
+    reference = np.array([_reference_box(generator, height, width, config.scale, config.ratio) for _ in range(3000)])
     for column in range(4):
         assert _fits(ours[:, column], reference[:, column])
     area, expected_area = (boxes[:, 2] * boxes[:, 3] for boxes in (ours, reference))
@@ -142,9 +138,7 @@ def test_extreme_images_fall_back_to_the_center(height, width, expected):
 
 
 @pytest.mark.parametrize("flip", [False, True])
-@pytest.mark.parametrize(
-    "box", [(3, 5, 50, 41), (0, 0, 60, 80), (59, 79, 1, 1), (10, 10, 32, 32), (2, 3, 9, 70)]
-)
+@pytest.mark.parametrize("box", [(3, 5, 50, 41), (0, 0, 60, 80), (59, 79, 1, 1), (10, 10, 32, 32), (2, 3, 9, 70)])
 def test_crop_equals_pillow(box, flip):
     scene = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
     top, left, height, width = box
@@ -152,9 +146,7 @@ def test_crop_equals_pillow(box, flip):
     expected = crop.resize((32, 32), Image.Resampling.BICUBIC)
     if flip:
         expected = expected.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    np.testing.assert_array_equal(
-        crop_view(scene, Box(top, left, height, width, flip), 32), np.asarray(expected)
-    )
+    np.testing.assert_array_equal(crop_view(scene, Box(top, left, height, width, flip), 32), np.asarray(expected))
 
 
 def test_pixels_beyond_the_box_do_not_matter():

@@ -149,7 +149,13 @@ def test_position_embedding_resizes_like_pytorch():
 
 @pytest.mark.parametrize(
     ("variant", "patch_size", "millions"),
-    [("vit_tiny", 16, 5.5), ("vit_small", 16, 21.7), ("vit_small", 8, 21.7), ("vit_base", 14, 85.7), ("vit_large", 16, 303.3)],
+    [
+        ("vit_tiny", 16, 5.5),
+        ("vit_small", 16, 21.7),
+        ("vit_small", 8, 21.7),
+        ("vit_base", 14, 85.7),
+        ("vit_large", 16, 303.3),
+    ],
 )
 def test_variants_have_the_published_sizes(variant, patch_size, millions):
     backbone = make_backbone(BackboneConfig(variant=variant, patch_size=patch_size), image_size=224)

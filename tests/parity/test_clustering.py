@@ -18,9 +18,7 @@ def run(golden):
     config = ClusteringConfig(**{name: settings[name] for name in CONFIG_FIELDS})
     side = int(round(golden["tokens"].shape[3] ** 0.5))
     positions = patch_positions(golden["crop_boxes"], (side, side))
-    result = cluster_views(
-        golden["tokens"], golden["cls"], positions, config, init_indices=golden["init_indices"]
-    )
+    result = cluster_views(golden["tokens"], golden["cls"], positions, config, init_indices=golden["init_indices"])
     return config, result
 
 
@@ -46,7 +44,9 @@ def test_clustering_equals_the_official_one(golden):
             assert not ours[..., others].any() and not np.asarray(result.valid[b, h])[others].any()
             valid = golden["valid"][b, h, :k]
             np.testing.assert_allclose(
-                centroids[:, b, h][:, pairs][:, valid], golden["centroids"][:, b, h, :k][:, valid], atol=2e-5 * norm_scale
+                centroids[:, b, h][:, pairs][:, valid],
+                golden["centroids"][:, b, h, :k][:, valid],
+                atol=2e-5 * norm_scale,
             )
 
 

@@ -41,7 +41,15 @@ def recipe_of(settings, batch_size):
         clustering=ClusteringConfig(
             **{
                 name: settings[name]
-                for name in ("k_start", "k_max", "lambda_pos", "sinkhorn_lambda", "sinkhorn_iterations", "temp_r", "temp_c")
+                for name in (
+                    "k_start",
+                    "k_max",
+                    "lambda_pos",
+                    "sinkhorn_lambda",
+                    "sinkhorn_iterations",
+                    "temp_r",
+                    "temp_c",
+                )
             }
         ),
         objective=ObjectiveConfig(

@@ -40,12 +40,9 @@ def adamw(param, gradients, rates, decays):
 
 def run(norm_last_layer, steps=7):
     params = {
-        group: {name: _float32(value) for name, value in leaves.items()}
-        for group, leaves in parameters().items()
+        group: {name: _float32(value) for name, value in leaves.items()} for group, leaves in parameters().items()
     }
-    optimizer = make_optimizer(
-        CONFIG, schedules(), steps_per_epoch=STEPS_PER_EPOCH, norm_last_layer=norm_last_layer
-    )
+    optimizer = make_optimizer(CONFIG, schedules(), steps_per_epoch=STEPS_PER_EPOCH, norm_last_layer=norm_last_layer)
     state, history = optimizer.init(params), []
     rng = np.random.default_rng(1)
     for _ in range(steps):
@@ -57,11 +54,7 @@ def run(norm_last_layer, steps=7):
 
 
 def _float32(tree):
-    return (
-        {k: _float32(v) for k, v in tree.items()}
-        if isinstance(tree, dict)
-        else jnp.asarray(tree, jnp.float32)
-    )
+    return {k: _float32(v) for k, v in tree.items()} if isinstance(tree, dict) else jnp.asarray(tree, jnp.float32)
 
 
 def _like(tree, rng):

@@ -10,9 +10,7 @@ from croc_jax.training.schedules import make_schedules
 
 def cosine_table(start, end, steps, warmup=0):
     decay = np.arange(steps - warmup) / max(steps - warmup, 1)
-    return np.concatenate(
-        [np.linspace(0, start, warmup), end + 0.5 * (start - end) * (1 + np.cos(np.pi * decay))]
-    )
+    return np.concatenate([np.linspace(0, start, warmup), end + 0.5 * (start - end) * (1 + np.cos(np.pi * decay))])
 
 
 @pytest.mark.parametrize(("epochs", "warmup", "steps_per_epoch"), [(5, 2, 7), (3, 0, 4), (4, 1, 1)])
@@ -38,6 +36,4 @@ def test_every_step_equals_the_table(epochs, warmup, steps_per_epoch):
 
 def test_warmup_longer_than_the_run_is_named():
     with pytest.raises(ValueError, match=r"warmup_epochs=10.*epochs=5"):
-        make_schedules(
-            OptimizerConfig(), ObjectiveConfig(), ScheduleConfig(epochs=5, batch_size=8), steps_per_epoch=2
-        )
+        make_schedules(OptimizerConfig(), ObjectiveConfig(), ScheduleConfig(epochs=5, batch_size=8), steps_per_epoch=2)

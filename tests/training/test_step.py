@@ -31,17 +31,13 @@ def one_device():
 
 
 def losses(history):
-    return np.array(
-        [[metrics[name] for name in ("loss", "loss_dense", "loss_global")] for metrics in history]
-    )
+    return np.array([[metrics[name] for name in ("loss", "loss_dense", "loss_global")] for metrics in history])
 
 
 def test_eight_devices_give_the_same_losses(one_device):
     _, state, history = train(tiny_recipe(), 8)
     np.testing.assert_allclose(losses(history), losses(one_device[2]), rtol=1e-5)
-    for ours, theirs in zip(
-        jax.tree.leaves(state.teacher), jax.tree.leaves(one_device[1].teacher), strict=True
-    ):
+    for ours, theirs in zip(jax.tree.leaves(state.teacher), jax.tree.leaves(one_device[1].teacher), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
     assert all(len(leaf.sharding.device_set) == 8 for leaf in jax.tree.leaves(state))
 

@@ -1,0 +1,46 @@
+# `make demo` and `make test` set up all they need in .venv; see README.md.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+IMAGES ?=
+
+# Large pages spare XLA on CPU most of its page faults: a fifth of a training step.
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
+
+.PHONY: demo test slow lint types bench clean
+
+demo: $(READY)
+	$(BIN)/python launch/demo.py $(if $(IMAGES),--images="$(IMAGES)")
+
+test: $(READY)
+	$(BIN)/python -m pytest -q
+
+slow: $(READY)
+	$(BIN)/python -m pytest -q -m slow
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: $(READY)
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+bench: $(READY)
+	$(BIN)/python benchmarks/clustering.py
+	$(BIN)/python benchmarks/step.py
+
+$(READY): setup.cfg pyproject.toml $(wildcard constraints/*.txt)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "croc_jax needs Python 3.11 or newer; this is $$($(PYTHON) --version). Try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing croc_jax into $(VENV), once; this takes a minute or two ..."
+	@version=$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	constraints=constraints/constraints-$$version.txt; \
+	test -f $$constraints && option="-c $$constraints" || option=; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $$option --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,27 @@
+r"""The baseline: plain DINO on two views, with everything else as in croc_vits16_coco.
+
+    python launch/pretrain.py --config=configs/dino_vits16_coco.py --workdir=runs/dino_coco \
+        --config.data.folders=path/to/coco/train2017
+
+Same data, model, optimizer and length, so that the dense objective is all that differs.
+"""
+
+from ml_collections import ConfigDict
+
+from croc_jax.training.config_dict import recipe_config
+
+
+def get_config() -> ConfigDict:
+    """Returns the recipe."""
+    config = recipe_config()
+    config.objective.alpha = 0.0
+    config.data.folders = ("data/coco/train2017",)
+    config.backbone.variant = "vit_small"
+    config.backbone.patch_size = 16
+    config.objective.teacher_temp = 0.07
+    config.objective.warmup_teacher_temp = 0.04
+    config.objective.warmup_teacher_temp_epochs = 30
+    config.optimizer.base_lr = 5e-4
+    config.schedule.epochs = 300
+    config.schedule.batch_size = 256
+    return config

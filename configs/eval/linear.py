@@ -1,0 +1,74 @@
+r"""Linear segmentation of frozen features: a linear layer, cross-entropy, mean IoU over the validation split.
+
+    python launch/evaluate.py --config=configs/eval/linear.py --checkpoint=WORKDIR --output=DIR \
+        --config.dataset.root=ROOT
+
+ROOT holds images/{train,val}/*.jpg and labels/{train,val}/*.png (8-bit class ids, 255 ignored).
+`--checkpoint=random` scores the start of the run that `--config.recipe` names.
+
+The default suits small sets of small images: it whitens the features, so that the layer converges
+in 30 epochs on any weights. `--config=configs/eval/linear.py:paper` is the protocol of the paper:
+448 pixels, logits and labels at 100 x 100, SGD. `:demo` is the default on the scenes of `make demo`, sooner.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+SMALL = {
+    "image_size": (240, 320),
+    "train_size": (60, 80),
+    "score_size": placeholder(tuple),
+    "normalization": "whiten",
+    "optimizer": "adamw",
+    "lr": 0.05,
+    "weight_decay": 0.0,
+    "schedule": "cosine",
+    "drop_epochs": (),
+    "epochs": 30,
+    "batch_size": 8,
+    "seed": 0,
+}
+PAPER = SMALL | {
+    "image_size": (448, 448),
+    "train_size": (100, 100),
+    "score_size": (100, 100),
+    "normalization": "none",
+    "optimizer": "sgd",
+    "lr": 0.01,
+    "weight_decay": 1e-4,
+    "schedule": "step",
+    "drop_epochs": (20,),
+    "epochs": 25,
+    "batch_size": 60,
+}
+DEMO = SMALL | {"image_size": (144, 192), "train_size": (36, 48), "epochs": 12}
+
+
+def get_config(variant: str = "small") -> ConfigDict:
+    """Returns the protocol: "small", "paper" or "demo"."""
+    variants = {
+        "small": (SMALL, "configs/camvid.py"),
+        "paper": (PAPER, "configs/croc_vits16_coco.py"),
+        "demo": (DEMO, "configs/demo.py"),
+    }
+    if variant not in variants:
+        raise ValueError(f"variant={variant!r}: choose 'small', 'paper' or 'demo'")
+    protocol, recipe = variants[variant]
+    return ConfigDict(
+        {
+            "protocol": "linear",
+            "dataset": {
+                "root": "",
+                "num_classes": placeholder(int),
+                "train_split": "train",
+                "val_split": "val",
+            },
+            "linear": protocol,
+            # Of the weights in a workdir: "teacher" or "student".
+            "which": "teacher",
+            # The architecture of --checkpoint=random: a config file, or a workdir.
+            "recipe": recipe,
+            # What changes no score.
+            "budget": {"host_gib": 4.0, "device_gib": 1.0, "batch_size": 8, "num_threads": 2},
+        }
+    )

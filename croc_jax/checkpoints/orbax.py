@@ -1,0 +1,232 @@
+"""States on disk: written while training goes on, and read back whole or not at all."""
+
+import contextlib
+import functools
+import gc
+import logging
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging as absl_logging
+from jax.sharding import SingleDeviceSharding
+
+from croc_jax.checkpoints.contents import DamagedError, check_arrays, check_digest, describe, differing_arrays
+from croc_jax.training.config import Recipe, RecipeError, recipe_from_dict
+from croc_jax.training.networks import init_params, make_networks
+from croc_jax.training.workdir import CHECKPOINTS_NAME
+
+Params = Any
+T = TypeVar("T")
+
+_KEEP_LATEST = 2
+_DAMAGED_NAME = "damaged-checkpoints"
+
+
+class CheckpointError(ValueError):
+    """There is no checkpoint that can be used; the message says why and what to do."""
+
+
+class Checkpointer:
+    """The checkpoints of one run, in WORKDIR/checkpoints/<step>/.
+
+    The two latest are kept, and those at every multiple of `keep_every_steps`.
+    """
+
+    def __init__(self, workdir: Path, recipe: Recipe, *, keep_every_steps: int | None = None) -> None:
+        """Opens the folder, and removes what saves that were cut short have left.
+
+        Args:
+            workdir: of the run.
+            recipe: of the run; stored in each checkpoint.
+            keep_every_steps: steps between two checkpoints that are kept for good.
+        """
+        self._folder = workdir.absolute() / CHECKPOINTS_NAME
+        self._recipe = recipe
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=_KEEP_LATEST, keep_period=keep_every_steps, cleanup_tmp_directories=True
+        )
+        self._manager = ocp.CheckpointManager(self._folder, options=options)
+
+    def latest_step(self) -> int | None:
+        """Returns the step of the latest checkpoint, if any."""
+        return self._manager.latest_step()
+
+    def latest_path(self) -> Path | None:
+        """Returns the folder of the latest checkpoint, if any, when it is written."""
+        self._manager.wait_until_finished()
+        step = self.latest_step()
+        return None if step is None else self._folder / str(step)
+
+    def save(self, step: int, state: Any, *, wait: bool = False) -> None:
+        """Takes a copy of a state at once and writes it in the background.
+
+        Args:
+            step: of the state; nothing is written if it has been saved already.
+            state: a tree of arrays; may be donated afterwards.
+            wait: return only when everything is written.
+        """
+        if step != self.latest_step():
+            metadata = describe(self._recipe, step, state)
+            items = {"state": ocp.args.StandardSave(state), "metadata": ocp.args.JsonSave(metadata)}
+            self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+        if wait:
+            self._manager.wait_until_finished()
+
+    def restore_latest(self, abstract_state: Any) -> Any | None:
+        """Returns the latest whole state, or None if there is no checkpoint.
+
+        Damaged checkpoints are named in the log and moved to WORKDIR/damaged-checkpoints.
+
+        Args:
+            abstract_state: shapes, types and shardings of the result; the shardings need not be
+                those of the run that saved.
+
+        Raises:
+            CheckpointError: if the arrays have other shapes or types, or all checkpoints are damaged.
+        """
+        read = functools.partial(_read_state, abstract=abstract_state)
+        state, damaged = _read_newest(_list_checkpoints(self._folder), read)
+        for folder in damaged:
+            self._set_aside(folder)
+        return state
+
+    def close(self) -> None:
+        """Returns when everything is written."""
+        self._manager.close()
+
+    def _set_aside(self, folder: Path) -> None:
+        shelf = self._folder.with_name(_DAMAGED_NAME)
+        shelf.mkdir(exist_ok=True)
+        # The run will come by this step again, and that checkpoint may be damaged too.
+        copies = len(list(shelf.glob(f"{folder.name}*")))
+        folder.rename(shelf / (f"{folder.name}-{copies}" if copies else folder.name))
+        self._manager.reload()
+
+
+def restore_backbone(path: Path | str, *, which: str = "teacher") -> tuple[Recipe, Params, int]:
+    """Reads the backbone of a run, and nothing else of its state.
+
+    Args:
+        path: a workdir, whose latest whole checkpoint is read, or one checkpoint of it.
+        which: "teacher" or "student".
+
+    Returns:
+        The recipe of the run, the backbone's parameters on the first device, and the step.
+
+    Raises:
+        CheckpointError: if there is no checkpoint, it is damaged, or it fits no network of this version.
+    """
+    if which not in ("teacher", "student"):
+        raise ValueError(f"which={which!r}: choose 'teacher' or 'student'")
+    folders = _find_checkpoints(Path(path).absolute())
+    found, _ = _read_newest(folders, functools.partial(_read_backbone, which=which))
+    assert found is not None, "there is at least one folder, and damage raises"
+    return found
+
+
+def _find_checkpoints(path: Path) -> list[Path]:
+    """Returns the checkpoints that a path stands for, the latest first."""
+    if not path.is_dir():
+        raise CheckpointError(f"{path} does not exist: expected a workdir or a checkpoint in one")
+    if path.name.isdigit() and path.parent.name == CHECKPOINTS_NAME:
+        return [path]
+    inner = path if path.name == CHECKPOINTS_NAME else path / CHECKPOINTS_NAME
+    if not inner.is_dir():
+        raise CheckpointError(
+            f"{path} is not a workdir: it has no folder {CHECKPOINTS_NAME}; name the --workdir of a run, "
+            f"or one of its {CHECKPOINTS_NAME}/<step>"
+        )
+    folders = _list_checkpoints(inner)
+    if not folders:
+        raise CheckpointError(f"no checkpoint in {inner}: the run has not saved one yet")
+    return folders
+
+
+def _list_checkpoints(folder: Path) -> list[Path]:
+    """Returns the finished checkpoints in a folder, the latest first; unfinished ones have longer names."""
+    found = [path for path in folder.iterdir() if path.name.isdigit()]
+    return sorted(found, key=lambda path: int(path.name), reverse=True)
+
+
+def _read_newest(folders: Sequence[Path], read: Callable[[Path], T]) -> tuple[T | None, list[Path]]:
+    """Returns what the first whole checkpoint gives, None if there are no folders, and the damaged ones."""
+    damaged = []
+    for folder in folders:
+        try:
+            return read(folder), damaged
+        except DamagedError as error:
+            absl_logging.warning("skipping the damaged checkpoint %s: %s", folder, error)
+            damaged.append(folder)
+    if damaged:
+        names = ", ".join(str(folder) for folder in damaged)
+        raise CheckpointError(f"damaged: {names}; no whole one is left, so start anew in another workdir")
+    return None, damaged
+
+
+def _read_state(folder: Path, *, abstract: Any) -> Any:
+    return _read_arrays(folder, abstract, _read_metadata(folder))
+
+
+def _read_backbone(folder: Path, *, which: str) -> tuple[Recipe, Params, int]:
+    metadata = _read_metadata(folder)
+    try:
+        recipe = recipe_from_dict(metadata["recipe"])
+    except RecipeError as error:
+        raise CheckpointError(f"{folder} is of another version: {error}") from error
+    abstract = {which: {"backbone": _abstract_backbone(recipe)}}
+    arrays = _read_arrays(folder, abstract, metadata)
+    return recipe, arrays[which]["backbone"], metadata["step"]
+
+
+def _abstract_backbone(recipe: Recipe) -> Params:
+    init = functools.partial(init_params, make_networks(recipe), crop_size=recipe.data.views.crop_size)
+    params = jax.eval_shape(init, jax.random.key(0))["backbone"]
+    here = SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), params)
+
+
+def _read_metadata(folder: Path) -> Mapping[str, Any]:
+    with _damage_only(), contextlib.closing(ocp.Checkpointer(ocp.JsonCheckpointHandler())) as reader:
+        metadata = reader.restore(folder / "metadata")
+        check_digest(metadata)
+    return metadata
+
+
+def _read_arrays(folder: Path, abstract: Any, metadata: Mapping[str, Any]) -> Any:
+    """Returns the arrays of a tree, which may be a part of what was saved."""
+    differences = differing_arrays(abstract, metadata)
+    if differences:
+        more = f" and {len(differences) - 1} more" if len(differences) > 1 else ""
+        raise CheckpointError(f"{folder} holds another architecture: {differences[0]}{more}")
+    how = ocp.checkpoint_utils.construct_restore_args(abstract)
+    request = ocp.args.PyTreeRestore(item=abstract, restore_args=how, partial_restore=True)  # pyright: ignore
+    with _damage_only(), contextlib.closing(ocp.Checkpointer(ocp.PyTreeCheckpointHandler())) as reader:
+        arrays = reader.restore(folder / "state", args=request)
+        check_arrays(arrays, metadata)
+    return arrays
+
+
+@contextlib.contextmanager
+def _damage_only() -> Iterator[None]:
+    """Turns whatever a damaged file makes Orbax raise into DamagedError.
+
+    Orbax also leaves failed tasks behind, which would write pages to the log when they are
+    collected; that is done here, in silence.
+    """
+    hook, disabled = sys.unraisablehook, logging.root.manager.disable
+    sys.unraisablehook = lambda unraisable: None
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    except (DamagedError, MemoryError, jax.errors.JaxRuntimeError):
+        raise
+    except Exception as error:
+        raise DamagedError((str(error) or type(error).__name__).splitlines()[0][:200]) from None
+    finally:
+        gc.collect()
+        sys.unraisablehook = hook
+        logging.disable(disabled)

@@ -1,0 +1,59 @@
+"""Frozen backbones: where the weights that are evaluated come from."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from croc_jax.checkpoints.orbax import restore_backbone
+from croc_jax.models import VisionTransformer, make_backbone
+from croc_jax.training.config import Recipe
+from croc_jax.training.networks import init_params, make_networks
+
+RANDOM = "random"
+
+
+class FrozenBackbone(NamedTuple):
+    """A backbone and its origin.
+
+    Attributes:
+        module: without weights.
+        params: its weights.
+        recipe: of the run that they come from.
+        step: of the run; 0 at its start.
+        which: "teacher", "student" or "random".
+    """
+
+    module: VisionTransformer
+    params: Any
+    recipe: Recipe
+    step: int
+    which: str
+
+
+def random_backbone(recipe: Recipe) -> FrozenBackbone:
+    """Returns the weights that a run of this recipe starts from."""
+    networks = make_networks(recipe)
+
+    # Jitted, so that the head's weights are never made.
+    @jax.jit
+    def init(rng: jax.Array) -> Any:
+        return init_params(networks, rng, crop_size=recipe.data.views.crop_size)["backbone"]
+
+    return FrozenBackbone(networks.backbone, init(jax.random.key(recipe.seed)), recipe, 0, RANDOM)
+
+
+def trained_backbone(checkpoint: Path, *, which: str = "teacher") -> FrozenBackbone:
+    """Returns the weights of a run.
+
+    Args:
+        checkpoint: a workdir (its latest checkpoint), or a folder WORKDIR/checkpoints/STEP.
+        which: "teacher" or "student".
+
+    Raises:
+        CheckpointError: if there is no checkpoint that can be used.
+        ValueError: if `which` is neither.
+    """
+    recipe, params, step = restore_backbone(checkpoint, which=which)
+    module = make_backbone(recipe.backbone, image_size=recipe.data.views.crop_size)
+    return FrozenBackbone(module, params, recipe, step, which)

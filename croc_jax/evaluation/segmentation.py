@@ -1,0 +1,179 @@
+"""Evaluates a frozen backbone by linear segmentation: features, linear layer, score."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, UInt8
+from rich.progress import Progress
+
+from croc_jax.data.labeled import IGNORED, SegmentationSplit
+from croc_jax.evaluation.features import ExtractFn, MemoryBudget, collect_tokens, make_extract_fn
+from croc_jax.evaluation.interpolation import bilinear_matrix, resize_with
+from croc_jax.evaluation.linear import LinearHead, LinearProtocol, apply_head, fit_linear
+from croc_jax.evaluation.metrics import class_iou, confusion_matrix, mean_iou
+from croc_jax.models import VisionTransformer, patch_grid
+
+# Predictions are padded to a multiple of this many pixels, so that labels of many sizes compile few times.
+PADDING = 64
+
+
+class Example(NamedTuple):
+    """One image of the validation split; labels and prediction have one size."""
+
+    image: UInt8[np.ndarray, "H W 3"]
+    labels: UInt8[np.ndarray, "h w"]
+    prediction: UInt8[np.ndarray, "h w"]
+
+
+class LinearScore(NamedTuple):
+    """The result of linear segmentation.
+
+    Attributes:
+        miou: mean IoU over the classes that occur, in percent.
+        class_iou: of each class, in percent; NaN for a class in neither labels nor predictions.
+        confusion: pixels of each (class, prediction) over the whole split.
+        losses: mean training loss of each epoch.
+        seconds: of each phase.
+        examples: a few images, evenly spread over the split.
+    """
+
+    miou: float
+    class_iou: Float[np.ndarray, " k"]
+    confusion: Int[np.ndarray, "k k"]
+    losses: Float[np.ndarray, " epochs"]
+    seconds: dict[str, float]
+    examples: list[Example]
+
+
+def evaluate_linear(
+    backbone: VisionTransformer,
+    params: Any,
+    *,
+    train: SegmentationSplit,
+    val: SegmentationSplit,
+    protocol: LinearProtocol,
+    budget: MemoryBudget,
+    folder: Path | None = None,
+    progress: Progress | None = None,
+) -> LinearScore:
+    """Trains a linear layer on frozen tokens of one split and scores it on another.
+
+    Args:
+        backbone: the module.
+        params: its parameters.
+        train: labeled images for the layer.
+        val: labeled images for the score.
+        protocol: every setting that moves the score.
+        budget: of memory.
+        folder: for a temporary file of features beyond the budget.
+        progress: shows what takes time.
+
+    Raises:
+        ValueError: if whole patches do not tile the protocol's images.
+        LabeledDataError: see `SegmentationSplit.load`.
+    """
+    _check_image_size(protocol, backbone)
+    extract_fn, common = make_extract_fn(backbone, jnp.float16), {"budget": budget, "progress": progress}
+    sizes = {"image_size": protocol.image_size, "label_size": protocol.train_size}
+    clock = [time.perf_counter()]
+    data = collect_tokens(extract_fn, params, train, **sizes, folder=folder, **common)
+    clock.append(time.perf_counter())
+    limits = {"num_classes": train.num_classes, "device_gib": budget.device_gib}
+    fit = fit_linear(data, protocol, **limits, progress=progress)
+    clock.append(time.perf_counter())
+    confusion, examples = score_linear(extract_fn, params, fit.head, val, protocol=protocol, **common)
+    clock.append(time.perf_counter())
+    seconds = {phase: clock[i + 1] - clock[i] for i, phase in enumerate(("features", "training", "scoring"))}
+    per_class = 100 * class_iou(confusion)
+    return LinearScore(100 * mean_iou(confusion), per_class, confusion, fit.losses, seconds, examples)
+
+
+def _check_image_size(protocol: LinearProtocol, backbone: VisionTransformer) -> None:
+    try:
+        patch_grid(protocol.image_size, backbone.patch_size)
+    except ValueError as error:
+        raise ValueError(f"image_size={protocol.image_size}: {error}") from error
+
+
+def score_linear(
+    extract_fn: ExtractFn,
+    params: Any,
+    head: LinearHead,
+    split: SegmentationSplit,
+    *,
+    protocol: LinearProtocol,
+    budget: MemoryBudget,
+    num_examples: int = 6,
+    progress: Progress | None = None,
+) -> tuple[Int[np.ndarray, "k k"], list[Example]]:
+    """Returns the confusion over a whole split, and a few examples; nothing else is kept.
+
+    Args:
+        extract_fn: see `make_extract_fn`.
+        params: of the backbone.
+        head: the layer.
+        split: labeled images.
+        protocol: for the sizes.
+        budget: of memory.
+        num_examples: how many images to return.
+        progress: shows the batches.
+    """
+    num_classes = head.bias.shape[0]
+    predict = jax.jit(predict_labels)
+    confusion = np.zeros((num_classes, num_classes), np.int64)
+    wanted = set(np.linspace(0, len(split) - 1, min(num_examples, len(split))).round().astype(int).tolist())
+    examples, start = [], 0
+    sizes = {"image_size": protocol.image_size, "label_size": protocol.score_size}
+    for batch in budget.batches(split, **sizes, progress=progress):
+        tokens = extract_fn(params, batch.images)
+        rows, columns = _resize_matrices(batch.labels, tokens.shape[:3])
+        predictions = np.asarray(predict(head, tokens, rows, columns))
+        for index, labels in enumerate(batch.labels):
+            prediction = predictions[index, : labels.shape[0], : labels.shape[1]]
+            confusion += confusion_matrix(labels, prediction, num_classes=num_classes, ignored=IGNORED)
+            if start + index in wanted:
+                examples.append(Example(batch.images[index], labels, prediction))
+        start += len(batch.labels)
+    return confusion, examples
+
+
+def predict_labels(
+    head: LinearHead,
+    tokens: Float[Array, "b r c d"],
+    rows: Float[Array | np.ndarray, "b R r"],
+    columns: Float[Array | np.ndarray, "b C c"],
+) -> UInt8[Array, "b R C"]:
+    """Returns the class of the largest bilinearly upsampled logit of each pixel.
+
+    Args:
+        head: the layer.
+        tokens: of a batch of images.
+        rows: resizes each image's rows, see `bilinear_matrix`.
+        columns: and its columns.
+    """
+
+    def predict_one(parts: tuple[Array, Array, Array]) -> Array:
+        logits, image_rows, image_columns = parts
+        return jnp.argmax(resize_with(image_rows, image_columns, logits), axis=-1).astype(jnp.uint8)
+
+    # One image at a time: logits of every pixel and class of a whole batch can be gigabytes.
+    return jax.lax.map(predict_one, (apply_head(head, tokens), rows, columns))
+
+
+def _resize_matrices(labels: Sequence[np.ndarray], grid: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns matrices `[b R r]` and `[b C c]` from a grid (b, r, c) to each label's size."""
+    count, *axes = grid
+    matrices = []
+    for axis, old in enumerate(axes):
+        sizes = [label.shape[axis] for label in labels]
+        padded = -(-max(sizes) // PADDING) * PADDING
+        stack = np.zeros((count, padded, old), np.float32)
+        for index, size in enumerate(sizes):
+            stack[index] = bilinear_matrix(old, size, padded)
+        matrices.append(stack)
+    return matrices[0], matrices[1]

@@ -1,0 +1,245 @@
+"""The loop of a run: which phases, in which order, and what happens between two steps."""
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+from jax.sharding import Mesh
+
+from croc_jax.training.config import RuntimeConfig
+from croc_jax.training.health import check_losses, check_state
+from croc_jax.training.metrics_log import MetricsLog
+from croc_jax.training.progress import RunProgress
+from croc_jax.training.sharding import shard_batch
+from croc_jax.training.stopping import StopRequest
+
+State = Any
+Metrics = Mapping[str, jax.Array]
+
+
+class Stream(Protocol):
+    """Host batches in order; `skipped` counts replaced images by name."""
+
+    skipped: dict[str, int]
+
+    def __next__(self) -> Any:
+        """Returns the next batch: a tree of arrays with this process's rows first."""
+        ...
+
+    def close(self) -> None:
+        """Stops reading ahead."""
+        ...
+
+
+class Dataset(Protocol):
+    """Where batches come from."""
+
+    def iterate(self, start_step: int, *, num_workers: int, num_threads: int) -> Stream:
+        """Returns the batches from a step on."""
+        ...
+
+
+class Saver(Protocol):
+    """Where states go."""
+
+    def save(self, step: int, state: State, *, wait: bool = False) -> None:
+        """Takes a copy of a state at once, and writes it, by default later."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class RunLength:
+    """How long a run is.
+
+    Attributes:
+        total_steps: updates of the whole run.
+        steps_per_epoch: updates an epoch.
+        batch_size: images an update, over all processes.
+    """
+
+    total_steps: int
+    steps_per_epoch: int
+    batch_size: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """Where the results of a run go."""
+
+    saver: Saver
+    log: MetricsLog
+    display: RunProgress
+
+
+class Outcome(NamedTuple):
+    """The end of a run.
+
+    Attributes:
+        state: after the last step.
+        step: steps done in all.
+        finished: False if a signal ended it early.
+    """
+
+    state: State
+    step: int
+    finished: bool
+
+
+def run_training(
+    train_step: jax.stages.Wrapped,
+    state: State,
+    dataset: Dataset,
+    *,
+    outputs: Outputs,
+    length: RunLength,
+    runtime: RuntimeConfig,
+    mesh: Mesh,
+    stop: StopRequest,
+) -> Outcome:
+    """Trains from a state to the end of the run, or to a signal; saves the last state in any case.
+
+    The device never waits for the host: a step is started before the one ahead of it is read, and
+    the next batch travels while it runs.
+
+    Args:
+        train_step: jitted (state, batch) -> (state, metrics); may donate the state.
+        state: with `step`, the number of steps done; used up.
+        dataset: of host batches.
+        outputs: where checkpoints and numbers go.
+        length: of the whole run.
+        runtime: how often to log and save.
+        mesh: of all devices.
+        stop: asked after each step.
+
+    Raises:
+        NonFiniteError: for a loss or a state that is not finite; nothing of it is saved.
+    """
+    step, total = int(state.step), length.total_steps
+    if step >= total:
+        return Outcome(state, step, finished=True)
+    stream = dataset.iterate(step, num_workers=runtime.num_workers, num_threads=runtime.num_threads)
+    with contextlib.closing(stream):
+        # 1. The first batch, and the one compilation of the run.
+        feed = _Feed(stream, mesh, stop)
+        batch = feed.next()
+        if stop.received:
+            return Outcome(state, step, finished=False)
+        compiled = _compile(train_step, state, batch, display=outputs.display)
+        # 2. Steps.
+        reporter = _Reporter(outputs, length, runtime, feed=feed, start=step)
+        schedule = _SaveSchedule(runtime, length)
+        while step < total and not stop.received:
+            state, metrics = compiled(state, batch)
+            step += 1
+            if step < total:
+                batch = feed.next()
+            reporter.push(step, metrics)
+            if schedule.is_due(step):
+                _save(step, state, reporter=reporter, outputs=outputs, wait=False)
+        # 3. The end: nothing is left to be written when this returns.
+        _save(step, state, reporter=reporter, outputs=outputs, wait=True)
+    return Outcome(state, step, finished=step == total)
+
+
+def _compile(train_step: jax.stages.Wrapped, *args: Any, display: RunProgress) -> jax.stages.Compiled:
+    """Compiles ahead of the first step: a second compilation could only be an error, and is one."""
+    display.say("compiling the training step ...")
+    begin = time.perf_counter()
+    compiled = train_step.lower(*args).compile()
+    display.say(f"compiled in {time.perf_counter() - begin:.1f} s")
+    return compiled
+
+
+def _save(step: int, state: State, *, reporter: "_Reporter", outputs: Outputs, wait: bool) -> None:
+    """Saves a state whose losses and tensors are finite, after the log that leads to it."""
+    reporter.drain()
+    check_state(step, state)
+    outputs.log.sync()
+    outputs.saver.save(step, state, wait=wait)
+
+
+class _Feed:
+    """Puts host batches on the devices, and measures how long it waited for them."""
+
+    def __init__(self, stream: Stream, mesh: Mesh, stop: StopRequest) -> None:
+        self._stream, self._mesh, self._stop = stream, mesh, stop
+        self.seconds_waited = 0.0
+
+    def next(self) -> Any:
+        """Returns the next batch; None if a signal, sent to all processes, has ended the readers."""
+        begin = time.perf_counter()
+        try:
+            batch = next(self._stream)
+        except Exception:
+            if self._stop.received:
+                return None
+            raise
+        self.seconds_waited += time.perf_counter() - begin
+        return shard_batch(batch, self._mesh)
+
+    @property
+    def skipped(self) -> int:
+        return sum(self._stream.skipped.values())
+
+
+class _Reporter:
+    """Reads a step's numbers when the next one is under way, checks them, and logs some of them."""
+
+    def __init__(self, outputs: Outputs, length: RunLength, runtime: RuntimeConfig, *, feed: _Feed, start: int) -> None:
+        self._outputs, self._length, self._feed = outputs, length, feed
+        self._every = runtime.log_every_steps
+        self._pending: tuple[int, Metrics] | None = None
+        self._lap = (start, time.perf_counter(), feed.seconds_waited)
+
+    def push(self, step: int, metrics: Metrics) -> None:
+        """Reports the step before, and keeps this one."""
+        for value in metrics.values():
+            value.copy_to_host_async()
+        self.drain()
+        self._pending = (step, metrics)
+
+    def drain(self) -> None:
+        """Waits for the kept step and reports it."""
+        if self._pending is None:
+            return
+        step, arrays = self._pending
+        self._pending = None
+        metrics = {name: float(value) for name, value in arrays.items()}
+        check_losses(step, metrics)
+        self._outputs.display.advance(step)
+        if step % self._every == 0 or step in (1, self._length.total_steps):
+            row = {"step": step, "epoch": step / self._length.steps_per_epoch, **metrics, **self._speed(step)}
+            self._outputs.log.write(row)
+            self._outputs.display.show(row)
+
+    def _speed(self, step: int) -> dict[str, float]:
+        """Returns means since the last logged step."""
+        lap = (step, time.perf_counter(), self._feed.seconds_waited)
+        steps, seconds, waited = (now - before for now, before in zip(lap, self._lap, strict=True))
+        self._lap = lap
+        return {
+            "images_per_sec": round(steps * self._length.batch_size / seconds, 2),
+            "data_wait_fraction": round(waited / seconds, 4),
+            "skipped": self._feed.skipped,
+        }
+
+
+class _SaveSchedule:
+    """Says when to save: at epochs that are kept for good, and before too much work could be lost."""
+
+    def __init__(self, runtime: RuntimeConfig, length: RunLength) -> None:
+        self._every = runtime.keep_every_epochs * length.steps_per_epoch
+        self._total = length.total_steps
+        self._seconds = 60 * runtime.checkpoint_every_minutes
+        self._last = time.monotonic()
+
+    def is_due(self, step: int) -> bool:
+        if step == self._total:
+            return False  # the end of the loop saves
+        due = step % self._every == 0 or time.monotonic() - self._last >= self._seconds
+        if due:
+            self._last = time.monotonic()
+        return due

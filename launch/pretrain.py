@@ -1,0 +1,130 @@
+r"""Pre-trains on folders of images, or goes on where the same command stopped.
+
+    python launch/pretrain.py --config=configs/croc_vits16_coco.py --workdir=runs/coco \
+        --config.data.folders=path/to/images --config.optimizer.base_lr=1e-3
+
+Every field of the recipe can be set so; several folders are given by repeating the flag.
+"""
+
+import contextlib
+import datetime
+import math
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+import jax
+from absl import flags
+from command_line import run
+from jax.sharding import Mesh
+from ml_collections import config_flags
+from rich.console import Console
+
+from croc_jax.checkpoints import Checkpointer
+from croc_jax.data.pipeline import CropDataset, make_dataset
+from croc_jax.data.sources import FolderSource
+from croc_jax.training.config import Recipe, recipe_from_dict
+from croc_jax.training.health import NonFiniteError, explain
+from croc_jax.training.loop import Outcome, Outputs, RunLength, run_training
+from croc_jax.training.metrics_log import MetricsLog
+from croc_jax.training.progress import RunProgress
+from croc_jax.training.sharding import check_batch_divides, make_mesh
+from croc_jax.training.start import abstract_state, fresh_state
+from croc_jax.training.state import TrainState
+from croc_jax.training.step import make_train_step
+from croc_jax.training.stopping import StopRequest
+from croc_jax.training.workdir import claim_workdir
+
+CONFIG = config_flags.DEFINE_config_file("config", help_string="The recipe, such as configs/demo.py.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Where config, metrics and checkpoints go.", required=True)
+
+
+def main() -> None:
+    """Checks all that can be checked, restores or starts a run, and trains it."""
+    begin, console = time.monotonic(), Console(soft_wrap=True, highlight=False)
+    recipe, workdir, mesh = recipe_from_dict(CONFIG.value.to_dict()), Path(WORKDIR.value), make_mesh()
+    batch_size, slices = recipe.schedule.batch_size, recipe.optimizer.accumulation_steps
+    check_batch_divides(batch_size, devices=mesh.size, slices=slices)
+    dataset = open_dataset(recipe)
+    epoch = dataset.steps_per_epoch
+    length = RunLength(recipe.schedule.epochs * epoch, steps_per_epoch=epoch, batch_size=batch_size)
+    shapes = abstract_state(recipe, steps_per_epoch=epoch, mesh=mesh)
+    claim_workdir(workdir, recipe)
+
+    saver = Checkpointer(workdir, recipe, keep_every_steps=recipe.runtime.keep_every_epochs * epoch)
+    with StopRequest() as stop, contextlib.closing(saver):
+        state = saver.restore_latest(shapes)
+        console.print(describe(recipe, dataset, shapes, mesh=mesh, restored=state))
+        if state is None:
+            state = fresh_state(recipe, steps_per_epoch=epoch, mesh=mesh)
+        start = int(state.step)
+        log = MetricsLog(workdir, restored_step=start)
+        display = RunProgress(console, start=start, total=length.total_steps)
+        with explaining(recipe, saver), contextlib.closing(log), display:
+            outcome = run_training(
+                cast(jax.stages.Wrapped, make_train_step(recipe, steps_per_epoch=epoch, mesh=mesh)),
+                state,
+                dataset,
+                outputs=Outputs(saver=saver, log=log, display=display),
+                length=length,
+                runtime=recipe.runtime,
+                mesh=mesh,
+                stop=stop,
+            )
+        console.print(conclude(outcome, saver, stop=stop, seconds=time.monotonic() - begin))
+
+
+def open_dataset(recipe: Recipe) -> CropDataset:
+    """Returns this process's part of the stream of batches."""
+    return make_dataset(
+        FolderSource(recipe.data.folders),
+        views=recipe.data.views,
+        batch_size=recipe.schedule.batch_size,
+        seed=recipe.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+
+@contextlib.contextmanager
+def explaining(recipe: Recipe, saver: Checkpointer) -> Iterator[None]:
+    """Ends the program with status 1 and advice if the numbers blow up."""
+    try:
+        yield
+    except NonFiniteError as error:
+        raise SystemExit(f"error: {explain(error, recipe, last_good=saver.latest_path())}") from None
+
+
+def describe(
+    recipe: Recipe, dataset: CropDataset, shapes: TrainState, *, mesh: Mesh, restored: TrainState | None
+) -> str:
+    """Says what is about to run, and on what."""
+    millions = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes.student["backbone"])) / 1e6
+    batch, epochs = recipe.schedule.batch_size, recipe.schedule.epochs
+    devices = f"{mesh.size} {mesh.devices.flat[0].platform} device(s)"
+    where = "starts anew" if restored is None else f"resumes after step {int(restored.step)}"
+    return (
+        f"{recipe.backbone.variant}/{recipe.backbone.patch_size}, {millions:.1f} M parameters, on {devices}: "
+        f"{dataset.images_per_epoch} images, batch {batch} ({batch // mesh.size} a device), "
+        f"{dataset.steps_per_epoch} steps an epoch, {epochs} epochs; {where}"
+    )
+
+
+def conclude(outcome: Outcome, saver: Checkpointer, *, stop: StopRequest, seconds: float) -> str:
+    """Says how it ended, and what to do next."""
+    took, path = datetime.timedelta(seconds=round(seconds)), saver.latest_path()
+    if outcome.finished:
+        return f"finished at step {outcome.step} after {took}; the last state is {path}"
+    saved = f"the state is saved in {path}" if path else "there was nothing to save yet"
+    command = f"python {shlex.join(sys.argv)}"
+    return (
+        f"stopped by {stop.received} at step {outcome.step} after {took}; {saved}; "
+        f"to go on, run the same command:\n  {command}"
+    )
+
+
+if __name__ == "__main__":
+    run(main)

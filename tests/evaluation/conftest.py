@@ -1,0 +1,40 @@
+"""A tiny backbone, and a tiny labeled set that its features separate."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from croc_jax.models import BackboneConfig, make_backbone
+
+COLORS = np.array([[200, 60, 60], [60, 190, 80], [70, 80, 210]], np.uint8)
+
+
+@pytest.fixture(scope="session")
+def backbone():
+    return make_backbone(
+        BackboneConfig(variant="vit_tiny", width=24, depth=1, num_heads=2, patch_size=4), image_size=16
+    )
+
+
+@pytest.fixture(scope="session")
+def params(backbone):
+    return backbone.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))["params"]
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """Nine training and five validation images: vertical bands, a color a class; sizes vary."""
+    rng, root = np.random.default_rng(0), tmp_path_factory.mktemp("bands")
+    for split, count in (("train", 9), ("val", 5)):
+        for kind in ("images", "labels"):
+            (root / kind / split).mkdir(parents=True)
+        for index in range(count):
+            size = (24, 36) if index % 2 else (32, 48)
+            labels = np.repeat(rng.permutation(3), size[1] // 3)[None].repeat(size[0], 0).astype(np.uint8)
+            image = np.clip(COLORS[labels] + rng.normal(0, 10, (*size, 3)), 0, 255).astype(np.uint8)
+            labels[:3] = 255
+            Image.fromarray(image).save(root / "images" / split / f"{index}.png")
+            Image.fromarray(labels).save(root / "labels" / split / f"{index}.png")
+    return root

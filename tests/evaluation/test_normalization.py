@@ -1,0 +1,48 @@
+"""Normalized tokens have the statistics that their normalization promises."""
+
+import numpy as np
+import pytest
+
+from croc_jax.evaluation import normalization
+from croc_jax.evaluation.normalization import token_scale
+
+RNG = np.random.default_rng(0)
+MIXING = RNG.standard_normal((6, 6)) * np.array([3, 1, 1, 0.5, 0.3, 0.3])
+TOKENS = (RNG.standard_normal((50, 4, 5, 6)) @ MIXING.T + [5, -2, 0, 1, 0, 0]).astype(np.float32)
+
+
+def normalized(kind, tokens=TOKENS):
+    mean, transform = token_scale(tokens, kind)
+    return (tokens.astype(np.float64) - np.asarray(mean)) @ np.asarray(transform, np.float64)
+
+
+def test_none_changes_nothing():
+    np.testing.assert_array_equal(normalized("none"), TOKENS)
+
+
+def test_standardized_features_have_mean_0_and_variance_1():
+    flat = normalized("standardize").reshape(-1, 6)
+    np.testing.assert_allclose(flat.mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(flat.var(0), 1, rtol=1e-4)
+    assert np.corrcoef(flat.T)[0, 1] == pytest.approx(np.corrcoef(TOKENS.reshape(-1, 6).T)[0, 1], abs=1e-5)
+
+
+def test_whitened_features_are_uncorrelated():
+    flat = normalized("whiten").reshape(-1, 6)
+    np.testing.assert_allclose(np.cov(flat.T, bias=True), np.eye(6), atol=5e-3)
+
+
+def test_statistics_do_not_depend_on_the_chunks(monkeypatch):
+    whole = token_scale(TOKENS, "whiten")
+    monkeypatch.setattr(normalization, "IMAGES_AT_ONCE", 7)
+    parts = token_scale(TOKENS, "whiten")
+    np.testing.assert_allclose(whole.mean, parts.mean, rtol=1e-5)
+    np.testing.assert_allclose(np.abs(whole.transform), np.abs(parts.transform), rtol=1e-3, atol=1e-3)
+
+
+def test_constant_features_stay_finite():
+    constant = TOKENS.copy()
+    constant[..., 2] = 4.0
+    for kind in ("standardize", "whiten"):
+        assert np.isfinite(normalized(kind, constant)).all()
+    assert np.isfinite(normalized("whiten", np.ones_like(TOKENS))).all()

@@ -1,0 +1,67 @@
+"""metrics.jsonl: one line a logged step, whatever interrupts the run."""
+
+import json
+import math
+
+import pytest
+
+from croc_jax.training.metrics_log import MetricsLog, drop_lines_after
+
+
+def row(step, loss=1.5):
+    return {"step": step, "epoch": step / 4, "loss": loss}
+
+
+def lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def write(workdir, steps, *, restored_step):
+    log = MetricsLog(workdir, restored_step=restored_step)
+    for step in steps:
+        log.write(row(step))
+    log.close()
+
+
+def test_rows_come_back_as_written(tmp_path):
+    write(tmp_path, [1, 5], restored_step=0)
+    assert lines(tmp_path) == [row(1), row(5)]
+
+
+def test_a_row_can_be_read_before_the_log_is_closed(tmp_path):
+    log = MetricsLog(tmp_path, restored_step=0)
+    log.write(row(1))
+    assert lines(tmp_path) == [row(1)]
+    log.sync()
+    log.close()
+
+
+def test_resuming_removes_what_will_be_logged_again(tmp_path):
+    write(tmp_path, [1, 5, 10, 15], restored_step=0)
+    write(tmp_path, [10, 15], restored_step=7)
+    assert [line["step"] for line in lines(tmp_path)] == [1, 5, 10, 15]
+
+
+@pytest.mark.parametrize("torn", ['{"step": 9, "lo', '{"loss": 2.0}', "[]", "\x00\x00\x00", "9"])
+def test_a_line_that_a_kill_cut_short_is_dropped(tmp_path, torn):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(json.dumps(row(1)) + "\n" + torn)
+    drop_lines_after(path, 100)
+    assert lines(tmp_path) == [row(1)]
+    assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_every_line_is_json_even_for_numbers_that_json_lacks(tmp_path):
+    log = MetricsLog(tmp_path, restored_step=0)
+    log.write(row(1, loss=math.nan))
+    log.write(row(2, loss=math.inf))
+    log.close()
+    text = (tmp_path / "metrics.jsonl").read_text()
+    parsed = [json.loads(line, parse_constant=pytest.fail) for line in text.splitlines()]
+    assert [line["loss"] for line in parsed] == [None, None]
+
+
+def test_tensorboard_gets_the_same_numbers(tmp_path):
+    write(tmp_path, [1], restored_step=0)
+    events = b"".join(path.read_bytes() for path in (tmp_path / "tensorboard").iterdir())
+    assert b"loss" in events and b"epoch" in events

@@ -1,0 +1,72 @@
+"""A workdir belongs to one recipe."""
+
+import dataclasses
+import json
+
+import pytest
+
+from croc_jax.training.config import Recipe, RuntimeConfig, ScheduleConfig, recipe_to_dict
+from croc_jax.training.workdir import WorkdirError, claim_workdir, differing_fields, read_recipe
+
+RECIPE = Recipe(seed=3)
+
+
+def test_the_recipe_is_written_in_full_and_read_back(tmp_path):
+    workdir = tmp_path / "runs" / "new"
+    claim_workdir(workdir, RECIPE)
+    assert read_recipe(workdir / "config.json") == RECIPE
+    assert json.loads((workdir / "config.json").read_text()) == json.loads(json.dumps(recipe_to_dict(RECIPE)))
+    assert [file.name for file in workdir.iterdir()] == ["config.json"]
+
+
+def test_the_same_recipe_may_come_back(tmp_path):
+    claim_workdir(tmp_path, RECIPE)
+    claim_workdir(tmp_path, RECIPE)
+    assert read_recipe(tmp_path / "config.json") == RECIPE
+
+
+def test_another_recipe_is_refused_with_old_and_new_values(tmp_path):
+    claim_workdir(tmp_path, RECIPE)
+    changed = dataclasses.replace(RECIPE, seed=4, schedule=ScheduleConfig(epochs=7))
+    with pytest.raises(WorkdirError) as refusal:
+        claim_workdir(tmp_path, changed)
+    message = str(refusal.value)
+    assert "seed: 3 there, 4 now" in message and "schedule.epochs: 300 there, 7 now" in message
+    assert "batch_size" not in message and str(tmp_path) in message
+    assert read_recipe(tmp_path / "config.json") == RECIPE
+
+
+def test_runtime_settings_may_change_and_are_updated(tmp_path):
+    claim_workdir(tmp_path, RECIPE)
+    changed = dataclasses.replace(RECIPE, runtime=RuntimeConfig(num_workers=4))
+    assert differing_fields(RECIPE, changed) == {}
+    claim_workdir(tmp_path, changed)
+    assert read_recipe(tmp_path / "config.json") == changed
+
+
+def test_a_setting_that_older_runs_lack_has_its_default(tmp_path):
+    settings = recipe_to_dict(RECIPE)
+    del settings["clustering"]["cost_scale"]
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    claim_workdir(tmp_path, RECIPE)
+    assert read_recipe(tmp_path / "config.json") == RECIPE
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", '{"sead": 1}', '{"schedule": {"epochs": "many"}}'])
+def test_a_strange_config_is_refused_by_name(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(WorkdirError, match="config.json is no recipe"):
+        claim_workdir(tmp_path, RECIPE)
+    assert (tmp_path / "config.json").read_text() == content
+
+
+def test_checkpoints_of_an_unknown_recipe_are_refused(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(WorkdirError, match="no config.json"):
+        claim_workdir(tmp_path, RECIPE)
+
+
+def test_a_path_that_cannot_be_a_folder_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WorkdirError, match="cannot write to the workdir .*file"):
+        claim_workdir(tmp_path / "file" / "run", RECIPE)

@@ -54,7 +54,7 @@ def check_same_run(workdir: Path, photos: Path) -> None:
     if not config.is_file():
         return
     settings = load_config_file(str(RECIPE))
-    settings.data.folders = (str(photos),)
+    settings.update_from_flattened_dict({"data.folders": (str(photos),)})
     changes = differing_fields(read_recipe(config), recipe_from_dict(settings.to_dict()))
     if changes:
         raise UserError(f"{workdir} holds a run with another {', '.join(changes)}: remove it, or add --workdir=DIR")

@@ -225,8 +225,10 @@ def _damage_only() -> Iterator[None]:
     except (DamagedError, MemoryError, jax.errors.JaxRuntimeError):
         raise
     except Exception as error:
-        raise DamagedError((str(error) or type(error).__name__).splitlines()[0][:200]) from None
-    finally:
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        del error
         gc.collect()
+        raise DamagedError(reason) from None
+    finally:
         sys.unraisablehook = hook
         logging.disable(disabled)

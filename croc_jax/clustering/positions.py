@@ -2,10 +2,11 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 
-def patch_positions(boxes: Float[Array, "*batch 5"], grid: tuple[int, int]) -> Float[Array, "*batch n 2"]:
+def patch_positions(boxes: Float[Array | np.ndarray, "*batch 5"], grid: tuple[int, int]) -> Float[Array, "*batch n 2"]:
     """Returns the (x, y) of every patch center, in pixels of the original image.
 
     A patch center lies where the mean of its pixels' coordinates lies, pixel centers being

@@ -182,7 +182,7 @@ def _check_shapes(
     if tokens.ndim != 5 or tokens.shape[0] != 2:
         raise ValueError(f"tokens {tokens.shape}: expected [2 b h n d], the tokens of two views")
     _, batch, heads, num_tokens, features = tokens.shape
-    expected = {
+    expected: dict[str, tuple[Array, tuple[int, ...]]] = {
         "cls_tokens": (cls_tokens, (2, batch, heads, features)),
         "positions": (positions, (2, batch, num_tokens, 2)),
     }

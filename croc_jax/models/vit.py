@@ -74,7 +74,7 @@ class VisionTransformer(nn.Module):
         Raises:
             ValueError: if whole patches do not tile the images.
         """
-        grid = patch_grid(images.shape[1:3], self.patch_size)
+        grid = patch_grid((images.shape[1], images.shape[2]), self.patch_size)
         tokens = PatchEmbedding(self.patch_size, self.width, self.dtype, name="patch_embedding")(images)
         cls_token = self.param("cls_token", truncated_normal, (1, 1, self.width))
         positions = self.param("position_embedding", truncated_normal, (1, self.grid_size**2 + 1, self.width))
@@ -104,7 +104,7 @@ class VisionTransformer(nn.Module):
         block = Block(*settings, parent=None)
         drop_path = train and self.drop_path_rate > 0
         rates = np.linspace(0, self.drop_path_rate, self.depth, dtype=np.float32)
-        keys = jax.random.split(self.make_rng("drop_path"), self.depth) if drop_path else None
+        keys: Any = jax.random.split(self.make_rng("drop_path"), self.depth) if drop_path else None
         params = [self.variables["params"][f"block_{index}"] for index in range(self.depth)]
 
         def run(tokens: Array, layer: tuple) -> tuple[Array, tuple[Array, Array, Array]]:

@@ -2,8 +2,10 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import matplotlib
+import matplotlib.colors
 import numpy as np
 from jaxtyping import Float
 
@@ -20,7 +22,7 @@ CLUSTER_COLORS = (
 @contextlib.contextmanager
 def figure_style() -> Iterator[None]:
     """Draws without a display, on white, with quiet axes."""
-    settings = {
+    settings: Any = {
         "figure.facecolor": "white",
         "figure.dpi": 130,
         "font.family": "DejaVu Sans",

@@ -1,6 +1,7 @@
 """AdamW with gradients clipped tensor by tensor and last layers that thaw late."""
 
 import math
+from collections.abc import Hashable
 from typing import Any
 
 import jax
@@ -28,12 +29,18 @@ def make_optimizer(
     """
     frozen_steps = config.freeze_last_layer_epochs * steps_per_epoch
     # The thawed layers count their own steps; their schedules go on from the run's.
-    thawed = optax.transforms.conditionally_mask(
-        _adamw(schedules, start=frozen_steps), lambda step: step >= frozen_steps
-    )
-    branches = {"always": _adamw(schedules, start=0), "late": thawed, "never": optax.set_to_zero()}
+    thawed = optax.transforms.conditionally_mask(_adamw(schedules, start=frozen_steps), _at_least(frozen_steps))
+    branches: dict[Hashable, optax.GradientTransformation] = {
+        "always": _adamw(schedules, start=0),
+        "late": thawed,
+        "never": optax.set_to_zero(),
+    }
     partition = optax.transforms.partition(branches, lambda params: _label(params, norm_last_layer))
     return optax.chain(clip_each(config.clip_norm), partition) if config.clip_norm else partition
+
+
+def _at_least(first: int) -> Any:
+    return lambda step: step >= first
 
 
 def _adamw(schedules: Schedules, *, start: int) -> optax.GradientTransformation:
@@ -63,7 +70,7 @@ def scale_by_exact_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -
         direction = jax.tree.map(lambda m, v: (m / first) / (jnp.sqrt(v / second) + eps), mu, nu)
         return direction, optax.ScaleByAdamState(count=count, mu=mu, nu=nu)
 
-    return optax.GradientTransformation(reference.init, update)
+    return optax.GradientTransformation(reference.init, update)  # pyright: ignore[reportArgumentType]
 
 
 def decays(params: Params) -> Any:

@@ -1,6 +1,6 @@
 """Learning rate, weight decay, teacher momentum and temperature, as functions of the step."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +55,7 @@ def _by_epoch(objective: ObjectiveConfig, steps_per_epoch: int) -> optax.Schedul
     start, end = objective.warmup_teacher_temp, objective.teacher_temp
     epochs = objective.warmup_teacher_temp_epochs
 
-    def teacher_temp(step: jax.typing.ArrayLike) -> jax.Array:
+    def teacher_temp(step: Any) -> jax.Array:
         progress = (step // steps_per_epoch) / max(epochs - 1, 1)
         warm = start + (end - start) * jnp.minimum(progress, 1.0)
         return jnp.where(step // steps_per_epoch < epochs, warm, end)

@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 DATA_AXIS = "data"
 
 
-def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     """Returns a mesh along one axis that splits the batch, of all devices of all processes by default."""
     return Mesh(np.array(jax.devices() if devices is None else devices), (DATA_AXIS,))
 

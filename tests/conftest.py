@@ -1,7 +1,21 @@
-"""Eight CPU devices for all tests."""
+"""Eight CPU devices, no compiled programs from earlier, and strict shapes where only our own code runs."""
 
 import os
+
+import pytest
 
 # Before the first import of jax: the number of devices is fixed when its backend starts.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+# A cache from outside would hide what is compiled twice.
+os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
+
+
+@pytest.fixture
+def strict_ranks():
+    """Shapes of different rank do not broadcast: what does so by accident is an error."""
+    import jax
+
+    # Not for every test: ott relies on such broadcasting.
+    with jax.numpy_rank_promotion("raise"):
+        yield

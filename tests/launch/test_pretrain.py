@@ -20,9 +20,9 @@ from croc_jax.training.start import abstract_state
 from croc_jax.training.workdir import read_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
-STEPS_PER_EPOCH, EPOCHS = 3, 20
+STEPS_PER_EPOCH, EPOCHS = 3, 10
 LAST = STEPS_PER_EPOCH * EPOCHS
-LOGGED = [1, *range(5, LAST + 1, 5)]
+LOGGED = [1, *range(2, LAST + 1, 2)]
 OVERRIDES = {
     "backbone.width": 16,
     "backbone.depth": 1,
@@ -34,9 +34,11 @@ OVERRIDES = {
     "clustering.k_start": 3,
     "clustering.k_max": 3,
     "data.views.crop_size": 16,
+    "optimizer.base_lr": 0.01,
+    "optimizer.warmup_epochs": 2,
     "schedule.batch_size": 8,
     "schedule.epochs": EPOCHS,
-    "runtime.log_every_steps": 5,
+    "runtime.log_every_steps": 2,
     "runtime.checkpoint_every_minutes": 0,
 }
 
@@ -130,7 +132,9 @@ def test_a_run_leaves_config_metrics_and_checkpoint(home, uninterrupted):
     recipe = read_recipe(uninterrupted / "config.json")
     assert recipe.data.folders == (str(home / "photos"),) and recipe.backbone.width == 16
     assert [row["step"] for row in rows(uninterrupted)] == LOGGED
-    keys = "step epoch loss loss_dense loss_global lr images_per_sec num_clusters valid_fraction teacher_entropy"
+    keys = (
+        "step epoch loss loss_dense loss_global lr images_per_sec num_clusters valid_fraction teacher_entropy"
+    )
     for row in rows(uninterrupted):
         assert {*keys.split(), "teacher_entropy_c"} <= set(row) and row["epoch"] == row["step"] / 3
     assert [path.name for path in (uninterrupted / "checkpoints").iterdir()] == [str(LAST)]
@@ -145,7 +149,7 @@ def test_kill_then_sigterm_then_the_end_equals_an_uninterrupted_run(home, uninte
     assert finish(first)[0] == -signal.SIGKILL
 
     second = start(home, workdir)
-    wait_for_rows(second, workdir, len(rows(workdir)) + 2)
+    wait_for_rows(second, workdir, len(rows(workdir)) + 3)
     second.terminate()
     status, output, errors = finish(second)
     assert status == 0, errors
@@ -164,7 +168,7 @@ def test_three_kills_at_random_moments_lose_nothing(home, uninterrupted):
     for _ in range(3):
         process = start(home, workdir)
         wait_for_rows(process, workdir, len(rows(workdir)) + 1)
-        time.sleep(random.uniform(0, 0.5))
+        time.sleep(random.uniform(0, 0.2))
         process.kill()
         assert finish(process)[0] == -signal.SIGKILL
     status, _, errors = finish(start(home, workdir))
@@ -185,16 +189,14 @@ def test_a_workdir_of_another_config_is_refused_field_by_field(home, uninterrupt
     before = (uninterrupted / "config.json").read_text()
     process = start(home, uninterrupted, optimizer__base_lr=0.5, schedule__epochs=7)
     message = assert_refused(
-        process, "optimizer.base_lr: 0.004 there, 0.5 now", f"schedule.epochs: {EPOCHS} there, 7 now"
+        process, "optimizer.base_lr: 0.01 there, 0.5 now", f"schedule.epochs: {EPOCHS} there, 7 now"
     )
     assert "runtime" not in message and (uninterrupted / "config.json").read_text() == before
 
 
-@pytest.mark.parametrize(
-    ("flag", "hint"), [("--config.schedule.epoch=3", "epochs"), ("--config.optimiser.base_lr=3", "optimizer")]
-)
-def test_an_unknown_field_gets_a_hint(home, flag, hint):
-    message = assert_refused(start(home, home / "unknown", flag), flag.split("=")[0], hint)
+def test_an_unknown_field_gets_a_hint(home):
+    process = start(home, home / "unknown", "--config.schedule.epoch=3")
+    message = assert_refused(process, "--config.schedule.epoch", "did you mean epochs?")
     assert message.count("\n") == 1 and not (home / "unknown").exists()
 
 

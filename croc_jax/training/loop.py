@@ -188,9 +188,7 @@ class _Feed:
 class _Reporter:
     """Reads a step's numbers when the next one is under way, checks them, and logs some of them."""
 
-    def __init__(
-        self, outputs: Outputs, length: RunLength, runtime: RuntimeConfig, *, feed: _Feed, start: int
-    ) -> None:
+    def __init__(self, outputs: Outputs, length: RunLength, runtime: RuntimeConfig, *, feed: _Feed, start: int) -> None:
         self._outputs, self._length, self._feed = outputs, length, feed
         self._every = runtime.log_every_steps
         self._pending: tuple[int, Metrics] | None = None

@@ -64,6 +64,4 @@ def _check_same(workdir: Path, old: Recipe, new: Recipe) -> None:
     changes = differing_fields(old, new)
     if changes:
         listed = "".join(f"\n  {name}: {old!r} there, {new!r} now" for name, (old, new) in changes.items())
-        raise WorkdirError(
-            f"{workdir} holds a run of another configuration; choose another --workdir, or undo{listed}"
-        )
+        raise WorkdirError(f"{workdir} holds a run of another configuration; choose another --workdir, or undo{listed}")

@@ -53,9 +53,7 @@ def test_one_flipped_bit_shows_and_is_named(name, seed):
     octets[rng.integers(octets.size)] ^= np.uint8(1 << rng.integers(8))
     changed = jax.tree_util.tree_map_with_path(
         lambda path, old: (
-            leaf.reshape(np.shape(old))
-            if jax.tree_util.keystr(path, simple=True, separator="/") == name
-            else old
+            leaf.reshape(np.shape(old)) if jax.tree_util.keystr(path, simple=True, separator="/") == name else old
         ),
         damaged,
     )

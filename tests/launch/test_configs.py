@@ -112,9 +112,7 @@ def test_full_size_shapes_fit_together(name):
 def miniature(recipe):
     """Returns the recipe with everything that only makes it large taken away."""
     backbone = dataclasses.replace(recipe.backbone, width=16, depth=1, num_heads=2)
-    head = dataclasses.replace(
-        recipe.head, hidden_dim=16, bottleneck_dim=8, num_prototypes=16, num_prototypes_dense=16
-    )
+    head = dataclasses.replace(recipe.head, hidden_dim=16, bottleneck_dim=8, num_prototypes=16, num_prototypes_dense=16)
     views = dataclasses.replace(recipe.data.views, crop_size=3 * backbone.patch_size)
     data = dataclasses.replace(recipe.data, folders=(), views=views)
     schedule = dataclasses.replace(recipe.schedule, batch_size=4)

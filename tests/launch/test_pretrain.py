@@ -132,9 +132,7 @@ def test_a_run_leaves_config_metrics_and_checkpoint(home, uninterrupted):
     recipe = read_recipe(uninterrupted / "config.json")
     assert recipe.data.folders == (str(home / "photos"),) and recipe.backbone.width == 16
     assert [row["step"] for row in rows(uninterrupted)] == LOGGED
-    keys = (
-        "step epoch loss loss_dense loss_global lr images_per_sec num_clusters valid_fraction teacher_entropy"
-    )
+    keys = "step epoch loss loss_dense loss_global lr images_per_sec num_clusters valid_fraction teacher_entropy"
     for row in rows(uninterrupted):
         assert {*keys.split(), "teacher_entropy_c"} <= set(row) and row["epoch"] == row["step"] / 3
     assert [path.name for path in (uninterrupted / "checkpoints").iterdir()] == [str(LAST)]

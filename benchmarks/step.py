@@ -1,6 +1,5 @@
 """Times the whole ViT-S/16 training step: `python benchmarks/step.py [--batch=8]`."""
 
-import dataclasses
 import time
 
 import jax
@@ -77,15 +76,15 @@ def clustering_seconds(recipe: Recipe) -> float:
     """Returns the median time of the step's clustering by itself, on one device's share of the batch."""
     backbone: VisionTransformer = make_networks(recipe).backbone
     images, count = recipe.schedule.batch_size // jax.device_count(), backbone.grid_size**2
-    rng = np.random.default_rng(0)
+    noise = np.random.default_rng(0)
     shape = (2, images, backbone.num_heads, count + 1, backbone.width // backbone.num_heads)
-    tokens = jax.device_put(rng.normal(size=shape).astype(np.float32))
+    tokens = jax.device_put(noise.normal(size=shape).astype(np.float32))
     boxes = np.moveaxis(random_batch(images, 1)["boxes"], 1, 0)
     positions = patch_positions(boxes, (backbone.grid_size, backbone.grid_size))
-    config = dataclasses.replace(recipe.clustering)
     patches, cls_tokens = jax.block_until_ready((tokens[..., 1:, :], tokens[..., 0, :]))
+    rng = jax.random.key(0)
     return median_seconds(
-        lambda: cluster_views(patches, cls_tokens, positions, config, rng=jax.random.key(0)), repeats=REPEATS.value
+        lambda: cluster_views(patches, cls_tokens, positions, recipe.clustering, rng=rng), repeats=REPEATS.value
     )
 
 

@@ -151,7 +151,8 @@ def draw_tokens(rng: Array, logits: Float[Array, "b h n"], count: int) -> Int[Ar
     The largest of the logits with Gumbel noise follow exactly that law.
     """
     noisy = logits + jax.random.gumbel(rng, logits.shape, logits.dtype)
-    return jax.lax.top_k(noisy, count)[1]
+    # A sort is split over devices, where top_k would collect the batch.
+    return jnp.argsort(noisy, axis=-1, descending=True)[..., :count]
 
 
 def view_centroids(

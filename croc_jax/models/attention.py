@@ -4,6 +4,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 
@@ -33,6 +34,7 @@ def attend(
 
     scaled = queries * (1 / math.sqrt(width))
     scores = jnp.einsum("bnd,bmd->bnm", by_head(scaled), by_head(keys), preferred_element_type=jnp.float32)
+    scores = checkpoint_name(scores, "scores")
     weights = jnp.exp(scores - jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True)))
     total = jnp.sum(weights, axis=-1, keepdims=True)
     mixed = jnp.einsum(

@@ -7,12 +7,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from croc_jax.models.attention import attend
 
 LAYER_NORM_EPSILON = 1e-6
+# What a block keeps for its backward pass: results of matrix products. All else is computed anew, which is faster than
+# to write it out and read it back, and halves the memory.
+KEPT = ("qkv", "scores", "mixed", "middle", "hidden")
 truncated_normal = nn.initializers.truncated_normal(stddev=0.02, lower=-100.0, upper=100.0)
 
 
@@ -111,7 +115,9 @@ class VisionTransformer(nn.Module):
             layer_params, rate, key = layer
             return block.apply({"params": layer_params}, tokens, DropPath(rate, key) if drop_path else None)  # pyright: ignore
 
-        run = jax.checkpoint(run) if self.remat else run
+        policy = None if self.remat else jax.checkpoint_policies.save_only_these_names(*KEPT)
+        # The scan already keeps both passes apart.
+        run = jax.checkpoint(run, policy=policy, prevent_cse=False)
         if self.depth > 1:
             stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params[:-1])
             layers = (stacked, rates[:-1], keys[:-1] if drop_path else None)
@@ -173,10 +179,10 @@ class Block(nn.Module):
         update, qkv = Attention(self.num_heads, self.dtype, self.attention, name="attention")(
             layer_norm(self.dtype, "norm_1")(tokens)
         )
-        tokens += drop_path(update, 0) if drop_path else update
+        tokens = checkpoint_name(tokens + (drop_path(update, 0) if drop_path else update), "middle")
         # Flat rows keep XLA on CPU from computing the activation anew inside each matrix product.
         rows = layer_norm(self.dtype, "norm_2")(tokens).reshape(-1, tokens.shape[-1])
-        hidden = dense(int(tokens.shape[-1] * self.mlp_ratio), self.dtype, "mlp_1")(rows)
+        hidden = checkpoint_name(dense(int(tokens.shape[-1] * self.mlp_ratio), self.dtype, "mlp_1")(rows), "hidden")
         update = dense(tokens.shape[-1], self.dtype, "mlp_2")(gelu(hidden)).reshape(tokens.shape)
         return tokens + (drop_path(update, 1) if drop_path else update), qkv
 
@@ -192,10 +198,10 @@ class Attention(nn.Module):
     def __call__(self, tokens: Float[Array, "b n d"]) -> tuple[Array, tuple[Array, Array, Array]]:
         """Returns the update, and the queries, keys and values `[b n h dh]`."""
         batch, count, width = tokens.shape
-        qkv = dense(3 * width, self.dtype, "qkv")(tokens)
+        qkv = checkpoint_name(dense(3 * width, self.dtype, "qkv")(tokens), "qkv")
         qkv = qkv.reshape(batch, count, 3, self.num_heads, width // self.num_heads)
         queries, keys, values = (qkv[:, :, i] for i in range(3))
-        update = attend(queries, keys, values, implementation=self.implementation)
+        update = checkpoint_name(attend(queries, keys, values, implementation=self.implementation), "mixed")
         update = dense(width, self.dtype, "projection")(update.reshape(batch, count, width))
         return update, (queries, keys, values)
 

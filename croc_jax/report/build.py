@@ -1,29 +1,40 @@
 """The report of one pre-training run."""
 
+import datetime
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from croc_jax.data.sources import FolderSource
+from croc_jax.data.sources import FolderSource, ImageSource
+from croc_jax.data.views import decode
 from croc_jax.evaluation.backbones import FrozenBackbone, trained_backbone
-from croc_jax.report.exploration import Exploration, explore
+from croc_jax.report.exploration import Exploration, explore, overlap
 from croc_jax.report.figures import (
+    Rows,
     plot_clusters,
+    plot_entropies,
     plot_losses,
+    plot_mean_num_clusters,
     plot_merging,
     plot_num_clusters,
     plot_scores,
-    plot_training,
 )
-from croc_jax.report.html import Fact, Section, write_page
+from croc_jax.report.html import Fact, Picture, Section, write_page
 from croc_jax.training.config import flatten, recipe_to_dict
 
 NUM_IMAGES = 64
+NUM_CANDIDATES = 24
 NUM_PAIRS = 4
 NUM_MERGINGS = 2
+NUM_MERGING_HEADS = 3
+# A pair that neither repeats nor misses the other is the most telling.
+BEST_OVERLAP = 0.6
+# Below so many patches a side, clusters are drawn on crops of twice the size.
+COARSE_GRID = 14
 
 
 class Scores(NamedTuple):
@@ -31,6 +42,14 @@ class Scores(NamedTuple):
 
     before: Mapping[str, Any]
     after: Mapping[str, Any]
+
+
+class Gallery(NamedTuple):
+    """Pairs of crops worth showing, and where their images are."""
+
+    source: ImageSource
+    pairs: Exploration
+    order: list[int]
 
 
 def build_report(workdir: Path, *, scores: Scores | None = None) -> Path:
@@ -46,27 +65,33 @@ def build_report(workdir: Path, *, scores: Scores | None = None) -> Path:
     """
     rows = read_metrics(workdir / "metrics.jsonl")
     backbone = trained_backbone(workdir)
-    source = FolderSource(backbone.recipe.data.folders)
-    inside = explore(backbone.module, backbone.params, backbone.recipe, source, num_images=NUM_IMAGES)
+    recipe = backbone.recipe
+    source = FolderSource(recipe.data.folders)
+    typical = explore(backbone.module, backbone.params, recipe, source, num_images=NUM_IMAGES)
     file = workdir / "report.html"
     write_page(
         file,
         title="CrOC learns from unlabeled images",
         lead=describe(backbone, len(source)),
-        facts=collect_facts(rows, inside, scores),
-        sections=collect_sections(rows, backbone, inside, scores),
-        settings=flatten(recipe_to_dict(backbone.recipe)),
+        facts=collect_facts(rows, typical, scores, batch_size=recipe.schedule.batch_size),
+        sections=[
+            *([_scores_section(scores)] if scores else []),
+            *_gallery_sections(_open_gallery(backbone, source)),
+            _training_section(rows, typical, backbone),
+        ],
+        settings=flatten(recipe_to_dict(recipe)),
     )
     return file
 
 
 def read_metrics(file: Path) -> list[dict[str, float]]:
-    """Returns the rows of a metrics.jsonl.
+    """Returns the rows of a metrics.jsonl; what is null there is NaN here.
 
     Raises:
         ValueError: if there are none.
     """
-    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    rows = [{name: math.nan if value is None else value for name, value in json.loads(line).items()} for line in lines]
     if not rows:
         raise ValueError(f"{file} holds no metrics: train first (launch/pretrain.py)")
     return rows
@@ -78,85 +103,149 @@ def describe(backbone: FrozenBackbone, num_images: int) -> str:
     size = recipe.data.views.crop_size
     return (
         f"A vision transformer of {module.depth} blocks, {module.width} features and {module.num_heads} heads "
-        f"(patch {module.patch_size}) saw {num_images:,} images without labels, as pairs of {size} x {size} crops, "
-        f"for {recipe.schedule.epochs} epochs ({backbone.step:,} steps of {recipe.schedule.batch_size} images). "
-        "Pictures below show its teacher."
+        f"(patches of {module.patch_size} x {module.patch_size} pixels) saw {num_images:,} images without a single "
+        f"label, as pairs of {size} x {size} crops, for {recipe.schedule.epochs} epochs: {backbone.step:,} steps of "
+        f"{recipe.schedule.batch_size} images. The pictures show its teacher, the slowly moving average that training "
+        "learns from and leaves behind."
     )
 
 
-def collect_facts(rows: list[dict[str, float]], inside: Exploration, scores: Scores | None) -> list[Fact]:
-    """Returns the numbers to read first."""
-    speed = float(np.median([row["images_per_sec"] for row in rows[1:] or rows]))
+def collect_facts(rows: Rows, typical: Exploration, scores: Scores | None, *, batch_size: int) -> list[Fact]:
+    """Returns the numbers to read first.
+
+    Args:
+        rows: of metrics.jsonl.
+        typical: pairs of crops as in training.
+        scores: of linear segmentation, if any.
+        batch_size: images a step.
+    """
     facts = [
-        Fact(f"{rows[-1]['loss']:.2f}", f"loss at the end, from {rows[0]['loss']:.2f}"),
-        Fact(f"{inside.num_clusters.mean():.1f}", "clusters a pair and head, on average"),
-        Fact(f"{100 * inside.valid.sum() / inside.num_clusters.sum():.0f}%", "of clusters lie in both views"),
-        Fact(f"{speed:.0f}", "images/s while training"),
+        Fact(_duration(training_seconds(rows, batch_size)), "of training"),
+        Fact(f"{np.median([row['images_per_sec'] for row in rows]):.0f}", "images a second"),
+        Fact(f"{typical.num_clusters.mean():.1f}", "clusters in a pair of crops, on average"),
+        Fact(f"{100 * typical.valid.sum() / typical.num_clusters.sum():.0f}%", "of clusters lie in both crops"),
     ]
     if scores:
         before, after = scores.before["miou"], scores.after["miou"]
-        gain = Fact(f"{before:.1f} → {after:.1f}", "linear mIoU (%), random weights → pre-trained")
-        facts.insert(0, gain)
+        facts.insert(0, Fact(f"{before:.1f} → {after:.1f}", "segmentation mIoU, before → after (%)"))
     return facts
 
 
-def collect_sections(
-    rows: list[dict[str, float]], backbone: FrozenBackbone, inside: Exploration, scores: Scores | None
-) -> list[Section]:
-    """Returns the sections of the page."""
-    k_start = backbone.recipe.clustering.k_start
-    sections = [
-        Section(
-            "Clusters in pairs of crops", CLUSTERS_TEXT, [_pair(inside, index) for index in _spread(inside, NUM_PAIRS)]
-        ),
-        Section(
-            f"Merging from {k_start} clusters to 2",
-            MERGING_TEXT,
-            [_merging(inside, index) for index in _spread(inside, NUM_MERGINGS)],
-        ),
-        Section("How many clusters", NUM_CLUSTERS_TEXT, [plot_num_clusters(inside.num_clusters, k_start)]),
-        Section("Training", TRAINING_TEXT, [plot_losses(rows), plot_training(rows)]),
-    ]
-    if scores:
-        means = (scores.before["miou"], scores.after["miou"])
-        figure = plot_scores(scores.before["class_iou"], scores.after["class_iou"], means)
-        sections.insert(0, Section("What the features know", SCORES_TEXT, [figure]))
-    return sections
+def training_seconds(rows: Rows, batch_size: int) -> float:
+    """Returns the time that the logged steps took, whatever happened between two runs.
+
+    Args:
+        rows: of metrics.jsonl.
+        batch_size: images a step.
+    """
+    steps = np.diff([0, *(row["step"] for row in rows)])
+    return float(np.sum(steps * batch_size / [row["images_per_sec"] for row in rows]))
 
 
-def _spread(inside: Exploration, count: int) -> list[int]:
-    total = len(inside.views)
-    return sorted({int(index) for index in np.linspace(0, total - 1, min(count, total))})
+def _duration(seconds: float) -> str:
+    if seconds < 3600:
+        return f"{seconds / 60:.1f} min"
+    return str(datetime.timedelta(minutes=round(seconds / 60))).removesuffix(":00") + " h"
 
 
-def _pair(inside: Exploration, index: int) -> Any:
-    return plot_clusters(inside.views[index], inside.labels[:, index], inside.valid[index], inside.grid)
-
-
-def _merging(inside: Exploration, index: int) -> Any:
-    """The merging in the head whose clusters are most."""
-    head = int(inside.num_clusters[index].argmax())
-    chosen = int(inside.num_clusters[index, head])
-    return plot_merging(
-        inside.views[index], inside.merging[:, :, index, head], inside.costs[index, head], chosen, inside.grid
+def _scores_section(scores: Scores) -> Section:
+    figure = plot_scores(
+        scores.before["class_iou"], scores.after["class_iou"], (scores.before["miou"], scores.after["miou"])
     )
+    return Section("What the features know", SCORES_TEXT, [Picture(figure)])
+
+
+def _open_gallery(backbone: FrozenBackbone, source: ImageSource) -> Gallery:
+    recipe, size = backbone.recipe, backbone.recipe.data.views.crop_size
+    coarse = size // recipe.backbone.patch_size < COARSE_GRID
+    pairs = explore(
+        backbone.module,
+        backbone.params,
+        recipe,
+        source,
+        num_images=NUM_CANDIDATES,
+        crop_size=2 * size if coarse else size,
+    )
+    order = np.abs(overlap(pairs.boxes) - BEST_OVERLAP).argsort(kind="stable")
+    return Gallery(source, pairs, order.tolist())
+
+
+def _gallery_sections(gallery: Gallery) -> list[Section]:
+    pairs = gallery.pairs
+    size, rounds = pairs.views.shape[2], pairs.costs.shape[-1]
+    return [
+        Section(
+            "What it sees: clusters across two crops",
+            CLUSTERS_TEXT.format(rows=pairs.grid[0], columns=pairs.grid[1], size=size),
+            [_pair(gallery, index) for index in gallery.order[:NUM_PAIRS]],
+        ),
+        Section(
+            f"How it gets there: merging from {rounds + 1} clusters to 2",
+            MERGING_TEXT,
+            [_merging(gallery, index) for index in gallery.order[:NUM_MERGINGS]],
+        ),
+    ]
+
+
+def _pair(gallery: Gallery, index: int) -> Picture:
+    pairs, image = gallery.pairs, int(gallery.pairs.indices[index])
+    scene = (decode(gallery.source[image]), pairs.boxes[index])
+    figure = plot_clusters(pairs.views[index], pairs.labels[:, index], pairs.valid[index], pairs.grid, scene=scene)
+    return Picture(figure, Path(gallery.source.name(image)).name)
+
+
+def _merging(gallery: Gallery, index: int) -> Picture:
+    pairs = gallery.pairs
+    heads = np.arange(pairs.num_clusters.shape[1])[:NUM_MERGING_HEADS]
+    figure = plot_merging(
+        pairs.views[index],
+        pairs.merging[:, :, index, heads],
+        pairs.costs[index, heads],
+        pairs.num_clusters[index, heads],
+        pairs.grid,
+    )
+    return Picture(figure, Path(gallery.source.name(int(pairs.indices[index]))).name)
+
+
+def _training_section(rows: Rows, typical: Exploration, backbone: FrozenBackbone) -> Section:
+    head, k_start = backbone.recipe.head, backbone.recipe.clustering.k_start
+    pictures = [
+        Picture(plot_losses(rows), LOSSES_TEXT),
+        Picture(plot_entropies(rows, num_prototypes=(head.num_prototypes, head.num_prototypes_dense)), ENTROPIES_TEXT),
+        Picture(plot_num_clusters(typical.num_clusters, k_start=k_start), NUM_CLUSTERS_TEXT),
+    ]
+    if any(row["num_clusters"] for row in rows):
+        pictures.append(Picture(plot_mean_num_clusters(rows, k_start=k_start), MEAN_TEXT))
+    return Section("How training went", TRAINING_TEXT, pictures)
 
 
 SCORES_TEXT = (
-    "A single linear layer reads object classes from the frozen patch features, once with the random weights that "
-    "training starts from and once with the trained teacher. Scored on images that neither saw."
+    "The transformer is frozen, and a single linear layer learns to name the class of every pixel from its patch "
+    "features: once with the random weights that training started from, once with the trained ones. Whatever the "
+    "difference is, training found it without labels. Scored on images that neither has seen; 100% would be perfect."
 )
 CLUSTERS_TEXT = (
-    "Two random crops of one image are clustered together, once for each attention head. The same color in both "
-    "views is the same cluster: this is what training pulls together. Gray clusters lie in one view only, and are "
-    "left out."
+    "Two random crops of an image (framed) are cut into patches, and all patches of both are clustered together, once "
+    "for each attention head. The same color in both views is the same cluster: training asks that the two views of "
+    "each cluster look alike to the network. Hatched gray marks clusters that only one view shows; they are left out. "
+    "Drawn on {rows} x {columns} patches ({size} pixels)."
 )
 MERGING_TEXT = (
-    "The clustering starts from tokens drawn at random and merges the two most similar clusters, round after round. "
-    "The round with the least transport cost is chosen (framed)."
+    "The clustering starts from patches drawn at random and, round after round, merges the two clusters whose "
+    "centers agree most, until two are left. Each round has a transport cost: how badly its clusters fit the patches. "
+    "The cheapest round is kept (framed above, ringed below), so every image and head has its own number of clusters."
 )
-NUM_CLUSTERS_TEXT = "The number of clusters is chosen for each image and head; it is not a setting."
 TRAINING_TEXT = (
-    "The dense loss compares clusters across views, the global loss whole images. An entropy that falls to zero "
-    "would mean that the teacher gives the same answer for everything."
+    "Student and teacher see the same crops in different colors, and the student learns to give the teacher's answer "
+    "for the other view: for the image as a whole, and for each cluster."
 )
+LOSSES_TEXT = (
+    "Cross-entropy between the answers of student and teacher. The teacher changes too, so a loss that rises while "
+    "the teacher grows less certain is no bad sign."
+)
+ENTROPIES_TEXT = (
+    "How undecided the teacher is. At zero it would be sure of one answer every time; at the dotted line it would "
+    "not prefer any. A run that sits at either end has collapsed: healthy ones stay in between."
+)
+NUM_CLUSTERS_TEXT = "K is chosen for each image and each head; it is not a setting. Crops as in training."
+MEAN_TEXT = "The mean over all images and heads of a step; the dotted line is the number that merging starts from."

@@ -6,109 +6,120 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from croc_jax.report.style import BLUE, GREEN, INK, MUTED, ORANGE, PURPLE, cluster_color, figure_style
+from croc_jax.report.overlay import enlarge, overlay
+from croc_jax.report.style import BLUE, GREEN, GRID, INK, MUTED, NEUTRAL, ORANGE, PALE, cluster_color, figure_style
 
 Rows = Sequence[Mapping[str, float]]
-CELL = 224
+VIEW_COLORS = (BLUE, ORANGE)
+SMALL = (4.6, 2.9)
 
 
 def plot_losses(rows: Rows) -> Figure:
-    """Returns the total, dense and global loss over the steps.
+    """Returns the total, dense and global loss over the steps, smoothed, with the noise behind.
 
     Args:
         rows: of metrics.jsonl.
     """
+    curves = (("loss", "total", INK), ("loss_dense", "clusters", BLUE), ("loss_global", "whole image", ORANGE))
     with figure_style():
-        figure = Figure(figsize=(8.2, 3.0), layout="constrained")
-        axes = figure.subplots()
-        steps = [row["step"] for row in rows]
-        curves = (
-            ("loss", "total", INK),
-            ("loss_dense", "dense (clusters)", BLUE),
-            ("loss_global", "global ([CLS])", ORANGE),
-        )
+        figure, axes = _chart("Loss (nats)")
         for key, name, color in curves:
-            values = [row[key] for row in rows]
-            if any(values):
-                axes.plot(steps, values, color=color, linewidth=1.8, label=name)
-        axes.set(xlabel="step", ylabel="cross-entropy (nats)", title="Loss")
-        axes.legend(ncols=3, loc="upper right")
+            if any(row[key] for row in rows):
+                _curve(axes, rows, key, name=name, color=color)
+        axes.set_ylim(bottom=0)
+        axes.legend(ncols=3, loc="lower right")
         return figure
 
 
-def plot_training(rows: Rows) -> Figure:
-    """Returns teacher entropies, the mean K, and the learning rate over the steps.
+def plot_entropies(rows: Rows, *, num_prototypes: tuple[int, int]) -> Figure:
+    """Returns the entropy of the teacher's answers over the steps, below the entropy of no answer at all.
 
     Args:
         rows: of metrics.jsonl.
+        num_prototypes: of the whole image's and of the clusters' head.
     """
+    curves = (("teacher_entropy", "whole image", ORANGE), ("teacher_entropy_c", "clusters", BLUE))
     with figure_style():
-        figure = Figure(figsize=(8.2, 2.5), layout="constrained")
-        left, middle, right = figure.subplots(1, 3)
-        steps = [row["step"] for row in rows]
-        left.plot(steps, [row["teacher_entropy"] for row in rows], color=ORANGE, label="[CLS]")
-        left.plot(steps, [row["teacher_entropy_c"] for row in rows], color=BLUE, label="clusters")
-        left.set(title="Teacher entropy (nats)", xlabel="step")
-        left.set_ylim(bottom=0)
-        left.legend()
-        middle.plot(steps, [row["num_clusters"] for row in rows], color=GREEN)
-        middle.set(title="Mean K", xlabel="step")
-        right.plot(steps, [row["lr"] for row in rows], color=PURPLE)
-        right.set(title="Learning rate", xlabel="step")
-        for axes in (left, middle, right):
-            axes.xaxis.set_major_locator(MaxNLocator(4))
+        figure, axes = _chart("Entropy of the teacher (nats)")
+        for (key, name, color), prototypes in zip(curves, num_prototypes, strict=True):
+            if any(row[key] for row in rows):
+                _curve(axes, rows, key, name=name, color=color)
+                axes.axhline(np.log(prototypes), color=color, linestyle=(0, (2, 3)), linewidth=1)
+        axes.set_ylim(bottom=0)
+        axes.legend(ncols=2, loc="lower right")
         return figure
 
 
-def plot_num_clusters(num_clusters: Int[np.ndarray, "b h"], k_start: int) -> Figure:
-    """Returns, for each head, how often each K was chosen.
+def plot_mean_num_clusters(rows: Rows, *, k_start: int) -> Figure:
+    """Returns the mean number of clusters over the steps.
+
+    Args:
+        rows: of metrics.jsonl.
+        k_start: the largest there could be.
+    """
+    with figure_style():
+        figure, axes = _chart("Mean number of clusters K")
+        _curve(axes, rows, "num_clusters", name="mean K", color=GREEN)
+        axes.axhline(k_start, color=MUTED, linestyle=(0, (2, 3)), linewidth=1)
+        axes.set_ylim(0, k_start + 1)
+        axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
+        return figure
+
+
+def plot_num_clusters(num_clusters: Int[np.ndarray, "b h"], *, k_start: int) -> Figure:
+    """Returns how often each K was chosen, the heads stacked.
 
     Args:
         num_clusters: K of each image and head.
         k_start: the largest K there could be.
     """
     with figure_style():
-        figure = Figure(figsize=(8.2, 2.6), layout="constrained")
+        figure = Figure(figsize=SMALL, layout="constrained")
         axes = figure.subplots()
         heads, values = num_clusters.shape[1], np.arange(2, k_start + 1)
+        below = np.zeros(len(values))
         for head in range(heads):
-            share = [100 * np.mean(num_clusters[:, head] == k) for k in values]
-            place = values + (head - (heads - 1) / 2) * 0.8 / heads
-            axes.bar(place, share, width=0.8 / heads, color=cluster_color(head), label=f"head {head + 1}")
-        axes.set(title="Clusters chosen for an image", xlabel="K", ylabel="% of images", xticks=values)
+            share = 100 * np.mean(num_clusters[:, head, None] == values, axis=0) / heads
+            axes.bar(values, share, bottom=below, width=0.8, color=cluster_color(head), label=f"head {head + 1}")
+            below += share
+        axes.set(title="How often each K is chosen (%)", xlabel="K", xticks=values)
         axes.grid(axis="x", visible=False)
-        axes.legend(ncols=heads, loc="upper left")
+        axes.legend(loc="upper left")
         return figure
 
 
 def plot_scores(
     before: Mapping[str, float | None], after: Mapping[str, float | None], miou: tuple[float, float]
 ) -> Figure:
-    """Returns the IoU of each class with random and with trained features, beside the means.
+    """Returns the IoU of each class with random and with trained features, below the means.
 
     Args:
-        before: IoU in percent by class name; None for an absent class.
+        before: IoU in percent by class name; None for an absent class, which is left out.
         after: alike.
         miou: means before and after.
     """
+    names = [name for name in before if before[name] is not None and after.get(name) is not None]
     with figure_style():
-        names = ["mean", *before]
-        figure = Figure(figsize=(8.2, 0.34 * len(names) + 0.9), layout="constrained")
+        figure = Figure(figsize=(5.6, 0.4 * len(names) + 1.4), layout="constrained")
         axes = figure.subplots()
-        places = np.arange(len(names))[::-1]
+        places = np.array([len(names) + 0.6, *range(len(names))[::-1]])
         for values, mean, color, name, shift in (
-            (before, miou[0], "#b6c0cc", "random weights", 0.19),
+            (before, miou[0], PALE, "random weights", 0.19),
             (after, miou[1], BLUE, "after pre-training", -0.19),
         ):
-            heights = [mean, *(value or 0.0 for value in values.values())]
+            heights = [mean, *(values[name] or 0.0 for name in names)]
             bars = axes.barh(places + shift, heights, height=0.36, color=color, label=name)
             axes.bar_label(bars, fmt="%.1f", padding=3, color=MUTED, fontsize=8)
-        axes.set(title="Linear segmentation of frozen features: IoU (%)", yticks=places, yticklabels=names)
+        axes.set(title="Intersection over union (%)", yticks=places, yticklabels=["mean", *names])
+        axes.get_yticklabels()[0].set(fontweight="bold", color=INK)
+        axes.margins(x=0.1, y=0.01)
         axes.grid(axis="y", visible=False)
-        axes.legend(loc="lower right")
+        figure.legend(ncols=2, loc="outside lower center")
         return figure
 
 
@@ -117,116 +128,138 @@ def plot_clusters(
     labels: Int[np.ndarray, "v h n"],
     valid: Bool[np.ndarray, "h k"],
     grid: tuple[int, int],
+    *,
+    scene: tuple[UInt8[np.ndarray, "S T 3"], Float[np.ndarray, "v 5"]] | None = None,
 ) -> Figure:
-    """Returns both crops of an image, and below them each head's clusters drawn over them.
+    """Returns both crops of an image, and beside them each head's clusters drawn over them.
 
-    A cluster has one color in both views; one that only one view shows is gray.
+    A cluster has one color in both views; one that only one view shows is hatched in gray.
 
     Args:
         views: the crops.
         labels: each token's cluster.
         valid: clusters that both views show.
         grid: rows and columns of patches.
+        scene: the image and the boxes of its crops, to show where they come from.
     """
-    with figure_style():
-        heads = labels.shape[1]
-        figure = Figure(figsize=(1.55 * (heads + 1), 3.25), layout="constrained")
-        cells = figure.subplots(2, heads + 1, squeeze=False)
+    heads, tile = labels.shape[1], 1.5
+    widths = [2.0] * (scene is not None) + [1.0] * (heads + 1)
+    with figure_style(ink=NEUTRAL, soft=NEUTRAL):
+        figure = Figure(figsize=(tile * sum(widths), 2 * tile + 0.35), layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.02, h_pad=0.04)  # pyright: ignore
+        layout = figure.add_gridspec(2, len(widths), width_ratios=widths)
+        first = len(widths) - heads - 1
+        if scene is not None:
+            _show_scene(figure.add_subplot(layout[:, 0]), *scene)
         for view in range(2):
-            _show(cells[view, 0], _enlarge(views[view]), title="crops" if view == 0 else None)
-            cells[view, 0].set_ylabel(f"view {view + 1}")
+            _show(figure.add_subplot(layout[view, first]), enlarge(views[view]), f"view {view + 1}", VIEW_COLORS[view])
             for head in range(heads):
                 picture = overlay(views[view], labels[view, head], grid, valid=valid[head])
-                title = f"head {head + 1}: {int(valid[head].sum())} shared" if view == 0 else None
-                _show(cells[view, head + 1], picture, title=title)
+                title = f"head {head + 1}: {int(valid[head].sum())} shared" if view == 0 else ""
+                _show(figure.add_subplot(layout[view, first + 1 + head]), picture, title)
         return figure
 
 
 def plot_merging(
     views: UInt8[np.ndarray, "v H W 3"],
-    merging: Int[np.ndarray, "rounds v n"],
-    costs: Float[np.ndarray, " rounds"],
-    chosen: int,
+    merging: Int[np.ndarray, "rounds v h n"],
+    costs: Float[np.ndarray, "h rounds"],
+    num_clusters: Int[np.ndarray, " h"],
     grid: tuple[int, int],
 ) -> Figure:
-    """Returns one head's clusters at every round from K_start to 2, above the transport cost.
+    """Returns some heads' clusters at every round from K_start to 2, above their transport costs.
 
-    Like the paper's Figure 3; the round that is chosen is framed.
+    Like the paper's Figure 3: a row for each head (of two, one a view), a column for each round.
+    The round that is chosen is framed.
 
     Args:
         views: the crops.
         merging: each token's cluster in every round.
         costs: of the rounds.
-        chosen: K of the chosen round.
+        num_clusters: K of the chosen round.
         grid: rows and columns of patches.
     """
-    rounds = len(costs)
-    with figure_style():
-        figure = Figure(figsize=(max(8.2, 0.86 * rounds), 3.5), layout="constrained")
-        layout = figure.add_gridspec(3, rounds, height_ratios=(1, 1, 0.9))
-        for index in range(rounds):
-            num_clusters = rounds + 1 - index
-            for view in range(2):
-                cell = figure.add_subplot(layout[view, index])
-                _show(
-                    cell,
-                    overlay(views[view], merging[index, view], grid),
-                    title=f"K = {num_clusters}" if view == 0 else None,
-                )
-                if num_clusters == chosen:
-                    _frame(cell)
-        axes = figure.add_subplot(layout[2, :])
-        ks = np.arange(rounds + 1, 1, -1)
-        axes.plot(ks, costs, color=INK, marker="o", markersize=4)
-        axes.plot(chosen, costs[rounds + 1 - chosen], marker="o", markersize=9, color=ORANGE)
-        axes.set(xlim=(rounds + 1.5, 1.5), xticks=ks, xlabel="K", ylabel="cost $d_c$")
+    heads, rounds = costs.shape
+    ks = np.arange(rounds + 1, 1, -1)
+    with figure_style(ink=NEUTRAL, soft=NEUTRAL):
+        figure = Figure(figsize=(0.92 * rounds, 2 * 0.96 * heads + 1.7), layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02)  # pyright: ignore
+        layout = figure.add_gridspec(2 * heads + 1, rounds, height_ratios=[*[1.0] * (2 * heads), 1.5])
+        for head in range(heads):
+            for index, k in enumerate(ks):
+                for view in range(2):
+                    cell = figure.add_subplot(layout[2 * head + view, index])
+                    picture = overlay(views[view], merging[index, view, head], grid)
+                    frame = _head_color(head) if k == num_clusters[head] else None
+                    _show(cell, picture, f"K = {k}" if head == view == 0 else "", frame)
+                    if index == 0:
+                        cell.set_ylabel(f"head {head + 1}\nview {view + 1}", fontsize=7.5)
+        _plot_costs(figure.add_subplot(layout[-1, :]), costs, num_clusters, ks)
         return figure
 
 
-def overlay(
-    image: UInt8[np.ndarray, "H W 3"],
-    labels: Int[np.ndarray, " n"],
-    grid: tuple[int, int],
-    *,
-    valid: Bool[np.ndarray, " k"] | None = None,
-    opacity: float = 0.58,
-) -> UInt8[np.ndarray, "S S 3"]:
-    """Returns an enlarged image with its patches tinted by cluster, and lines between clusters.
-
-    Args:
-        image: a crop.
-        labels: the cluster of each patch.
-        grid: rows and columns of patches.
-        valid: clusters with a color of their own; the others are gray. All by default.
-        opacity: of the tint.
-    """
-    large = _enlarge(image).astype(np.float32)
-    side = np.arange(CELL)
-    patches = labels.reshape(grid)[(side * grid[0] // CELL)[:, None], side * grid[1] // CELL]
-    count = int(labels.max()) + 1
-    colors = np.stack([255 * cluster_color(index) for index in range(count)])
-    if valid is not None:
-        colors[~valid[:count]] = 120.0
-    tinted = (1 - opacity) * large + opacity * colors[patches]
-    edges = np.zeros(patches.shape, bool)
-    edges[1:] |= patches[1:] != patches[:-1]
-    edges[:, 1:] |= patches[:, 1:] != patches[:, :-1]
-    tinted[edges] = 255
-    return tinted.round().astype(np.uint8)
+def _plot_costs(axes: Axes, costs: np.ndarray, num_clusters: np.ndarray, ks: np.ndarray) -> None:
+    for head, (cost, chosen) in enumerate(zip(costs, num_clusters, strict=True)):
+        color = _head_color(head)
+        axes.plot(ks, cost, color=color, linewidth=1.6, marker="o", markersize=3, label=f"head {head + 1}")
+        axes.plot(chosen, cost[ks == chosen], color=color, marker="o", markersize=9, fillstyle="none", mew=2)
+    # Each K stands below its column of pictures.
+    axes.set(xlim=(ks[0] + 0.5, ks[-1] - 0.5), xticks=ks, xlabel="number of clusters K", ylabel="cost $d_c$")
+    axes.margins(y=0.2)
+    axes.grid(color=NEUTRAL, alpha=0.25)
+    axes.spines[:].set_color(NEUTRAL)
+    axes.legend(ncols=len(costs), loc="upper left")
 
 
-def _enlarge(image: np.ndarray) -> np.ndarray:
-    return np.asarray(Image.fromarray(image).resize((CELL, CELL), Image.Resampling.BICUBIC))
+def _head_color(head: int) -> str:
+    return (BLUE, ORANGE, GREEN)[head % 3]
 
 
-def _show(axes: Axes, image: np.ndarray, *, title: str | None) -> None:
-    axes.imshow(image)
+def _chart(title: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=SMALL, layout="constrained")
+    axes = figure.subplots()
+    axes.set(title=title, xlabel="step")
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    return figure, axes
+
+
+def _curve(axes: Axes, rows: Rows, key: str, *, name: str, color: str) -> None:
+    """Draws a running mean over a 25th of the run, and what it averages in pale."""
+    steps, values = ([row[field] for row in rows] for field in ("step", key))
+    window = np.ones(max(1, len(rows) // 25))
+    mean = np.convolve(values, window, "same") / np.convolve(np.ones(len(rows)), window, "same")
+    axes.plot(steps, values, color=color, linewidth=0.8, alpha=0.25)
+    axes.plot(steps, mean, color=color, linewidth=1.9, label=name)
+
+
+def _show_scene(axes: Axes, image: np.ndarray, boxes: np.ndarray) -> None:
+    """Shows a whole image, and where the two views come from."""
+    height, width = image.shape[:2]
+    small = Image.fromarray(image)
+    small.thumbnail((640, 640))
+    _show(axes, np.asarray(small), "image")
+    # Boxes are in pixels of the original.
+    axes.images[0].set_extent((-0.5, width - 0.5, height - 0.5, -0.5))
+    axes.set_anchor("N")
+    for view, (top, left, rows, columns, flip) in enumerate(boxes):
+        frame = Rectangle((left, top), columns, rows, fill=False, edgecolor=VIEW_COLORS[view], linewidth=2)
+        frame.set_path_effects([withStroke(linewidth=3.5, foreground="white")])
+        axes.add_patch(frame)
+        axes.annotate(
+            f"{view + 1} (mirrored)" if flip else f"{view + 1}",
+            (left, top + rows if view else top),
+            xytext=(5, 5 if view else -5),
+            textcoords="offset points",
+            va="bottom" if view else "top",
+            color="white",
+            fontsize=7,
+            bbox={"boxstyle": "round,pad=0.25", "facecolor": VIEW_COLORS[view], "edgecolor": "none"},
+        )
+
+
+def _show(axes: Axes, image: np.ndarray, title: str, frame: str | None = None) -> None:
+    axes.imshow(image, interpolation="lanczos")
     axes.set(xticks=[], yticks=[])
-    axes.spines[:].set_visible(False)
     axes.grid(visible=False)
-    if title:
-        axes.set_title(title, fontsize=8.5, loc="center")
-
-
-def _frame(axes: Axes) -> None:
-    axes.spines[:].set(visible=True, color=ORANGE, linewidth=3)
+    axes.spines[:].set(visible=frame is not None, color=frame or GRID, linewidth=2.5)
+    axes.set_title(title, fontsize=8.5, loc="center")

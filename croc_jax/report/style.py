@@ -10,26 +10,34 @@ import numpy as np
 from jaxtyping import Float
 
 INK, MUTED, GRID = "#1f2933", "#6b7785", "#e3e8ee"
-BLUE, ORANGE, GREEN, PURPLE = "#2f6fde", "#e8833a", "#2a9d7f", "#8a5bd1"
+# Text beside photos: legible on a white page and on a dark one.
+NEUTRAL = "#7f8a96"
+BLUE, ORANGE, GREEN, PALE = "#2f6fde", "#e8833a", "#2a9d7f", "#a9b5c2"
 
-# Told apart by people with any color vision; light and dark alternate.
+# Okabe and Ito's colors, then Paul Tol's muted ones: chosen to be told apart with any color vision.
+# No gray among them, which means that a cluster is left out.
 CLUSTER_COLORS = (
-    "#3b82f6", "#f59e0b", "#10b981", "#ec4899", "#facc15", "#6366f1", "#f97316", "#22d3ee",
-    "#a3e635", "#a855f7", "#ef4444", "#64748b", "#fde68a", "#0f766e", "#fbcfe8", "#7c2d12",
+    "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#332288",
+    "#44aa99", "#882255", "#ddcc77", "#117733", "#aa4499", "#88ccee", "#cc6677", "#999933",
 )  # fmt: skip
 
 
 @contextlib.contextmanager
-def figure_style() -> Iterator[None]:
-    """Draws without a display, on white, with quiet axes."""
+def figure_style(*, ink: str = INK, soft: str = MUTED) -> Iterator[None]:
+    """Draws on white, with quiet axes.
+
+    Args:
+        ink: color of titles.
+        soft: color of labels and ticks.
+    """
     settings: Any = {
         "figure.facecolor": "white",
         "figure.dpi": 130,
         "font.family": "DejaVu Sans",
         "font.size": 9.5,
         "axes.edgecolor": GRID,
-        "axes.labelcolor": MUTED,
-        "axes.titlecolor": INK,
+        "axes.labelcolor": soft,
+        "axes.titlecolor": ink,
         "axes.titlesize": 10.5,
         "axes.titleweight": "bold",
         "axes.titlelocation": "left",
@@ -39,9 +47,11 @@ def figure_style() -> Iterator[None]:
         "axes.axisbelow": True,
         "grid.color": GRID,
         "grid.linewidth": 0.8,
-        "xtick.color": MUTED,
-        "ytick.color": MUTED,
+        "xtick.color": soft,
+        "ytick.color": soft,
+        "text.color": ink,
         "legend.frameon": False,
+        "legend.fontsize": 8.5,
     }
     with matplotlib.rc_context(settings):
         yield

@@ -7,14 +7,15 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from croc_jax.clustering import Clustering, cluster_views, patch_positions, view_centroids
 from croc_jax.data.photometric import augment
 from croc_jax.models import Features, patch_grid
-from croc_jax.objectives import DistillationSums, distill, update_center
+from croc_jax.objectives import DistillationSums, update_center
+from croc_jax.training.comparison import Teaching, compare_clusters, compare_images
 from croc_jax.training.config import Recipe
-from croc_jax.training.networks import Networks, cut, encode_views, make_networks
+from croc_jax.training.networks import encode_views, make_networks
 from croc_jax.training.sharding import batch_sharded, replicated
 from croc_jax.training.state import TrainState, make_recipe_optimizer, make_recipe_schedules
 
@@ -99,14 +100,14 @@ def make_update(recipe: Recipe, *, steps_per_epoch: int) -> Callable[..., tuple[
             student = encode_views(
                 networks.backbone, student_params["backbone"], views.images, slices=slices, drop_path_rng=drop_path_rng
             )
-            project = _Projection(networks, student_params["head"], state.teacher["head"], slices)
-            everything = jnp.ones(teacher.cls.shape[1], bool)
-            whole = project.compare("project_global", student.cls, teacher.cls, everything, state.center, temps)
+            head, teaching = student_params["head"], Teaching(state.teacher["head"], state.center, **temps)
+            whole = compare_images(networks.head, head, student.cls, teacher.cls, teaching, slices=slices)
             if located is None:
                 return whole.loss, (whole, _no_clusters(state.center_dense))
-            centroids = view_centroids(student.patches, student.cls, located.clustering.assignments)
-            valid = located.clustering.valid
-            parts = project.compare("project_dense", centroids, located.centroids, valid, state.center_dense, temps)
+            assignments, valid = located.clustering.assignments, located.clustering.valid
+            centroids = view_centroids(student.patches, student.cls, assignments)
+            teaching = teaching._replace(center=state.center_dense)
+            parts = compare_clusters(networks.head, head, centroids, located.centroids, valid, teaching, slices=slices)
             return objective.alpha * parts.loss + whole.loss, (whole, parts)
 
         (loss, (whole, parts)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.student)
@@ -165,40 +166,6 @@ def clustering_tokens(features: Features, kind: str) -> tuple[Float[Array, "v b 
         return features.patches[:, :, None], features.cls[:, :, None]
     tokens = getattr(features, kind)
     return tokens[..., 1:, :], tokens[..., 0, :]
-
-
-class _Projection(NamedTuple):
-    """Both heads, run over slices of the batch so that the logits of one slice exist at a time."""
-
-    networks: Networks
-    student_params: dict
-    teacher_params: dict
-    slices: int
-
-    def compare(
-        self,
-        method: str,
-        student: Float[Array, "v b *rest d"],
-        teacher: Float[Array, "v b *rest d"],
-        valid: Bool[Array, " b *rest"],
-        center: Float[Array, " p"],
-        temps: dict,
-    ) -> DistillationSums:
-        """Projects rows of both networks and returns means over the valid ones of the batch."""
-
-        def one_slice(student: Array, teacher: Array, valid: Array) -> DistillationSums:
-            # The batch axis leads in a slice, the view axis in the objective.
-            student, teacher = jnp.moveaxis(student, 1, 0), jnp.moveaxis(teacher, 1, 0)
-            student_logits = self.networks.head.apply({"params": self.student_params}, student, method=method)
-            teacher_logits = self.networks.head.apply({"params": self.teacher_params}, teacher, method=method)
-            return distill(student_logits, teacher_logits, valid, center, **temps)  # pyright: ignore
-
-        rows = (jnp.moveaxis(student, 0, 1), jnp.moveaxis(teacher, 0, 1), valid)
-        if self.slices == 1:
-            return one_slice(*rows).means()
-        rows = jax.tree.map(lambda array: cut(array, self.slices), rows)
-        sums = jax.lax.map(lambda args: jax.checkpoint(one_slice)(*args), rows)
-        return jax.tree.map(lambda total: jnp.sum(total, axis=0), sums).means()
 
 
 def _no_clusters(center: Array) -> DistillationSums:

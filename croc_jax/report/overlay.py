@@ -1,0 +1,55 @@
+"""Draws clusters over an image, pixel by pixel."""
+
+import numpy as np
+from jaxtyping import Bool, Int, UInt8
+from PIL import Image
+
+from croc_jax.report.style import cluster_color
+
+SIDE = 224
+_HATCH = 14
+_LUMA = np.array((0.299, 0.587, 0.114))
+# Darker photos would swallow the colors.
+_DARKEST = 60
+
+
+def overlay(
+    image: UInt8[np.ndarray, "H W 3"],
+    labels: Int[np.ndarray, " n"],
+    grid: tuple[int, int],
+    *,
+    valid: Bool[np.ndarray, " k"] | None = None,
+    opacity: float = 0.6,
+) -> UInt8[np.ndarray, "S S 3"]:
+    """Returns an enlarged gray image with its patches tinted by cluster, and white lines between clusters.
+
+    Args:
+        image: a crop.
+        labels: the cluster of each patch.
+        grid: rows and columns of patches.
+        valid: clusters with a color of their own; the others are hatched in gray. All by default.
+        opacity: of the tint.
+    """
+    gray = _DARKEST + (255 - _DARKEST) / 255 * (enlarge(image) @ _LUMA)
+    side = np.arange(SIDE)
+    clusters = labels.reshape(grid)[(side * grid[0] // SIDE)[:, None], side * grid[1] // SIDE]
+    colors = 255 * np.stack([cluster_color(index) for index in range(int(labels.max()) + 1)])
+    tinted = (1 - opacity) * gray[..., None] + opacity * colors[clusters]
+    if valid is not None:
+        hatched = np.where((side[:, None] + side) % _HATCH < _HATCH / 2, 0.75, 1.0) * gray
+        tinted = np.where(valid[clusters][..., None], tinted, hatched[..., None])
+    tinted[_borders(clusters)] = 255
+    return tinted.round().astype(np.uint8)
+
+
+def enlarge(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "S S 3"]:
+    """Returns an image at the size of all pictures."""
+    return np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+
+
+def _borders(clusters: np.ndarray) -> np.ndarray:
+    """Pixels whose neighbor above or to the left belongs to another cluster."""
+    borders = np.zeros(clusters.shape, bool)
+    borders[1:] |= clusters[1:] != clusters[:-1]
+    borders[:, 1:] |= clusters[:, 1:] != clusters[:, :-1]
+    return borders

@@ -20,7 +20,7 @@ from rich.console import Console
 from croc_jax.data.scenes import write_scenes
 from croc_jax.data.sources import FolderSource
 from croc_jax.report import Scores, build_report, read_metrics
-from croc_jax.training.config import recipe_from_dict
+from croc_jax.training.config import flatten, recipe_from_dict
 from croc_jax.training.workdir import CONFIG_NAME, WorkdirError, differing_fields, read_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -92,8 +92,8 @@ def make_plan(images: str, workdir: str) -> Plan:
 
 def scaled_epochs(num_images: int) -> dict[str, int]:
     """Returns the settings with which so many images take as many steps as the scenes do, or one epoch."""
-    settings, ratio = load_config_file(str(RECIPE)), NUM_SCENES / num_images
-    scaled = {name: round(ratio * float(settings.get_oneway_ref(name).get() or 0)) for name in EPOCHS}
+    settings, ratio = flatten(load_config_file(str(RECIPE)).to_dict()), NUM_SCENES / num_images
+    scaled = {name: round(ratio * settings[name]) for name in EPOCHS}
     return scaled | {"schedule.epochs": max(1, scaled["schedule.epochs"])}
 
 

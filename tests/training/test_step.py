@@ -1,6 +1,7 @@
 """The compiled step: devices, accumulation, compilation, types, and the baseline without clusters."""
 
 import dataclasses
+import re
 
 import jax
 import numpy as np
@@ -14,9 +15,9 @@ from croc_jax.training.step import make_train_step
 from tests.training.tiny import STEPS_PER_EPOCH, batches, tiny_recipe
 
 
-def train(recipe, num_devices, steps=5):
+def train(recipe, num_devices, steps=5, step=None):
     mesh = make_mesh(jax.devices()[:num_devices])
-    step = make_train_step(recipe, steps_per_epoch=STEPS_PER_EPOCH, mesh=mesh)
+    step = step or make_train_step(recipe, steps_per_epoch=STEPS_PER_EPOCH, mesh=mesh)
     state = jax.device_put(init_state(recipe, steps_per_epoch=STEPS_PER_EPOCH), replicated(mesh))
     history = []
     for batch in batches(steps):
@@ -34,12 +35,25 @@ def losses(history):
     return np.array([[metrics[name] for name in ("loss", "loss_dense", "loss_global")] for metrics in history])
 
 
-def test_eight_devices_give_the_same_losses(one_device):
-    _, state, history = train(tiny_recipe(), 8)
+def test_eight_devices_give_the_same_losses_and_exchange_sums_alone(one_device):
+    mesh = make_mesh(jax.devices())
+    step = make_train_step(tiny_recipe(), steps_per_epoch=STEPS_PER_EPOCH, mesh=mesh)
+    fresh = init_state(tiny_recipe(), steps_per_epoch=STEPS_PER_EPOCH)
+    compiled = step.lower(fresh, next(batches(1))).compile()  # pyright: ignore
+    _, state, history = train(tiny_recipe(), 8, step=compiled)
     np.testing.assert_allclose(losses(history), losses(one_device[2]), rtol=1e-5)
     for ours, theirs in zip(jax.tree.leaves(state.teacher), jax.tree.leaves(one_device[1].teacher), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
     assert all(len(leaf.sharding.device_set) == 8 for leaf in jax.tree.leaves(state))
+
+    lines = compiled.as_text().splitlines()
+    assert not [line for line in lines if re.search(r"\b(all-gather|all-to-all|collective-permute)(-start)?\(", line)]
+    clustering = [line for line in lines if re.search(r" = .* all-reduce(-start)?\(.*_cluster_views", line)]
+    # The extremes of the cost over the whole batch.
+    assert sorted(re.findall(r" = (\S+) .*/reduce_(\w+)", line)[0] for line in clustering) == [
+        ("f32[]", "max"),
+        ("f32[]", "min"),
+    ]
 
 
 def test_everything_compiles_once(one_device):

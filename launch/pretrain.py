@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
 
 import jax
 from absl import flags
@@ -65,7 +64,7 @@ def main() -> None:
         display = RunProgress(console, start=start, total=length.total_steps)
         with explaining(recipe, saver), contextlib.closing(log), display:
             outcome = run_training(
-                cast(jax.stages.Wrapped, make_train_step(recipe, steps_per_epoch=epoch, mesh=mesh)),
+                make_train_step(recipe, steps_per_epoch=epoch, mesh=mesh),
                 state,
                 dataset,
                 outputs=Outputs(saver=saver, log=log, display=display),

@@ -10,8 +10,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from croc_jax.data.sources import SUFFIXES
+
 IGNORED = 255
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
 class LabeledDataError(ValueError):
@@ -172,9 +173,9 @@ def _list_pairs(root: Path, split: str) -> tuple[LabeledPair, ...]:
             raise LabeledDataError(
                 f"no folder {folder}: segmentation folders hold images/{split}/*.jpg and labels/{split}/*.png"
             )
-    images = sorted(file for file in folders[0].iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+    images = sorted(file for file in folders[0].iterdir() if file.suffix.lower() in SUFFIXES)
     if not images:
-        raise LabeledDataError(f"no images in {folders[0]}: put {', '.join(IMAGE_SUFFIXES)} files there")
+        raise LabeledDataError(f"no images in {folders[0]}: put {', '.join(SUFFIXES)} files there")
     pairs: dict[str, LabeledPair] = {}
     for image in images:
         label = folders[1] / f"{image.stem}.png"

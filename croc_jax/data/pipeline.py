@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Self, TypedDict
@@ -79,7 +80,7 @@ class CropDataset:
             # Each worker keeps a batch waiting and writes the next; one more is in use.
             _check_shared_memory((2 * num_workers + 1) * self._batch_bytes)
             _mark_flags_as_parsed()
-            stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
+            stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers), _ignore_interrupts)
         return BatchIterator(iter(stream), self.source)
 
 
@@ -212,6 +213,12 @@ def _check_shared_memory(needed: int) -> None:
             f"worker processes need {needed / 2**20:.0f} MiB in {_SHARED_MEMORY}, but {free / 2**20:.0f} MiB "
             "are free: enlarge it (docker run --shm-size), or lower runtime.num_workers (0 uses threads)"
         )
+
+
+def _ignore_interrupts(worker: int, workers: int) -> None:
+    """Leaves Ctrl-C, which the terminal sends to all processes, to the one that saves and then ends the workers."""
+    del worker, workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _mark_flags_as_parsed() -> None:

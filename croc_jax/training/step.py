@@ -42,10 +42,8 @@ class Located(NamedTuple):
     centroids: Float[Array, "v b h k d"]
 
 
-def make_train_step(
-    recipe: Recipe, *, steps_per_epoch: int, mesh: Mesh
-) -> Callable[[TrainState, HostBatch], tuple[TrainState, Metrics]]:
-    """Returns the compiled step: (state, batch) -> (state, metrics).
+def make_train_step(recipe: Recipe, *, steps_per_epoch: int, mesh: Mesh) -> jax.stages.Wrapped:
+    """Returns the jitted step: (state, batch) -> (state, metrics).
 
     The state is donated and lies whole on every device; the batch is split over them. All
     randomness is a function of the recipe's seed and the state's step.

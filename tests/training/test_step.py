@@ -39,7 +39,7 @@ def test_eight_devices_give_the_same_losses_and_exchange_sums_alone(one_device):
     mesh = make_mesh(jax.devices())
     step = make_train_step(tiny_recipe(), steps_per_epoch=STEPS_PER_EPOCH, mesh=mesh)
     fresh = init_state(tiny_recipe(), steps_per_epoch=STEPS_PER_EPOCH)
-    compiled = step.lower(fresh, next(batches(1))).compile()  # pyright: ignore
+    compiled = step.lower(fresh, next(batches(1))).compile()
     _, state, history = train(tiny_recipe(), 8, step=compiled)
     np.testing.assert_allclose(losses(history), losses(one_device[2]), rtol=1e-5)
     for ours, theirs in zip(jax.tree.leaves(state.teacher), jax.tree.leaves(one_device[1].teacher), strict=True):

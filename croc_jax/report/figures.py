@@ -250,6 +250,8 @@ def _show_scene(axes: Axes, image: np.ndarray, boxes: np.ndarray) -> None:
             (left, top + rows if view else top),
             xytext=(5, 5 if view else -5),
             textcoords="offset points",
+            # A box may end exactly where the image does, or a hair beyond.
+            annotation_clip=False,
             va="bottom" if view else "top",
             color="white",
             fontsize=7,

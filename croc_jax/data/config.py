@@ -38,6 +38,31 @@ class ViewsConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class LocalViewsConfig:
+    """Smaller crops that the student alone sees, for its global loss (DINO's multi-crop).
+
+    Attributes:
+        count: of them; 0, as in the paper, for none.
+        crop_size: side in pixels, a multiple of the patch size.
+        scale: smallest and largest area over the area of the image; aspect ratios and flips are
+            those of the views.
+    """
+
+    count: int = 0
+    crop_size: int = 96
+    scale: tuple[float, float] = (0.05, 0.25)
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, naming the field and the value, for crops that cannot be drawn."""
+        if self.count < 0:
+            raise ValueError(f"count={self.count}: 0 or more")
+        if self.crop_size < 1:
+            raise ValueError(f"crop_size={self.crop_size}: a view has at least one pixel")
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"scale={self.scale}: give the smaller share of the image first, both over 0 up to 1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class PhotometricConfig:
     """Color, blur and solarization; probabilities in pairs belong to view 1 and view 2.
 
@@ -51,6 +76,7 @@ class PhotometricConfig:
         blur_probability: chance of a Gaussian blur.
         blur_radius: smallest and largest standard deviation of the blur in pixels.
         solarize_probability: chance of inverting the bright values.
+        local_blur_probability: chance of a blur of each local crop.
     """
 
     brightness: float = 0.4
@@ -62,6 +88,7 @@ class PhotometricConfig:
     blur_probability: tuple[float, float] = (1.0, 0.1)
     blur_radius: tuple[float, float] = (0.1, 2.0)
     solarize_probability: tuple[float, float] = (0.0, 0.2)
+    local_blur_probability: float = 0.5
 
     def __post_init__(self) -> None:
         """Raises ValueError, naming the field and the value, for settings that cannot work."""
@@ -77,6 +104,7 @@ class PhotometricConfig:
             grayscale_probability=(self.grayscale_probability,),
             blur_probability=self.blur_probability,
             solarize_probability=self.solarize_probability,
+            local_blur_probability=(self.local_blur_probability,),
         )
 
 
@@ -87,9 +115,11 @@ class DataConfig:
     Attributes:
         folders: folders of images, searched recursively; several are joined in order.
         views: the crops.
+        local_views: more crops, off by default.
         photometric: the augmentation on the device.
     """
 
     folders: tuple[str, ...] = ()
     views: ViewsConfig = ViewsConfig()
+    local_views: LocalViewsConfig = LocalViewsConfig()
     photometric: PhotometricConfig = PhotometricConfig()

@@ -59,8 +59,23 @@ def augment(rng: Array, views: UInt8[Array, "b v H W 3"], config: PhotometricCon
     Raises:
         ValueError: for another number of views than the configuration has.
     """
+    return _augment(rng, views, config, _probabilities(config, views.shape[1]))
+
+
+def augment_local(rng: Array, views: UInt8[Array, "b l h w 3"], config: PhotometricConfig) -> Float[Array, "b l h w 3"]:
+    """Does the same to local crops, all of which are blurred equally often and none solarized (as in DINO).
+
+    Args:
+        rng: key of the step, another one than for `augment`.
+        views: as they come from the host.
+        config: the ranges and probabilities.
+    """
+    one = (config.jitter_probability, config.grayscale_probability, config.local_blur_probability, 0.0)
+    return _augment(rng, views, config, jnp.array([one] * views.shape[1]))
+
+
+def _augment(rng: Array, views: Array, config: PhotometricConfig, probabilities: Float[Array, "v 4"]) -> Array:
     batch, num_views = views.shape[:2]
-    probabilities = _probabilities(config, num_views)
 
     def one_view(key: Array, image: Array, probability: Array) -> Array:
         draws = draw(key, config, probability)

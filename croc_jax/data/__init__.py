@@ -3,7 +3,7 @@
 from croc_jax.data.config import DataConfig, PhotometricConfig, ViewsConfig
 from croc_jax.data.photometric import augment, normalize
 from croc_jax.data.pipeline import BatchIterator, CropDataset, DatasetError, HostBatch, make_dataset
-from croc_jax.data.sources import FolderSource, ImageSource, SourceError
+from croc_jax.data.sources import FolderSource, ImageSource, SourceError, open_data, open_sources
 from croc_jax.data.views import DecodeError, decode, two_views
 
 __all__ = [
@@ -22,5 +22,7 @@ __all__ = [
     "decode",
     "make_dataset",
     "normalize",
+    "open_data",
+    "open_sources",
     "two_views",
 ]

@@ -1,6 +1,7 @@
 """Settings of the images, the crops and their photometric augmentation."""
 
 import dataclasses
+import math
 
 
 def _check_probabilities(**probabilities: tuple[float, ...]) -> None:
@@ -114,12 +115,29 @@ class DataConfig:
 
     Attributes:
         folders: folders of images, searched recursively; several are joined in order.
+        sources: more images, each KIND:VALUE (`croc_jax.data.sources.catalog`), joined after the
+            folders.
+        weights: shares of the images of an epoch, one a folder and then one a source, of any sum;
+            empty to take each image once.
         views: the crops.
         local_views: more crops, off by default.
         photometric: the augmentation on the device.
     """
 
     folders: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+    weights: tuple[float, ...] = ()
     views: ViewsConfig = ViewsConfig()
     local_views: LocalViewsConfig = LocalViewsConfig()
     photometric: PhotometricConfig = PhotometricConfig()
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, naming the field and the value, for images that cannot be chosen so."""
+        for name in ("folders", "sources"):
+            if not all(getattr(self, name)):
+                raise ValueError(f"{name}={getattr(self, name)}: an empty name is no {name[:-1]}")
+        count = len(self.folders) + len(self.sources)
+        if self.weights and len(self.weights) != count:
+            raise ValueError(f"weights={self.weights}: give one for each of {count} folders and sources, or none")
+        if not all(0 < weight < math.inf for weight in self.weights):
+            raise ValueError(f"weights={self.weights}: must be positive; leave a source out to give it no weight")

@@ -92,6 +92,7 @@ def open_dataset(recipe: Recipe) -> CropDataset:
     return make_dataset(
         open_data(recipe.data),
         views=recipe.data.views,
+        local_views=recipe.data.local_views,
         batch_size=recipe.schedule.batch_size,
         seed=recipe.seed,
         process_index=jax.process_index(),

@@ -20,12 +20,15 @@ class ViewsConfig:
         scale: smallest and largest area of a crop over the area of the image.
         ratio: smallest and largest width over height.
         flip_probability: chance of a horizontal flip.
+        decoding: "exact" resizes as torchvision does, bicubic with antialiasing; "fast" decodes a
+            JPEG no finer than its crops need and averages areas, with the same boxes.
     """
 
     crop_size: int = 224
     scale: tuple[float, float] = (0.25, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip_probability: float = 0.5
+    decoding: str = "exact"
 
     def __post_init__(self) -> None:
         """Raises ValueError, naming the field and the value, for crops that cannot be drawn."""
@@ -35,6 +38,8 @@ class ViewsConfig:
             raise ValueError(f"scale={self.scale}: give the smaller share of the image first, both over 0 up to 1")
         if not 0 < self.ratio[0] <= self.ratio[1]:
             raise ValueError(f"ratio={self.ratio}: give the smaller width over height first, both positive")
+        if self.decoding not in ("exact", "fast"):
+            raise ValueError(f"decoding={self.decoding!r}: choose 'exact' or 'fast'")
         _check_probabilities(flip_probability=(self.flip_probability,))
 
 

@@ -7,16 +7,17 @@ import shutil
 import signal
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, Self, TypedDict
+from typing import Any, NotRequired, Self, TypedDict
 
 import grain
 import numpy as np
 from absl import flags, logging
 from jaxtyping import Float32, UInt8
 
-from croc_jax.data.config import ViewsConfig
+from croc_jax.data.config import LocalViewsConfig, ViewsConfig
+from croc_jax.data.decoding import DecodeError, decode
 from croc_jax.data.sources import ImageSource
-from croc_jax.data.views import NUM_VIEWS, DecodeError, decode, two_views
+from croc_jax.data.views import NUM_VIEWS, random_crops
 
 _MAX_TRIES = 20
 _SHARED_MEMORY = "/dev/shm"
@@ -36,10 +37,14 @@ class HostBatch(TypedDict):
     Attributes:
         views: two crops of each image.
         boxes: (top, left, height, width, flip) of each crop in original pixels.
+        local_views: smaller crops; there only if they are asked for.
+        local_boxes: alike.
     """
 
     views: UInt8[np.ndarray, "b v H W 3"]
     boxes: Float32[np.ndarray, "b v 5"]
+    local_views: NotRequired[UInt8[np.ndarray, "b l h w 3"]]
+    local_boxes: NotRequired[Float32[np.ndarray, "b l 5"]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +93,7 @@ def make_dataset(
     source: ImageSource,
     *,
     views: ViewsConfig,
+    local_views: LocalViewsConfig | None = None,
     batch_size: int,
     seed: int,
     process_index: int = 0,
@@ -101,6 +107,7 @@ def make_dataset(
     Args:
         source: of the images.
         views: size and law of the crops.
+        local_views: of the local crops, none by default.
         batch_size: images of a batch over all processes.
         seed: of order and crops.
         process_index: of this process.
@@ -109,7 +116,7 @@ def make_dataset(
     Raises:
         DatasetError: for fewer images than a batch, or a batch that the processes cannot share.
     """
-    num_images = len(source)
+    num_images, local = len(source), local_views or LocalViewsConfig()
     steps_per_epoch = num_images // batch_size if batch_size > 0 else 0
     if not steps_per_epoch:
         raise DatasetError(
@@ -124,30 +131,29 @@ def make_dataset(
     # Epochs shuffle with consecutive seeds, so neighboring run seeds must not start as neighbors.
     shuffle_seed, crop_seed = (int(word) for word in np.random.SeedSequence(seed).generate_state(2))
     records = grain.MapDataset.range(num_images).shuffle(seed=shuffle_seed)[: steps_per_epoch * batch_size]
-    rows = records.random_map(functools.partial(_load_views, source=source, config=views), seed=crop_seed)
+    rows = records.random_map(functools.partial(_load_views, source=source, config=views, local=local), seed=crop_seed)
     # Batches of one process's size: each global batch is a run of `process_count` of them.
     local_size = batch_size // process_count
     batches = rows.batch(local_size)[process_index::process_count].repeat()
-    batch_bytes = local_size * NUM_VIEWS * 3 * views.crop_size**2
+    batch_bytes = local_size * 3 * (NUM_VIEWS * views.crop_size**2 + local.count * local.crop_size**2)
     return CropDataset(source, num_images, steps_per_epoch, batches, batch_bytes)
 
 
 def _load_views(
-    index: int, generator: np.random.Generator, *, source: ImageSource, config: ViewsConfig
+    index: int, generator: np.random.Generator, *, source: ImageSource, config: ViewsConfig, local: LocalViewsConfig
 ) -> dict[str, np.ndarray]:
     """Returns the views of an image, or of one drawn in its place if it is unreadable."""
     skipped = np.full(_MAX_TRIES, -1, np.int32)
     index, error = int(index), None
     for attempt in range(_MAX_TRIES):
         try:
-            image = decode(source[index])
+            crops = random_crops(source[index], generator, config, local)
         except (DecodeError, OSError) as unreadable:
             error = unreadable
             skipped[attempt] = index
             index = int(generator.integers(len(source)))
         else:
-            views, boxes = two_views(image, generator, config)
-            return {"views": views, "boxes": boxes, "skipped": skipped}
+            return {name: array for name, array in crops._asdict().items() if len(array)} | {"skipped": skipped}
     raise UnreadableImagesError(
         f"{_MAX_TRIES} images in a row are unreadable, the last of them {source.name(int(skipped[-1]))} "
         f"({error}): check the files and the disk they are on"
@@ -173,7 +179,7 @@ class BatchIterator(Iterator[HostBatch]):
         skipped = batch["skipped"]
         for index in skipped[skipped >= 0]:
             self._count(int(index))
-        return {"views": batch["views"], "boxes": batch["boxes"]}
+        return {name: array for name, array in batch.items() if name != "skipped"}  # pyright: ignore
 
     def _count(self, index: int) -> None:
         name = self._source.name(index)

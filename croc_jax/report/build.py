@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from croc_jax.data.decoding import decode
 from croc_jax.data.sources import ImageSource, open_data
-from croc_jax.data.views import decode
 from croc_jax.evaluation.backbones import FrozenBackbone, trained_backbone
 from croc_jax.report.exploration import Exploration, explore, overlap
 from croc_jax.report.figures import (

@@ -24,6 +24,7 @@ from ml_collections import config_flags
 from rich.console import Console
 
 from croc_jax.checkpoints import Checkpointer
+from croc_jax.data.damage import UnreadableImagesError
 from croc_jax.data.pipeline import CropDataset, make_dataset
 from croc_jax.data.sources import open_data
 from croc_jax.training.config import Recipe, recipe_from_dict
@@ -48,7 +49,7 @@ def main() -> None:
     recipe, workdir, mesh = read_recipe_flag(), Path(WORKDIR.value), make_mesh()
     batch_size, slices = recipe.schedule.batch_size, recipe.optimizer.accumulation_steps
     check_batch_divides(batch_size, devices=mesh.size, slices=slices)
-    dataset = open_dataset(recipe)
+    dataset = open_dataset(recipe, workdir)
     epoch = dataset.steps_per_epoch
     length = RunLength(recipe.schedule.epochs * epoch, steps_per_epoch=epoch, batch_size=batch_size)
     shapes = abstract_state(recipe, steps_per_epoch=epoch, mesh=mesh)
@@ -87,7 +88,7 @@ def read_recipe_flag() -> Recipe:
     return recipe_from_dict(config.to_dict())
 
 
-def open_dataset(recipe: Recipe) -> CropDataset:
+def open_dataset(recipe: Recipe, workdir: Path) -> CropDataset:
     """Returns this process's part of the stream of batches."""
     return make_dataset(
         open_data(recipe.data),
@@ -97,6 +98,8 @@ def open_dataset(recipe: Recipe) -> CropDataset:
         seed=recipe.seed,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        skipped_file=workdir / "skipped.txt",
+        max_bad_fraction=recipe.data.max_bad_fraction,
     )
 
 
@@ -105,6 +108,8 @@ def explaining(recipe: Recipe, saver: Checkpointer) -> Iterator[None]:
     """Ends the program with status 1 and advice if the numbers blow up."""
     try:
         yield
+    except UnreadableImagesError as error:
+        raise SystemExit(f"error: {error}; the last state is {saver.latest_path()}") from None
     except NonFiniteError as error:
         raise SystemExit(f"error: {explain(error, recipe, last_good=saver.latest_path())}") from None
 

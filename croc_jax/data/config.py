@@ -126,6 +126,7 @@ class DataConfig:
             empty to take each image once.
         views: the crops.
         local_views: more crops, off by default.
+        max_bad_fraction: the share of unreadable images, of a thousand or more, that stops a run; 1 for none.
         photometric: the augmentation on the device.
     """
 
@@ -134,10 +135,13 @@ class DataConfig:
     weights: tuple[float, ...] = ()
     views: ViewsConfig = ViewsConfig()
     local_views: LocalViewsConfig = LocalViewsConfig()
+    max_bad_fraction: float = 0.01
     photometric: PhotometricConfig = PhotometricConfig()
 
     def __post_init__(self) -> None:
         """Raises ValueError, naming the field and the value, for images that cannot be chosen so."""
+        if not 0 <= self.max_bad_fraction <= 1:
+            raise ValueError(f"max_bad_fraction={self.max_bad_fraction}: a share lies between 0 and 1")
         for name in ("folders", "sources"):
             if not all(getattr(self, name)):
                 raise ValueError(f"{name}={getattr(self, name)}: an empty name is no {name[:-1]}")

@@ -6,15 +6,17 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NotRequired, Self, TypedDict
 
 import grain
 import numpy as np
-from absl import flags, logging
+from absl import flags
 from jaxtyping import Float32, UInt8
 
 from croc_jax.data.config import LocalViewsConfig, ViewsConfig
+from croc_jax.data.damage import DamageAccount, UnreadableImagesError
 from croc_jax.data.decoding import DecodeError, decode
 from croc_jax.data.sources import ImageSource
 from croc_jax.data.views import NUM_VIEWS, random_crops
@@ -25,10 +27,6 @@ _SHARED_MEMORY = "/dev/shm"
 
 class DatasetError(ValueError):
     """The images cannot make the batches that were asked for; the message gives the numbers."""
-
-
-class UnreadableImagesError(RuntimeError):
-    """So many images in a row are unreadable that something is wrong with all of them."""
 
 
 class HostBatch(TypedDict):
@@ -63,6 +61,8 @@ class CropDataset:
     steps_per_epoch: int
     _batches: grain.MapDataset
     _batch_bytes: int
+    _skipped_file: Path | None
+    _max_bad_fraction: float
 
     def iterate(self, start_step: int = 0, *, num_workers: int = 0, num_threads: int = 2) -> "BatchIterator":
         """Returns an iterator over this process's rows of the batches from a step on.
@@ -86,7 +86,8 @@ class CropDataset:
             _check_shared_memory((2 * num_workers + 1) * self._batch_bytes)
             _mark_flags_as_parsed()
             stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers), _ignore_interrupts)
-        return BatchIterator(iter(stream), self.source)
+        damage = DamageAccount(file=self._skipped_file, max_fraction=self._max_bad_fraction)
+        return BatchIterator(iter(stream), self.source, damage)
 
 
 def make_dataset(
@@ -98,6 +99,8 @@ def make_dataset(
     seed: int,
     process_index: int = 0,
     process_count: int = 1,
+    skipped_file: Path | None = None,
+    max_bad_fraction: float = 1.0,
 ) -> CropDataset:
     """Builds the stream of pairs of crops.
 
@@ -112,6 +115,8 @@ def make_dataset(
         seed: of order and crops.
         process_index: of this process.
         process_count: processes that share each batch.
+        skipped_file: where unreadable images are listed.
+        max_bad_fraction: the share of unreadable images, of the first thousand or more, that ends the stream.
 
     Raises:
         DatasetError: for fewer images than a batch, or a batch that the processes cannot share.
@@ -136,7 +141,7 @@ def make_dataset(
     local_size = batch_size // process_count
     batches = rows.batch(local_size)[process_index::process_count].repeat()
     batch_bytes = local_size * 3 * (NUM_VIEWS * views.crop_size**2 + local.count * local.crop_size**2)
-    return CropDataset(source, num_images, steps_per_epoch, batches, batch_bytes)
+    return CropDataset(source, num_images, steps_per_epoch, batches, batch_bytes, skipped_file, max_bad_fraction)
 
 
 def _load_views(
@@ -161,31 +166,29 @@ def _load_views(
 
 
 class BatchIterator(Iterator[HostBatch]):
-    """Yields batches, and names each unreadable image in the log once.
+    """Yields batches, and keeps account of unreadable images."""
 
-    Attributes:
-        skipped: how often each unreadable image was replaced by another one, by name.
-    """
-
-    def __init__(self, batches: Any, source: ImageSource) -> None:
+    def __init__(self, batches: Any, source: ImageSource, damage: DamageAccount) -> None:
         """Wraps grain's iterator over batches of `source`."""
-        self._batches = batches
-        self._source = source
-        self.skipped: dict[str, int] = {}
+        self._batches, self._source, self._damage = batches, source, damage
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """How often each unreadable image was replaced by another one, by name."""
+        return self._damage.counts
 
     def __next__(self) -> HostBatch:
-        """Returns the next batch."""
+        """Returns the next batch; raises UnreadableImagesError if too many images are unreadable."""
         batch = next(self._batches)
         skipped = batch["skipped"]
         for index in skipped[skipped >= 0]:
             self._count(int(index))
+        self._damage.judge(len(skipped))
         return {name: array for name, array in batch.items() if name != "skipped"}  # pyright: ignore
 
     def _count(self, index: int) -> None:
         name = self._source.name(index)
-        if name not in self.skipped:
-            logging.warning("skipping an unreadable image: %s (%s)", name, _reason(self._source, index))
-        self.skipped[name] = self.skipped.get(name, 0) + 1
+        self._damage.add(name, "" if self._damage.knows(name) else _reason(self._source, index))
 
     def close(self) -> None:
         """Stops reading ahead and ends the worker processes."""

@@ -7,6 +7,8 @@ import json
 import math
 import multiprocessing
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, ThreadPoolExecutor, wait
@@ -246,7 +248,8 @@ def _open_pool(
 
 def _write_all(pool: Executor, plans: list[ShardPlan], update: Callable[[], None]) -> Iterator[ShardRecord]:
     """Yields the record of each shard when it is finished; updates the display meanwhile."""
-    pending = {pool.submit(write_shard, plan) for plan in plans}
+    with _deaf_to_interrupts():
+        pending = {pool.submit(write_shard, plan) for plan in plans}
     while pending:
         done, pending = wait(pending, _SECONDS_BETWEEN_UPDATES, FIRST_COMPLETED)
         # Those that failed last, so that no shard beside them is forgotten.
@@ -261,6 +264,19 @@ def _write_all(pool: Executor, plans: list[ShardPlan], update: Callable[[], None
             assert record is not None, "nobody has stopped it"
             yield record
         update()
+
+
+@contextlib.contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Ignores Ctrl-C while worker processes start: they inherit that for good, and leave it to the main one."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _finish(folder: Path, result: Prepared) -> None:

@@ -4,7 +4,6 @@ import hashlib
 import io
 import multiprocessing
 import os
-import signal
 import threading
 from collections.abc import Iterator
 from multiprocessing.connection import wait
@@ -93,8 +92,6 @@ def start_worker(task: Task) -> None:
     _task = task
     parent = multiprocessing.parent_process()
     if parent is not None:
-        # Ctrl-C goes to all processes of a terminal; the main one ends the others.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
         threading.Thread(target=_die_with, args=(parent.sentinel,), daemon=True).start()
 
 

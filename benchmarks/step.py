@@ -40,17 +40,20 @@ def main(_: list[str]) -> None:
     compiled = step.lower(state, batch).compile()
     compile_seconds = time.perf_counter() - start
 
-    def one_step() -> object:
+    def one_step() -> dict[str, jax.Array]:
         nonlocal state
         state, metrics = compiled(state, batch)
         return metrics
 
     seconds = median_seconds(one_step, repeats=REPEATS.value)
     clustering = clustering_seconds(recipe) if ALPHA.value else 0.0
-    flops = model_flops(recipe) * BATCH.value / seconds
+    metrics = one_step()
+    clusters = float(metrics["num_clusters"] * metrics["valid_fraction"])
+    flops = model_flops(recipe, clusters) * BATCH.value / seconds
     rows = {
         "median a step": f"{seconds:.3f} s",
         "median an image": f"{1e3 * seconds / BATCH.value:.1f} ms",
+        "clusters": f"{clusters:.1f} a head in both views",
         "images/s": f"{BATCH.value / seconds:.1f}",
         "model FLOP/s": f"{flops / 1e12:.3f} T",
         "clustering": f"{1e3 * clustering:.1f} ms, {100 * clustering / seconds:.1f}% of the step",
@@ -88,11 +91,15 @@ def clustering_seconds(recipe: Recipe) -> float:
     )
 
 
-def model_flops(recipe: Recipe) -> float:
+def model_flops(recipe: Recipe, clusters: float) -> float:
     """Returns the multiplications and additions of an image that the method asks for.
 
     Both views go once through the teacher and, with gradients, three times through the student;
     work that is done twice to save memory does not count.
+
+    Args:
+        recipe: of the step.
+        clusters: of a head that both views show, on average.
     """
     backbone: VisionTransformer = make_networks(recipe).backbone
     tokens, width = backbone.grid_size**2 + 1, backbone.width
@@ -102,8 +109,7 @@ def model_flops(recipe: Recipe) -> float:
     shared = width * head.hidden_dim + head.hidden_dim**2 + head.hidden_dim * head.bottleneck_dim
     rows = 2 * (shared + head.bottleneck_dim * head.num_prototypes)
     if recipe.objective.alpha:
-        clusters = backbone.num_heads * recipe.clustering.k_start
-        rows += 2 * clusters * (shared + head.bottleneck_dim * head.num_prototypes_dense)
+        rows += 2 * backbone.num_heads * clusters * (shared + head.bottleneck_dim * head.num_prototypes_dense)
     return 2 * 4 * (backbone.depth * block + patches + rows)
 
 

@@ -1,4 +1,4 @@
-r"""A small ViT on driving scenes (CamVid, 367 images of 320 x 240): a quarter of an hour on one CPU core.
+r"""A small ViT on driving scenes (CamVid, 367 images of 320 x 240): twenty minutes on one CPU core.
 
     python launch/pretrain.py --config=configs/camvid.py --workdir=runs/camvid \
         --config.data.folders=path/to/camvid/images/train
@@ -38,7 +38,7 @@ def get_config() -> ConfigDict:
     config.optimizer.warmup_epochs = 5
     config.optimizer.weight_decay_end = 0.1
     config.optimizer.teacher_momentum = 0.98
-    config.schedule.epochs = 80
+    config.schedule.epochs = 160
     config.schedule.batch_size = 16
     config.runtime.log_every_steps = 5
     config.runtime.checkpoint_every_minutes = 3.0

@@ -57,12 +57,13 @@ class Plan(NamedTuple):
 
 def main() -> None:
     """Generates, scores, trains, scores again, reports."""
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, markup=False)
     plan = make_plan(IMAGES.value, WORKDIR.value)
     set_aside(plan, console)
     before = evaluate("random", plan, step=0) if plan.labeled else None
     console.rule("pre-training")
-    changes = (f"--config.{name}={value}" for name, value in plan.changes.items())
+    # In quotes: unquoted, a folder with a space or comma in its name reads as a broken list.
+    changes = (f"--config.{name}={value!r}" for name, value in plan.changes.items())
     call("pretrain.py", f"--config={RECIPE}", f"--workdir={plan.workdir}", *changes)
     console.rule("report")
     step = int(read_metrics(plan.workdir / "metrics.jsonl")[-1]["step"])

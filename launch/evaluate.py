@@ -58,7 +58,7 @@ def main() -> None:
     draw_examples(score.examples, val.class_names).save(output / "predictions.png")
     file = write_results(results, output)
     console.print(make_table(results))
-    console.print(f"{file}, and pictures beside it")
+    console.print(f"{file}, and pictures beside it", markup=False, soft_wrap=True)
 
 
 def load_backbone(checkpoint: str, config: ConfigDict) -> FrozenBackbone:

@@ -45,7 +45,7 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Where config, metrics and checkp
 
 def main() -> None:
     """Checks all that can be checked, restores or starts a run, and trains it."""
-    begin, console = time.monotonic(), Console(soft_wrap=True, highlight=False)
+    begin, console = time.monotonic(), Console(soft_wrap=True, highlight=False, markup=False)
     recipe, workdir, mesh = read_recipe_flag(), Path(WORKDIR.value), make_mesh()
     batch_size, slices = recipe.schedule.batch_size, recipe.optimizer.accumulation_steps
     check_batch_divides(batch_size, devices=mesh.size, slices=slices)

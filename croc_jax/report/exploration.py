@@ -104,14 +104,14 @@ def _crops(
     source: ImageSource, recipe: Recipe, *, num_images: int, size: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     config = dataclasses.replace(recipe.data.views, crop_size=size)
-    pairs = []
-    for index in np.linspace(0, len(source) - 1, min(num_images, len(source))).astype(int):
+    chosen, pairs = np.linspace(0, len(source) - 1, min(num_images, len(source))).astype(int), []
+    for index in chosen:
         generator = np.random.default_rng([seed, index])
         try:
             pairs.append((index, *two_views(decode(source[int(index)]), generator, config)))
         except (DecodeError, OSError):
             continue
     if not pairs:
-        raise ValueError(f"none of {num_images} images of the source can be read: check the files")
+        raise ValueError(f"none of {len(chosen)} images of the source can be read: check the files")
     indices, views, boxes = (np.stack(parts) for parts in zip(*pairs, strict=True))
     return indices, views, boxes

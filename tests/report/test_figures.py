@@ -1,0 +1,240 @@
+"""Every figure shows the numbers that it was given."""
+
+import matplotlib.colors
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from croc_jax.report.figures import (
+    VIEW_COLORS,
+    plot_clusters,
+    plot_entropies,
+    plot_losses,
+    plot_mean_num_clusters,
+    plot_merging,
+    plot_num_clusters,
+    plot_scores,
+)
+from croc_jax.report.overlay import enlarge, overlay
+from croc_jax.report.style import BLUE, ORANGE, cluster_color
+
+GRID = (2, 3)
+HEADS, ROUNDS = 2, 4
+KEYS = ("loss", "loss_dense", "loss_global", "teacher_entropy", "teacher_entropy_c", "num_clusters")
+
+
+def make_rows(count=75, **constant):
+    rng = np.random.default_rng(0)
+    return [
+        {"step": 10 * index + 1, **dict(zip(KEYS, rng.uniform(1, 5, len(KEYS)).tolist(), strict=True)), **constant}
+        for index in range(count)
+    ]
+
+
+def column(rows, key):
+    return [row[key] for row in rows]
+
+
+def legend(axes):
+    return [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def assert_curve(lines, rows, key):
+    """A pale line of the values, and over it their running mean, which does not see beyond its ends."""
+    noisy, smooth = lines
+    values = np.array(column(rows, key))
+    for line in lines:
+        np.testing.assert_array_equal(line.get_xdata(), column(rows, "step"))
+    np.testing.assert_array_equal(noisy.get_ydata(), values)
+    reach = len(rows) // 25 // 2
+    means = [values[max(0, index - reach) : index + reach + 1].mean() for index in range(len(rows))]
+    np.testing.assert_allclose(smooth.get_ydata(), means)
+    assert noisy.get_alpha() < 0.5 and noisy.get_color() == smooth.get_color()
+
+
+@pytest.mark.parametrize("count", [1, 10, 75, 130])
+def test_losses(count):
+    rows = make_rows(count)
+    figure = plot_losses(rows)
+    assert isinstance(figure, Figure)
+    (axes,) = figure.axes
+    assert len(axes.lines) == 6 and axes.get_ylim()[0] == 0
+    for index, key in enumerate(("loss", "loss_dense", "loss_global")):
+        assert_curve(axes.lines[2 * index : 2 * index + 2], rows, key)
+    assert legend(axes) == ["total", "clusters", "whole image"]
+
+
+def test_a_loss_that_a_run_lacks_is_not_drawn():
+    rows = make_rows(loss_dense=0.0)
+    (axes,) = plot_losses(rows).axes
+    assert legend(axes) == ["total", "whole image"]
+    assert_curve(axes.lines[2:], rows, "loss_global")
+
+
+def test_entropies_lie_below_those_of_uniform_answers():
+    rows = make_rows()
+    (axes,) = plot_entropies(rows, num_prototypes=(64, 16)).axes
+    assert_curve(axes.lines[:2], rows, "teacher_entropy")
+    assert_curve(axes.lines[3:5], rows, "teacher_entropy_c")
+    limits = np.array([axes.lines[index].get_ydata() for index in (2, 5)])
+    np.testing.assert_allclose(limits, np.log([[64, 64], [16, 16]]))
+    assert legend(axes) == ["whole image", "clusters"] and axes.get_ylim()[0] == 0
+    for curve, limit in ((1, 2), (4, 5)):
+        assert axes.lines[curve].get_color() == axes.lines[limit].get_color()
+
+
+def test_without_clusters_there_is_one_entropy():
+    (axes,) = plot_entropies(make_rows(teacher_entropy_c=0.0), num_prototypes=(64, 16)).axes
+    assert len(axes.lines) == 3 and legend(axes) == ["whole image"]
+
+
+def test_mean_number_of_clusters():
+    rows = make_rows()
+    (axes,) = plot_mean_num_clusters(rows, k_start=7).axes
+    assert_curve(axes.lines[:2], rows, "num_clusters")
+    np.testing.assert_array_equal(axes.lines[2].get_ydata(), [7, 7])
+    assert axes.get_ylim() == (0, 8)
+
+
+def test_shares_of_each_k_are_stacked_and_make_100_percent():
+    num_clusters = np.array([[2, 5], [2, 3], [4, 3], [2, 5]])
+    (axes,) = plot_num_clusters(num_clusters, k_start=6).axes
+    heights = np.array([[bar.get_height() for bar in bars] for bars in axes.containers])
+    np.testing.assert_allclose(heights, [[37.5, 0, 12.5, 0, 0], [0, 25, 0, 25, 0]])
+    assert heights.sum() == pytest.approx(100)
+    bottoms = np.array([[bar.get_y() for bar in bars] for bars in axes.containers])
+    np.testing.assert_allclose(bottoms, [np.zeros(5), heights[0]])
+    middles = [bar.get_x() + bar.get_width() / 2 for bar in axes.containers[1]]
+    np.testing.assert_allclose(middles, [2, 3, 4, 5, 6])
+    assert axes.get_xticks().tolist() == [2, 3, 4, 5, 6] and legend(axes) == ["head 1", "head 2"]
+    for head, bars in enumerate(axes.containers):
+        assert bars[0].get_facecolor()[:3] == pytest.approx(cluster_color(head))
+
+
+def test_scores_leave_absent_classes_out_but_not_those_at_zero():
+    before = {"sky": 20.0, "cat": None, "dog": 0.0, "sea": 7.0, "fox": 1.0}
+    after = {"sky": 61.26, "cat": 3.0, "dog": 12.5, "sea": None}
+    figure = plot_scores(before, after, (10.0, 36.9))
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["mean", "sky", "dog"]
+    widths = [[bar.get_width() for bar in bars] for bars in axes.containers]
+    assert widths == [[10.0, 20.0, 0.0], [36.9, 61.26, 12.5]]
+    assert [text.get_text() for text in axes.texts] == ["10.0", "20.0", "0.0", "36.9", "61.3", "12.5"]
+    # From top to bottom, each name beside its two bars.
+    places = axes.get_yticks()
+    assert (np.diff(places) < 0).all()
+    for first, second, place in zip(*axes.containers, places, strict=True):
+        middle = [bar.get_y() + bar.get_height() / 2 for bar in (first, second)]
+        assert middle[0] > middle[1] and np.mean(middle) == pytest.approx(place)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["random weights", "after pre-training"]
+
+
+@pytest.fixture
+def views():
+    return np.random.default_rng(1).integers(0, 256, (2, 12, 18, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def labels():
+    return np.random.default_rng(2).integers(0, 4, (2, HEADS, 6))
+
+
+VALID = np.array([[True, False, True, True], [False, False, True, False]])
+
+
+def grid_cells(figure):
+    """Returns the axes of a figure by the row and column in which they start."""
+    places = [(axes, axes.get_subplotspec()) for axes in figure.axes]
+    return {(spec.rowspan.start, spec.colspan.start): axes for axes, spec in places}
+
+
+def shown(axes):
+    (image,) = axes.images
+    return np.asarray(image.get_array())
+
+
+def frame(axes):
+    """Returns the color of the frame around a picture, or None."""
+    spines = list(axes.spines.values())
+    assert len({spine.get_visible() for spine in spines}) == 1
+    return matplotlib.colors.to_hex(spines[0].get_edgecolor()) if spines[0].get_visible() else None
+
+
+def test_clusters_of_both_views_head_by_head(views, labels):
+    figure = plot_clusters(views, labels, VALID, GRID)
+    assert isinstance(figure, Figure) and len(figure.axes) == 2 * (HEADS + 1)
+    cells = grid_cells(figure)
+    for view in range(2):
+        np.testing.assert_array_equal(shown(cells[view, 0]), enlarge(views[view]))
+        assert cells[view, 0].get_title() == f"view {view + 1}" and frame(cells[view, 0]) == VIEW_COLORS[view]
+        for head in range(HEADS):
+            expected = overlay(views[view], labels[view, head], GRID, valid=VALID[head])
+            np.testing.assert_array_equal(shown(cells[view, 1 + head]), expected)
+            assert frame(cells[view, 1 + head]) is None
+    assert [cells[0, 1 + head].get_title() for head in range(HEADS)] == ["head 1: 3 shared", "head 2: 1 shared"]
+
+
+def test_boxes_are_drawn_where_the_crops_come_from(views, labels):
+    # So large an image is shrunk for the page; boxes stay in its own pixels.
+    image = np.random.default_rng(3).integers(0, 256, (900, 1280, 3), dtype=np.uint8)
+    boxes = np.array([[10, 20, 300, 450, 0], [400, 0, 500, 1280, 1]], np.float32)
+    figure = plot_clusters(views, labels, VALID, GRID, scene=(image, boxes))
+    assert len(figure.axes) == 2 * (HEADS + 1) + 1
+    cells = grid_cells(figure)
+    axes = cells[0, 0]
+    assert shown(axes).shape == (450, 640, 3) and axes.images[0].get_extent() == [-0.5, 1279.5, 899.5, -0.5]
+    frames = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
+    assert [(*box.get_xy(), box.get_width(), box.get_height()) for box in frames] == [
+        (20, 10, 450, 300),
+        (0, 400, 1280, 500),
+    ]
+    assert [matplotlib.colors.to_hex(box.get_edgecolor()) for box in frames] == list(VIEW_COLORS)
+    assert [text.get_text() for text in axes.texts] == ["1", "2 (mirrored)"]
+    np.testing.assert_array_equal(shown(cells[1, 1]), enlarge(views[1]))
+
+
+@pytest.fixture
+def merging():
+    rng = np.random.default_rng(4)
+    rounds = [rng.integers(0, k, (2, HEADS, 6)) for k in range(ROUNDS + 1, 1, -1)]
+    return np.stack(rounds)
+
+
+COSTS = np.array([[0.5, 0.3, 0.2, 0.4], [0.9, 0.8, 0.85, 0.95]])
+CHOSEN = np.array([3, 4])
+ROUND_KS = [5, 4, 3, 2]
+
+
+def test_every_round_has_a_column_and_the_chosen_one_a_frame(views, merging):
+    figure = plot_merging(views, merging, COSTS, CHOSEN, GRID)
+    assert isinstance(figure, Figure)
+    cells = grid_cells(figure)
+    assert sum(len(axes.images) for axes in figure.axes) == ROUNDS * 2 * HEADS == len(cells) - 1
+    for head, color in enumerate((BLUE, ORANGE)):
+        for view in range(2):
+            for index, k in enumerate(ROUND_KS):
+                axes = cells[2 * head + view, index]
+                np.testing.assert_array_equal(shown(axes), overlay(views[view], merging[index, view, head], GRID))
+                assert frame(axes) == (color if k == CHOSEN[head] else None)
+            assert cells[2 * head + view, 0].get_ylabel() == f"head {head + 1}\nview {view + 1}"
+    assert [cells[0, index].get_title() for index in range(ROUNDS)] == ["K = 5", "K = 4", "K = 3", "K = 2"]
+
+
+def test_costs_stand_below_their_rounds_and_the_least_is_ringed(views, merging):
+    figure = plot_merging(views, merging, COSTS, CHOSEN, GRID)
+    axes = figure.axes[-1]
+    assert axes.get_xlim() == (5.5, 1.5) and axes.get_xticks().tolist() == ROUND_KS
+    for head, color in enumerate((BLUE, ORANGE)):
+        curve, ring = axes.lines[2 * head : 2 * head + 2]
+        np.testing.assert_array_equal(curve.get_xdata(), ROUND_KS)
+        np.testing.assert_array_equal(curve.get_ydata(), COSTS[head])
+        np.testing.assert_array_equal(ring.get_xydata(), [[CHOSEN[head], COSTS[head].min()]])
+        assert ring.get_fillstyle() == "none" and curve.get_color() == ring.get_color() == color
+    assert legend(axes) == ["head 1", "head 2"]
+    # The columns of pictures stand above the ticks of their rounds.
+    figure.draw_without_rendering()
+    ticks = [axes.transData.transform((k, 0))[0] for k in ROUND_KS]
+    columns = [cells.get_window_extent() for cells in figure.axes[: 2 * ROUNDS : 2]]
+    for tick, box in zip(ticks, columns, strict=True):
+        assert tick == pytest.approx((box.x0 + box.x1) / 2, abs=2)

@@ -1,6 +1,7 @@
 """From the bytes of an image file to pixels, in full or only as fine as needed."""
 
 import io
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +11,8 @@ from PIL import Image
 
 # More than any camera's; a small file can claim far more and take all memory.
 MAX_PIXELS = 100_000_000
+
+_MAX_HALVINGS = 3
 
 Pixels = UInt8[np.ndarray, "H W 3"]
 
@@ -50,27 +53,28 @@ def decode(encoded: bytes) -> Pixels:
         raise _failure(error) from error
 
 
-def decode_at_least(encoded: bytes, size: Size) -> Pixels:
-    """Returns an image, a JPEG roughly and reduced as far as it stays at least of a size.
+def decode_at_least(encoded: bytes, full: Size, *, share: float) -> Pixels:
+    """Returns an image, a JPEG roughly, and halved as often as it keeps a share of its sides.
 
     Args:
         encoded: as for `decode`.
-        size: that suffices; a larger one than the image's changes nothing.
+        full: what `read_size` returns of it.
+        share: of its width and height that suffices; 1 or more for all.
 
     Raises:
         DecodeError: as `decode` does.
     """
-    full = read_size(encoded)
+    # Only halves, quarters and eighths are decoded faster than the whole.
+    halvings = max((n for n in range(_MAX_HALVINGS + 1) if 0.5**n >= share), default=0)
     if simplejpeg.is_jpeg(encoded):
-        size = Size(min(size.height, full.height), min(size.width, full.width))
         try:
             return simplejpeg.decode_jpeg(
                 encoded,
                 colorspace="RGB",
                 fastdct=True,
                 fastupsample=True,
-                min_height=size.height,
-                min_width=size.width,
+                min_height=math.ceil(full.height / 2**halvings),
+                min_width=math.ceil(full.width / 2**halvings),
             )
         except ValueError:
             pass

@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, UInt8
-from PIL import Image
 
 from croc_jax.data.config import LocalViewsConfig, ViewsConfig
 from croc_jax.data.decoding import DecodeError, Pixels, Size, decode, decode_at_least, read_size
+from croc_jax.data.resizing import resize_bicubic, resize_by_area
 
 NUM_VIEWS = 2
 
@@ -79,8 +79,7 @@ def crop_view(image: Pixels, box: Box, size: int) -> UInt8[np.ndarray, "size siz
         box: within it; pixels beyond the box do not leak in.
         size: side of the view.
     """
-    crop = Image.fromarray(image[box.top : box.top + box.height, box.left : box.left + box.width])
-    view = np.asarray(crop.resize((size, size), Image.Resampling.BICUBIC))
+    view = resize_bicubic(image[box.top : box.top + box.height, box.left : box.left + box.width], size)
     return view[:, ::-1] if box.flip else view
 
 
@@ -144,27 +143,18 @@ def _exact_crops(encoded: bytes, size: Size, boxes: list[Box], sides: list[int])
 def _fast_crops(encoded: bytes, size: Size, boxes: list[Box], sides: list[int]) -> list[np.ndarray]:
     """Averages areas of an image that is decoded only as fine as the largest enlargement needs."""
     finest = max(side / min(box.height, box.width) for box, side in zip(boxes, sides, strict=True))
-    image = decode_at_least(encoded, Size(math.ceil(size.height * finest), math.ceil(size.width * finest)))
+    image = decode_at_least(encoded, size, share=finest)
     scale = (image.shape[0] / size.height, image.shape[1] / size.width)
     return [_fast_crop(image, box, scale, side) for box, side in zip(boxes, sides, strict=True)]
 
 
 def _fast_crop(image: Pixels, box: Box, scale: tuple[float, float], side: int) -> np.ndarray:
     """Crops the pixels that a box covers at least in part, then resizes exactly what it covers."""
+    # In pixels of what may be a smaller image.
     top, bottom = (place * scale[0] for place in (box.top, box.top + box.height))
     left, right = (place * scale[1] for place in (box.left, box.left + box.width))
     first_row, first_column = math.floor(top), math.floor(left)
-    crop = Image.fromarray(image[first_row : math.ceil(bottom), first_column : math.ceil(right)])
-    shrinks = bottom - top >= side and right - left >= side
-    view = crop.resize(
-        (side, side),
-        Image.Resampling.BOX if shrinks else Image.Resampling.BICUBIC,
-        box=(
-            left - first_column,
-            top - first_row,
-            min(right - first_column, crop.width),
-            min(bottom - first_row, crop.height),
-        ),
-    )
-    pixels = np.asarray(view)
-    return pixels[:, ::-1] if box.flip else pixels
+    bottom, right = min(bottom, image.shape[0]), min(right, image.shape[1])
+    crop = image[first_row : math.ceil(bottom), first_column : math.ceil(right)]
+    view = resize_by_area(crop, side, (left - first_column, top - first_row, right - left, bottom - top))
+    return view[:, ::-1] if box.flip else view

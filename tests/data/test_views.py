@@ -139,15 +139,30 @@ def test_extreme_images_fall_back_to_the_center(height, width, expected):
 
 
 @pytest.mark.parametrize("flip", [False, True])
-@pytest.mark.parametrize("box", [(3, 5, 50, 41), (0, 0, 60, 80), (59, 79, 1, 1), (10, 10, 32, 32), (2, 3, 9, 70)])
-def test_crop_equals_pillow(box, flip):
+@pytest.mark.parametrize(
+    "box, columns_first",
+    [
+        ((3, 5, 50, 41), False),
+        ((0, 0, 60, 80), False),
+        ((59, 79, 1, 1), False),
+        ((10, 10, 32, 32), False),
+        ((2, 3, 9, 70), False),
+        ((0, 0, 60, 40), True),
+        ((0, 0, 60, 3), True),
+        ((0, 0, 60, 46), False),
+    ],
+)
+def test_crop_equals_pillow_but_for_rounding(box, columns_first, flip):
     scene = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
     top, left, height, width = box
     crop = Image.fromarray(scene).crop((left, top, left + width, top + height))
-    expected = crop.resize((32, 32), Image.Resampling.BICUBIC)
+    # Older releases of Pillow always begin with the rows; in two calls, the order is certain.
+    between = crop.resize((width, 32) if columns_first else (32, height), Image.Resampling.BICUBIC)
+    expected = between.resize((32, 32), Image.Resampling.BICUBIC)
     if flip:
         expected = expected.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    np.testing.assert_array_equal(crop_view(scene, Box(top, left, height, width, flip), 32), np.asarray(expected))
+    difference = np.abs(crop_view(scene, Box(top, left, height, width, flip), 32).astype(int) - np.asarray(expected))
+    assert difference.max() <= 1 and difference.mean() < 0.1
 
 
 def test_pixels_beyond_the_box_do_not_matter():
@@ -216,11 +231,14 @@ def test_fast_decoding_moves_no_box_and_few_values(kind):
 
 
 def test_fast_decoding_reads_no_more_pixels_than_crops_need():
-    encoded = _encode(Image.fromarray(_photo()), "JPEG")
-    assert decode_at_least(encoded, Size(100, 130)).shape == (113, 150, 3)
-    assert decode_at_least(encoded, Size(300, 400)).shape == (300, 400, 3)
-    assert decode_at_least(encoded, Size(900, 100)).shape == (300, 400, 3)
-    np.testing.assert_array_equal(decode_at_least(_encode(Image.fromarray(_photo()), "PNG"), Size(10, 10)), _photo())
+    encoded, size = _encode(Image.fromarray(_photo()), "JPEG"), Size(300, 400)
+    assert decode_at_least(encoded, size, share=3.0).shape == (300, 400, 3)
+    assert decode_at_least(encoded, size, share=0.51).shape == (300, 400, 3)
+    assert decode_at_least(encoded, size, share=0.5).shape == (150, 200, 3)
+    assert decode_at_least(encoded, size, share=0.26).shape == (150, 200, 3)
+    assert decode_at_least(encoded, size, share=0.01).shape == (38, 50, 3)
+    lossless = _encode(Image.fromarray(_photo()), "PNG")
+    np.testing.assert_array_equal(decode_at_least(lossless, size, share=0.1), _photo())
 
 
 def test_local_crops_leave_the_views_alone():

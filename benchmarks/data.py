@@ -27,7 +27,8 @@ from timing import median_seconds
 from croc_jax.data.config import PhotometricConfig, ViewsConfig
 from croc_jax.data.photometric import augment
 from croc_jax.data.pipeline import make_dataset
-from croc_jax.data.prepare import PrepareConfig, count_cores, prepare
+from croc_jax.data.prepare import PrepareConfig, prepare
+from croc_jax.data.readers import count_cores
 from croc_jax.data.sources import FolderSource, ImageSource, open_source
 
 IMAGES = flags.DEFINE_string("images", None, "Folder of photographs.", required=True)

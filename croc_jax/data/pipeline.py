@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-import os
-import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,11 +16,11 @@ from jaxtyping import Float32, UInt8
 from croc_jax.data.config import LocalViewsConfig, ViewsConfig
 from croc_jax.data.damage import DamageAccount, UnreadableImagesError
 from croc_jax.data.decoding import DecodeError, decode
+from croc_jax.data.readers import check_shared_memory
 from croc_jax.data.sources import ImageSource
 from croc_jax.data.views import NUM_VIEWS, random_crops
 
 _MAX_TRIES = 20
-_SHARED_MEMORY = "/dev/shm"
 
 
 class DatasetError(ValueError):
@@ -54,13 +52,14 @@ class CropDataset:
         images_per_epoch: all images of the source.
         steps_per_epoch: whole batches among them; what is left over waits for the next epoch's
             shuffle.
+        batch_bytes: what this process's rows of a batch take.
     """
 
     source: ImageSource
     images_per_epoch: int
     steps_per_epoch: int
+    batch_bytes: int
     _batches: grain.MapDataset
-    _batch_bytes: int
     _skipped_file: Path | None
     _max_bad_fraction: float
 
@@ -75,15 +74,14 @@ class CropDataset:
                 only when asked.
 
         Raises:
-            DatasetError: if the worker processes lack shared memory to hand batches over.
+            SharedMemoryError: if the worker processes lack shared memory to hand batches over.
         """
         # One batch more than there are threads: a finished one waits while all of them work.
         ahead = num_threads + 1 if num_threads else 0
         options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=ahead)
         stream = self._batches[start_step:].to_iter_dataset(options)
         if num_workers:
-            # Each worker keeps a batch waiting and writes the next; one more is in use.
-            _check_shared_memory((2 * num_workers + 1) * self._batch_bytes)
+            check_shared_memory(num_workers, batch_bytes=self.batch_bytes)
             _mark_flags_as_parsed()
             stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers), _ignore_interrupts)
         damage = DamageAccount(file=self._skipped_file, max_fraction=self._max_bad_fraction)
@@ -141,7 +139,7 @@ def make_dataset(
     local_size = batch_size // process_count
     batches = rows.batch(local_size)[process_index::process_count].repeat()
     batch_bytes = local_size * 3 * (NUM_VIEWS * views.crop_size**2 + local.count * local.crop_size**2)
-    return CropDataset(source, num_images, steps_per_epoch, batches, batch_bytes, skipped_file, max_bad_fraction)
+    return CropDataset(source, num_images, steps_per_epoch, batch_bytes, batches, skipped_file, max_bad_fraction)
 
 
 def _load_views(
@@ -212,16 +210,6 @@ def _reason(source: ImageSource, index: int) -> str:
     except (DecodeError, OSError) as error:
         return str(error)
     return "readable by now"
-
-
-def _check_shared_memory(needed: int) -> None:
-    """Without this, a worker that finds no room dies of a bus error, which explains nothing."""
-    free = shutil.disk_usage(_SHARED_MEMORY).free if os.path.isdir(_SHARED_MEMORY) else needed
-    if free < needed:
-        raise DatasetError(
-            f"worker processes need {needed / 2**20:.0f} MiB in {_SHARED_MEMORY}, but {free / 2**20:.0f} MiB "
-            "are free: enlarge it (docker run --shm-size), or lower runtime.num_workers (0 uses threads)"
-        )
 
 
 def _ignore_interrupts(worker: int, workers: int) -> None:

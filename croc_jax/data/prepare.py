@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import multiprocessing
-import os
 import signal
 import threading
 import time
@@ -16,6 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+from croc_jax.data.readers import count_cores
 from croc_jax.data.shard_writer import (
     TEMPORARY,
     PrepareError,
@@ -178,11 +178,6 @@ def plan_shards(num_images: int, shard_size: int) -> list[ShardPlan]:
         )
         for shard in range(count)
     ]
-
-
-def count_cores() -> int:
-    """Returns the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _describe(config: PrepareConfig, source: ImageSource) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from croc_jax.data.config import ViewsConfig
 from croc_jax.data.pipeline import DatasetError, UnreadableImagesError, make_dataset
+from croc_jax.data.readers import SharedMemoryError
 from croc_jax.data.sources import FolderSource
 
 VIEWS = ViewsConfig(crop_size=8)
@@ -196,7 +197,7 @@ def test_lack_of_shared_memory_is_explained(folder, monkeypatch):
     usage = shutil.disk_usage("/")._replace(free=100)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     monkeypatch.setattr("os.path.isdir", lambda path: True)
-    with pytest.raises(DatasetError, match="--shm-size.*runtime.num_workers"):
+    with pytest.raises(SharedMemoryError, match="--shm-size.*runtime.num_workers"):
         _dataset(folder).iterate(num_workers=2)
 
 

@@ -8,7 +8,6 @@ in other forms (COCO, tar, ArrayRecord, tfds, Hugging Face, a list) go by --conf
 """
 
 import contextlib
-import dataclasses
 import datetime
 import math
 import shlex
@@ -27,9 +26,8 @@ from rich.console import Console
 from croc_jax.checkpoints import Checkpointer
 from croc_jax.data.damage import UnreadableImagesError
 from croc_jax.data.pipeline import CropDataset, make_dataset
-from croc_jax.data.readers import choose_readers
 from croc_jax.data.sources import open_data
-from croc_jax.training.config import Recipe, RuntimeConfig, recipe_from_dict
+from croc_jax.training.config import Recipe, recipe_from_dict
 from croc_jax.training.health import NonFiniteError, explain
 from croc_jax.training.loop import Outcome, Outputs, RunLength, run_training
 from croc_jax.training.metrics_log import MetricsLog
@@ -54,7 +52,6 @@ def main() -> None:
     dataset = open_dataset(recipe, workdir)
     epoch = dataset.steps_per_epoch
     length = RunLength(recipe.schedule.epochs * epoch, steps_per_epoch=epoch, batch_size=batch_size)
-    runtime = choose_runtime(recipe, dataset)
     shapes = abstract_state(recipe, steps_per_epoch=epoch, mesh=mesh)
     claim_workdir(workdir, recipe)
 
@@ -74,7 +71,7 @@ def main() -> None:
                 dataset,
                 outputs=Outputs(saver=saver, log=log, display=display),
                 length=length,
-                runtime=runtime,
+                runtime=recipe.runtime,
                 mesh=mesh,
                 stop=stop,
             )
@@ -104,17 +101,6 @@ def open_dataset(recipe: Recipe, workdir: Path) -> CropDataset:
         skipped_file=workdir / "skipped.txt",
         max_bad_fraction=recipe.data.max_bad_fraction,
     )
-
-
-def choose_runtime(recipe: Recipe, dataset: CropDataset) -> RuntimeConfig:
-    """Returns the settings that change no number, with what is left to the machine filled in."""
-    readers = choose_readers(
-        recipe.runtime.num_workers,
-        recipe.runtime.num_threads,
-        batch_bytes=dataset.batch_bytes,
-        accelerated=jax.default_backend() != "cpu",
-    )
-    return dataclasses.replace(recipe.runtime, num_workers=readers.workers, num_threads=readers.threads)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, NotRequired, Self, TypedDict
 
 import grain
+import jax
 import numpy as np
 from absl import flags
 from jaxtyping import Float32, UInt8
@@ -16,7 +17,7 @@ from jaxtyping import Float32, UInt8
 from croc_jax.data.config import LocalViewsConfig, ViewsConfig
 from croc_jax.data.damage import DamageAccount, UnreadableImagesError
 from croc_jax.data.decoding import DecodeError, decode
-from croc_jax.data.readers import check_shared_memory
+from croc_jax.data.readers import BY_MACHINE, check_shared_memory, choose_readers
 from croc_jax.data.sources import ImageSource
 from croc_jax.data.views import NUM_VIEWS, random_crops
 
@@ -63,19 +64,25 @@ class CropDataset:
     _skipped_file: Path | None
     _max_bad_fraction: float
 
-    def iterate(self, start_step: int = 0, *, num_workers: int = 0, num_threads: int = 2) -> "BatchIterator":
+    def iterate(
+        self, start_step: int = 0, *, num_workers: int = BY_MACHINE, num_threads: int = BY_MACHINE
+    ) -> "BatchIterator":
         """Returns an iterator over this process's rows of the batches from a step on.
 
         Args:
             start_step: step of the first batch; to resume, the number of steps done.
             num_workers: processes that read ahead; 0 reads in threads of this process. With
-                more, the program needs an `if __name__ == "__main__"` guard.
+                more, the program needs an `if __name__ == "__main__"` guard. `BY_MACHINE` takes
+                threads on CPU, and processes beside an accelerator.
             num_threads: threads of each of these processes, a batch each at a time; 0 reads
                 only when asked.
 
         Raises:
             SharedMemoryError: if the worker processes lack shared memory to hand batches over.
         """
+        num_workers, num_threads = choose_readers(
+            num_workers, num_threads, batch_bytes=self.batch_bytes, accelerated=jax.default_backend() != "cpu"
+        )
         # One batch more than there are threads: a finished one waits while all of them work.
         ahead = num_threads + 1 if num_threads else 0
         options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=ahead)

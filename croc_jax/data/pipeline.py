@@ -17,7 +17,7 @@ from jaxtyping import Float32, UInt8
 from croc_jax.data.config import LocalViewsConfig, ViewsConfig
 from croc_jax.data.damage import DamageAccount, UnreadableImagesError
 from croc_jax.data.decoding import DecodeError, decode
-from croc_jax.data.readers import BY_MACHINE, check_shared_memory, choose_readers
+from croc_jax.data.readers import BY_MACHINE, check_shared_memory, choose_readers, end_with_parent
 from croc_jax.data.sources import ImageSource
 from croc_jax.data.views import NUM_VIEWS, random_crops
 
@@ -90,7 +90,7 @@ class CropDataset:
         if num_workers:
             check_shared_memory(num_workers, batch_bytes=self.batch_bytes)
             _mark_flags_as_parsed()
-            stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers), _ignore_interrupts)
+            stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers), _start_worker)
         damage = DamageAccount(file=self._skipped_file, max_fraction=self._max_bad_fraction)
         return BatchIterator(iter(stream), self.source, damage)
 
@@ -175,7 +175,8 @@ class BatchIterator(Iterator[HostBatch]):
 
     def __init__(self, batches: Any, source: ImageSource, damage: DamageAccount) -> None:
         """Wraps grain's iterator over batches of `source`."""
-        self._batches, self._source, self._damage = batches, source, damage
+        self._batches: Any | None = batches
+        self._source, self._damage = source, damage
 
     @property
     def skipped(self) -> dict[str, int]:
@@ -184,6 +185,8 @@ class BatchIterator(Iterator[HostBatch]):
 
     def __next__(self) -> HostBatch:
         """Returns the next batch; raises UnreadableImagesError if too many images are unreadable."""
+        if self._batches is None:
+            raise StopIteration
         batch = next(self._batches)
         skipped = batch["skipped"]
         for index in skipped[skipped >= 0]:
@@ -197,7 +200,10 @@ class BatchIterator(Iterator[HostBatch]):
 
     def close(self) -> None:
         """Stops reading ahead and ends the worker processes."""
-        self._batches.close()
+        # Grain's iterator complains if it lives until the interpreter ends, so nothing of it stays.
+        batches, self._batches = self._batches, None
+        if batches is not None:
+            batches.close()
 
     def __enter__(self) -> Self:
         """Returns itself; leaving the block closes it."""
@@ -219,10 +225,11 @@ def _reason(source: ImageSource, index: int) -> str:
     return "readable by now"
 
 
-def _ignore_interrupts(worker: int, workers: int) -> None:
+def _start_worker(worker: int, workers: int) -> None:
     """Leaves Ctrl-C, which the terminal sends to all processes, to the one that saves and then ends the workers."""
     del worker, workers
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
 
 
 def _mark_flags_as_parsed() -> None:

@@ -1,7 +1,10 @@
 """How many processes and threads read images, by what the machine has."""
 
+import multiprocessing
 import os
 import shutil
+import threading
+from multiprocessing.connection import wait
 from typing import NamedTuple
 
 # The value of a setting that leaves its choice to this module.
@@ -64,6 +67,21 @@ def check_shared_memory(num_workers: int, *, batch_bytes: int) -> None:
 def count_cores() -> int:
     """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def end_with_parent() -> None:
+    """Ends this worker process when the one that started it is gone, however it went; call it in the worker.
+
+    Killed, a main process cannot end its workers, and they would hold its memory for good.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_after, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_after(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)
 
 
 def _free_shared_memory() -> int:

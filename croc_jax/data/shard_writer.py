@@ -2,17 +2,14 @@
 
 import hashlib
 import io
-import multiprocessing
-import os
-import threading
 from collections.abc import Iterator
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
+from croc_jax.data.readers import end_with_parent
 from croc_jax.data.sources.base import ImageSource
 from croc_jax.data.sources.manifest import ShardRecord
 from croc_jax.data.views import DecodeError, decode
@@ -90,15 +87,7 @@ def start_worker(task: Task) -> None:
     """Prepares a process, or a thread of the main one, for `write_shard`."""
     global _task
     _task = task
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_die_with, args=(parent.sentinel,), daemon=True).start()
-
-
-def _die_with(sentinel: int) -> None:
-    """Ends this process when the main one is gone, however it went."""
-    wait([sentinel])
-    os._exit(1)
+    end_with_parent()
 
 
 def write_shard(plan: ShardPlan) -> ShardRecord | None:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -90,6 +91,7 @@ class CropDataset:
         if num_workers:
             check_shared_memory(num_workers, batch_bytes=self.batch_bytes)
             _mark_flags_as_parsed()
+            _silence_leftovers()
             stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers), _start_worker)
         damage = DamageAccount(file=self._skipped_file, max_fraction=self._max_bad_fraction)
         return BatchIterator(iter(stream), self.source, damage)
@@ -236,3 +238,14 @@ def _mark_flags_as_parsed() -> None:
     """Lets grain's workers start where no absl app has parsed flags, as in a notebook."""
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
+
+
+def _silence_leftovers() -> None:
+    """Keeps a warning from the end of a program.
+
+    Batches that were read ahead are still in shared memory then. Python's tracker of it, a process
+    that takes over the options of this one, removes them, but calls them leaks.
+    """
+    option = "ignore:resource_tracker:UserWarning"
+    if option not in sys.warnoptions:
+        sys.warnoptions.append(option)

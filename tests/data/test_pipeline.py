@@ -217,7 +217,7 @@ from croc_jax.data.pipeline import make_dataset
 from croc_jax.data.sources import FolderSource
 
 if __name__ == "__main__":
-    dataset = make_dataset(FolderSource(sys.argv[1]), views=ViewsConfig(crop_size=8), batch_size=4, seed=0)
+    dataset = make_dataset(FolderSource(sys.argv[1]), views=ViewsConfig(crop_size=64), batch_size=4, seed=0)
     with dataset.iterate(num_workers=2, num_threads=1) as batches:
         next(batches)
         print("reading", flush=True)
@@ -244,7 +244,7 @@ def test_workers_of_a_killed_process_end(folder, tmp_path):
 def test_workers_end_in_silence(folder, tmp_path):
     script = tmp_path / "read.py"
     script.write_text(READ_AND_WAIT)
-    done = subprocess.run([sys.executable, script, folder, "0"], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, script, folder, "1"], capture_output=True, text=True, timeout=60, check=True)
     assert (done.stdout, done.stderr) == ("reading\n", "")
 
 

@@ -1,10 +1,11 @@
 """Images in files of their own: whole folders, or a list of paths."""
 
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from croc_jax.data.sources.base import SUFFIXES, SourceError
+from croc_jax.data.sources.base import SUFFIXES, Names, SourceError, locate
 
 
 class FolderSource:
@@ -30,19 +31,22 @@ class FolderSource:
             folders = (folders,)
         if not folders:
             raise SourceError("data.folders is empty: name one or more folders of images")
-        self._files = tuple(file for folder in folders for file in _list_images(os.fspath(folder), setting))
+        self._folders = tuple(os.fspath(folder) for folder in folders)
+        self._names = tuple(Names(_list_images(folder, setting)) for folder in self._folders)
+        self._ends = tuple(itertools.accumulate(map(len, self._names)))
 
     def __len__(self) -> int:
         """Returns the number of images."""
-        return len(self._files)
+        return self._ends[-1]
 
     def __getitem__(self, index: int) -> bytes:
         """Returns the bytes of one file; raises OSError if it cannot be read."""
-        return Path(self._files[index]).read_bytes()
+        return Path(self.name(index)).read_bytes()
 
     def name(self, index: int) -> str:
         """Returns the path of one file."""
-        return self._files[index]
+        part, place = locate(self._ends, index)
+        return os.path.join(self._folders[part], self._names[part][place])
 
 
 class ListSource:
@@ -65,8 +69,8 @@ class ListSource:
             reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
             raise SourceError(f"cannot read the list of images {file}: {reason} (now in {os.getcwd()})") from error
         self._folder = os.path.dirname(file)
-        self._paths = tuple(line for line in lines if line and not line.startswith("#"))
-        if not self._paths:
+        self._paths = Names([line for line in lines if line and not line.startswith("#")])
+        if not len(self._paths):
             raise SourceError(f"the list {file} names no images: write one path a line, relative to the list")
 
     def __len__(self) -> int:
@@ -83,13 +87,14 @@ class ListSource:
 
 
 def _list_images(folder: str, setting: str) -> list[str]:
+    """Returns the paths of images relative to a folder, in order."""
     if not os.path.isdir(folder):
         reason = "is a file" if os.path.exists(folder) else "does not exist"
         raise SourceError(f"the image folder {folder} {reason}: correct {setting} (now in {os.getcwd()})")
     names = sorted(os.path.relpath(file, folder).replace(os.sep, "/") for file in _walk(folder, above=()))
     if not names:
         raise SourceError(f"no images in {folder} or below it: looked for {', '.join(SUFFIXES)} files (in any case)")
-    return [os.path.join(folder, name) for name in names]
+    return names
 
 
 def _walk(folder: str, *, above: tuple[str, ...]) -> Iterator[str]:

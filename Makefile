@@ -31,6 +31,7 @@ types: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/clustering.py
 	$(BIN)/python benchmarks/step.py
+	$(if $(IMAGES),$(BIN)/python benchmarks/data.py --images="$(IMAGES)")
 
 $(READY): setup.cfg pyproject.toml $(wildcard constraints/*.txt)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

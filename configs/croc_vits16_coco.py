@@ -1,7 +1,7 @@
 r"""CrOC, ViT-S/16 on COCO: the paper's setting (118 k images, 300 epochs).
 
     python launch/pretrain.py --config=configs/croc_vits16_coco.py --workdir=runs/croc_coco \
-        --config.data.folders=path/to/coco/train2017
+        --config.data.sources=coco:path/to/coco
 
 The rest of the optimization is DINO's, which is the default of every field.
 """
@@ -14,7 +14,7 @@ from croc_jax.training.config_dict import recipe_config
 def get_config() -> ConfigDict:
     """Returns the recipe."""
     config = recipe_config()
-    config.data.folders = ("data/coco/train2017",)
+    config.data.sources = ("coco:data/coco",)
     config.backbone.variant = "vit_small"
     config.backbone.patch_size = 16
     config.clustering.k_start = 12

@@ -1,7 +1,7 @@
 r"""CrOC, ViT-S/16 on ImageNet: the paper's setting (1.28 M images, 300 epochs, batch 1024).
 
     python launch/pretrain.py --config=configs/croc_vits16_imagenet.py --workdir=runs/croc_imagenet \
-        --config.data.folders=path/to/imagenet/train
+        --config.data.sources=imagenet:path/to/imagenet
 
 Keys and a weaker pull of position, unlike on COCO. The peak learning rate scales with the batch.
 """
@@ -14,7 +14,7 @@ from croc_jax.training.config_dict import recipe_config
 def get_config() -> ConfigDict:
     """Returns the recipe."""
     config = recipe_config()
-    config.data.folders = ("data/imagenet/train",)
+    config.data.sources = ("imagenet:data/imagenet",)
     config.backbone.variant = "vit_small"
     config.backbone.patch_size = 16
     config.clustering.k_start = 12

@@ -1,7 +1,7 @@
 r"""The baseline: plain DINO on two views, with everything else as in croc_vits16_coco.
 
     python launch/pretrain.py --config=configs/dino_vits16_coco.py --workdir=runs/dino_coco \
-        --config.data.folders=path/to/coco/train2017
+        --config.data.sources=coco:path/to/coco
 
 Same data, model, optimizer and length, so that the dense objective is all that differs.
 """
@@ -15,7 +15,7 @@ def get_config() -> ConfigDict:
     """Returns the recipe."""
     config = recipe_config()
     config.objective.alpha = 0.0
-    config.data.folders = ("data/coco/train2017",)
+    config.data.sources = ("coco:data/coco",)
     config.backbone.variant = "vit_small"
     config.backbone.patch_size = 16
     config.objective.teacher_temp = 0.07

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 
@@ -41,7 +42,7 @@ class DistillationSums(NamedTuple):
 
     Attributes:
         count: pairs.
-        loss: cross-entropy, the mean of both directions.
+        loss: cross-entropy, the mean over all pairs of a teacher's view and another view of the student.
         entropy: of the teacher's probabilities in nats, the mean of both views.
         logits: of the teacher, the mean of both views `[p]`.
     """
@@ -57,7 +58,7 @@ class DistillationSums(NamedTuple):
 
 
 def distill(
-    student_logits: Float[Array, "v *rest p"],
+    student_logits: Float[Array, "u *rest p"],
     teacher_logits: Float[Array, "v *rest p"],
     valid: Bool[Array, "*rest"],
     center: Float[Array, " p"],
@@ -67,12 +68,14 @@ def distill(
 ) -> DistillationSums:
     """Compares the student's view of each row with the teacher's other view, Eqs. 3 to 6.
 
+    Views that the student alone sees (local crops, as in DINO) are compared with both of the teacher's.
+
     Rows are the [CLS] tokens of images (global loss) or the clusters of all images and heads
     (dense loss), whose mean is over the valid clusters of the whole batch.
 
     Args:
-        student_logits: of both views.
-        teacher_logits: alike; no gradient flows through them.
+        student_logits: of both views, then of those that it alone sees.
+        teacher_logits: of both views; no gradient flows through them.
         valid: rows that count.
         center: of the teacher's logits.
         teacher_temp: temperature of the teacher.
@@ -82,15 +85,19 @@ def distill(
     shape = (1,) * (teacher_logits.ndim - 1) + (-1,)
     sharpened = (teacher_logits - center.reshape(shape)) / teacher_temp
     targets = jax.nn.softmax(sharpened, axis=-1)
+    views, extra = teacher_logits.shape[0], student_logits.shape[0] - teacher_logits.shape[0]
+    # The mean of cross-entropies with two targets is the cross-entropy with their mean.
+    both = jnp.broadcast_to(jnp.mean(targets, axis=0), (extra, *targets.shape[1:]))
+    pairs = np.repeat((1 / (views + views * extra), views / (views + views * extra)), (views, extra)).astype(np.float32)
     # Probabilities sum to 1, so a cross-entropy with logits is their log-sum-exp less their mean.
-    student = student_logits[::-1] / student_temp
-    loss = jax.nn.logsumexp(student, axis=-1) - jnp.sum(targets * student, axis=-1)
+    student = student_logits / student_temp
+    loss = jax.nn.logsumexp(student, axis=-1) - jnp.sum(jnp.concatenate((targets[::-1], both)) * student, axis=-1)
+    loss = jnp.einsum("u,u...->...", pairs, loss)
     entropy = jax.nn.logsumexp(sharpened, axis=-1) - jnp.sum(targets * sharpened, axis=-1)
     weights = valid.astype(jnp.float32) / 2
-    views = teacher_logits.shape[0]
     return DistillationSums(
         count=jnp.sum(weights) * views,
-        loss=jnp.sum(jnp.where(valid[None], loss, 0.0)) / views,
+        loss=jnp.sum(jnp.where(valid, loss, 0.0)),
         entropy=jnp.sum(jnp.where(valid[None], entropy, 0.0)) / views,
         logits=jnp.einsum("...,v...p->p", weights, teacher_logits),
     )

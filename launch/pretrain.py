@@ -1,9 +1,10 @@
-r"""Pre-trains on folders of images, or goes on where the same command stopped.
+r"""Pre-trains on images, or goes on where the same command stopped.
 
     python launch/pretrain.py --config=configs/croc_vits16_coco.py --workdir=runs/coco \
         --config.data.folders=path/to/images --config.optimizer.base_lr=1e-3
 
-Every field of the recipe can be set so; several folders are given by repeating the flag.
+Every field of the recipe can be set so; several folders are given by repeating the flag. Images
+in other forms (COCO, tar, ArrayRecord, tfds, Hugging Face, a list) go by --config.data.sources=KIND:VALUE.
 """
 
 import contextlib
@@ -23,8 +24,9 @@ from ml_collections import config_flags
 from rich.console import Console
 
 from croc_jax.checkpoints import Checkpointer
+from croc_jax.data.damage import UnreadableImagesError
 from croc_jax.data.pipeline import CropDataset, make_dataset
-from croc_jax.data.sources import FolderSource
+from croc_jax.data.sources import open_data
 from croc_jax.training.config import Recipe, recipe_from_dict
 from croc_jax.training.health import NonFiniteError, explain
 from croc_jax.training.loop import Outcome, Outputs, RunLength, run_training
@@ -44,10 +46,10 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Where config, metrics and checkp
 def main() -> None:
     """Checks all that can be checked, restores or starts a run, and trains it."""
     begin, console = time.monotonic(), Console(soft_wrap=True, highlight=False, markup=False)
-    recipe, workdir, mesh = recipe_from_dict(CONFIG.value.to_dict()), Path(WORKDIR.value), make_mesh()
+    recipe, workdir, mesh = read_recipe_flag(), Path(WORKDIR.value), make_mesh()
     batch_size, slices = recipe.schedule.batch_size, recipe.optimizer.accumulation_steps
     check_batch_divides(batch_size, devices=mesh.size, slices=slices)
-    dataset = open_dataset(recipe)
+    dataset = open_dataset(recipe, workdir)
     epoch = dataset.steps_per_epoch
     length = RunLength(recipe.schedule.epochs * epoch, steps_per_epoch=epoch, batch_size=batch_size)
     shapes = abstract_state(recipe, steps_per_epoch=epoch, mesh=mesh)
@@ -76,15 +78,28 @@ def main() -> None:
         console.print(conclude(outcome, saver, stop=stop, seconds=time.monotonic() - begin))
 
 
-def open_dataset(recipe: Recipe) -> CropDataset:
+def read_recipe_flag() -> Recipe:
+    """Returns the recipe; images named on the command line replace all those of the config file."""
+    config, given = CONFIG.value, config_flags.get_override_values(flags.FLAGS["config"])
+    if {"data.folders", "data.sources"} & given.keys():
+        for name in ("folders", "sources", "weights"):
+            if f"data.{name}" not in given:
+                config.data[name] = ()
+    return recipe_from_dict(config.to_dict())
+
+
+def open_dataset(recipe: Recipe, workdir: Path) -> CropDataset:
     """Returns this process's part of the stream of batches."""
     return make_dataset(
-        FolderSource(recipe.data.folders),
+        open_data(recipe.data),
         views=recipe.data.views,
+        local_views=recipe.data.local_views,
         batch_size=recipe.schedule.batch_size,
         seed=recipe.seed,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        skipped_file=workdir / "skipped.txt",
+        max_bad_fraction=recipe.data.max_bad_fraction,
     )
 
 
@@ -93,6 +108,8 @@ def explaining(recipe: Recipe, saver: Checkpointer) -> Iterator[None]:
     """Ends the program with status 1 and advice if the numbers blow up."""
     try:
         yield
+    except UnreadableImagesError as error:
+        raise SystemExit(f"error: {error}; the last state is {saver.latest_path()}") from None
     except NonFiniteError as error:
         raise SystemExit(f"error: {explain(error, recipe, last_good=saver.latest_path())}") from None
 

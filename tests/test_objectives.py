@@ -41,6 +41,20 @@ def test_means_equal_reference():
     np.testing.assert_allclose(means.logits, logits, atol=1e-5)
 
 
+def test_local_views_meet_both_views_of_the_teacher():
+    student, teacher, valid, center = rows(4)
+    local = np.random.default_rng(5).normal(size=(3, *student.shape[1:])).astype(np.float32)
+    means = distill(np.concatenate([student, local]), teacher, valid, center, **TEMPS).means()
+    targets = softmax((teacher.astype(np.float64) - center) / 0.07, axis=-1)
+    answers = log_softmax(np.concatenate([student, local]).astype(np.float64) / 0.1, axis=-1)
+    pairs = [(t, s) for t in range(2) for s in range(5) if t != s]
+    losses = [-(targets[t] * answers[s]).sum(-1)[valid].mean() for t, s in pairs]
+    np.testing.assert_allclose(means.loss, np.mean(losses), rtol=1e-5)
+    without = distill(student, teacher, valid, center, **TEMPS).means()
+    np.testing.assert_array_equal(means.entropy, without.entropy)
+    np.testing.assert_array_equal(means.logits, without.logits)
+
+
 def test_slices_add_up():
     student, teacher, valid, center = rows(1)
     whole = distill(student, teacher, valid, center, **TEMPS)

@@ -1,6 +1,7 @@
 """Settings of the images, the crops and their photometric augmentation."""
 
 import dataclasses
+import math
 
 
 def _check_probabilities(**probabilities: tuple[float, ...]) -> None:
@@ -19,12 +20,15 @@ class ViewsConfig:
         scale: smallest and largest area of a crop over the area of the image.
         ratio: smallest and largest width over height.
         flip_probability: chance of a horizontal flip.
+        decoding: "exact" resizes as torchvision does, bicubic with antialiasing; "fast" decodes a
+            JPEG no finer than its crops need and averages areas, with the same boxes.
     """
 
     crop_size: int = 224
     scale: tuple[float, float] = (0.25, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip_probability: float = 0.5
+    decoding: str = "exact"
 
     def __post_init__(self) -> None:
         """Raises ValueError, naming the field and the value, for crops that cannot be drawn."""
@@ -34,7 +38,34 @@ class ViewsConfig:
             raise ValueError(f"scale={self.scale}: give the smaller share of the image first, both over 0 up to 1")
         if not 0 < self.ratio[0] <= self.ratio[1]:
             raise ValueError(f"ratio={self.ratio}: give the smaller width over height first, both positive")
+        if self.decoding not in ("exact", "fast"):
+            raise ValueError(f"decoding={self.decoding!r}: choose 'exact' or 'fast'")
         _check_probabilities(flip_probability=(self.flip_probability,))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LocalViewsConfig:
+    """Smaller crops that the student alone sees, for its global loss (DINO's multi-crop).
+
+    Attributes:
+        count: of them; 0, as in the paper, for none.
+        crop_size: side in pixels, a multiple of the patch size.
+        scale: smallest and largest area over the area of the image; aspect ratios and flips are
+            those of the views.
+    """
+
+    count: int = 0
+    crop_size: int = 96
+    scale: tuple[float, float] = (0.05, 0.25)
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, naming the field and the value, for crops that cannot be drawn."""
+        if self.count < 0:
+            raise ValueError(f"count={self.count}: 0 or more")
+        if self.crop_size < 1:
+            raise ValueError(f"crop_size={self.crop_size}: a view has at least one pixel")
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"scale={self.scale}: give the smaller share of the image first, both over 0 up to 1")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,6 +82,7 @@ class PhotometricConfig:
         blur_probability: chance of a Gaussian blur.
         blur_radius: smallest and largest standard deviation of the blur in pixels.
         solarize_probability: chance of inverting the bright values.
+        local_blur_probability: chance of a blur of each local crop.
     """
 
     brightness: float = 0.4
@@ -62,6 +94,7 @@ class PhotometricConfig:
     blur_probability: tuple[float, float] = (1.0, 0.1)
     blur_radius: tuple[float, float] = (0.1, 2.0)
     solarize_probability: tuple[float, float] = (0.0, 0.2)
+    local_blur_probability: float = 0.5
 
     def __post_init__(self) -> None:
         """Raises ValueError, naming the field and the value, for settings that cannot work."""
@@ -77,6 +110,7 @@ class PhotometricConfig:
             grayscale_probability=(self.grayscale_probability,),
             blur_probability=self.blur_probability,
             solarize_probability=self.solarize_probability,
+            local_blur_probability=(self.local_blur_probability,),
         )
 
 
@@ -86,10 +120,33 @@ class DataConfig:
 
     Attributes:
         folders: folders of images, searched recursively; several are joined in order.
+        sources: more images, each KIND:VALUE (`croc_jax.data.sources.catalog`), joined after the
+            folders.
+        weights: shares of the images of an epoch, one a folder and then one a source, of any sum;
+            empty to take each image once.
         views: the crops.
+        local_views: more crops, off by default.
+        max_bad_fraction: the share of unreadable images, of a thousand or more, that stops a run; 1 for none.
         photometric: the augmentation on the device.
     """
 
     folders: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+    weights: tuple[float, ...] = ()
     views: ViewsConfig = ViewsConfig()
+    local_views: LocalViewsConfig = LocalViewsConfig()
+    max_bad_fraction: float = 0.01
     photometric: PhotometricConfig = PhotometricConfig()
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, naming the field and the value, for images that cannot be chosen so."""
+        if not 0 <= self.max_bad_fraction <= 1:
+            raise ValueError(f"max_bad_fraction={self.max_bad_fraction}: a share lies between 0 and 1")
+        for name in ("folders", "sources"):
+            if not all(getattr(self, name)):
+                raise ValueError(f"{name}={getattr(self, name)}: an empty name is no {name[:-1]}")
+        count = len(self.folders) + len(self.sources)
+        if self.weights and len(self.weights) != count:
+            raise ValueError(f"weights={self.weights}: give one for each of {count} folders and sources, or none")
+        if not all(0 < weight < math.inf for weight in self.weights):
+            raise ValueError(f"weights={self.weights}: must be positive; leave a source out to give it no weight")

@@ -2,6 +2,8 @@
 
 The single operations work on color planes `[3 H W]` that hold whole numbers from 0 to 255 as
 float32, and round as Pillow does, which the official code calls; `jax.vmap` them over more.
+Between one pass over an image and the next, the numbers are kept as bytes: memory traffic is
+what all this costs.
 """
 
 import math
@@ -18,6 +20,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 Planes = Float[Array, "3 H W"]
+Bytes = UInt8[Array, "3 H W"]
 Scalar = Float[Array, ""]
 
 _SOLARIZE_THRESHOLD = 128
@@ -59,8 +62,23 @@ def augment(rng: Array, views: UInt8[Array, "b v H W 3"], config: PhotometricCon
     Raises:
         ValueError: for another number of views than the configuration has.
     """
+    return _augment(rng, views, config, _probabilities(config, views.shape[1]))
+
+
+def augment_local(rng: Array, views: UInt8[Array, "b l h w 3"], config: PhotometricConfig) -> Float[Array, "b l h w 3"]:
+    """Does the same to local crops, all of which are blurred equally often and none solarized (as in DINO).
+
+    Args:
+        rng: key of the step, another one than for `augment`.
+        views: as they come from the host.
+        config: the ranges and probabilities.
+    """
+    one = (config.jitter_probability, config.grayscale_probability, config.local_blur_probability, 0.0)
+    return _augment(rng, views, config, jnp.array([one] * views.shape[1]))
+
+
+def _augment(rng: Array, views: Array, config: PhotometricConfig, probabilities: Float[Array, "v 4"]) -> Array:
     batch, num_views = views.shape[:2]
-    probabilities = _probabilities(config, num_views)
 
     def one_view(key: Array, image: Array, probability: Array) -> Array:
         draws = draw(key, config, probability)
@@ -154,10 +172,10 @@ def jitter(planes: Planes, factors: Float[Array, " 4"], ranks: Int[Array, " 4"])
 def _blend_turns(planes: Planes, factors: Array, ranks: Array, *, turns: tuple[int, int]) -> Planes:
     """A loop, so that the compiler does not fold one turn into the next and repeat its work."""
 
-    def blend(turn: Array, planes: Planes) -> Planes:
-        return _blend_turn(planes, factors, ranks == turn)
+    def blend(turn: Array, stored: Bytes) -> Bytes:
+        return _blend_turn(stored.astype(jnp.float32), factors, ranks == turn).astype(jnp.uint8)
 
-    return jax.lax.fori_loop(*turns, blend, planes)
+    return jax.lax.fori_loop(*turns, blend, planes.astype(jnp.uint8)).astype(jnp.float32)
 
 
 def _blend_turn(planes: Planes, factors: Array, is_due: Bool[Array, " 4"]) -> Planes:
@@ -210,7 +228,8 @@ def gaussian_blur(planes: Planes, radius: Scalar, *, max_radius: float = 2.0) ->
         max_radius: the largest that `radius` can be; sets the length of the kernel.
     """
     box = _box(radius, reach=math.ceil((math.sqrt(4 * max_radius**2 + 1) - 1) / 2))
-    return _box_passes(_box_passes(planes, box, axis=2), box, axis=1)
+    stored = planes.astype(jnp.uint8)
+    return _box_passes(_box_passes(stored, box, axis=2), box, axis=1).astype(jnp.float32)
 
 
 def solarize(planes: Planes) -> Planes:
@@ -299,21 +318,22 @@ def _box(radius: Scalar, *, reach: int) -> Float[Array, " taps"]:
     return jnp.where(distance <= whole, inner, jnp.where(distance == whole + 1, outer, 0)) / 2**24
 
 
-def _box_passes(planes: Planes, box: Array, *, axis: int) -> Planes:
+def _box_passes(stored: Bytes, box: Array, *, axis: int) -> Bytes:
     """A loop for the same reason as in _blend_turns."""
-    return jax.lax.fori_loop(0, _BOX_PASSES, lambda _, blurred: _box_pass(blurred, box, axis=axis), planes)
+    return jax.lax.fori_loop(0, _BOX_PASSES, lambda _, blurred: _box_pass(blurred, box, axis=axis), stored)
 
 
-def _box_pass(planes: Planes, box: Array, *, axis: int) -> Planes:
+def _box_pass(stored: Bytes, box: Array, *, axis: int) -> Bytes:
     """Averages with the neighbors along an axis, edge values continuing beyond the image."""
-    size, reach = planes.shape[axis], len(box)
-    padding = [(reach, reach) if i == axis else (0, 0) for i in range(planes.ndim)]
+    size, reach = stored.shape[axis], len(box)
+    padding = [(reach, reach) if i == axis else (0, 0) for i in range(stored.ndim)]
     # The barrier keeps XLA for CPUs from padding anew for every shift, five times the work.
-    padded = jax.lax.optimization_barrier(jnp.pad(planes, padding, mode="edge"))
+    padded = jax.lax.optimization_barrier(jnp.pad(stored, padding, mode="edge"))
 
-    def shifted(by: int) -> Array:
-        return jax.lax.slice_in_dim(padded, reach + by, reach + by + size, axis=axis)
+    def shifted(by: int) -> Planes:
+        return jax.lax.slice_in_dim(padded, reach + by, reach + by + size, axis=axis).astype(jnp.float32)
 
+    planes = stored.astype(jnp.float32)
     change = sum(box[by - 1] * (shifted(-by) + shifted(by) - 2 * planes) for by in range(1, reach + 1))
     # Rounded apart from the whole numbers that it changes, near-ties fall as in fixed point.
-    return planes + jnp.floor(change + 0.5)
+    return (planes + jnp.floor(change + 0.5)).astype(jnp.uint8)

@@ -2,32 +2,31 @@
 
 import dataclasses
 import functools
-import os
-import shutil
 import signal
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypedDict
+from typing import Any, NotRequired, Self, TypedDict
 
 import grain
+import jax
 import numpy as np
-from absl import flags, logging
+from absl import flags
 from jaxtyping import Float32, UInt8
 
-from croc_jax.data.config import ViewsConfig
+from croc_jax.data.config import LocalViewsConfig, ViewsConfig
+from croc_jax.data.damage import DamageAccount, UnreadableImagesError
+from croc_jax.data.decoding import DecodeError, decode
+from croc_jax.data.readers import BY_MACHINE, check_shared_memory, choose_readers, end_with_parent
 from croc_jax.data.sources import ImageSource
-from croc_jax.data.views import NUM_VIEWS, DecodeError, decode, two_views
+from croc_jax.data.views import NUM_VIEWS, random_crops
 
 _MAX_TRIES = 20
-_SHARED_MEMORY = "/dev/shm"
 
 
 class DatasetError(ValueError):
     """The images cannot make the batches that were asked for; the message gives the numbers."""
-
-
-class UnreadableImagesError(RuntimeError):
-    """So many images in a row are unreadable that something is wrong with all of them."""
 
 
 class HostBatch(TypedDict):
@@ -36,10 +35,14 @@ class HostBatch(TypedDict):
     Attributes:
         views: two crops of each image.
         boxes: (top, left, height, width, flip) of each crop in original pixels.
+        local_views: smaller crops; there only if they are asked for.
+        local_boxes: alike.
     """
 
     views: UInt8[np.ndarray, "b v H W 3"]
     boxes: Float32[np.ndarray, "b v 5"]
+    local_views: NotRequired[UInt8[np.ndarray, "b l h w 3"]]
+    local_boxes: NotRequired[Float32[np.ndarray, "b l 5"]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,47 +54,60 @@ class CropDataset:
         images_per_epoch: all images of the source.
         steps_per_epoch: whole batches among them; what is left over waits for the next epoch's
             shuffle.
+        batch_bytes: what this process's rows of a batch take.
     """
 
     source: ImageSource
     images_per_epoch: int
     steps_per_epoch: int
+    batch_bytes: int
     _batches: grain.MapDataset
-    _batch_bytes: int
+    _skipped_file: Path | None
+    _max_bad_fraction: float
 
-    def iterate(self, start_step: int = 0, *, num_workers: int = 0, num_threads: int = 2) -> "BatchIterator":
+    def iterate(
+        self, start_step: int = 0, *, num_workers: int = BY_MACHINE, num_threads: int = BY_MACHINE
+    ) -> "BatchIterator":
         """Returns an iterator over this process's rows of the batches from a step on.
 
         Args:
             start_step: step of the first batch; to resume, the number of steps done.
             num_workers: processes that read ahead; 0 reads in threads of this process. With
-                more, the program needs an `if __name__ == "__main__"` guard.
+                more, the program needs an `if __name__ == "__main__"` guard. `BY_MACHINE` takes
+                threads on CPU, and processes beside an accelerator.
             num_threads: threads of each of these processes, a batch each at a time; 0 reads
                 only when asked.
 
         Raises:
-            DatasetError: if the worker processes lack shared memory to hand batches over.
+            SharedMemoryError: if the worker processes lack shared memory to hand batches over.
         """
+        num_workers, num_threads = choose_readers(
+            num_workers, num_threads, batch_bytes=self.batch_bytes, accelerated=jax.default_backend() != "cpu"
+        )
         # One batch more than there are threads: a finished one waits while all of them work.
         ahead = num_threads + 1 if num_threads else 0
         options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=ahead)
         stream = self._batches[start_step:].to_iter_dataset(options)
         if num_workers:
-            # Each worker keeps a batch waiting and writes the next; one more is in use.
-            _check_shared_memory((2 * num_workers + 1) * self._batch_bytes)
+            check_shared_memory(num_workers, batch_bytes=self.batch_bytes)
             _mark_flags_as_parsed()
-            stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers), _ignore_interrupts)
-        return BatchIterator(iter(stream), self.source)
+            _silence_leftovers()
+            stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers), _start_worker)
+        damage = DamageAccount(file=self._skipped_file, max_fraction=self._max_bad_fraction)
+        return BatchIterator(iter(stream), self.source, damage)
 
 
 def make_dataset(
     source: ImageSource,
     *,
     views: ViewsConfig,
+    local_views: LocalViewsConfig | None = None,
     batch_size: int,
     seed: int,
     process_index: int = 0,
     process_count: int = 1,
+    skipped_file: Path | None = None,
+    max_bad_fraction: float = 1.0,
 ) -> CropDataset:
     """Builds the stream of pairs of crops.
 
@@ -101,15 +117,18 @@ def make_dataset(
     Args:
         source: of the images.
         views: size and law of the crops.
+        local_views: of the local crops, none by default.
         batch_size: images of a batch over all processes.
         seed: of order and crops.
         process_index: of this process.
         process_count: processes that share each batch.
+        skipped_file: where unreadable images are listed.
+        max_bad_fraction: the share of unreadable images, of the first thousand or more, that ends the stream.
 
     Raises:
         DatasetError: for fewer images than a batch, or a batch that the processes cannot share.
     """
-    num_images = len(source)
+    num_images, local = len(source), local_views or LocalViewsConfig()
     steps_per_epoch = num_images // batch_size if batch_size > 0 else 0
     if not steps_per_epoch:
         raise DatasetError(
@@ -124,30 +143,29 @@ def make_dataset(
     # Epochs shuffle with consecutive seeds, so neighboring run seeds must not start as neighbors.
     shuffle_seed, crop_seed = (int(word) for word in np.random.SeedSequence(seed).generate_state(2))
     records = grain.MapDataset.range(num_images).shuffle(seed=shuffle_seed)[: steps_per_epoch * batch_size]
-    rows = records.random_map(functools.partial(_load_views, source=source, config=views), seed=crop_seed)
+    rows = records.random_map(functools.partial(_load_views, source=source, config=views, local=local), seed=crop_seed)
     # Batches of one process's size: each global batch is a run of `process_count` of them.
     local_size = batch_size // process_count
     batches = rows.batch(local_size)[process_index::process_count].repeat()
-    batch_bytes = local_size * NUM_VIEWS * 3 * views.crop_size**2
-    return CropDataset(source, num_images, steps_per_epoch, batches, batch_bytes)
+    batch_bytes = local_size * 3 * (NUM_VIEWS * views.crop_size**2 + local.count * local.crop_size**2)
+    return CropDataset(source, num_images, steps_per_epoch, batch_bytes, batches, skipped_file, max_bad_fraction)
 
 
 def _load_views(
-    index: int, generator: np.random.Generator, *, source: ImageSource, config: ViewsConfig
+    index: int, generator: np.random.Generator, *, source: ImageSource, config: ViewsConfig, local: LocalViewsConfig
 ) -> dict[str, np.ndarray]:
     """Returns the views of an image, or of one drawn in its place if it is unreadable."""
     skipped = np.full(_MAX_TRIES, -1, np.int32)
     index, error = int(index), None
     for attempt in range(_MAX_TRIES):
         try:
-            image = decode(source[index])
+            crops = random_crops(source[index], generator, config, local)
         except (DecodeError, OSError) as unreadable:
             error = unreadable
             skipped[attempt] = index
             index = int(generator.integers(len(source)))
         else:
-            views, boxes = two_views(image, generator, config)
-            return {"views": views, "boxes": boxes, "skipped": skipped}
+            return {name: array for name, array in crops._asdict().items() if len(array)} | {"skipped": skipped}
     raise UnreadableImagesError(
         f"{_MAX_TRIES} images in a row are unreadable, the last of them {source.name(int(skipped[-1]))} "
         f"({error}): check the files and the disk they are on"
@@ -155,35 +173,39 @@ def _load_views(
 
 
 class BatchIterator(Iterator[HostBatch]):
-    """Yields batches, and names each unreadable image in the log once.
+    """Yields batches, and keeps account of unreadable images."""
 
-    Attributes:
-        skipped: how often each unreadable image was replaced by another one, by name.
-    """
-
-    def __init__(self, batches: Any, source: ImageSource) -> None:
+    def __init__(self, batches: Any, source: ImageSource, damage: DamageAccount) -> None:
         """Wraps grain's iterator over batches of `source`."""
-        self._batches = batches
-        self._source = source
-        self.skipped: dict[str, int] = {}
+        self._batches: Any | None = batches
+        self._source, self._damage = source, damage
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """How often each unreadable image was replaced by another one, by name."""
+        return self._damage.counts
 
     def __next__(self) -> HostBatch:
-        """Returns the next batch."""
+        """Returns the next batch; raises UnreadableImagesError if too many images are unreadable."""
+        if self._batches is None:
+            raise StopIteration
         batch = next(self._batches)
         skipped = batch["skipped"]
         for index in skipped[skipped >= 0]:
             self._count(int(index))
-        return {"views": batch["views"], "boxes": batch["boxes"]}
+        self._damage.judge(len(skipped))
+        return {name: array for name, array in batch.items() if name != "skipped"}  # pyright: ignore
 
     def _count(self, index: int) -> None:
         name = self._source.name(index)
-        if name not in self.skipped:
-            logging.warning("skipping an unreadable image: %s (%s)", name, _reason(self._source, index))
-        self.skipped[name] = self.skipped.get(name, 0) + 1
+        self._damage.add(name, "" if self._damage.knows(name) else _reason(self._source, index))
 
     def close(self) -> None:
         """Stops reading ahead and ends the worker processes."""
-        self._batches.close()
+        # Grain's iterator complains if it lives until the interpreter ends, so nothing of it stays.
+        batches, self._batches = self._batches, None
+        if batches is not None:
+            batches.close()
 
     def __enter__(self) -> Self:
         """Returns itself; leaving the block closes it."""
@@ -205,23 +227,25 @@ def _reason(source: ImageSource, index: int) -> str:
     return "readable by now"
 
 
-def _check_shared_memory(needed: int) -> None:
-    """Without this, a worker that finds no room dies of a bus error, which explains nothing."""
-    free = shutil.disk_usage(_SHARED_MEMORY).free if os.path.isdir(_SHARED_MEMORY) else needed
-    if free < needed:
-        raise DatasetError(
-            f"worker processes need {needed / 2**20:.0f} MiB in {_SHARED_MEMORY}, but {free / 2**20:.0f} MiB "
-            "are free: enlarge it (docker run --shm-size), or lower runtime.num_workers (0 uses threads)"
-        )
-
-
-def _ignore_interrupts(worker: int, workers: int) -> None:
+def _start_worker(worker: int, workers: int) -> None:
     """Leaves Ctrl-C, which the terminal sends to all processes, to the one that saves and then ends the workers."""
     del worker, workers
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
 
 
 def _mark_flags_as_parsed() -> None:
     """Lets grain's workers start where no absl app has parsed flags, as in a notebook."""
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
+
+
+def _silence_leftovers() -> None:
+    """Keeps a warning from the end of a program.
+
+    Batches that were read ahead are still in shared memory then. Python's tracker of it, a process
+    that takes over the options of this one, removes them, but calls them leaks.
+    """
+    option = "ignore:resource_tracker:UserWarning"
+    if option not in sys.warnoptions:
+        sys.warnoptions.append(option)

@@ -1,25 +1,19 @@
-"""From the bytes of an image to its random crops and their boxes, on the host."""
+"""Random crops of an image and their boxes, on the host."""
 
-import io
+import dataclasses
 import math
 from typing import NamedTuple
 
 import numpy as np
-import simplejpeg
 from jaxtyping import Float32, UInt8
-from PIL import Image
 
-from croc_jax.data.config import ViewsConfig
+from croc_jax.data.config import LocalViewsConfig, ViewsConfig
+from croc_jax.data.decoding import DecodeError, Pixels, Size, decode, decode_at_least, read_size
+from croc_jax.data.resizing import resize_bicubic, resize_by_area
 
 NUM_VIEWS = 2
 
 _BOX_TRIES = 10
-
-Pixels = UInt8[np.ndarray, "H W 3"]
-
-
-class DecodeError(ValueError):
-    """The bytes are no readable image; the message tells why."""
 
 
 class Box(NamedTuple):
@@ -32,39 +26,20 @@ class Box(NamedTuple):
     flip: bool
 
 
-def decode(encoded: bytes) -> Pixels:
-    """Returns an image as RGB bytes.
+class Crops(NamedTuple):
+    """What one image gives to a batch.
 
-    Gray images repeat their value, transparency is dropped, and 16-bit values lose their lower
-    half. EXIF rotation is ignored, as by torchvision.
-
-    Args:
-        encoded: the contents of a JPEG, PNG or WebP file.
-
-    Raises:
-        DecodeError: for anything that cannot be decoded as a whole.
+    Attributes:
+        views: two random crops.
+        boxes: (top, left, height, width, flip) of each in original pixels.
+        local_views: smaller crops, if any.
+        local_boxes: alike.
     """
-    if simplejpeg.is_jpeg(encoded):
-        try:
-            return simplejpeg.decode_jpeg(encoded, colorspace="RGB")
-        except ValueError:
-            # Rare color spaces and harmless defects: Pillow may know better.
-            pass
-    try:
-        return _decode_with_pillow(encoded)
-    except Exception as error:  # Pillow's readers raise whatever their parsing stumbles over.
-        raise DecodeError(f"{type(error).__name__}: {error}") from error
 
-
-def _decode_with_pillow(encoded: bytes) -> Pixels:
-    with Image.open(io.BytesIO(encoded)) as image:
-        image.load()
-        if image.mode.startswith("I"):
-            gray = (np.asarray(image) >> 8).astype(np.uint8)
-            return np.repeat(gray[..., None], 3, axis=-1)
-        if "transparency" in image.info:
-            image = image.convert("RGBA")
-        return np.asarray(image.convert("RGB"))
+    views: UInt8[np.ndarray, "v H W 3"]
+    boxes: Float32[np.ndarray, "v 5"]
+    local_views: UInt8[np.ndarray, "l h w 3"]
+    local_boxes: Float32[np.ndarray, "l 5"]
 
 
 def sample_box(generator: np.random.Generator, height: int, width: int, config: ViewsConfig) -> Box:
@@ -104,8 +79,7 @@ def crop_view(image: Pixels, box: Box, size: int) -> UInt8[np.ndarray, "size siz
         box: within it; pixels beyond the box do not leak in.
         size: side of the view.
     """
-    crop = Image.fromarray(image[box.top : box.top + box.height, box.left : box.left + box.width])
-    view = np.asarray(crop.resize((size, size), Image.Resampling.BICUBIC))
+    view = resize_bicubic(image[box.top : box.top + box.height, box.left : box.left + box.width], size)
     return view[:, ::-1] if box.flip else view
 
 
@@ -123,3 +97,64 @@ def two_views(
     boxes = [sample_box(generator, height, width, config) for _ in range(NUM_VIEWS)]
     views = np.stack([crop_view(image, box, config.crop_size) for box in boxes])
     return views, np.array(boxes, np.float32)
+
+
+def random_crops(
+    encoded: bytes, generator: np.random.Generator, config: ViewsConfig, local: LocalViewsConfig | None = None
+) -> Crops:
+    """Decodes an image and returns its views, and its local views if any are asked for.
+
+    The boxes are the same whatever `config.decoding`, and those of the views the same with and
+    without local ones.
+
+    Args:
+        encoded: the contents of an image file.
+        generator: of the record.
+        config: of the views.
+        local: of the local views.
+
+    Raises:
+        DecodeError: for an unreadable image.
+    """
+    local = local or LocalViewsConfig()
+    size = read_size(encoded)
+    boxes = [sample_box(generator, *size, config) for _ in range(NUM_VIEWS)]
+    as_views = dataclasses.replace(config, scale=local.scale, crop_size=local.crop_size)
+    local_boxes = [sample_box(generator, *size, as_views) for _ in range(local.count)]
+    sizes = [config.crop_size] * NUM_VIEWS + [local.crop_size] * local.count
+    crops = (_exact_crops if config.decoding == "exact" else _fast_crops)(encoded, size, boxes + local_boxes, sizes)
+    return Crops(
+        np.stack(crops[:NUM_VIEWS]),
+        np.array(boxes, np.float32),
+        np.array(crops[NUM_VIEWS:], np.uint8).reshape(local.count, local.crop_size, local.crop_size, 3),
+        np.array(local_boxes, np.float32).reshape(local.count, len(Box._fields)),
+    )
+
+
+def _exact_crops(encoded: bytes, size: Size, boxes: list[Box], sides: list[int]) -> list[np.ndarray]:
+    image = decode(encoded)
+    if image.shape[:2] != size:
+        raise DecodeError(
+            f"{image.shape[1]} x {image.shape[0]} pixels where the header states {size.width} x {size.height}"
+        )
+    return [crop_view(image, box, side) for box, side in zip(boxes, sides, strict=True)]
+
+
+def _fast_crops(encoded: bytes, size: Size, boxes: list[Box], sides: list[int]) -> list[np.ndarray]:
+    """Averages areas of an image that is decoded only as fine as the largest enlargement needs."""
+    finest = max(side / min(box.height, box.width) for box, side in zip(boxes, sides, strict=True))
+    image = decode_at_least(encoded, size, share=finest)
+    scale = (image.shape[0] / size.height, image.shape[1] / size.width)
+    return [_fast_crop(image, box, scale, side) for box, side in zip(boxes, sides, strict=True)]
+
+
+def _fast_crop(image: Pixels, box: Box, scale: tuple[float, float], side: int) -> np.ndarray:
+    """Crops the pixels that a box covers at least in part, then resizes exactly what it covers."""
+    # In pixels of what may be a smaller image.
+    top, bottom = (place * scale[0] for place in (box.top, box.top + box.height))
+    left, right = (place * scale[1] for place in (box.left, box.left + box.width))
+    first_row, first_column = math.floor(top), math.floor(left)
+    bottom, right = min(bottom, image.shape[0]), min(right, image.shape[1])
+    crop = image[first_row : math.ceil(bottom), first_column : math.ceil(right)]
+    view = resize_by_area(crop, side, (left - first_column, top - first_row, right - left, bottom - top))
+    return view[:, ::-1] if box.flip else view

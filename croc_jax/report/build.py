@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from croc_jax.data.sources import FolderSource, ImageSource
-from croc_jax.data.views import decode
+from croc_jax.data.decoding import decode
+from croc_jax.data.sources import ImageSource, open_data
 from croc_jax.evaluation.backbones import FrozenBackbone, trained_backbone
 from croc_jax.report.exploration import Exploration, explore, overlap
 from croc_jax.report.figures import (
@@ -66,7 +66,7 @@ def build_report(workdir: Path, *, scores: Scores | None = None) -> Path:
     rows = read_metrics(workdir / "metrics.jsonl")
     backbone = trained_backbone(workdir)
     recipe = backbone.recipe
-    source = FolderSource(recipe.data.folders)
+    source = open_data(recipe.data)
     typical = explore(backbone.module, backbone.params, recipe, source, num_images=NUM_IMAGES)
     file = workdir / "report.html"
     write_page(

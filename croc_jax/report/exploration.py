@@ -9,9 +9,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from croc_jax.clustering import Clustering, cluster_views, patch_positions, trace_merging
+from croc_jax.data.decoding import DecodeError, decode
 from croc_jax.data.photometric import normalize
 from croc_jax.data.sources import ImageSource
-from croc_jax.data.views import DecodeError, decode, two_views
+from croc_jax.data.views import two_views
 from croc_jax.models import VisionTransformer, patch_grid
 from croc_jax.training.config import Recipe
 from croc_jax.training.networks import encode_views

@@ -30,12 +30,12 @@ class Rows(NamedTuple):
     """Rows of both networks, cut into chunks.
 
     Attributes:
-        student: what the student's head sees `[chunks b v *rest d]`.
-        teacher: what the teacher's head sees, alike.
+        student: what the student's head sees `[chunks b u *rest d]`.
+        teacher: what the teacher's head sees.
         valid: rows that count `[chunks b *rest]`.
     """
 
-    student: Float[Array, "chunks b v *rest d"]
+    student: Float[Array, "chunks b u *rest d"]
     teacher: Float[Array, "chunks b v *rest d"]
     valid: Bool[Array, "chunks b *rest"]
 
@@ -43,7 +43,7 @@ class Rows(NamedTuple):
 def compare_images(
     head: ProjectionHead,
     params: Params,
-    student: Float[Array, "v b d"],
+    student: Float[Array, "u b d"],
     teacher: Float[Array, "v b d"],
     teaching: Teaching,
     *,
@@ -54,8 +54,8 @@ def compare_images(
     Args:
         head: the module.
         params: the student's.
-        student: [CLS] tokens.
-        teacher: alike.
+        student: [CLS] tokens of both views, then of those that the student alone sees.
+        teacher: of both views.
         teaching: the teacher's side.
         slices: into which the batch is cut.
     """

@@ -58,15 +58,16 @@ class RuntimeConfig:
     """Settings that change no number of a run, and so may differ when it is resumed.
 
     Attributes:
-        num_workers: processes that decode and crop; 0 uses threads of the main process.
-        num_threads: threads a worker.
+        num_workers: processes that decode and crop; 0 uses threads of the main process, -1 leaves
+            the choice to the machine.
+        num_threads: threads a worker; -1 leaves the choice to the machine.
         log_every_steps: steps between two lines of metrics.jsonl.
         checkpoint_every_minutes: longest time between two saves of the latest state.
         keep_every_epochs: epochs between two checkpoints that are kept for good.
     """
 
-    num_workers: int = 0
-    num_threads: int = 2
+    num_workers: int = -1
+    num_threads: int = -1
     log_every_steps: int = 10
     checkpoint_every_minutes: float = 10.0
     keep_every_epochs: int = 50
@@ -76,6 +77,9 @@ class RuntimeConfig:
         for name in ("log_every_steps", "keep_every_epochs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must be 1 or more")
+        for name in ("num_workers", "num_threads"):
+            if getattr(self, name) < -1:
+                raise ValueError(f"{name}={getattr(self, name)}: 0 or more, or -1 to choose by the machine")
         if self.checkpoint_every_minutes < 0:
             raise ValueError(f"checkpoint_every_minutes={self.checkpoint_every_minutes}: must be 0 or more")
 

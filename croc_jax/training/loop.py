@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 from jax.sharding import Mesh
 
+from croc_jax.data.damage import UnreadableImagesError
 from croc_jax.training.config import RuntimeConfig
 from croc_jax.training.health import check_losses, check_state
 from croc_jax.training.metrics_log import MetricsLog
@@ -21,9 +22,12 @@ Metrics = Mapping[str, jax.Array]
 
 
 class Stream(Protocol):
-    """Host batches in order; `skipped` counts replaced images by name."""
+    """Host batches in order."""
 
-    skipped: dict[str, int]
+    @property
+    def skipped(self) -> Mapping[str, int]:
+        """How often each unreadable image was replaced by another one, by name."""
+        ...
 
     def __next__(self) -> Any:
         """Returns the next batch: a tree of arrays with this process's rows first."""
@@ -116,6 +120,7 @@ def run_training(
 
     Raises:
         NonFiniteError: for a loss or a state that is not finite; nothing of it is saved.
+        UnreadableImagesError: for too many unreadable images; the last state is saved.
     """
     step, total = int(state.step), length.total_steps
     if step >= total:
@@ -135,7 +140,12 @@ def run_training(
             state, metrics = compiled(state, batch)
             step += 1
             if step < total:
-                batch = feed.next()
+                try:
+                    batch = feed.next()
+                except UnreadableImagesError:
+                    reporter.push(step, metrics)
+                    _save(step, state, reporter=reporter, outputs=outputs, wait=True)
+                    raise
             reporter.push(step, metrics)
             if schedule.is_due(step):
                 _save(step, state, reporter=reporter, outputs=outputs, wait=False)

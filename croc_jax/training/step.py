@@ -1,6 +1,7 @@
 """One update: views in, new student, teacher and centers out."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -10,7 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from croc_jax.clustering import Clustering, cluster_views, patch_positions, view_centroids
-from croc_jax.data.photometric import augment
+from croc_jax.data.photometric import augment, augment_local
 from croc_jax.models import Features, patch_grid
 from croc_jax.objectives import DistillationSums, update_center
 from croc_jax.training.comparison import Teaching, compare_clusters, compare_images
@@ -29,10 +30,12 @@ class ViewPair(NamedTuple):
     Attributes:
         images: normalized `[b v H W c]`.
         positions: patch centers in the original image `[v b n 2]`.
+        local_images: smaller crops for the student's global loss alone, if any.
     """
 
     images: Float[Array, "b v H W c"]
     positions: Float[Array, "v b n 2"]
+    local_images: Float[Array, "b l h w c"] | None = None
 
 
 class Located(NamedTuple):
@@ -62,7 +65,11 @@ def make_train_step(recipe: Recipe, *, steps_per_epoch: int, mesh: Mesh) -> jax.
         augment_rng, update_rng = jax.random.split(rng)
         images = augment(augment_rng, batch["views"], recipe.data.photometric)
         positions = patch_positions(jnp.moveaxis(batch["boxes"], 1, 0), grid)
-        return update(state, ViewPair(images, positions), update_rng)
+        local_images = None
+        if recipe.data.local_views.count:
+            local_rng = jax.random.fold_in(augment_rng, 1)
+            local_images = augment_local(local_rng, batch["local_views"], recipe.data.photometric)
+        return update(state, ViewPair(images, positions, local_images), update_rng)
 
     whole = replicated(mesh)
     return jax.jit(
@@ -95,11 +102,14 @@ def make_update(recipe: Recipe, *, steps_per_epoch: int) -> Callable[..., tuple[
 
         # 2. The student sees them too, and takes over the teacher's clusters.
         def loss_fn(student_params: dict) -> tuple[Array, tuple[DistillationSums, DistillationSums]]:
-            student = encode_views(
-                networks.backbone, student_params["backbone"], views.images, slices=slices, drop_path_rng=drop_path_rng
-            )
+            encode = partial(encode_views, networks.backbone, student_params["backbone"], slices=slices)
+            student = encode(views.images, drop_path_rng=drop_path_rng)
+            cls_tokens = student.cls
+            if views.local_images is not None:
+                local = encode(views.local_images, drop_path_rng=jax.random.fold_in(drop_path_rng, 1))
+                cls_tokens = jnp.concatenate((cls_tokens, local.cls))
             head, teaching = student_params["head"], Teaching(state.teacher["head"], state.center, **temps)
-            whole = compare_images(networks.head, head, student.cls, teacher.cls, teaching, slices=slices)
+            whole = compare_images(networks.head, head, cls_tokens, teacher.cls, teaching, slices=slices)
             if located is None:
                 return whole.loss, (whole, _no_clusters(state.center_dense))
             assignments, valid = located.clustering.assignments, located.clustering.valid

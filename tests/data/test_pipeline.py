@@ -3,6 +3,10 @@
 import logging
 import pickle
 import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +14,7 @@ from PIL import Image
 
 from croc_jax.data.config import ViewsConfig
 from croc_jax.data.pipeline import DatasetError, UnreadableImagesError, make_dataset
+from croc_jax.data.readers import SharedMemoryError
 from croc_jax.data.sources import FolderSource
 
 VIEWS = ViewsConfig(crop_size=8)
@@ -196,10 +201,56 @@ def test_lack_of_shared_memory_is_explained(folder, monkeypatch):
     usage = shutil.disk_usage("/")._replace(free=100)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     monkeypatch.setattr("os.path.isdir", lambda path: True)
-    with pytest.raises(DatasetError, match="--shm-size.*runtime.num_workers"):
+    with pytest.raises(SharedMemoryError, match="--shm-size.*runtime.num_workers"):
         _dataset(folder).iterate(num_workers=2)
 
 
 def test_errors_survive_the_way_from_a_worker():
     error = pickle.loads(pickle.dumps(UnreadableImagesError("20 images")))
     assert isinstance(error, UnreadableImagesError) and str(error) == "20 images"
+
+
+READ_AND_WAIT = """
+import sys, time
+from croc_jax.data.config import ViewsConfig
+from croc_jax.data.pipeline import make_dataset
+from croc_jax.data.sources import FolderSource
+
+if __name__ == "__main__":
+    dataset = make_dataset(FolderSource(sys.argv[1]), views=ViewsConfig(crop_size=64), batch_size=4, seed=0)
+    with dataset.iterate(num_workers=2, num_threads=1) as batches:
+        next(batches)
+        print("reading", flush=True)
+        time.sleep(float(sys.argv[2]))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux to list processes")
+def test_workers_of_a_killed_process_end(folder, tmp_path):
+    script = tmp_path / "read.py"
+    script.write_text(READ_AND_WAIT)
+    with subprocess.Popen([sys.executable, script, folder, "60"], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "reading\n"
+        lists = Path(f"/proc/{process.pid}/task").glob("*/children")
+        children = [child for file in lists for child in file.read_text().split()]
+        assert len(children) >= 2  # and multiprocessing's own
+        process.kill()
+    deadline = time.monotonic() + 20
+    while any(_is_alive(child) for child in children):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_workers_end_in_silence(folder, tmp_path):
+    script = tmp_path / "read.py"
+    script.write_text(READ_AND_WAIT)
+    done = subprocess.run([sys.executable, script, folder, "1"], capture_output=True, text=True, timeout=60, check=True)
+    assert (done.stdout, done.stderr) == ("reading\n", "")
+
+
+def _is_alive(process):
+    status = Path(f"/proc/{process}/stat")
+    try:
+        return status.read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

@@ -6,6 +6,7 @@ import pickle
 import pytest
 
 from croc_jax.data.sources import FolderSource, SourceError
+from croc_jax.data.sources.base import Names
 
 
 def _write(folder, *names):
@@ -64,3 +65,13 @@ def test_useless_folders_are_named(tmp_path):
         FolderSource(empty / "notes.txt")
     with pytest.raises(SourceError, match="data.folders is empty"):
         FolderSource(())
+
+
+def test_names_are_small_and_exact():
+    names = [f"n01440764/n01440764_{i}.JPEG" for i in range(10_000)] + ["a\udcff.jpg", "ä b.png", ""]
+    kept = pickle.loads(pickle.dumps(Names(names)))
+    assert [kept[i] for i in range(len(kept))] == names
+    assert len(pickle.dumps(kept)) < sum(map(len, names)) + 9 * len(names)
+    for index in (-1, len(names)):
+        with pytest.raises(IndexError, match=f"name {index} of 10003"):
+            kept[index]

@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from croc_jax.data.config import ViewsConfig
-from croc_jax.data.views import Box, DecodeError, crop_view, decode, sample_box, two_views
+from croc_jax.data.config import LocalViewsConfig, ViewsConfig
+from croc_jax.data.decoding import DecodeError, Size, decode, decode_at_least
+from croc_jax.data.views import Box, crop_view, random_crops, sample_box, two_views
 
 
 def _scene(height=60, width=80):
@@ -138,15 +139,30 @@ def test_extreme_images_fall_back_to_the_center(height, width, expected):
 
 
 @pytest.mark.parametrize("flip", [False, True])
-@pytest.mark.parametrize("box", [(3, 5, 50, 41), (0, 0, 60, 80), (59, 79, 1, 1), (10, 10, 32, 32), (2, 3, 9, 70)])
-def test_crop_equals_pillow(box, flip):
+@pytest.mark.parametrize(
+    "box, columns_first",
+    [
+        ((3, 5, 50, 41), False),
+        ((0, 0, 60, 80), False),
+        ((59, 79, 1, 1), False),
+        ((10, 10, 32, 32), False),
+        ((2, 3, 9, 70), False),
+        ((0, 0, 60, 40), True),
+        ((0, 0, 60, 3), True),
+        ((0, 0, 60, 46), False),
+    ],
+)
+def test_crop_equals_pillow_but_for_rounding(box, columns_first, flip):
     scene = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
     top, left, height, width = box
     crop = Image.fromarray(scene).crop((left, top, left + width, top + height))
-    expected = crop.resize((32, 32), Image.Resampling.BICUBIC)
+    # Older releases of Pillow always begin with the rows; in two calls, the order is certain.
+    between = crop.resize((width, 32) if columns_first else (32, height), Image.Resampling.BICUBIC)
+    expected = between.resize((32, 32), Image.Resampling.BICUBIC)
     if flip:
         expected = expected.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    np.testing.assert_array_equal(crop_view(scene, Box(top, left, height, width, flip), 32), np.asarray(expected))
+    difference = np.abs(crop_view(scene, Box(top, left, height, width, flip), 32).astype(int) - np.asarray(expected))
+    assert difference.max() <= 1 and difference.mean() < 0.1
 
 
 def test_pixels_beyond_the_box_do_not_matter():
@@ -182,3 +198,82 @@ def test_two_views_are_different_crops_of_one_image():
 def test_impossible_settings_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
         ViewsConfig(**settings)
+
+
+def _photo(height=300, width=400):
+    """Large and smooth enough that resizing laws agree."""
+    y, x = np.mgrid[:height, :width] / 40
+    image = np.stack([np.sin(x) + np.cos(y), np.sin(x + y), np.cos(x - y)], axis=-1)
+    return (127 + 60 * image).astype(np.uint8)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_fast_decoding_moves_no_box_and_few_values(kind):
+    encoded = _encode(Image.fromarray(_photo()), kind, **({"quality": 95} if kind == "JPEG" else {}))
+    for seed in range(20):
+        exact, fast = (
+            random_crops(
+                encoded,
+                np.random.default_rng(seed),
+                ViewsConfig(crop_size=48, decoding=decoding),
+                LocalViewsConfig(count=2, crop_size=32),
+            )
+            for decoding in ("exact", "fast")
+        )
+        np.testing.assert_array_equal(fast.boxes, exact.boxes)
+        np.testing.assert_array_equal(fast.local_boxes, exact.local_boxes)
+        for ours, theirs in ((fast.views, exact.views), (fast.local_views, exact.local_views)):
+            assert ours.shape == theirs.shape and ours.dtype == np.uint8
+            # Compression and one part in 255 of rounding; a shift by a pixel changes more where crops are small.
+            difference = np.abs(ours.astype(int) - theirs).mean()
+            assert difference < 2
+            assert difference < 0.5 * np.abs(np.roll(theirs, 1, axis=2).astype(int) - theirs)[:, :, 1:].mean()
+
+
+def test_fast_decoding_reads_no_more_pixels_than_crops_need():
+    encoded, size = _encode(Image.fromarray(_photo()), "JPEG"), Size(300, 400)
+    assert decode_at_least(encoded, size, share=3.0).shape == (300, 400, 3)
+    assert decode_at_least(encoded, size, share=0.51).shape == (300, 400, 3)
+    assert decode_at_least(encoded, size, share=0.5).shape == (150, 200, 3)
+    assert decode_at_least(encoded, size, share=0.26).shape == (150, 200, 3)
+    assert decode_at_least(encoded, size, share=0.01).shape == (38, 50, 3)
+    lossless = _encode(Image.fromarray(_photo()), "PNG")
+    np.testing.assert_array_equal(decode_at_least(lossless, size, share=0.1), _photo())
+
+
+def test_local_crops_leave_the_views_alone():
+    encoded = _encode(Image.fromarray(_photo()), "PNG")
+    config, local = ViewsConfig(crop_size=32), LocalViewsConfig(count=3, crop_size=16, scale=(0.05, 0.1))
+    with_local = random_crops(encoded, np.random.default_rng(1), config, local)
+    without = random_crops(encoded, np.random.default_rng(1), config)
+    np.testing.assert_array_equal(with_local.views, without.views)
+    np.testing.assert_array_equal(with_local.boxes, without.boxes)
+    assert without.local_views.shape[0] == 0 and with_local.local_views.shape == (3, 16, 16, 3)
+    areas = with_local.local_boxes[:, 2] * with_local.local_boxes[:, 3] / (300 * 400)
+    assert ((areas > 0.049) & (areas < 0.101)).all()
+    for view, box in zip(with_local.local_views, with_local.local_boxes.astype(int), strict=True):
+        np.testing.assert_array_equal(view, crop_view(_photo(), Box._make(box), 16))
+
+
+def test_a_decompression_bomb_is_refused_by_its_header():
+    for side in (11_000, 20_000):
+        bomb = _encode(Image.new("1", (side, side)), "PNG")
+        assert len(bomb) < 100_000
+        with pytest.raises(DecodeError, match="more than 100 million pixels"):
+            decode(bomb)
+        with pytest.raises(DecodeError, match="more than 100 million pixels"):
+            random_crops(bomb, np.random.default_rng(0), ViewsConfig())
+
+
+@pytest.mark.parametrize("size", [(1, 1), (20_000, 50)])
+@pytest.mark.parametrize("decoding", ["exact", "fast"])
+def test_extreme_sizes_give_views(size, decoding):
+    encoded = _encode(Image.new("RGB", size, (9, 8, 7)), "JPEG", quality=95)
+    crops = random_crops(encoded, np.random.default_rng(0), ViewsConfig(crop_size=16, decoding=decoding))
+    assert crops.views.shape == (2, 16, 16, 3)
+    np.testing.assert_allclose(crops.views.astype(int), np.broadcast_to((9, 8, 7), crops.views.shape), atol=2)
+
+
+def test_unknown_decoding_is_named():
+    with pytest.raises(ValueError, match="decoding='quick'"):
+        ViewsConfig(decoding="quick")

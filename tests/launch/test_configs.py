@@ -59,17 +59,17 @@ def test_the_docstring_gives_a_command_that_fits(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "num_folders", "batch_size", "lambda_pos", "tokens", "alpha"),
+    ("name", "source", "batch_size", "lambda_pos", "tokens", "alpha"),
     [
-        ("croc_vits16_coco", 1, 256, 4.0, "values", 1.0),
-        ("croc_vits16_coco_plus", 2, 256, 4.0, "values", 1.0),
-        ("croc_vits16_imagenet", 1, 1024, 3.0, "keys", 1.0),
-        ("dino_vits16_coco", 1, 256, 4.0, "values", 0.0),
+        ("croc_vits16_coco", "coco:data/coco", 256, 4.0, "values", 1.0),
+        ("croc_vits16_coco_plus", "coco+:data/coco", 256, 4.0, "values", 1.0),
+        ("croc_vits16_imagenet", "imagenet:data/imagenet", 1024, 3.0, "keys", 1.0),
+        ("dino_vits16_coco", "coco:data/coco", 256, 4.0, "values", 0.0),
     ],
 )
-def test_the_paper_s_settings(name, num_folders, batch_size, lambda_pos, tokens, alpha):
+def test_the_paper_s_settings(name, source, batch_size, lambda_pos, tokens, alpha):
     recipe = read(name)
-    assert len(recipe.data.folders) == num_folders
+    assert (recipe.data.folders, recipe.data.sources) == ((), (source,))
     assert (recipe.schedule.epochs, recipe.schedule.batch_size) == (300, batch_size)
     assert (recipe.clustering.lambda_pos, recipe.objective.tokens) == (lambda_pos, tokens)
     assert (recipe.clustering.k_start, recipe.objective.alpha) == (12, alpha)
@@ -101,7 +101,7 @@ def full_size_shapes(recipe):
 @every_config
 def test_full_size_shapes_fit_together(name):
     recipe = read(name)
-    recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, folders=()))
+    recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, folders=(), sources=()))
     before, after, metrics = full_size_shapes(recipe)
     describe = lambda leaf: (leaf.shape, leaf.dtype)  # noqa: E731
     assert jax.tree.map(describe, after) == jax.tree.map(describe, before)
@@ -114,7 +114,7 @@ def miniature(recipe):
     backbone = dataclasses.replace(recipe.backbone, width=16, depth=1, num_heads=2)
     head = dataclasses.replace(recipe.head, hidden_dim=16, bottleneck_dim=8, num_prototypes=16, num_prototypes_dense=16)
     views = dataclasses.replace(recipe.data.views, crop_size=3 * backbone.patch_size)
-    data = dataclasses.replace(recipe.data, folders=(), views=views)
+    data = dataclasses.replace(recipe.data, folders=(), sources=(), views=views)
     schedule = dataclasses.replace(recipe.schedule, batch_size=4)
     clean = dataclasses.replace(recipe, runtime=Recipe().runtime)
     return dataclasses.replace(clean, backbone=backbone, head=head, data=data, schedule=schedule)

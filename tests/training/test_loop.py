@@ -21,7 +21,9 @@ from croc_jax.training.sharding import make_mesh
 from croc_jax.training.stopping import StopRequest
 
 LENGTH = RunLength(20, steps_per_epoch=4, batch_size=2)
-NEVER = RuntimeConfig(log_every_steps=5, checkpoint_every_minutes=1e9, keep_every_epochs=1000)
+NEVER = RuntimeConfig(
+    num_workers=0, num_threads=2, log_every_steps=5, checkpoint_every_minutes=1e9, keep_every_epochs=1000
+)
 LOGGED = [1, 5, 10, 15, 20]
 CONTRACT = "step epoch loss loss_dense loss_global lr images_per_sec num_clusters valid_fraction".split()
 CONTRACT += ["teacher_entropy", "teacher_entropy_c"]

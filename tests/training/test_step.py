@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from croc_jax.data.config import LocalViewsConfig
 from croc_jax.models import BackboneConfig
 from croc_jax.objectives import ObjectiveConfig
 from croc_jax.training.sharding import make_mesh, replicated, shard_batch
@@ -15,13 +16,13 @@ from croc_jax.training.step import make_train_step
 from tests.training.tiny import STEPS_PER_EPOCH, batches, tiny_recipe
 
 
-def train(recipe, num_devices, steps=5, step=None):
+def train(recipe, num_devices, steps=5, step=None, extra=None):
     mesh = make_mesh(jax.devices()[:num_devices])
     step = step or make_train_step(recipe, steps_per_epoch=STEPS_PER_EPOCH, mesh=mesh)
     state = jax.device_put(init_state(recipe, steps_per_epoch=STEPS_PER_EPOCH), replicated(mesh))
     history = []
-    for batch in batches(steps):
-        state, metrics = step(state, shard_batch(batch, mesh))
+    for batch, more in zip(batches(steps), extra or [{}] * steps, strict=True):
+        state, metrics = step(state, shard_batch(batch | more, mesh))
         history.append(jax.tree.map(float, metrics))
     return step, state, history
 
@@ -108,6 +109,19 @@ def test_alpha_zero_is_the_global_loss_alone(one_device):
     np.testing.assert_allclose(history[0]["loss_global"], one_device[2][0]["loss_global"], rtol=1e-6)
     assert {metrics["loss_dense"] for metrics in history} == {0.0}
     np.testing.assert_array_equal(state.center_dense, 0)
+
+
+def test_local_crops_take_part_in_the_global_loss_alone(one_device):
+    data = dataclasses.replace(tiny_recipe().data, local_views=LocalViewsConfig(count=3, crop_size=16))
+    rng = np.random.default_rng(1)
+    crops = rng.integers(0, 256, (2, 8, 3, 16, 16, 3), dtype=np.uint8)
+    extra = [{"local_views": crops[0]}, {"local_views": crops[1]}]
+    step, state, history = train(tiny_recipe(data=data), 8, steps=2, extra=extra)
+    assert step._cache_size() == 1
+    np.testing.assert_allclose(history[0]["loss_dense"], one_device[2][0]["loss_dense"], rtol=1e-5)
+    assert abs(history[0]["loss_global"] / one_device[2][0]["loss_global"] - 1) > 1e-4
+    np.testing.assert_allclose(history[0]["teacher_entropy"], one_device[2][0]["teacher_entropy"], rtol=1e-5)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.student))
 
 
 @pytest.mark.parametrize("tokens", ["keys", "queries", "last"])

@@ -1,0 +1,182 @@
+"""Data sets of TensorFlow Datasets and of Hugging Face, where these are installed."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from croc_jax.data.sources import HuggingFaceSource, SourceError, TfdsSource, open_sources
+from croc_jax.data.sources import tfds as tfds_module
+from tests.data.tiny_images import check_copies, contents, encode, names
+
+
+@pytest.fixture(scope="module")
+def tfds():
+    return pytest.importorskip("tensorflow_datasets")
+
+
+@pytest.fixture(scope="module")
+def data_dir(tfds, tmp_path_factory):
+    """Data sets with one image an example, with labels and boxes too, with two images, and with none."""
+    home = tmp_path_factory.mktemp("tfds")
+    for i in range(5):
+        (home / f"{i}.png").write_bytes(encode(i))
+    Image.new("L", (8, 6)).save(home / "mask.png")
+    image, features = tfds.features.Image(), tfds.features
+    box = features.Sequence({"bbox": features.BBoxFeature()})
+    mask = features.LabeledImage(labels=3, shape=(None, None, 1))
+
+    def prepare(called, example, file_format="array_record", **feature):
+        """Builds a data set whose examples differ in their images alone."""
+
+        class TinyBuilder(tfds.core.GeneratorBasedBuilder):
+            name = called
+            VERSION = tfds.core.Version("1.0.0")
+
+            def _info(self):
+                return tfds.core.DatasetInfo(builder=self, features=features.FeaturesDict(feature))
+
+            def _split_generators(self, dl_manager):
+                return {"train": self._generate_examples(5), "test": self._generate_examples(2)}
+
+            def _generate_examples(self, count):
+                for i in range(count):
+                    yield i, {key: value(i) for key, value in example.items()}
+
+        TinyBuilder(data_dir=home / "data", file_format=file_format).download_and_prepare()
+
+    picture = lambda i: str(home / f"{i}.png")  # noqa: E731
+    boxes = lambda i: [{"bbox": features.BBox(0.0, 0.0, 1.0, 1.0)}] * i  # noqa: E731
+    rich = {"image": picture, "other": picture, "mask": lambda i: str(home / "mask.png"), "objects": boxes}
+    prepare("tiny", {"photo": picture, "label": lambda i: i}, photo=image, label=features.ClassLabel(num_classes=5))
+    prepare("rich", rich, image=image, other=features.Image(), mask=mask, objects=box)
+    prepare("two", {"left": picture, "right": picture}, left=image, right=features.Image())
+    prepare("text", {"text": str}, text=features.Text())
+    return home / "data"
+
+
+def test_tfds_images_come_as_they_are_encoded(data_dir):
+    source = TfdsSource("tiny", data_dir=str(data_dir))
+    # tfds shuffles while it prepares.
+    assert sorted(contents(source)) == sorted(encode(i) for i in range(5))
+    assert names(source) == [f"tiny/1.0.0:train:{i}" for i in range(5)]
+    check_copies(source)
+    with pytest.raises(IndexError):
+        source[5]
+
+
+def test_tfds_splits_and_versions_are_chosen_in_the_spec(data_dir):
+    whole = contents(open_sources([f"tfds:tiny@{data_dir}"]))
+    assert contents(open_sources([f"tfds:tiny:train[1:3]@{data_dir}"])) == whole[1:3]
+    assert contents(open_sources([f"tfds:tiny:1.0.0:train[:40%]@{data_dir}"])) == whole[:2]
+    assert contents(open_sources([f"tfds:tiny:train+test@{data_dir}"]))[:5] == whole
+    assert len(open_sources([f"tfds:tiny:test@{data_dir}"])) == 2
+
+
+def test_tfds_images_among_other_features(data_dir):
+    source = open_sources([f"tfds:rich@{data_dir}"])
+    assert sorted(contents(source)) == sorted(encode(i) for i in range(5))
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("tfds:text@{}", "data set text has no image feature, only text"),
+        ("tfds:two@{}", r"several images an example \(left, right\)"),
+        ("tfds:tiny:val@{}", r"cannot open split 'val' of tiny in .*'train', 'test'"),
+        ("tfds:tiny:train[:0]@{}", r"cannot open split 'train\[:0\]' of tiny in .* 0 length"),
+        ("tfds:cifar10@{}", r"no data set cifar10 in .*array_record'\)\.download_and_prepare\(\)"),
+        ("tfds:@{}", r"write tfds:NAME\[:SPLIT\]\[@DATA_DIR\]"),
+    ],
+)
+def test_tfds_data_sets_that_cannot_be_used_are_explained(data_dir, spec, message):
+    with pytest.raises(SourceError, match=message):
+        open_sources([spec.format(data_dir)])
+
+
+def test_a_tfds_data_set_without_random_access_is_explained(data_dir, tmp_path):
+    shutil.copytree(data_dir / "tiny", tmp_path / "tiny")
+    info = tmp_path / "tiny" / "1.0.0" / "dataset_info.json"
+    info.write_text(info.read_text().replace("array_record", "tfrecord"))
+    with pytest.raises(SourceError, match=r"format without random access: prepare it once: .*array_record"):
+        open_sources([f"tfds:tiny@{tmp_path}"])
+
+
+def test_tfds_is_read_without_tensorflow(data_dir):
+    program = (
+        "import sys\nfrom croc_jax.data.sources import open_sources\n"
+        f"assert len(open_sources(['tfds:tiny@{data_dir}'])[0]) > 50\nassert 'tensorflow' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_lack_of_tfds_is_explained(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(SourceError, match=r"needs TensorFlow Datasets .*croc_jax\[tfds\]"):
+        tfds_module.parse_tfds("tiny")
+
+
+@pytest.fixture(scope="module")
+def datasets():
+    return pytest.importorskip("datasets")
+
+
+@pytest.fixture
+def photos(datasets, tmp_path):
+    """Four images: two as bytes, one as a path, and none."""
+    (tmp_path / "2.png").write_bytes(encode(2))
+    images = [{"bytes": encode(i), "path": None} for i in range(2)]
+    images += [{"bytes": None, "path": str(tmp_path / "2.png")}, None]
+    features = datasets.Features({"photo": datasets.Image(), "label": datasets.Value("int64")})
+    return datasets.Dataset.from_dict({"photo": images, "label": [0, 1, 2, 3]}, features=features)
+
+
+def save(dataset, folder):
+    dataset.save_to_disk(folder)
+    return folder
+
+
+def test_hugging_face_images_come_as_they_are_encoded(photos, tmp_path):
+    folder = save(photos.select(range(3)), tmp_path / "set")
+    source = open_sources([f"hf:{folder}"])
+    assert contents(source) == [encode(i) for i in range(3)]
+    assert names(source) == [f"{folder}:{i}" for i in range(3)]
+    check_copies(source)
+    with pytest.raises(IndexError):
+        source[3]
+
+
+def test_hugging_face_rows_without_an_image_are_os_errors(photos, tmp_path):
+    source = HuggingFaceSource(save(photos, tmp_path / "set"))
+    (tmp_path / "2.png").unlink(missing_ok=True)
+    with pytest.raises(OSError, match="set:3: this row has no image"):
+        source[3]
+
+
+def test_hugging_face_splits_are_folders(datasets, photos, tmp_path):
+    folder = save(datasets.DatasetDict({"train": photos, "test": photos.select([1])}), tmp_path / "sets")
+    assert contents(open_sources([f"hf:{folder}/test"])) == [encode(1)]
+    with pytest.raises(SourceError, match=r"several splits: name one of them, hf:\S+/train or hf:\S+/test"):
+        HuggingFaceSource(folder)
+    only = save(datasets.DatasetDict({"test": photos.select([1])}), tmp_path / "only")
+    assert contents(HuggingFaceSource(only)) == [encode(1)]
+
+
+def test_hugging_face_data_sets_that_cannot_be_used_are_explained(datasets, photos, tmp_path):
+    with pytest.raises(SourceError, match="no column of images, only label"):
+        HuggingFaceSource(save(photos.select_columns(["label"]), tmp_path / "labels"))
+    both = photos.add_column("second", [None] * 4, feature=datasets.Image())
+    with pytest.raises(SourceError, match=r"several images a row \(photo, second\)"):
+        HuggingFaceSource(save(both, tmp_path / "both"))
+    with pytest.raises(SourceError, match=r"no Hugging Face data set in .*nowhere .*save_to_disk"):
+        HuggingFaceSource(tmp_path / "nowhere")
+    with pytest.raises(SourceError, match="is empty"):
+        HuggingFaceSource(save(photos.select([]), tmp_path / "empty"))
+
+
+def test_lack_of_datasets_is_explained(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(SourceError, match=r"needs the library datasets .*croc_jax\[hf\]"):
+        HuggingFaceSource("set")

@@ -1,0 +1,32 @@
+"""Images small enough to tell apart at a glance, and what must hold for every source of them."""
+
+import io
+import pickle
+
+from PIL import Image
+
+
+def encode(number, size=(8, 6), kind="PNG"):
+    """Returns an encoded image of one color."""
+    stream = io.BytesIO()
+    Image.new("RGB", size, (10 * number, 0, 0)).save(stream, kind)
+    return stream.getvalue()
+
+
+def contents(source):
+    return [source[i] for i in range(len(source))]
+
+
+def names(source):
+    return [source.name(i) for i in range(len(source))]
+
+
+def check_copies(source):
+    """A copy is small, has the same images and names, before and after the first read, and opens files by itself."""
+    unread = pickle.dumps(source)
+    expected = contents(source), names(source)
+    read = pickle.dumps(source)
+    assert len(unread) < 2000 and len(read) < 2000
+    for state in (unread, read):
+        copy = pickle.loads(state)
+        assert names(copy) == expected[1] and contents(copy) == expected[0] and len(copy) == len(source)

@@ -55,7 +55,7 @@ class HuggingFaceSource:
 def _open(folder: str) -> tuple[str, Any]:
     """Returns the name of the column of images, and the rows with nothing but that, encoded."""
     try:
-        import datasets
+        import datasets  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise SourceError(f"hf:{folder} needs the library datasets ({error}): pip install 'croc_jax[hf]'") from error
     try:

@@ -70,8 +70,8 @@ def parse_tfds(value: str) -> TfdsSource:
 def _open(name: str, split: str, data_dir: str | None) -> tuple[str, str, Sequence[Any]]:
     """Returns the name of the image feature, the full name of the data set, and its examples."""
     try:
-        import tensorflow_datasets as tfds
-        from tensorflow_datasets.core import read_only_builder
+        import tensorflow_datasets as tfds  # pyright: ignore[reportMissingImports]
+        from tensorflow_datasets.core import read_only_builder  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise SourceError(
             f"tfds:{name} needs TensorFlow Datasets ({error}): pip install 'croc_jax[tfds]' (TensorFlow is not needed)"

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from rich.progress import Progress
 
 from croc_jax.data.labeled import IGNORED, SegmentationSplit
+from croc_jax.evaluation.examples import Example, Gallery, GalleryKeeper
 from croc_jax.evaluation.features import ExtractFn, MemoryBudget, collect_tokens, make_extract_fn
 from croc_jax.evaluation.interpolation import bilinear_matrix, resize_with
 from croc_jax.evaluation.linear import LinearHead, LinearProtocol, apply_head, fit_linear
@@ -20,14 +21,6 @@ from croc_jax.models import VisionTransformer, patch_grid
 
 # Predictions are padded to a multiple of this many pixels, so that labels of many sizes compile few times.
 PADDING = 64
-
-
-class Example(NamedTuple):
-    """One image of the validation split; labels and prediction have one size."""
-
-    image: UInt8[np.ndarray, "H W 3"]
-    labels: UInt8[np.ndarray, "h w"]
-    prediction: UInt8[np.ndarray, "h w"]
 
 
 class LinearScore(NamedTuple):
@@ -39,7 +32,7 @@ class LinearScore(NamedTuple):
         confusion: pixels of each (class, prediction) over the whole split.
         losses: mean training loss of each epoch.
         seconds: of each phase.
-        examples: a few images, evenly spread over the split.
+        gallery: a few images.
     """
 
     miou: float
@@ -47,7 +40,7 @@ class LinearScore(NamedTuple):
     confusion: Int[np.ndarray, "k k"]
     losses: Float[np.ndarray, " epochs"]
     seconds: dict[str, float]
-    examples: list[Example]
+    gallery: Gallery
 
 
 def evaluate_linear(
@@ -86,11 +79,11 @@ def evaluate_linear(
     limits = {"num_classes": train.num_classes, "device_gib": budget.device_gib}
     fit = fit_linear(data, protocol, **limits, progress=progress)
     clock.append(time.perf_counter())
-    confusion, examples = score_linear(extract_fn, params, fit.head, val, protocol=protocol, **common)
+    confusion, gallery = score_linear(extract_fn, params, fit.head, val, protocol=protocol, **common)
     clock.append(time.perf_counter())
     seconds = {phase: clock[i + 1] - clock[i] for i, phase in enumerate(("features", "training", "scoring"))}
     per_class = 100 * class_iou(confusion)
-    return LinearScore(100 * mean_iou(confusion), per_class, confusion, fit.losses, seconds, examples)
+    return LinearScore(100 * mean_iou(confusion), per_class, confusion, fit.losses, seconds, gallery)
 
 
 def _check_image_size(protocol: LinearProtocol, backbone: VisionTransformer) -> None:
@@ -108,9 +101,8 @@ def score_linear(
     *,
     protocol: LinearProtocol,
     budget: MemoryBudget,
-    num_examples: int = 6,
     progress: Progress | None = None,
-) -> tuple[Int[np.ndarray, "k k"], list[Example]]:
+) -> tuple[Int[np.ndarray, "k k"], Gallery]:
     """Returns the confusion over a whole split, and a few examples; nothing else is kept.
 
     Args:
@@ -120,14 +112,12 @@ def score_linear(
         split: labeled images.
         protocol: for the sizes.
         budget: of memory.
-        num_examples: how many images to return.
         progress: shows the batches.
     """
     num_classes = head.bias.shape[0]
     predict = jax.jit(predict_labels)
     confusion = np.zeros((num_classes, num_classes), np.int64)
-    wanted = set(np.linspace(0, len(split) - 1, min(num_examples, len(split))).round().astype(int).tolist())
-    examples, start = [], 0
+    keeper = GalleryKeeper(len(split))
     sizes = {"image_size": protocol.image_size, "label_size": protocol.score_size}
     for batch in budget.batches(split, **sizes, progress=progress):
         tokens = extract_fn(params, batch.images)
@@ -136,10 +126,8 @@ def score_linear(
         for index, labels in enumerate(batch.labels):
             prediction = predictions[index, : labels.shape[0], : labels.shape[1]]
             confusion += confusion_matrix(labels, prediction, num_classes=num_classes, ignored=IGNORED)
-            if start + index in wanted:
-                examples.append(Example(batch.images[index], labels, prediction))
-        start += len(batch.labels)
-    return confusion, examples
+            keeper.add(Example(batch.images[index], labels, prediction))
+    return confusion, keeper.gallery()
 
 
 def predict_labels(

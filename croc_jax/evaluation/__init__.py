@@ -7,7 +7,7 @@ from croc_jax.evaluation.metrics import Matching, class_iou, confusion_matrix, m
 from croc_jax.evaluation.segmentation import LinearScore, evaluate_linear, score_linear
 
 __all__ = [
-    "Example", "Gallery", "GalleryKeeper", "LabeledTokens", "LinearFit", "LinearHead", "LinearProtocol", "LinearScore", "Matching",
-    "MemoryBudget", "apply_head", "class_iou", "collect_tokens", "confusion_matrix", "evaluate_linear",
-    "fit_linear", "make_extract_fn", "match_clusters", "mean_iou", "score_linear",
+    "Example", "Gallery", "GalleryKeeper", "LabeledTokens", "LinearFit", "LinearHead", "LinearProtocol",
+    "LinearScore", "Matching", "MemoryBudget", "apply_head", "class_iou", "collect_tokens", "confusion_matrix",
+    "evaluate_linear", "fit_linear", "make_extract_fn", "match_clusters", "mean_iou", "score_linear",
 ]  # fmt: skip

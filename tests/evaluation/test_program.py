@@ -64,8 +64,9 @@ def random_results(folder, recipe_file, tmp_path_factory):
     done = evaluate(*small_flags(folder, output), f"--config.recipe={recipe_file}")
     assert done.returncode == 0, done.stderr
     assert "mIoU" in done.stdout
-    with Image.open(output / "predictions.png") as picture:
-        assert picture.width > 900
+    for name in ("typical", "best", "worst"):
+        with Image.open(output / f"{name}.png") as picture:
+            assert picture.width > 1000
     return json.loads((output / "results.json").read_text())
 
 

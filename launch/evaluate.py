@@ -19,10 +19,11 @@ from rich.table import Table
 
 from croc_jax.data.labeled import SegmentationSplit, open_segmentation
 from croc_jax.data.videos import open_videos
-from croc_jax.evaluation import LinearProtocol, MemoryBudget, evaluate_linear
+from croc_jax.evaluation import Gallery, LinearProtocol, MemoryBudget, evaluate_linear
 from croc_jax.evaluation.backbones import RANDOM, FrozenBackbone, random_backbone, trained_backbone
 from croc_jax.evaluation.pictures import draw_examples
-from croc_jax.evaluation.results import linear_results, video_results, write_results
+from croc_jax.evaluation.results import linear_results, unsupervised_results, video_results, write_results
+from croc_jax.evaluation.unsupervised import UnsupervisedProtocol, evaluate_unsupervised
 from croc_jax.evaluation.video import VideoProtocol, evaluate_video
 from croc_jax.training.config import Recipe, recipe_from_dict
 from croc_jax.training.workdir import CONFIG_NAME, read_recipe
@@ -36,7 +37,7 @@ CHECKPOINT = flags.DEFINE_string(
 )
 OUTPUT = flags.DEFINE_string("output", None, "Where results.json and pictures go.", required=True)
 
-SCORE_NAMES = {"miou": "mIoU", "jf_mean": "J&F"}
+SCORE_NAMES = {"miou": "mIoU", "miou_deviation": "deviation over seeds", "jf_mean": "J&F"}
 # Numbers of results.json that are no percentages.
 NO_SCORES = ("step", "final_train_loss")
 
@@ -71,8 +72,7 @@ def run_linear(config: Config, output: Path, progress: Progress) -> dict[str, An
         folder=output,
         progress=progress,
     )
-    for name, examples in score.gallery._asdict().items():
-        draw_examples(examples, val.class_names).save(output / f"{name}.png")
+    draw_gallery(score.gallery, val, output)
     return linear_results(
         score, protocol=protocol, backbone=backbone, checkpoint=CHECKPOINT.value, train=train, val=val
     )
@@ -91,7 +91,33 @@ def run_video(config: Config, output: Path, progress: Progress) -> dict[str, Any
     )
 
 
-PROTOCOLS = {"linear": run_linear, "video": run_video}
+def run_unsupervised(config: Config, output: Path, progress: Progress) -> dict[str, Any]:
+    """Scores clusters of frozen features."""
+    protocol = UnsupervisedProtocol(**config.unsupervised.to_dict())
+    budget = MemoryBudget(**config.budget.to_dict())
+    _, val = open_splits(config)
+    backbone = load_backbone(CHECKPOINT.value, config)
+    output.mkdir(parents=True, exist_ok=True)
+    score = evaluate_unsupervised(
+        backbone.module,
+        backbone.params,
+        val=val,
+        protocol=protocol,
+        budget=budget,
+        folder=output,
+        progress=progress,
+    )
+    draw_gallery(score.gallery, val, output)
+    return unsupervised_results(score, protocol=protocol, backbone=backbone, checkpoint=CHECKPOINT.value, val=val)
+
+
+PROTOCOLS = {"linear": run_linear, "unsupervised": run_unsupervised, "video": run_video}
+
+
+def draw_gallery(gallery: Gallery, split: SegmentationSplit, output: Path) -> None:
+    """Writes OUTPUT/typical.png, best.png and worst.png."""
+    for name, examples in gallery._asdict().items():
+        draw_examples(examples, split.class_names).save(output / f"{name}.png")
 
 
 def open_splits(config: Config) -> tuple[SegmentationSplit, SegmentationSplit]:

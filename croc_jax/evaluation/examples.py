@@ -30,6 +30,12 @@ class Gallery(NamedTuple):
     worst: list[Example]
 
 
+def pixel_accuracy(labels: UInt8[np.ndarray, "h w"], prediction: UInt8[np.ndarray, "h w"]) -> float:
+    """Returns the share of right pixels among those that count; NaN if none do."""
+    counted = labels != IGNORED
+    return float(np.mean((labels == prediction)[counted])) if counted.any() else float("nan")
+
+
 class GalleryKeeper:
     """Sees all images of a split once, in order, and keeps a few."""
 
@@ -51,11 +57,24 @@ class GalleryKeeper:
         if self._seen in self._wanted:
             self._typical.append(example)
         self._seen += 1
-        counted = example.labels != IGNORED
-        if counted.any():
-            accuracy = float(np.mean((example.labels == example.prediction)[counted]))
+        accuracy = pixel_accuracy(example.labels, example.prediction)
+        if not np.isnan(accuracy):
             self._best = sorted([*self._best, (accuracy, example)], key=lambda pair: -pair[0])[: self._count]
             self._worst = sorted([*self._worst, (accuracy, example)], key=lambda pair: pair[0])[: self._count]
+
+    def would_keep(self, accuracy: float) -> bool:
+        """Says whether the next image would be kept, so that others need not be loaded.
+
+        Args:
+            accuracy: of the next image.
+        """
+        few = len(self._best) < self._count
+        remarkable = few or accuracy > self._best[-1][0] or accuracy < self._worst[-1][0]
+        return self._seen in self._wanted or (not np.isnan(accuracy) and remarkable)
+
+    def skip(self) -> None:
+        """Passes over the next image."""
+        self._seen += 1
 
     def gallery(self) -> Gallery:
         """Returns what is kept."""

@@ -14,6 +14,7 @@ from croc_jax.evaluation.backbones import FrozenBackbone
 from croc_jax.evaluation.linear import LinearProtocol
 from croc_jax.evaluation.normalization import RELATIVE_FLOOR
 from croc_jax.evaluation.segmentation import LinearScore
+from croc_jax.evaluation.unsupervised import UnsupervisedProtocol, UnsupervisedScore
 from croc_jax.evaluation.video.evaluate import VideoProtocol, VideoScore
 from croc_jax.evaluation.video.measures import BOUNDARY_TOLERANCE
 
@@ -29,6 +30,16 @@ LINEAR_CONVENTIONS = {
     "miou": "percent, over the whole split, mean of the classes in labels or predictions",
 }
 
+
+UNSUPERVISED_CONVENTIONS = {
+    "tokens": "patch tokens after the final norm, float16",
+    "image_resize": "bicubic, antialiased",
+    "label_resize": "nearest",
+    "upsampling": "clusters: nearest",
+    "ignored_label": 255,
+    "start": "greedy k-means++ on 65536 tokens, one start a seed",
+    "miou": "percent, over the whole split, mean of the classes in labels or clusters, mean over seeds",
+}
 
 VIDEO_CONVENTIONS = {
     "tokens": "patch tokens after the final norm, float32",
@@ -67,7 +78,47 @@ def linear_results(
     return _results(
         "linear",
         scores,
-        settings | {"dataset": describe_splits(train, val)},
+        settings | {"dataset": describe_split(val) | {"train_split": train.name, "num_train": len(train)}},
+        backbone=backbone,
+        checkpoint=checkpoint,
+        root=val.root,
+        seconds=score.seconds,
+    )
+
+
+def unsupervised_results(
+    score: UnsupervisedScore,
+    *,
+    protocol: UnsupervisedProtocol,
+    backbone: FrozenBackbone,
+    checkpoint: str,
+    val: SegmentationSplit,
+) -> dict[str, Any]:
+    """Returns what results.json holds.
+
+    Args:
+        score: of the evaluation.
+        protocol: its settings.
+        backbone: what was evaluated.
+        checkpoint: as the caller named it.
+        val: images of the clusters and the score.
+    """
+    scores = {
+        "miou": score.miou,
+        "miou_deviation": None if math.isnan(score.miou_deviation) else score.miou_deviation,
+        "seed_miou": score.seed_miou.tolist(),
+        "class_iou": name_classes(val, score.class_iou),
+        "inertia": score.inertia.tolist(),
+    }
+    settings = {
+        "unsupervised": dataclasses.asdict(protocol),
+        "conventions": UNSUPERVISED_CONVENTIONS,
+        "dataset": describe_split(val),
+    }
+    return _results(
+        "unsupervised",
+        scores,
+        settings,
         backbone=backbone,
         checkpoint=checkpoint,
         root=val.root,
@@ -114,16 +165,10 @@ def name_classes(split: SegmentationSplit, values: Iterable[float]) -> dict[str,
     return {name: None if math.isnan(value) else value for name, value in pairs}
 
 
-def describe_splits(train: SegmentationSplit, val: SegmentationSplit) -> dict[str, Any]:
-    """Returns what identifies the images of an evaluation."""
-    return {
-        "name": val.root.resolve().name,
-        "train_split": train.name,
-        "val_split": val.name,
-        "num_train": len(train),
-        "num_val": len(val),
-        "num_classes": val.num_classes,
-    }
+def describe_split(val: SegmentationSplit) -> dict[str, Any]:
+    """Returns what identifies the images that are scored."""
+    name = val.root.resolve().name
+    return {"name": name, "val_split": val.name, "num_val": len(val), "num_classes": val.num_classes}
 
 
 def _results(

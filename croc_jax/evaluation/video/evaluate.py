@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from rich.progress import Progress
 
+from croc_jax.data.labeled import LabeledDataError
 from croc_jax.data.videos import Video, read_frame, read_mask
 from croc_jax.evaluation.features import ExtractFn, make_extract_fn
 from croc_jax.evaluation.video.drawing import draw_strip, save_gif, save_indexed
@@ -155,7 +156,7 @@ def label_video(
     protocol: VideoProtocol,
     patch_size: int,
 ) -> Iterator[Ids]:
-    """Yields the ids of each frame at its own size; those of the first are given.
+    """Yields the ids of each frame at the size of the first mask; those of the first frame are given.
 
     Args:
         extract_fn: see `make_extract_fn`.
@@ -179,7 +180,7 @@ def label_video(
             yield given
             continue
         ids = np.asarray(segment(queue.label(tokens), patch_size=patch_size))
-        yield np.asarray(Image.fromarray(ids).resize(frame.size, Image.Resampling.NEAREST))
+        yield np.asarray(Image.fromarray(ids).resize(given.shape[::-1], Image.Resampling.NEAREST))
 
 
 def score_video(video: Video, predictions: Sequence[Ids], *, score_ends: bool) -> list[ObjectScore]:
@@ -189,12 +190,18 @@ def score_video(video: Video, predictions: Sequence[Ids], *, score_ends: bool) -
         video: for its masks.
         predictions: ids of each frame.
         score_ends: whether the last frame counts.
+
+    Raises:
+        LabeledDataError: for a mask that is unreadable or of another size than the first.
     """
     last = len(video.frames) - 1
     scored = [number for number in sorted(video.masks) if number and (score_ends or number != last)]
     if not scored:
         return []
     truths = {number: read_mask(video.masks[number]) for number in scored}
+    for number, truth in truths.items():
+        if truth.shape != predictions[number].shape:
+            raise LabeledDataError(f"{video.masks[number]} has another size than {video.masks[0]}: resize it")
     scores = []
     for object_id in range(1, int(read_mask(video.masks[0]).max()) + 1):
         pairs = [(predictions[number] == object_id, truths[number] == object_id) for number in scored]

@@ -39,7 +39,7 @@ def pixel_accuracy(labels: UInt8[np.ndarray, "h w"], prediction: UInt8[np.ndarra
 class GalleryKeeper:
     """Sees all images of a split once, in order, and keeps a few."""
 
-    def __init__(self, num_images: int, *, count: int = 4) -> None:
+    def __init__(self, num_images: int, *, count: int = 6) -> None:
         """Keeps nothing yet.
 
         Args:

@@ -126,4 +126,5 @@ def test_errors_are_red_in_pictures():
     prediction[:, 15:] = 1
     sheet = np.asarray(draw_examples([Example(np.zeros((20, 30, 3), np.uint8), labels, prediction)], ("a", "b")))
     errors = sheet[60:140, -260:]
-    assert (errors[:, 200] == np.round(0.7 * np.array(WRONG))).all(-1).mean() > 0.9 and not errors[:, 20].any()
+    np.testing.assert_allclose(errors[:, 200], np.broadcast_to(0.7 * np.array(WRONG), (80, 3)), atol=1)
+    assert not errors[:, 20].any()

@@ -12,7 +12,6 @@ from jaxtyping import UInt8
 from PIL import Image
 from rich.progress import Progress
 
-from croc_jax.data.labeled import LabeledDataError
 from croc_jax.data.videos import Video, read_frame, read_mask
 from croc_jax.evaluation.features import ExtractFn, make_extract_fn
 from croc_jax.evaluation.video.drawing import draw_strip, save_gif, save_indexed
@@ -156,7 +155,7 @@ def label_video(
     protocol: VideoProtocol,
     patch_size: int,
 ) -> Iterator[Ids]:
-    """Yields the ids of each frame at the size of the first mask; those of the first frame are given.
+    """Yields the ids of each frame at its own size; those of the first are given.
 
     Args:
         extract_fn: see `make_extract_fn`.
@@ -168,8 +167,8 @@ def label_video(
     """
     given = read_mask(video.masks[0])
     height, width = protocol.frame_size(given.shape[1], given.shape[0])
-    grid = (width // patch_size, height // patch_size)
-    small = np.asarray(Image.fromarray(given).resize(grid, Image.Resampling.NEAREST))
+    grid = (height // patch_size, width // patch_size)
+    small = _resize(given, grid)
     one_hot = jnp.asarray(np.eye(int(given.max()) + 1, dtype=np.float32)[small])
     queue = None
     for frame in frames:
@@ -177,14 +176,16 @@ def label_video(
         tokens = extract_fn(params, pixels)[0]
         if queue is None:
             queue = LabelQueue(tokens, one_hot, protocol.propagation)
-            yield given
+            yield _resize(given, (frame.height, frame.width))
             continue
         ids = np.asarray(segment(queue.label(tokens), patch_size=patch_size))
-        yield np.asarray(Image.fromarray(ids).resize(given.shape[::-1], Image.Resampling.NEAREST))
+        yield _resize(ids, (frame.height, frame.width))
 
 
 def score_video(video: Video, predictions: Sequence[Ids], *, score_ends: bool) -> list[ObjectScore]:
     """Returns the scores of each object, over the frames that have masks; none if there are no such frames.
+
+    Masks of another size than their frame, which happens by a pixel, are compared at their own.
 
     Args:
         video: for its masks.
@@ -192,23 +193,25 @@ def score_video(video: Video, predictions: Sequence[Ids], *, score_ends: bool) -
         score_ends: whether the last frame counts.
 
     Raises:
-        LabeledDataError: for a mask that is unreadable or of another size than the first.
+        LabeledDataError: for an unreadable mask.
     """
     last = len(video.frames) - 1
     scored = [number for number in sorted(video.masks) if number and (score_ends or number != last)]
     if not scored:
         return []
     truths = {number: read_mask(video.masks[number]) for number in scored}
-    for number, truth in truths.items():
-        if truth.shape != predictions[number].shape:
-            raise LabeledDataError(f"{video.masks[number]} has another size than {video.masks[0]}: resize it")
+    resized = {number: _resize(predictions[number], truth.shape) for number, truth in truths.items()}
     scores = []
     for object_id in range(1, int(read_mask(video.masks[0]).max()) + 1):
-        pairs = [(predictions[number] == object_id, truths[number] == object_id) for number in scored]
+        pairs = [(resized[number] == object_id, truths[number] == object_id) for number in scored]
         region = summarize(np.array([region_similarity(*pair) for pair in pairs]))
         boundary = summarize(np.array([boundary_accuracy(*pair) for pair in pairs]))
         scores.append(ObjectScore(video.name, object_id, region, boundary))
     return scores
+
+
+def _resize(ids: Ids, size: tuple[int, ...]) -> Ids:
+    return np.asarray(Image.fromarray(ids).resize((size[1], size[0]), Image.Resampling.NEAREST))
 
 
 def _mean(statistics: Sequence[Statistics]) -> Statistics:

@@ -22,7 +22,14 @@ from croc_jax.data.videos import open_videos
 from croc_jax.evaluation import Gallery, LinearProtocol, MemoryBudget, evaluate_linear
 from croc_jax.evaluation.backbones import RANDOM, FrozenBackbone, random_backbone, trained_backbone
 from croc_jax.evaluation.pictures import draw_examples
-from croc_jax.evaluation.results import linear_results, unsupervised_results, video_results, write_results
+from croc_jax.evaluation.results import (
+    linear_results,
+    retrieval_results,
+    unsupervised_results,
+    video_results,
+    write_results,
+)
+from croc_jax.evaluation.retrieval import RetrievalProtocol, evaluate_retrieval
 from croc_jax.evaluation.unsupervised import UnsupervisedProtocol, evaluate_unsupervised
 from croc_jax.evaluation.video import VideoProtocol, evaluate_video
 from croc_jax.training.config import Recipe, recipe_from_dict
@@ -111,7 +118,22 @@ def run_unsupervised(config: Config, output: Path, progress: Progress) -> dict[s
     return unsupervised_results(score, protocol=protocol, backbone=backbone, checkpoint=CHECKPOINT.value, val=val)
 
 
-PROTOCOLS = {"linear": run_linear, "unsupervised": run_unsupervised, "video": run_video}
+def run_retrieval(config: Config, output: Path, progress: Progress) -> dict[str, Any]:
+    """Scores the labels of nearest neighbors."""
+    protocol, budget = RetrievalProtocol(**config.retrieval.to_dict()), MemoryBudget(**config.budget.to_dict())
+    train, val = open_splits(config)
+    backbone = load_backbone(CHECKPOINT.value, config)
+    output.mkdir(parents=True, exist_ok=True)
+    score = evaluate_retrieval(
+        backbone.module, backbone.params, train=train, val=val, protocol=protocol, budget=budget, progress=progress
+    )
+    draw_gallery(score.gallery, val, output)
+    return retrieval_results(
+        score, protocol=protocol, backbone=backbone, checkpoint=CHECKPOINT.value, train=train, val=val
+    )
+
+
+PROTOCOLS = {"linear": run_linear, "retrieval": run_retrieval, "unsupervised": run_unsupervised, "video": run_video}
 
 
 def draw_gallery(gallery: Gallery, split: SegmentationSplit, output: Path) -> None:

@@ -13,6 +13,7 @@ from croc_jax.data.videos import Video
 from croc_jax.evaluation.backbones import FrozenBackbone
 from croc_jax.evaluation.linear import LinearProtocol
 from croc_jax.evaluation.normalization import RELATIVE_FLOOR
+from croc_jax.evaluation.retrieval import RetrievalProtocol, RetrievalScore
 from croc_jax.evaluation.segmentation import LinearScore
 from croc_jax.evaluation.unsupervised import UnsupervisedProtocol, UnsupervisedScore
 from croc_jax.evaluation.video.evaluate import VideoProtocol, VideoScore
@@ -39,6 +40,16 @@ UNSUPERVISED_CONVENTIONS = {
     "ignored_label": 255,
     "start": "greedy k-means++ on 65536 tokens, one start a seed",
     "miou": "percent, over the whole split, mean of the classes in labels or clusters, mean over seeds",
+}
+
+RETRIEVAL_CONVENTIONS = {
+    "tokens": "patch tokens after the final norm, unit length, float32",
+    "image_resize": "bicubic, antialiased",
+    "memory": "as many patches of each image, drawn evenly among those with labels; no augmentation",
+    "similarity": "cosine, exact search",
+    "upsampling": "bilinear soft labels, half-pixel centers",
+    "ignored_label": 255,
+    "miou": "percent, over the whole split, mean of the classes in labels or predictions",
 }
 
 VIDEO_CONVENTIONS = {
@@ -119,6 +130,40 @@ def unsupervised_results(
         "unsupervised",
         scores,
         settings,
+        backbone=backbone,
+        checkpoint=checkpoint,
+        root=val.root,
+        seconds=score.seconds,
+    )
+
+
+def retrieval_results(
+    score: RetrievalScore,
+    *,
+    protocol: RetrievalProtocol,
+    backbone: FrozenBackbone,
+    checkpoint: str,
+    train: SegmentationSplit,
+    val: SegmentationSplit,
+) -> dict[str, Any]:
+    """Returns what results.json holds.
+
+    Args:
+        score: of the evaluation.
+        protocol: its settings.
+        backbone: what was evaluated.
+        checkpoint: as the caller named it.
+        train: images of the memory.
+        val: images of the score.
+    """
+    return _results(
+        "retrieval",
+        {"miou": score.miou, "class_iou": name_classes(val, score.class_iou)},
+        {
+            "retrieval": dataclasses.asdict(protocol) | {"memory_patches": score.memory_patches},
+            "conventions": RETRIEVAL_CONVENTIONS,
+            "dataset": describe_split(val) | {"train_split": train.name, "num_train": len(train)},
+        },
         backbone=backbone,
         checkpoint=checkpoint,
         root=val.root,

@@ -1,7 +1,7 @@
 """Evaluates a frozen backbone by linear segmentation: features, linear layer, score."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -103,7 +103,7 @@ def score_linear(
     budget: MemoryBudget,
     progress: Progress | None = None,
 ) -> tuple[Int[np.ndarray, "k k"], Gallery]:
-    """Returns the confusion over a whole split, and a few examples; nothing else is kept.
+    """Returns the confusion over a whole split, and a few examples, of a linear layer.
 
     Args:
         extract_fn: see `make_extract_fn`.
@@ -114,43 +114,63 @@ def score_linear(
         budget: of memory.
         progress: shows the batches.
     """
-    num_classes = head.bias.shape[0]
-    predict = jax.jit(predict_labels)
-    confusion = np.zeros((num_classes, num_classes), np.int64)
+    return score_split(
+        lambda images: apply_head(head, extract_fn(params, images)),
+        split,
+        image_size=protocol.image_size,
+        label_size=protocol.score_size,
+        budget=budget,
+        progress=progress,
+    )
+
+
+def score_split(
+    score_fn: Callable[[UInt8[np.ndarray, "b H W 3"]], Float[Array, "b r c k"]],
+    split: SegmentationSplit,
+    *,
+    image_size: tuple[int, int],
+    label_size: tuple[int, int] | None,
+    budget: MemoryBudget,
+    progress: Progress | None = None,
+) -> tuple[Int[np.ndarray, "k k"], Gallery]:
+    """Returns the confusion over a whole split, and a few examples; nothing else is kept.
+
+    Args:
+        score_fn: gives each class's score in each patch of images; the largest wins, bilinearly
+            upsampled to the size of the labels.
+        split: labeled images.
+        image_size: that images are resized to.
+        label_size: alike for labels; None leaves each at its own size.
+        budget: of memory.
+        progress: shows the batches.
+    """
+    confusion = np.zeros((split.num_classes, split.num_classes), np.int64)
     keeper = GalleryKeeper(len(split))
-    sizes = {"image_size": protocol.image_size, "label_size": protocol.score_size}
-    for batch in budget.batches(split, **sizes, progress=progress):
-        tokens = extract_fn(params, batch.images)
-        rows, columns = _resize_matrices(batch.labels, tokens.shape[:3])
-        predictions = np.asarray(predict(head, tokens, rows, columns))
+    for batch in budget.batches(split, image_size=image_size, label_size=label_size, progress=progress):
+        scores = score_fn(batch.images)
+        rows, columns = _resize_matrices(batch.labels, scores.shape[:3])
+        predictions = np.asarray(_predict_labels(scores, rows, columns))
         for index, labels in enumerate(batch.labels):
             prediction = predictions[index, : labels.shape[0], : labels.shape[1]]
-            confusion += confusion_matrix(labels, prediction, num_classes=num_classes, ignored=IGNORED)
+            confusion += confusion_matrix(labels, prediction, num_classes=split.num_classes, ignored=IGNORED)
             keeper.add(Example(batch.images[index], labels, prediction))
     return confusion, keeper.gallery()
 
 
-def predict_labels(
-    head: LinearHead,
-    tokens: Float[Array, "b r c d"],
+@jax.jit
+def _predict_labels(
+    scores: Float[Array, "b r c k"],
     rows: Float[Array | np.ndarray, "b R r"],
     columns: Float[Array | np.ndarray, "b C c"],
 ) -> UInt8[Array, "b R C"]:
-    """Returns the class of the largest bilinearly upsampled logit of each pixel.
-
-    Args:
-        head: the layer.
-        tokens: of a batch of images.
-        rows: resizes each image's rows, see `bilinear_matrix`.
-        columns: and its columns.
-    """
+    """Returns the class of the largest upsampled score of each pixel, by the matrices of `bilinear_matrix`."""
 
     def predict_one(parts: tuple[Array, Array, Array]) -> Array:
-        logits, image_rows, image_columns = parts
-        return jnp.argmax(resize_with(image_rows, image_columns, logits), axis=-1).astype(jnp.uint8)
+        grid, image_rows, image_columns = parts
+        return jnp.argmax(resize_with(image_rows, image_columns, grid), axis=-1).astype(jnp.uint8)
 
-    # One image at a time: logits of every pixel and class of a whole batch can be gigabytes.
-    return jax.lax.map(predict_one, (apply_head(head, tokens), rows, columns))
+    # One image at a time: scores of every pixel and class of a whole batch can be gigabytes.
+    return jax.lax.map(predict_one, (scores, rows, columns))
 
 
 def _resize_matrices(labels: Sequence[np.ndarray], grid: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:

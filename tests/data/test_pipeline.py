@@ -99,7 +99,7 @@ def test_threads_do_not_change_the_stream(folder, num_threads):
     _assert_equal(_take(dataset, 7, num_threads=num_threads), _take(dataset, 7))
 
 
-@pytest.mark.parametrize("num_workers", [1, 2])
+@pytest.mark.parametrize("num_workers", [1, 2, 4])
 def test_workers_do_not_change_the_stream(folder, num_workers):
     dataset = _dataset(folder)
     batches = _take(dataset, 5, start_step=1, num_workers=num_workers, num_threads=1)

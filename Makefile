@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 IMAGES ?=
+# Tests that run at a time; each takes up to two cores while it compiles.
+TESTERS ?= 2
 
 # XLA on CPU asks for the same large blocks each step. In large pages that are kept in between, they cost
 # hardly any page faults: a sixth of a training step.
@@ -15,7 +17,7 @@ demo: $(READY)
 	$(BIN)/python launch/demo.py $(if $(IMAGES),--images="$(IMAGES)")
 
 test: $(READY)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(TESTERS) --dist loadfile
 
 slow: $(READY)
 	$(BIN)/python -m pytest -q -m slow

@@ -5,7 +5,9 @@ from typing import Any, NamedTuple
 
 import jax
 
+from croc_jax.checkpoints.foreign import SUFFIXES, load_foreign_backbone
 from croc_jax.checkpoints.orbax import restore_backbone
+from croc_jax.data.config import DataConfig, ViewsConfig
 from croc_jax.models import VisionTransformer, make_backbone
 from croc_jax.training.config import Recipe
 from croc_jax.training.networks import init_params, make_networks
@@ -20,7 +22,7 @@ class FrozenBackbone(NamedTuple):
         module: without weights.
         params: its weights.
         recipe: of the run that they come from.
-        step: of the run; 0 at its start.
+        step: of the run; 0 at its start. Of another program's checkpoint, the epoch.
         which: "teacher", "student" or "random".
     """
 
@@ -44,16 +46,26 @@ def random_backbone(recipe: Recipe) -> FrozenBackbone:
 
 
 def trained_backbone(checkpoint: Path, *, which: str = "teacher") -> FrozenBackbone:
-    """Returns the weights of a run.
+    """Returns the weights of a run, or of another program's file.
 
     Args:
-        checkpoint: a workdir (its latest checkpoint), or a folder WORKDIR/checkpoints/STEP.
+        checkpoint: a workdir (its latest checkpoint), a folder WORKDIR/checkpoints/STEP, or a file
+            of the official CrOC or DINO (`croc_jax.checkpoints.foreign`).
         which: "teacher" or "student".
 
     Raises:
         CheckpointError: if there is no checkpoint that can be used.
-        ValueError: if `which` is neither.
+        ValueError: if `which` is neither, or a file's weights do not fit.
     """
+    if checkpoint.suffix in SUFFIXES:
+        return _foreign(checkpoint, which)
     recipe, params, step = restore_backbone(checkpoint, which=which)
     module = make_backbone(recipe.backbone, image_size=recipe.data.views.crop_size)
     return FrozenBackbone(module, params, recipe, step, which)
+
+
+def _foreign(file: Path, which: str) -> FrozenBackbone:
+    config, image_size, params, epoch = load_foreign_backbone(file, which=which)
+    recipe = Recipe(backbone=config, data=DataConfig(views=ViewsConfig(crop_size=image_size)))
+    module = make_backbone(config, image_size=image_size)
+    return FrozenBackbone(module, params, recipe, epoch, which)

@@ -8,14 +8,15 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from croc_jax.data.labeled import IGNORED
-from croc_jax.evaluation.segmentation import Example
+from croc_jax.evaluation.examples import Example
 
-CELL_WIDTH = 320
+CELL_WIDTH = 260
 MARGIN = 12
 LINE = 26
 PAPER, INK = (255, 255, 255), (30, 30, 35)
 OPACITY = 0.7
-HEADINGS = ("image", "labels", "prediction")
+HEADINGS = ("image", "labels", "prediction", "errors")
+WRONG = (220, 50, 47)
 
 
 def class_palette(num_classes: int) -> UInt8[np.ndarray, "256 3"]:
@@ -30,9 +31,10 @@ def class_palette(num_classes: int) -> UInt8[np.ndarray, "256 3"]:
 
 
 def draw_examples(examples: Sequence[Example], class_names: Sequence[str]) -> Image.Image:
-    """Returns a sheet with one row an example: image, labels, prediction; and a legend below.
+    """Returns a sheet with one row an example: image, labels, prediction, errors; and a legend below.
 
-    Pixels that do not count are shown as in the image under labels, and darkened under predictions.
+    Pixels that do not count are shown as in the image under labels, and darkened elsewhere. Errors
+    are red.
 
     Args:
         examples: one or more.
@@ -40,7 +42,7 @@ def draw_examples(examples: Sequence[Example], class_names: Sequence[str]) -> Im
     """
     palette = class_palette(len(class_names))
     rows = [_draw_row(example, palette) for example in examples]
-    width = 3 * CELL_WIDTH + 4 * MARGIN
+    width = len(HEADINGS) * (CELL_WIDTH + MARGIN) + MARGIN
     per_line = max(1, (width - MARGIN) // (12 * max(map(len, class_names)) + 3 * LINE // 2))
     legend_lines = -(-len(class_names) // per_line)
     height = LINE + MARGIN + sum(row[0].height + MARGIN for row in rows) + legend_lines * LINE + MARGIN
@@ -74,4 +76,7 @@ def _draw_row(example: Example, palette: np.ndarray) -> list[Image.Image]:
     for ids, elsewhere in ((labels, 1.0), (prediction, 0.5)):
         blended = (1 - OPACITY) * pixels + OPACITY * palette[ids]
         cells.append(Image.fromarray(np.where(counted, blended, elsewhere * pixels).astype(np.uint8)))
+    wrong = (labels != prediction)[..., None]
+    errors = np.where(wrong, (1 - OPACITY) * pixels + OPACITY * np.array(WRONG), pixels)
+    cells.append(Image.fromarray(np.where(counted, errors, 0.5 * pixels).astype(np.uint8)))
     return [image, *cells]

@@ -1,7 +1,7 @@
 """Evaluates a frozen backbone by linear segmentation: features, linear layer, score."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from rich.progress import Progress
 
 from croc_jax.data.labeled import IGNORED, SegmentationSplit
+from croc_jax.evaluation.examples import Example, Gallery, GalleryKeeper
 from croc_jax.evaluation.features import ExtractFn, MemoryBudget, collect_tokens, make_extract_fn
 from croc_jax.evaluation.interpolation import bilinear_matrix, resize_with
 from croc_jax.evaluation.linear import LinearHead, LinearProtocol, apply_head, fit_linear
@@ -20,14 +21,6 @@ from croc_jax.models import VisionTransformer, patch_grid
 
 # Predictions are padded to a multiple of this many pixels, so that labels of many sizes compile few times.
 PADDING = 64
-
-
-class Example(NamedTuple):
-    """One image of the validation split; labels and prediction have one size."""
-
-    image: UInt8[np.ndarray, "H W 3"]
-    labels: UInt8[np.ndarray, "h w"]
-    prediction: UInt8[np.ndarray, "h w"]
 
 
 class LinearScore(NamedTuple):
@@ -39,7 +32,7 @@ class LinearScore(NamedTuple):
         confusion: pixels of each (class, prediction) over the whole split.
         losses: mean training loss of each epoch.
         seconds: of each phase.
-        examples: a few images, evenly spread over the split.
+        gallery: a few images.
     """
 
     miou: float
@@ -47,7 +40,7 @@ class LinearScore(NamedTuple):
     confusion: Int[np.ndarray, "k k"]
     losses: Float[np.ndarray, " epochs"]
     seconds: dict[str, float]
-    examples: list[Example]
+    gallery: Gallery
 
 
 def evaluate_linear(
@@ -86,11 +79,11 @@ def evaluate_linear(
     limits = {"num_classes": train.num_classes, "device_gib": budget.device_gib}
     fit = fit_linear(data, protocol, **limits, progress=progress)
     clock.append(time.perf_counter())
-    confusion, examples = score_linear(extract_fn, params, fit.head, val, protocol=protocol, **common)
+    confusion, gallery = score_linear(extract_fn, params, fit.head, val, protocol=protocol, **common)
     clock.append(time.perf_counter())
     seconds = {phase: clock[i + 1] - clock[i] for i, phase in enumerate(("features", "training", "scoring"))}
     per_class = 100 * class_iou(confusion)
-    return LinearScore(100 * mean_iou(confusion), per_class, confusion, fit.losses, seconds, examples)
+    return LinearScore(100 * mean_iou(confusion), per_class, confusion, fit.losses, seconds, gallery)
 
 
 def _check_image_size(protocol: LinearProtocol, backbone: VisionTransformer) -> None:
@@ -108,10 +101,9 @@ def score_linear(
     *,
     protocol: LinearProtocol,
     budget: MemoryBudget,
-    num_examples: int = 6,
     progress: Progress | None = None,
-) -> tuple[Int[np.ndarray, "k k"], list[Example]]:
-    """Returns the confusion over a whole split, and a few examples; nothing else is kept.
+) -> tuple[Int[np.ndarray, "k k"], Gallery]:
+    """Returns the confusion over a whole split, and a few examples, of a linear layer.
 
     Args:
         extract_fn: see `make_extract_fn`.
@@ -120,49 +112,65 @@ def score_linear(
         split: labeled images.
         protocol: for the sizes.
         budget: of memory.
-        num_examples: how many images to return.
         progress: shows the batches.
     """
-    num_classes = head.bias.shape[0]
-    predict = jax.jit(predict_labels)
-    confusion = np.zeros((num_classes, num_classes), np.int64)
-    wanted = set(np.linspace(0, len(split) - 1, min(num_examples, len(split))).round().astype(int).tolist())
-    examples, start = [], 0
-    sizes = {"image_size": protocol.image_size, "label_size": protocol.score_size}
-    for batch in budget.batches(split, **sizes, progress=progress):
-        tokens = extract_fn(params, batch.images)
-        rows, columns = _resize_matrices(batch.labels, tokens.shape[:3])
-        predictions = np.asarray(predict(head, tokens, rows, columns))
+    return score_split(
+        lambda images: apply_head(head, extract_fn(params, images)),
+        split,
+        image_size=protocol.image_size,
+        label_size=protocol.score_size,
+        budget=budget,
+        progress=progress,
+    )
+
+
+def score_split(
+    score_fn: Callable[[UInt8[np.ndarray, "b H W 3"]], Float[Array, "b r c k"]],
+    split: SegmentationSplit,
+    *,
+    image_size: tuple[int, int],
+    label_size: tuple[int, int] | None,
+    budget: MemoryBudget,
+    progress: Progress | None = None,
+) -> tuple[Int[np.ndarray, "k k"], Gallery]:
+    """Returns the confusion over a whole split, and a few examples; nothing else is kept.
+
+    Args:
+        score_fn: gives each class's score in each patch of images; the largest wins, bilinearly
+            upsampled to the size of the labels.
+        split: labeled images.
+        image_size: that images are resized to.
+        label_size: alike for labels; None leaves each at its own size.
+        budget: of memory.
+        progress: shows the batches.
+    """
+    confusion = np.zeros((split.num_classes, split.num_classes), np.int64)
+    keeper = GalleryKeeper(len(split))
+    for batch in budget.batches(split, image_size=image_size, label_size=label_size, progress=progress):
+        scores = score_fn(batch.images)
+        rows, columns = _resize_matrices(batch.labels, scores.shape[:3])
+        predictions = np.asarray(_predict_labels(scores, rows, columns))
         for index, labels in enumerate(batch.labels):
             prediction = predictions[index, : labels.shape[0], : labels.shape[1]]
-            confusion += confusion_matrix(labels, prediction, num_classes=num_classes, ignored=IGNORED)
-            if start + index in wanted:
-                examples.append(Example(batch.images[index], labels, prediction))
-        start += len(batch.labels)
-    return confusion, examples
+            confusion += confusion_matrix(labels, prediction, num_classes=split.num_classes, ignored=IGNORED)
+            keeper.add(Example(batch.images[index], labels, prediction))
+    return confusion, keeper.gallery()
 
 
-def predict_labels(
-    head: LinearHead,
-    tokens: Float[Array, "b r c d"],
+@jax.jit
+def _predict_labels(
+    scores: Float[Array, "b r c k"],
     rows: Float[Array | np.ndarray, "b R r"],
     columns: Float[Array | np.ndarray, "b C c"],
 ) -> UInt8[Array, "b R C"]:
-    """Returns the class of the largest bilinearly upsampled logit of each pixel.
-
-    Args:
-        head: the layer.
-        tokens: of a batch of images.
-        rows: resizes each image's rows, see `bilinear_matrix`.
-        columns: and its columns.
-    """
+    """Returns the class of the largest upsampled score of each pixel, by the matrices of `bilinear_matrix`."""
 
     def predict_one(parts: tuple[Array, Array, Array]) -> Array:
-        logits, image_rows, image_columns = parts
-        return jnp.argmax(resize_with(image_rows, image_columns, logits), axis=-1).astype(jnp.uint8)
+        grid, image_rows, image_columns = parts
+        return jnp.argmax(resize_with(image_rows, image_columns, grid), axis=-1).astype(jnp.uint8)
 
-    # One image at a time: logits of every pixel and class of a whole batch can be gigabytes.
-    return jax.lax.map(predict_one, (apply_head(head, tokens), rows, columns))
+    # One image at a time: scores of every pixel and class of a whole batch can be gigabytes.
+    return jax.lax.map(predict_one, (scores, rows, columns))
 
 
 def _resize_matrices(labels: Sequence[np.ndarray], grid: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:

@@ -18,6 +18,7 @@ from croc_jax.models import BackboneConfig, HeadConfig
 from croc_jax.training.config import Recipe, ScheduleConfig
 from croc_jax.training.state import init_state
 from croc_jax.training.workdir import claim_workdir
+from tests.evaluation.video.test_evaluate import write_davis
 
 ROOT = Path(__file__).parents[2]
 RECIPE = """
@@ -64,8 +65,9 @@ def random_results(folder, recipe_file, tmp_path_factory):
     done = evaluate(*small_flags(folder, output), f"--config.recipe={recipe_file}")
     assert done.returncode == 0, done.stderr
     assert "mIoU" in done.stdout
-    with Image.open(output / "predictions.png") as picture:
-        assert picture.width > 900
+    for name in ("typical", "best", "worst"):
+        with Image.open(output / f"{name}.png") as picture:
+            assert picture.width > 1000
     return json.loads((output / "results.json").read_text())
 
 
@@ -108,6 +110,42 @@ def test_random_is_the_start_of_the_run(random_results, folder, tmp_path):
         trained = trained_backbone(tmp_path / "checkpoints" / "7", which=which)
         assert trained.recipe == recipe and trained.step == 7 and trained.which == which
         jax.tree.map(np.testing.assert_array_equal, trained.params, start.params)
+
+
+@pytest.mark.parametrize("protocol", ["unsupervised", "retrieval"])
+def test_protocols_without_training(folder, recipe_file, tmp_path, protocol):
+    settings = {"unsupervised": ("label_size=24,36", "seeds=0,1"), "retrieval": ("memory_size=300", "num_neighbors=5")}
+    done = evaluate(
+        f"--output={tmp_path}",
+        f"--config.dataset.root={folder}",
+        f"--config.recipe={recipe_file}",
+        f"--config.{protocol}.image_size=24,36",
+        *(f"--config.{protocol}.{setting}" for setting in settings[protocol]),
+        config=f"configs/eval/{protocol}.py",
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["protocol"] == protocol and results["miou"] > 85 and len(results["class_iou"]) == 3
+    assert results["fingerprint"][protocol]["image_size"] == [24, 36] and results["seconds"]["total"] > 0
+    assert results["fingerprint"]["dataset"]["num_val"] == 5
+    assert (tmp_path / "worst.png").is_file() and "mIoU" in done.stdout
+
+
+def test_videos(recipe_file, tmp_path):
+    write_davis(tmp_path / "davis")
+    done = evaluate(
+        f"--output={tmp_path / 'out'}",
+        f"--config.dataset.root={tmp_path / 'davis'}",
+        f"--config.recipe={recipe_file}",
+        "--config.video.short_side=32",
+        "--config.video.multiple=8",
+        config="configs/eval/davis.py",
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["jf_mean"] == pytest.approx((results["j_mean"] + results["f_mean"]) / 2)
+    assert set(results["objects"]) == {f"{name}/{number}" for name in ("still", "slide") for number in (1, 2)}
+    assert results["fingerprint"]["dataset"]["sequences"] == ["still", "slide"] and "J&F" in done.stdout
 
 
 @pytest.mark.parametrize(

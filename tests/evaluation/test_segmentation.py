@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 
 from croc_jax.data.labeled import open_segmentation
+from croc_jax.evaluation.examples import Example, GalleryKeeper, pixel_accuracy
 from croc_jax.evaluation.features import MemoryBudget, make_extract_fn
 from croc_jax.evaluation.linear import LinearHead, LinearProtocol, apply_head
 from croc_jax.evaluation.metrics import confusion_matrix
-from croc_jax.evaluation.pictures import class_palette, draw_examples
+from croc_jax.evaluation.pictures import WRONG, class_palette, draw_examples
 from croc_jax.evaluation.segmentation import evaluate_linear, score_linear
 
 PROTOCOL = LinearProtocol(image_size=(24, 36), train_size=(12, 18), epochs=20, batch_size=4)
@@ -39,13 +40,13 @@ def test_every_labeled_pixel_is_scored_once(score, folder):
 
 def test_examples_are_validation_images_with_their_labels(score, folder):
     val = open_segmentation(folder, "val")
-    assert len(score.examples) == 5
-    for index, example in enumerate(score.examples):
+    assert len(score.gallery.typical) == 5
+    for index, example in enumerate(score.gallery.typical):
         image, labels = val.load(index, image_size=(24, 36))
         np.testing.assert_array_equal(example.image, image)
         np.testing.assert_array_equal(example.labels, labels)
         assert example.prediction.shape == labels.shape
-    confusions = [confusion_matrix(e.labels, e.prediction, num_classes=3) for e in score.examples]
+    confusions = [confusion_matrix(e.labels, e.prediction, num_classes=3) for e in score.gallery.typical]
     np.testing.assert_array_equal(sum(confusions), score.confusion)
 
 
@@ -64,11 +65,11 @@ def test_predictions_are_the_largest_upsampled_logits(backbone, params, folder, 
     )
     head = LinearHead(rng.standard_normal((24, 3), np.float32), rng.standard_normal(3, np.float32))
     protocol = LinearProtocol(image_size=(24, 36), score_size=score_size)
-    confusion, examples = score_linear(
-        extract, params, head, split, protocol=protocol, budget=MemoryBudget(batch_size=2), num_examples=5
+    confusion, gallery = score_linear(
+        extract, params, head, split, protocol=protocol, budget=MemoryBudget(batch_size=2)
     )
     total = np.zeros((3, 3))
-    for index, example in enumerate(examples):
+    for index, example in enumerate(gallery.typical):
         image, labels = split.load(index, image_size=(24, 36), label_size=score_size)
         logits = apply_head(head, extract(params, image[None]))
         logits = jax.image.resize(logits[0], (*labels.shape, 3), "bilinear")
@@ -84,9 +85,46 @@ def test_an_image_size_of_broken_patches_is_named(backbone, params, folder):
 
 
 def test_pictures_show_each_class_in_its_color(score):
-    sheet = np.asarray(draw_examples(score.examples[:2], ("red", "green", "blue")))
-    assert sheet.shape[1] == 3 * 320 + 4 * 12 and sheet.shape[0] > 2 * 213
+    sheet = np.asarray(draw_examples(score.gallery.typical[:2], ("red", "green", "blue")))
+    assert sheet.shape[1] == 4 * 260 + 5 * 12 and sheet.shape[0] > 2 * 173
     palette = class_palette(3)
     assert len({tuple(color) for color in palette[:3]}) == 3 and not palette[255].any()
     for color in palette[:3]:
         assert (sheet[-40:] == color).all(-1).sum() > 100, "the legend shows it"
+
+
+def test_best_and_worst_are_ordered_by_right_pixels():
+    keeper, rng = GalleryKeeper(9, count=3), np.random.default_rng(0)
+    labels = np.zeros((2, 5), np.uint8)
+    labels[0, 0] = 255
+    for number, wrong in enumerate([3, 0, 5, 1, 8, 2, 9, 4, 7]):
+        prediction = labels.copy()
+        prediction[1, :] = prediction[0, 1:] = 0
+        prediction.ravel()[1 : 1 + wrong] = 1
+        image = np.full((2, 5, 3), number, np.uint8)
+        share = 1 - wrong / 9
+        assert pixel_accuracy(labels, prediction) == pytest.approx(share)
+        kept = keeper.would_keep(share)
+        before = keeper.gallery()
+        keeper.add(Example(image, labels, prediction))
+        after = keeper.gallery()
+        changed = any(
+            len(x) != len(y) or any(a is not b for a, b in zip(x, y, strict=True))
+            for x, y in zip(before, after, strict=True)
+        )
+        assert changed <= kept, "whoever skips what would not be kept misses nothing"
+    typical, best, worst = ([int(e.image[0, 0, 0]) for e in part] for part in keeper.gallery())
+    assert (typical, best, worst) == ([0, 4, 8], [1, 3, 5], [6, 4, 8])
+    keeper.add(Example(rng.integers(0, 255, (2, 5, 3), np.uint8), np.full((2, 5), 255, np.uint8), labels))
+    assert np.isnan(pixel_accuracy(np.full((2, 5), 255, np.uint8), labels))
+    assert [int(e.image[0, 0, 0]) for e in keeper.gallery().worst] == [6, 4, 8]
+
+
+def test_errors_are_red_in_pictures():
+    labels = np.zeros((20, 30), np.uint8)
+    prediction = labels.copy()
+    prediction[:, 15:] = 1
+    sheet = np.asarray(draw_examples([Example(np.zeros((20, 30, 3), np.uint8), labels, prediction)], ("a", "b")))
+    errors = sheet[60:140, -260:]
+    np.testing.assert_allclose(errors[:, 200], np.broadcast_to(0.7 * np.array(WRONG), (80, 3)), atol=1)
+    assert not errors[:, 20].any()

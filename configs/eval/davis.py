@@ -1,0 +1,33 @@
+r"""DAVIS-2017 semi-supervised video segmentation: labels of the first frame travel by token similarity.
+
+    python launch/evaluate.py --config=configs/eval/davis.py --checkpoint=WORKDIR --output=DIR \
+        --config.dataset.root=ROOT
+
+ROOT holds DAVIS-2017 as its owners distribute it (JPEGImages/480p, Annotations/480p, ImageSets/2017), or
+images/SEQUENCE/*.jpg and masks/SEQUENCE/*.png, whose frames need not all have a mask.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """Returns the protocol of DINO's evaluation."""
+    return ConfigDict(
+        {
+            "protocol": "video",
+            "dataset": {"root": "", "split": "val"},
+            "video": {
+                "short_side": 480,
+                "multiple": 64,
+                "score_ends": False,
+                "num_last_frames": 7,
+                "neighborhood": 12,
+                "topk": 5,
+                "temperature": 0.1,
+            },
+            # Of the weights in a workdir: "teacher" or "student".
+            "which": "teacher",
+            # The architecture of --checkpoint=random: a config file, or a workdir.
+            "recipe": "configs/croc_vits16_coco.py",
+        }
+    )

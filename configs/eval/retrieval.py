@@ -1,0 +1,35 @@
+r"""Dense nearest-neighbor retrieval: patches of a split get the labels of the most similar ones of another.
+
+    python launch/evaluate.py --config=configs/eval/retrieval.py --checkpoint=WORKDIR --output=DIR \
+        --config.dataset.root=ROOT
+
+ROOT holds images/{train,val}/*.jpg and labels/{train,val}/*.png (8-bit class ids, 255 ignored). Nothing
+is trained. Patches of the memory are drawn evenly from all training images, without augmentation.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def get_config() -> ConfigDict:
+    """Returns the protocol."""
+    return ConfigDict(
+        {
+            "protocol": "retrieval",
+            "dataset": {"root": "", "num_classes": placeholder(int), "train_split": "train", "val_split": "val"},
+            "retrieval": {
+                "image_size": (448, 448),
+                "score_size": placeholder(tuple),
+                "memory_size": 1_024_000,
+                "num_neighbors": 30,
+                "temperature": 0.02,
+                "seed": 0,
+            },
+            # Of the weights in a workdir: "teacher" or "student".
+            "which": "teacher",
+            # The architecture of --checkpoint=random: a config file, or a workdir.
+            "recipe": "configs/croc_vits16_coco.py",
+            # What changes no score.
+            "budget": {"host_gib": 4.0, "device_gib": 1.0, "batch_size": 8, "num_threads": 2},
+        }
+    )

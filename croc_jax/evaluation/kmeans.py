@@ -1,0 +1,185 @@
+"""K-means on any number of tokens: in chunks, on all devices, from k-means++ starts."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class KMeansConfig:
+    """How to cluster.
+
+    Attributes:
+        num_clusters: K.
+        max_iterations: of Lloyd's algorithm.
+        tolerance: it ends once the centroids move by less, as a share of the tokens' mean variance
+            (as in scikit-learn).
+        start_tokens: the start looks at so many tokens at most, drawn at random.
+    """
+
+    num_clusters: int
+    max_iterations: int = 100
+    tolerance: float = 1e-4
+    start_tokens: int = 65536
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, naming the field and the value, for settings that cannot work."""
+        for name in ("num_clusters", "max_iterations", "start_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be 1 or more")
+
+
+class KMeansFit(NamedTuple):
+    """The result.
+
+    Attributes:
+        centroids: in float32.
+        inertia: sum of the squared distances of all tokens to their centroid.
+        iterations: until it ended.
+    """
+
+    centroids: Float[np.ndarray, "k d"]
+    inertia: float
+    iterations: int
+
+
+class _Pass(NamedTuple):
+    """What one look at the tokens gives."""
+
+    sums: Array
+    counts: Array
+    inertia: Array
+    farthest: Array
+    distance: Array
+
+
+def fit_kmeans(
+    tokens: Float[np.ndarray, "n d"], config: KMeansConfig, *, seed: int, chunk: int = 65536, mesh: Mesh | None = None
+) -> KMeansFit:
+    """Returns centroids of tokens; a cluster that runs empty restarts at the token that fits worst.
+
+    Args:
+        tokens: in any precision, in memory or memory-mapped.
+        config: how to cluster.
+        seed: of the start.
+        chunk: tokens on the devices at a time.
+        mesh: spreads each chunk over its devices.
+
+    Raises:
+        ValueError: for fewer tokens than clusters.
+    """
+    if len(tokens) < config.num_clusters:
+        raise ValueError(f"num_clusters={config.num_clusters}: more than the {len(tokens)} tokens")
+    rng = np.random.default_rng(seed)
+    sample = tokens[np.sort(rng.choice(len(tokens), min(len(tokens), config.start_tokens), replace=False))]
+    key = jax.random.key(int(rng.integers(2**31)))
+    centroids = _plus_plus(jnp.asarray(sample, jnp.float32), key, num_clusters=config.num_clusters)
+    least_move = config.tolerance * float(np.mean(np.var(sample.astype(np.float32), axis=0)))
+    iterations = 0
+    while iterations < config.max_iterations:
+        iterations += 1
+        found = _look(tokens, centroids, chunk, mesh)
+        moved = _update(found, centroids)
+        shift, centroids = float(jnp.sum((moved - centroids) ** 2)), moved
+        if shift <= least_move:
+            break
+    inertia = float(_look(tokens, centroids, chunk, mesh).inertia)
+    return KMeansFit(np.asarray(centroids), inertia, iterations)
+
+
+def assign_clusters(
+    tokens: Float[np.ndarray, "n d"], centroids: Float[np.ndarray, "k d"], *, chunk: int = 65536
+) -> Int[np.ndarray, " n"]:
+    """Returns the nearest centroid of each token.
+
+    Args:
+        tokens: in any precision.
+        centroids: see `fit_kmeans`.
+        chunk: tokens on the device at a time.
+    """
+    nearest = jax.jit(lambda x, c: jnp.argmin(_distances(x, c), axis=1))
+    chunks = _chunks(tokens, chunk, None)
+    return np.concatenate([np.asarray(nearest(x, centroids))[: int(counted.sum())] for x, counted in chunks])
+
+
+def _chunks(tokens: np.ndarray, size: int, mesh: Mesh | None) -> Iterator[tuple[Array, np.ndarray]]:
+    """Yields parts of one size, and which rows of them count."""
+    size = min(size, len(tokens))
+    if mesh is not None:
+        size = math.ceil(size / mesh.size) * mesh.size
+    for start in range(0, len(tokens), size):
+        part = tokens[start : start + size]
+        counted = np.arange(size) < len(part)
+        padded = np.pad(part, ((0, size - len(part)), (0, 0)))
+        sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0])) if mesh is not None else None
+        yield jax.device_put(padded, sharding), counted
+
+
+def _look(tokens: np.ndarray, centroids: Array, chunk: int, mesh: Mesh | None) -> _Pass:
+    parts = [_accumulate(x, counted, centroids) for x, counted in _chunks(tokens, chunk, mesh)]
+    return _Pass(
+        sums=functools.reduce(jnp.add, (part.sums for part in parts)),
+        counts=functools.reduce(jnp.add, (part.counts for part in parts)),
+        inertia=functools.reduce(jnp.add, (part.inertia for part in parts)),
+        farthest=jnp.stack([part.farthest for part in parts]),
+        distance=jnp.stack([part.distance for part in parts]),
+    )
+
+
+@jax.jit
+def _accumulate(tokens: Array, counted: Array, centroids: Array) -> _Pass:
+    tokens = tokens.astype(jnp.float32)
+    distances = _distances(tokens, centroids)
+    nearest = jnp.argmin(distances, axis=1)
+    one_hot = jax.nn.one_hot(nearest, len(centroids)) * counted[:, None]
+    least = jnp.where(counted, jnp.maximum(jnp.min(distances, axis=1), 0), 0)
+    sums = jnp.matmul(one_hot.T, tokens, precision="highest")
+    worst = jnp.argmax(least)
+    return _Pass(sums, jnp.sum(one_hot, axis=0), jnp.sum(least), tokens[worst], least[worst])
+
+
+def _update(found: _Pass, centroids: Array) -> Array:
+    moved = found.sums / jnp.maximum(found.counts, 1)[:, None]
+    empty = np.flatnonzero(np.asarray(found.counts) == 0)
+    # One far token a chunk; more empty clusters than that wait for the next iteration where they are.
+    for cluster, part in zip(empty, np.argsort(-np.asarray(found.distance)), strict=False):
+        moved = moved.at[cluster].set(found.farthest[part])
+    waiting = empty[len(found.distance) :]
+    return moved.at[waiting].set(centroids[waiting]) if len(waiting) else moved
+
+
+def _distances(tokens: Array, centroids: Array) -> Float[Array, "n k"]:
+    """Squared, up to rounding."""
+    tokens, centroids = tokens.astype(jnp.float32), centroids.astype(jnp.float32)
+    products = jnp.matmul(tokens, centroids.T, precision="highest")
+    return jnp.sum(tokens**2, axis=1)[:, None] - 2 * products + jnp.sum(centroids**2, axis=1)
+
+
+@functools.partial(jax.jit, static_argnames="num_clusters")
+def _plus_plus(tokens: Float[Array, "n d"], key: Array, *, num_clusters: int) -> Float[Array, "k d"]:
+    """Draws each centroid far from those before it, the best of a few candidates (greedy k-means++)."""
+    num_candidates = 2 + int(math.log(num_clusters))
+    first_key, key = jax.random.split(key)
+    first = tokens[jax.random.randint(first_key, (), 0, len(tokens))]
+    centroids = jnp.zeros((num_clusters, tokens.shape[1])).at[0].set(first)
+
+    def add(index: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        centroids, least = carry
+        # The smallest number keeps a draw possible where all tokens are centroids already.
+        logits = jnp.log(least + jnp.finfo(jnp.float32).tiny)
+        drawn = jax.random.categorical(jax.random.fold_in(key, index), logits, shape=(num_candidates,))
+        candidates = tokens[drawn]
+        lesser = jnp.minimum(least[:, None], jnp.maximum(_distances(tokens, candidates), 0))
+        best = jnp.argmin(jnp.sum(lesser, axis=0))
+        return centroids.at[index].set(candidates[best]), lesser[:, best]
+
+    least = jnp.maximum(_distances(tokens, first[None])[:, 0], 0)
+    return jax.lax.fori_loop(1, num_clusters, add, (centroids, least))[0]

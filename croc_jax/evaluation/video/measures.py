@@ -1,0 +1,93 @@
+"""DAVIS's measures of a predicted object: region similarity J, boundary accuracy F, and their statistics."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy import ndimage
+
+Mask = Bool[np.ndarray, "H W"]
+
+# Boundaries match within this share of the image's diagonal.
+BOUNDARY_TOLERANCE = 0.008
+_GOOD = 0.5
+_DECAY_BINS = 4
+
+
+class Statistics(NamedTuple):
+    """Of a measure over the frames of an object.
+
+    Attributes:
+        mean: over all frames.
+        recall: share of frames above one half.
+        decay: mean of the first quarter of the frames less that of the last.
+    """
+
+    mean: float
+    recall: float
+    decay: float
+
+
+def region_similarity(prediction: Mask, truth: Mask) -> float:
+    """Returns J, the intersection over union; 1 if both are empty.
+
+    Args:
+        prediction: of an object.
+        truth: of the same object and size.
+    """
+    union = np.count_nonzero(prediction | truth)
+    return np.count_nonzero(prediction & truth) / union if union else 1.0
+
+
+def boundary_accuracy(prediction: Mask, truth: Mask, *, tolerance: float = BOUNDARY_TOLERANCE) -> float:
+    """Returns F, the harmonic mean of precision and recall of boundary pixels.
+
+    Args:
+        prediction: of an object.
+        truth: of the same object and size.
+        tolerance: farthest match, as a share of the diagonal; rounded up to whole pixels.
+    """
+    radius = math.ceil(tolerance * math.hypot(*truth.shape))
+    ours, theirs = find_boundary(prediction), find_boundary(truth)
+    num_ours, num_theirs = np.count_nonzero(ours), np.count_nonzero(theirs)
+    if not num_ours or not num_theirs:
+        # An absent boundary makes no mistakes, but finds nothing either.
+        return float(num_ours == num_theirs)
+    disk = _disk(radius)
+    precision = np.count_nonzero(ours & ndimage.binary_dilation(theirs, disk)) / num_ours
+    recall = np.count_nonzero(theirs & ndimage.binary_dilation(ours, disk)) / num_theirs
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+def find_boundary(mask: Mask) -> Mask:
+    """Returns the pixels that differ from their neighbor to the right, below, or diagonally between."""
+    padded = np.pad(mask, ((0, 1), (0, 1)), mode="edge")
+    right, below, diagonal = padded[:-1, 1:], padded[1:, :-1], padded[1:, 1:]
+    boundary = (mask ^ right) | (mask ^ below) | (mask ^ diagonal)
+    # Along the last row and column only the one neighbor inside counts.
+    boundary[-1], boundary[:, -1] = (mask ^ right)[-1], (mask ^ below)[:, -1]
+    boundary[-1, -1] = False
+    return boundary
+
+
+def _disk(radius: int) -> Mask:
+    y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
+    return x**2 + y**2 <= radius**2
+
+
+def summarize(values: Float[np.ndarray, " frames"]) -> Statistics:
+    """Returns the statistics of a measure over the frames of one object, in their order.
+
+    Args:
+        values: from 0 to 1, one a frame.
+
+    Raises:
+        ValueError: for no frames.
+    """
+    if not len(values):
+        raise ValueError("no frames to summarize")
+    # Ends of the quarters, which share a frame each; halves are rounded up.
+    ends = np.floor(np.linspace(0, len(values) - 1, _DECAY_BINS + 1) + 0.5 + 1e-10).astype(int)
+    first, last = values[ends[0] : ends[1] + 1], values[ends[-2] : ends[-1] + 1]
+    return Statistics(float(np.mean(values)), float(np.mean(values > _GOOD)), float(np.mean(first) - np.mean(last)))

@@ -1,0 +1,152 @@
+"""Carries the labels of a first frame through a video by the similarity of patch tokens."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, UInt8
+
+from croc_jax.evaluation.interpolation import bilinear_matrix, resize_with
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PropagationConfig:
+    """How labels travel; the defaults are those of DINO's video segmentation.
+
+    Attributes:
+        num_last_frames: frames before the present one that labels come from, besides the first
+            (official `n_last_frames`).
+        neighborhood: farthest source in patches along either axis (official
+            `size_mask_neighborhood`); 0 for no limit.
+        topk: sources of each token, over all frames.
+        temperature: of their similarity.
+    """
+
+    num_last_frames: int = 7
+    neighborhood: int = 12
+    topk: int = 5
+    temperature: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, naming the field and the value, for settings that cannot work."""
+        for name, least in (("num_last_frames", 0), ("neighborhood", 0), ("topk", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)}: {least} or more")
+        if self.temperature <= 0:
+            raise ValueError(f"temperature={self.temperature}: must be positive")
+
+
+class LabelQueue:
+    """Labels one frame after another; holds the tokens of as many frames as they come from."""
+
+    def __init__(
+        self, tokens: Float[Array, "r c d"], labels: Float[Array, "r c k"], config: PropagationConfig | None = None
+    ) -> None:
+        """Starts from the first frame.
+
+        Args:
+            tokens: of the first frame, as they come.
+            labels: shares of each label in each patch, at patch resolution.
+            config: how labels travel.
+        """
+        config = config or PropagationConfig()
+        slots = config.num_last_frames + 1
+        self._config, self._seen = config, 0
+        self._tokens = jnp.zeros((slots, *tokens.shape)).at[0].set(_normalized(tokens))
+        self._labels = jnp.zeros((slots, *labels.shape)).at[0].set(labels)
+        self._filled = jnp.zeros(slots, bool).at[0].set(True)
+
+    def label(self, tokens: Float[Array, "r c d"]) -> Float[Array, "r c k"]:
+        """Returns the soft labels of the next frame.
+
+        Args:
+            tokens: of that frame, as they come.
+        """
+        tokens = _normalized(tokens)
+        labels = propagate(tokens, self._tokens, self._labels, self._filled, config=self._config)
+        if self._config.num_last_frames:
+            # Slot 0 is the first frame for good; the others take turns.
+            slot = 1 + self._seen % self._config.num_last_frames
+            self._tokens = self._tokens.at[slot].set(tokens)
+            self._labels = self._labels.at[slot].set(labels)
+            self._filled = self._filled.at[slot].set(True)
+        self._seen += 1
+        return labels
+
+
+@jax.jit
+def _normalized(tokens: Float[Array, "r c d"]) -> Float[Array, "r c d"]:
+    tokens = tokens.astype(jnp.float32)
+    return tokens / jnp.maximum(jnp.linalg.norm(tokens, axis=-1, keepdims=True), 1e-12)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def propagate(
+    tokens: Float[Array, "r c d"],
+    sources: Float[Array, "m r c d"],
+    labels: Float[Array, "m r c k"],
+    filled: Bool[Array, " m"],
+    *,
+    config: PropagationConfig,
+) -> Float[Array, "r c k"]:
+    """Returns the labels of a frame: of each token, the mean of its most similar sources' (DINO's `label_propagation`).
+
+    Args:
+        tokens: of the frame, of unit length.
+        sources: tokens of frames with labels, of unit length.
+        labels: of these frames.
+        filled: which of them count.
+        config: how labels travel.
+    """
+    rows, columns, _ = tokens.shape
+    reach = config.neighborhood or max(rows, columns)
+    height = min(2 * reach + 1, rows)
+    column = np.arange(columns)
+    near_columns = np.abs(column[:, None] - column) <= reach
+
+    def one_row(row: Array) -> Array:
+        # Only sources in these rows can be near.
+        start = jnp.clip(row - reach, 0, rows - height)
+        slab, slab_labels = (jax.lax.dynamic_slice_in_dim(x, start, height, axis=1) for x in (sources, labels))
+        near_rows = jnp.abs(start + jnp.arange(height) - row) <= reach
+        taking_part = filled[:, None, None] & near_rows[:, None] & near_columns[:, None, None, :]
+        similarity = jnp.einsum("xd,mhcd->xmhc", tokens[row], slab, precision="highest")
+        weights = jnp.exp(similarity / config.temperature) * taking_part
+        weights = weights.reshape(columns, -1)
+        # All that equal the least of the best take part, as in the official code.
+        weights = jnp.where(weights < _kth_largest(weights, config.topk)[:, None], 0, weights)
+        carried = jnp.matmul(weights, slab_labels.reshape(-1, labels.shape[-1]), precision="highest")
+        return carried / jnp.sum(weights, axis=1, keepdims=True)
+
+    return jax.lax.map(one_row, jnp.arange(rows))
+
+
+def _kth_largest(values: Float[Array, "x s"], k: int) -> Float[Array, " x"]:
+    """Returns the k-th largest of non-negative values, equal ones counted apart; sorting them takes far longer."""
+    last = jnp.full(len(values), jnp.inf)
+    result, missing = jnp.zeros(len(values)), jnp.full(len(values), k)
+    for _ in range(k):
+        last = jnp.max(jnp.where(values < last[:, None], values, 0), axis=1)
+        result = jnp.where(missing > 0, last, result)
+        missing = missing - jnp.sum(values == last[:, None], axis=1)
+    return result
+
+
+@functools.partial(jax.jit, static_argnames="patch_size")
+def segment(labels: Float[Array, "r c k"], *, patch_size: int) -> UInt8[Array, "H W"]:
+    """Returns the label of each pixel: the largest of bilinearly upsampled labels, each stretched to [0, 1].
+
+    Args:
+        labels: soft, at patch resolution.
+        patch_size: pixels of a patch along each side.
+    """
+    rows, columns, _ = labels.shape
+    up_rows, up_columns = (bilinear_matrix(side, side * patch_size) for side in (rows, columns))
+    full = resize_with(up_rows, up_columns, labels)
+    shifted = full - jnp.min(full, axis=(0, 1))
+    largest = jnp.max(shifted, axis=(0, 1))
+    # A label that is nowhere stays as it is (official `norm_mask`).
+    stretched = jnp.where(jnp.max(full, axis=(0, 1)) > 0, shifted / jnp.where(largest > 0, largest, 1), full)
+    return jnp.argmax(stretched, axis=-1).astype(jnp.uint8)

@@ -1,0 +1,59 @@
+"""K-means finds clusters as tight as scikit-learn's, however its tokens are cut up."""
+
+import jax
+import numpy as np
+import pytest
+from sklearn.cluster import KMeans
+from sklearn.datasets import make_blobs
+
+from croc_jax.evaluation.kmeans import KMeansConfig, assign_clusters, fit_kmeans
+from croc_jax.training.sharding import make_mesh
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    points, _ = make_blobs(n_samples=3000, n_features=16, centers=12, cluster_std=2.5, random_state=0)  # pyright: ignore
+    return points.astype(np.float32)
+
+
+@pytest.mark.parametrize("num_clusters", [3, 12, 40])
+def test_inertia_is_that_of_scikit_learn(tokens, num_clusters):
+    ours = [fit_kmeans(tokens, KMeansConfig(num_clusters=num_clusters), seed=seed) for seed in range(5)]
+    theirs = KMeans(num_clusters, n_init=5, random_state=0).fit(tokens)
+    best = min(ours, key=lambda fit: fit.inertia)
+    assert best.inertia == pytest.approx(theirs.inertia_, rel=0.01)
+    labels = assign_clusters(tokens, best.centroids)
+    distances = ((tokens.astype(np.float64) - best.centroids[labels]) ** 2).sum()
+    assert best.inertia == pytest.approx(distances, rel=1e-4)
+    np.testing.assert_array_equal(labels, ((tokens[:, None] - best.centroids) ** 2).sum(-1).argmin(1))
+
+
+def test_chunks_devices_and_runs_agree(tokens):
+    config = KMeansConfig(num_clusters=12)
+    whole = fit_kmeans(tokens, config, seed=3)
+    assert jax.device_count() == 8
+    for other in (
+        fit_kmeans(tokens, config, seed=3),
+        fit_kmeans(tokens, config, seed=3, chunk=701),
+        fit_kmeans(tokens, config, seed=3, chunk=1001, mesh=make_mesh()),
+    ):
+        assert other.iterations == whole.iterations
+        np.testing.assert_allclose(other.centroids, whole.centroids, atol=1e-3)
+    np.testing.assert_array_equal(
+        assign_clusters(tokens, whole.centroids, chunk=999), assign_clusters(tokens, whole.centroids)
+    )
+
+
+def test_no_cluster_stays_empty():
+    # Nine equal tokens and three others: most starts leave clusters without tokens.
+    tokens = np.repeat(np.array([[0.0, 0], [5, 0], [0, 7], [9, 9]], np.float32), (9, 1, 1, 1), axis=0)
+    fit = fit_kmeans(tokens, KMeansConfig(num_clusters=4, start_tokens=4), seed=0, chunk=5)
+    assert fit.inertia == pytest.approx(0, abs=1e-4)
+    assert len(set(assign_clusters(tokens, fit.centroids).tolist())) == 4
+
+
+def test_more_clusters_than_tokens_are_refused():
+    with pytest.raises(ValueError, match="num_clusters=5: more than the 3 tokens"):
+        fit_kmeans(np.zeros((3, 2), np.float32), KMeansConfig(num_clusters=5), seed=0)
+    with pytest.raises(ValueError, match="max_iterations=0"):
+        KMeansConfig(num_clusters=2, max_iterations=0)

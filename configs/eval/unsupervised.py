@@ -4,7 +4,9 @@ r"""Unsupervised segmentation: k-means on all frozen tokens of a split, clusters
         --config.dataset.root=ROOT
 
 ROOT is a folder of images/{train,val}/*.jpg and labels/{train,val}/*.png (8-bit class ids, 255 ignored), or
-voc:PATH, ade20k:PATH, coco-things:PATH, coco-stuff:PATH or cityscapes:PATH, unpacked as its owners ship it. Over-clustering:
+voc:PATH, ade20k:PATH, coco-things:PATH, coco-stuff:PATH or cityscapes:PATH, unpacked as its owners ship it.
+
+Over-clustering:
 --config=configs/eval/unsupervised.py:over takes 500 clusters, each given the class of most of its pixels.
 """
 

@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from croc_jax.data.labeled import SegmentationSplit, open_segmentation
+from croc_jax.data.labeled import SegmentationSplit
+from croc_jax.data.segmentation_sets import open_labeled
 from croc_jax.data.videos import open_videos
 from croc_jax.evaluation import Gallery, LinearProtocol, MemoryBudget, evaluate_linear
 from croc_jax.evaluation.backbones import RANDOM, FrozenBackbone, random_backbone, trained_backbone
@@ -102,7 +103,7 @@ def run_unsupervised(config: Config, output: Path, progress: Progress) -> dict[s
     """Scores clusters of frozen features."""
     protocol = UnsupervisedProtocol(**config.unsupervised.to_dict())
     budget = MemoryBudget(**config.budget.to_dict())
-    _, val = open_splits(config)
+    val = open_split(config.dataset, config.dataset.val_split)
     backbone = load_backbone(CHECKPOINT.value, config)
     output.mkdir(parents=True, exist_ok=True)
     score = evaluate_unsupervised(
@@ -145,11 +146,14 @@ def draw_gallery(gallery: Gallery, split: SegmentationSplit, output: Path) -> No
 def open_splits(config: Config) -> tuple[SegmentationSplit, SegmentationSplit]:
     """Returns the images to learn from, and those to score."""
     dataset = config.dataset
-    train, val = (
-        open_segmentation(dataset.root, split, num_classes=dataset.num_classes, train_split=dataset.train_split)
-        for split in (dataset.train_split, dataset.val_split)
+    return open_split(dataset, dataset.train_split, share=dataset.train_share), open_split(dataset, dataset.val_split)
+
+
+def open_split(dataset: Config, split: str, *, share: float = 1) -> SegmentationSplit:
+    """Returns labeled images, or a share of them."""
+    return open_labeled(
+        dataset.root, split, num_classes=dataset.num_classes, train_split=dataset.train_split, share=share
     )
-    return train, val
 
 
 def load_backbone(checkpoint: str, config: Config) -> FrozenBackbone:

@@ -3,7 +3,8 @@ r"""Linear segmentation of frozen features: a linear layer, cross-entropy, mean 
     python launch/evaluate.py --config=configs/eval/linear.py --checkpoint=WORKDIR --output=DIR \
         --config.dataset.root=ROOT
 
-ROOT holds images/{train,val}/*.jpg and labels/{train,val}/*.png (8-bit class ids, 255 ignored).
+ROOT is a folder of images/{train,val}/*.jpg and labels/{train,val}/*.png (8-bit class ids, 255 ignored), or
+voc:PATH, ade20k:PATH, coco-things:PATH, coco-stuff:PATH or cityscapes:PATH, unpacked as its owners ship it.
 `--checkpoint=random` scores the start of the run that `--config.recipe` names.
 
 The default suits small sets of small images: it whitens the features, so that the layer converges
@@ -61,6 +62,8 @@ def get_config(variant: str = "small") -> ConfigDict:
                 "root": "",
                 "num_classes": placeholder(int),
                 "train_split": "train",
+                # Of the training images, such as 0.1 of COCO's.
+                "train_share": 1.0,
                 "val_split": "val",
             },
             "linear": protocol,

@@ -3,7 +3,8 @@ r"""Dense nearest-neighbor retrieval: patches of a split get the labels of the m
     python launch/evaluate.py --config=configs/eval/retrieval.py --checkpoint=WORKDIR --output=DIR \
         --config.dataset.root=ROOT
 
-ROOT holds images/{train,val}/*.jpg and labels/{train,val}/*.png (8-bit class ids, 255 ignored). Nothing
+ROOT is a folder of images/{train,val}/*.jpg and labels/{train,val}/*.png (8-bit class ids, 255 ignored), or
+voc:PATH, ade20k:PATH, coco-things:PATH, coco-stuff:PATH or cityscapes:PATH, unpacked as its owners ship it. Nothing
 is trained. Patches of the memory are drawn evenly from all training images, without augmentation.
 """
 
@@ -16,7 +17,13 @@ def get_config() -> ConfigDict:
     return ConfigDict(
         {
             "protocol": "retrieval",
-            "dataset": {"root": "", "num_classes": placeholder(int), "train_split": "train", "val_split": "val"},
+            "dataset": {
+                "root": "",
+                "num_classes": placeholder(int),
+                "train_split": "train",
+                "train_share": 1.0,
+                "val_split": "val",
+            },
             "retrieval": {
                 "image_size": (448, 448),
                 "score_size": placeholder(tuple),

@@ -3,7 +3,10 @@ r"""Unsupervised segmentation: k-means on all frozen tokens of a split, clusters
     python launch/evaluate.py --config=configs/eval/unsupervised.py --checkpoint=WORKDIR --output=DIR \
         --config.dataset.root=ROOT
 
-ROOT holds images/val/*.jpg and labels/val/*.png (8-bit class ids, 255 ignored). Over-clustering:
+ROOT is a folder of images/{train,val}/*.jpg and labels/{train,val}/*.png (8-bit class ids, 255 ignored), or
+voc:PATH, ade20k:PATH, coco-things:PATH, coco-stuff:PATH or cityscapes:PATH, unpacked as its owners ship it.
+
+Over-clustering:
 --config=configs/eval/unsupervised.py:over takes 500 clusters, each given the class of most of its pixels.
 """
 
@@ -19,7 +22,12 @@ def get_config(variant: str = "classes") -> ConfigDict:
     return ConfigDict(
         {
             "protocol": "unsupervised",
-            "dataset": {"root": "", "num_classes": placeholder(int), "train_split": "train", "val_split": "val"},
+            "dataset": {
+                "root": "",
+                "num_classes": placeholder(int),
+                "train_split": "train",
+                "val_split": "val",
+            },
             "unsupervised": {
                 "image_size": (448, 448),
                 "label_size": (100, 100),

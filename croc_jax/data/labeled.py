@@ -1,7 +1,7 @@
 """Images with pixel labels: lists, checks and loads a segmentation folder."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -38,16 +38,29 @@ class LabeledBatch(NamedTuple):
     labels: list[UInt8[np.ndarray, "_ _"]]
 
 
+def read_ids(file: Path) -> UInt8[np.ndarray, "H W"]:
+    """Returns the numbers in a label file, which are those of the classes.
+
+    Raises:
+        LabeledDataError: for an unreadable file, or one of other than 8-bit numbers.
+    """
+    label = _open(file)
+    if label.mode not in ("L", "P"):
+        raise LabeledDataError(f"{file} has pixels of mode {label.mode}: save 8-bit class ids (mode L or P)")
+    return np.asarray(label)
+
+
 @dataclasses.dataclass(frozen=True)
 class SegmentationSplit:
-    """One split of a segmentation folder, ROOT/images/SPLIT beside ROOT/labels/SPLIT.
+    """Images with the class of each pixel.
 
     Attributes:
         root: the folder.
         name: of the split.
         pairs: sorted by name.
         num_classes: ids 0 to num_classes - 1 may occur, and 255 for pixels that do not count.
-        class_names: one a class; from classes.txt, or the ids.
+        class_names: one a class.
+        read_label: gives the class of each pixel from a label file.
     """
 
     root: Path
@@ -55,6 +68,7 @@ class SegmentationSplit:
     pairs: tuple[LabeledPair, ...]
     num_classes: int
     class_names: tuple[str, ...]
+    read_label: Callable[[Path], UInt8[np.ndarray, "H W"]] = read_ids
 
     def __len__(self) -> int:
         """Returns the number of images."""
@@ -79,7 +93,7 @@ class SegmentationSplit:
                 an id outside the classes.
         """
         pair = self.pairs[index]
-        image, label = _open(pair.image).convert("RGB"), _open_label(pair.label)
+        image, label = _open(pair.image).convert("RGB"), Image.fromarray(self.read_label(pair.label))
         if image.size != label.size:
             raise LabeledDataError(
                 f"{pair.label} has {_size_text(label)} pixels, but {pair.image} has {_size_text(image)}: "
@@ -197,7 +211,7 @@ def _read_class_names(root: Path) -> tuple[str, ...]:
 def _infer_num_classes(pairs: tuple[LabeledPair, ...]) -> int:
     num_classes = 0
     for pair in pairs:
-        label = np.asarray(_open_label(pair.label)).astype(np.int16)
+        label = read_ids(pair.label).astype(np.int16)
         num_classes = max(num_classes, int(np.where(label == IGNORED, -1, label).max()) + 1)
     if not num_classes:
         raise LabeledDataError(f"all labels in {pairs[0].label.parent} are {IGNORED}: nothing to learn or score")
@@ -211,13 +225,6 @@ def _open(file: Path) -> Image.Image:
     except OSError as error:
         raise LabeledDataError(f"cannot read {file} ({error}): replace or remove it") from error
     return image
-
-
-def _open_label(file: Path) -> Image.Image:
-    label = _open(file)
-    if label.mode not in ("L", "P"):
-        raise LabeledDataError(f"{file} has pixels of mode {label.mode}: save 8-bit class ids (mode L or P)")
-    return label
 
 
 def _resize(image: Image.Image, size: tuple[int, int] | None, filter_: Image.Resampling) -> Image.Image:

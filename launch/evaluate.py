@@ -146,13 +146,15 @@ def draw_gallery(gallery: Gallery, split: SegmentationSplit, output: Path) -> No
 def open_splits(config: Config) -> tuple[SegmentationSplit, SegmentationSplit]:
     """Returns the images to learn from, and those to score."""
     dataset = config.dataset
-    return open_split(dataset, dataset.train_split, share=dataset.train_share), open_split(dataset, dataset.val_split)
+    return open_split(dataset, dataset.train_split, fraction=dataset.train_fraction), open_split(
+        dataset, dataset.val_split
+    )
 
 
-def open_split(dataset: Config, split: str, *, share: float = 1) -> SegmentationSplit:
+def open_split(dataset: Config, split: str, *, fraction: float = 1) -> SegmentationSplit:
     """Returns labeled images, or a share of them."""
     return open_labeled(
-        dataset.root, split, num_classes=dataset.num_classes, train_split=dataset.train_split, share=share
+        dataset.root, split, num_classes=dataset.num_classes, train_split=dataset.train_split, fraction=fraction
     )
 
 

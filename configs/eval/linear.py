@@ -62,8 +62,8 @@ def get_config(variant: str = "small") -> ConfigDict:
                 "root": "",
                 "num_classes": placeholder(int),
                 "train_split": "train",
-                # Of the training images, such as 0.1 of COCO's.
-                "train_share": 1.0,
+                # Share of the training images, drawn with a fixed seed; 0.1 of COCO is usual.
+                "train_fraction": 1.0,
                 "val_split": "val",
             },
             "linear": protocol,

@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
                 "root": "",
                 "num_classes": placeholder(int),
                 "train_split": "train",
-                "train_share": 1.0,
+                "train_fraction": 1.0,
                 "val_split": "val",
             },
             "retrieval": {

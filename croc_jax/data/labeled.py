@@ -1,8 +1,7 @@
-"""Images with pixel labels: lists, checks and loads a segmentation folder."""
+"""Images with pixel labels: one split of any data set, and how a plain segmentation folder is listed."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,13 +9,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from croc_jax.data.ahead import load_ahead
+from croc_jax.data.label_files import IGNORED, LabeledDataError, LabelReader, open_image, read_ids
 from croc_jax.data.sources import SUFFIXES
-
-IGNORED = 255
-
-
-class LabeledDataError(ValueError):
-    """A labeled data set cannot be used; the message names the file or folder and a remedy."""
 
 
 class LabeledPair(NamedTuple):
@@ -38,29 +33,18 @@ class LabeledBatch(NamedTuple):
     labels: list[UInt8[np.ndarray, "_ _"]]
 
 
-def read_ids(file: Path) -> UInt8[np.ndarray, "H W"]:
-    """Returns the numbers in a label file, which are those of the classes.
-
-    Raises:
-        LabeledDataError: for an unreadable file, or one of other than 8-bit numbers.
-    """
-    label = _open(file)
-    if label.mode not in ("L", "P"):
-        raise LabeledDataError(f"{file} has pixels of mode {label.mode}: save 8-bit class ids (mode L or P)")
-    return np.asarray(label)
-
-
 @dataclasses.dataclass(frozen=True)
 class SegmentationSplit:
-    """Images with the class of each pixel.
+    """One split of a segmentation data set.
 
     Attributes:
-        root: the folder.
-        name: of the split.
+        root: the folder of the data set.
+        name: of the split, with what was drawn from it.
         pairs: sorted by name.
         num_classes: ids 0 to num_classes - 1 may occur, and 255 for pixels that do not count.
         class_names: one a class.
-        read_label: gives the class of each pixel from a label file.
+        read_label: from a label file to class ids; picklable.
+        kind: of data set, as in the specs of `croc_jax.data.segmentation_sets.open_labeled`.
     """
 
     root: Path
@@ -68,7 +52,8 @@ class SegmentationSplit:
     pairs: tuple[LabeledPair, ...]
     num_classes: int
     class_names: tuple[str, ...]
-    read_label: Callable[[Path], UInt8[np.ndarray, "H W"]] = read_ids
+    read_label: LabelReader = read_ids
+    kind: str = "folder"
 
     def __len__(self) -> int:
         """Returns the number of images."""
@@ -93,13 +78,14 @@ class SegmentationSplit:
                 an id outside the classes.
         """
         pair = self.pairs[index]
-        image, label = _open(pair.image).convert("RGB"), Image.fromarray(self.read_label(pair.label))
+        ids = self.read_label(pair.label)
+        image, label = open_image(pair.image).convert("RGB"), Image.fromarray(ids)
         if image.size != label.size:
             raise LabeledDataError(
                 f"{pair.label} has {_size_text(label)} pixels, but {pair.image} has {_size_text(image)}: "
                 "labels need the size of their image"
             )
-        self._check_ids(pair.label, np.asarray(label))
+        self._check_ids(pair.label, ids)
         return np.asarray(_resize(image, image_size, Image.Resampling.BICUBIC)), np.asarray(
             _resize(label, label_size, Image.Resampling.NEAREST)
         )
@@ -123,20 +109,14 @@ class SegmentationSplit:
         Raises:
             LabeledDataError: as `load`.
         """
-        indices = range(len(self))
-        with ThreadPoolExecutor(num_threads) as pool:
 
-            def submit(start: int) -> list[Future]:
-                batch = indices[start : start + batch_size]
-                return [pool.submit(self.load, i, image_size=image_size, label_size=label_size) for i in batch]
+        def load(index: int) -> tuple[np.ndarray, np.ndarray]:
+            return self.load(index, image_size=image_size, label_size=label_size)
 
-            pending = submit(0)
-            for start in range(0, len(self), batch_size):
-                loaded = [future.result() for future in pending]
-                pending = submit(start + batch_size)
-                images = np.zeros((batch_size, *image_size, 3), np.uint8)
-                images[: len(loaded)] = [image for image, _ in loaded]
-                yield LabeledBatch(images, [label for _, label in loaded])
+        for loaded in load_ahead(load, len(self), batch_size, num_threads=num_threads):
+            images = np.zeros((batch_size, *image_size, 3), np.uint8)
+            images[: len(loaded)] = [image for image, _ in loaded]
+            yield LabeledBatch(images, [label for _, label in loaded])
 
     def _check_ids(self, file: Path, label: np.ndarray) -> None:
         wrong = label[(label >= self.num_classes) & (label != IGNORED)]
@@ -216,15 +196,6 @@ def _infer_num_classes(pairs: tuple[LabeledPair, ...]) -> int:
     if not num_classes:
         raise LabeledDataError(f"all labels in {pairs[0].label.parent} are {IGNORED}: nothing to learn or score")
     return num_classes
-
-
-def _open(file: Path) -> Image.Image:
-    try:
-        image = Image.open(file)
-        image.load()
-    except OSError as error:
-        raise LabeledDataError(f"cannot read {file} ({error}): replace or remove it") from error
-    return image
 
 
 def _resize(image: Image.Image, size: tuple[int, int] | None, filter_: Image.Resampling) -> Image.Image:

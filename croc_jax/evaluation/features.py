@@ -108,7 +108,7 @@ def collect_tokens(
     for batch in budget.batches(split, image_size=image_size, label_size=label_size, progress=progress):
         encoded = np.asarray(extract_fn(params, batch.images))[: len(batch.labels)]
         if tokens is None:
-            tokens = _allocate((len(split), *encoded.shape[1:]), budget, folder)
+            tokens = allocate((len(split), *encoded.shape[1:]), budget, folder)
         tokens[start : start + len(encoded)] = encoded
         labels += batch.labels
         start += len(encoded)
@@ -116,9 +116,17 @@ def collect_tokens(
     return LabeledTokens(tokens, np.stack(labels))
 
 
-def _allocate(shape: tuple[int, ...], budget: MemoryBudget, folder: Path | None) -> np.ndarray:
-    if 2 * np.prod(shape, dtype=np.int64) <= budget.host_gib * 2**30:
-        return np.empty(shape, np.float16)
+def allocate(shape: tuple[int, ...], budget: MemoryBudget, folder: Path | None, dtype: Any = np.float16) -> np.ndarray:
+    """Returns an empty array, in a temporary file without a name if it is larger than the budget of the host.
+
+    Args:
+        shape: of the array.
+        budget: of memory.
+        folder: for the file; by default the system's.
+        dtype: of its numbers.
+    """
+    if np.dtype(dtype).itemsize * np.prod(shape, dtype=np.int64) <= budget.host_gib * 2**30:
+        return np.empty(shape, dtype)
     # The file has no name any more: it goes away with the array, even after a crash.
     with tempfile.TemporaryFile(dir=folder) as file:
-        return np.memmap(file, np.float16, "w+", shape=shape)
+        return np.memmap(file, dtype, "w+", shape=shape)

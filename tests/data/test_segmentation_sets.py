@@ -1,6 +1,5 @@
-"""Data sets in their owners' layouts, small: the right files, the right classes, and what is missing by name."""
+"""Labeled data sets are read as their owners ship them, and what is missing is named with its origin."""
 
-import json
 import pickle
 
 import numpy as np
@@ -8,175 +7,202 @@ import pytest
 from PIL import Image
 
 from croc_jax.data.labeled import LabeledDataError
-from croc_jax.data.segmentation_sets import CITYSCAPES_CLASSES, VOC_CLASSES, open_labeled
-
-IDS = np.array([[0, 1, 2], [20, 150, 255]], np.uint8)
-
-
-def write(file, pixels):
-    file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(file)
-
-
-def write_image(file):
-    write(file, np.zeros((2, 3, 3), np.uint8))
-
-
-def text(file, contents):
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(contents)
-
-
-def voc(root, home="VOCdevkit/VOC2012"):
-    base = root / home
-    for name in ("2007_000032", "2007_000039"):
-        write_image(base / "JPEGImages" / f"{name}.jpg")
-        for folder in ("SegmentationClass", "SegmentationClassAug"):
-            write(base / folder / f"{name}.png", np.where(IDS == 150, 255, IDS).astype(np.uint8))
-    sets = base / "ImageSets" / "Segmentation"
-    text(sets / "train.txt", "2007_000032\n")
-    text(sets / "val.txt", "2007_000039\n\n")
-    rows = [f"/JPEGImages/{n}.jpg /SegmentationClassAug/{n}.png" for n in ("2007_000032", "2007_000039")]
-    text(sets / "trainaug.txt", "\n".join(rows))
-    return root / "VOCdevkit"
-
-
-def ade20k(root):
-    for folder in ("training", "validation"):
-        write_image(root / "images" / folder / f"ADE_{folder}_1.jpg")
-        write(root / "annotations" / folder / f"ADE_{folder}_1.png", np.where(IDS == 255, 0, IDS).astype(np.uint8))
-    return root
-
-
-def cityscapes(root):
-    for split in ("train", "val"):
-        for city in ("aachen", "ulm"):
-            write_image(root / "leftImg8bit" / split / city / f"{city}_0_leftImg8bit.png")
-            write(
-                root / "gtFine" / split / city / f"{city}_0_gtFine_labelIds.png",
-                np.array([[7, 0, 33], [8, 9, 11]], np.uint8),
-            )
-    return root
-
-
-STUFF = [
-    {"id": 92, "name": "banner", "supercategory": "textile"},
-    {"id": 95, "name": "bridge", "supercategory": "building"},
-    {"id": 183, "name": "other", "supercategory": "other"},
-]
-
-
-def coco(root):
-    panoptic = {
-        "categories": [
-            {"id": 1, "isthing": 1, "supercategory": "person"},
-            {"id": 3, "isthing": 1, "supercategory": "vehicle"},
-            {"id": 95, "isthing": 0, "supercategory": "building"},
-        ],
-        "annotations": [
-            {
-                "file_name": "000000000139.png",
-                "segments_info": [
-                    {"id": 70000, "category_id": 3},
-                    {"id": 500, "category_id": 1},
-                    {"id": 7, "category_id": 95},
-                ],
-            },
-            {"file_name": "000000000285.png", "segments_info": []},
-        ],
-    }
-    numbers = np.array([[70000, 500, 7], [500, 0, 70000]])
-    colors = np.stack([numbers % 256, numbers // 256 % 256, numbers // 65536], -1).astype(np.uint8)
-    for split in ("train", "val"):
-        text(root / "annotations" / f"panoptic_{split}2017.json", json.dumps(panoptic))
-        for name in ("000000000139", "000000000285"):
-            write_image(root / f"{split}2017" / f"{name}.jpg")
-            write(root / "annotations" / f"panoptic_{split}2017" / f"{name}.png", colors)
-            stuff = np.array([[92, 95, 183], [0, 92, 255]], np.uint8)
-            write(root / "annotations" / f"stuff_{split}2017_pixelmaps" / f"{name}.png", stuff)
-    text(root / "annotations" / "stuff_val2017.json", json.dumps({"categories": STUFF}))
-    return root
-
-
-@pytest.mark.parametrize(
-    "kind, make, count, names, expected",
-    [
-        ("voc", voc, 1, VOC_CLASSES, [[0, 1, 2], [20, 255, 255]]),
-        ("ade20k", ade20k, 1, tuple(map(str, range(150))), [[255, 0, 1], [19, 149, 255]]),
-        ("cityscapes", cityscapes, 2, tuple(CITYSCAPES_CLASSES), [[0, 255, 18], [1, 255, 2]]),
-        ("coco-stuff", coco, 2, ("building", "textile"), [[1, 0, 255], [255, 1, 255]]),
-        ("coco-things", coco, 2, ("person", "vehicle"), [[1, 0, 255], [0, 255, 1]]),
-    ],
+from croc_jax.data.segmentation_sets import KINDS, coco, open_labeled
+from tests.data.tiny_sets import (
+    fill,
+    save,
+    write_ade20k,
+    write_cityscapes,
+    write_panoptic,
+    write_pixelmaps,
+    write_text,
+    write_voc,
 )
-def test_layouts_and_classes(tmp_path, kind, make, count, names, expected):
-    root = make(tmp_path)
-    for name in ("train", "val"):
-        split = pickle.loads(pickle.dumps(open_labeled(f"{kind}:{root}", name)))
-        assert len(split) == count and split.class_names == names and split.num_classes == len(names)
-        image, labels = split.load(0)
-        assert image.shape == (2, 3, 3) and labels.dtype == np.uint8
-        np.testing.assert_array_equal(labels, expected)
 
 
-def test_all_classes_are_there():
-    assert len(VOC_CLASSES) == 21 and len(CITYSCAPES_CLASSES) == 19
-    assert len(set(CITYSCAPES_CLASSES.values())) == 19
+def error_of(spec, split, **settings):
+    """Opens and reads a split; returns the message, which must be one line."""
+    with pytest.raises(LabeledDataError) as caught:
+        opened = open_labeled(spec, split, **settings)
+        for index in range(len(opened)):
+            opened.load(index)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
-def test_an_image_without_segments_counts_nowhere(tmp_path):
-    _, labels = open_labeled(f"coco-things:{coco(tmp_path)}", "val").load(1)
-    assert (labels == 255).all()
+def stems(split):
+    return [pair.image.stem for pair in split.pairs]
 
 
-def test_trainaug_takes_the_augmented_labels(tmp_path):
-    split = open_labeled(f"voc:{voc(tmp_path)}", "trainaug")
-    assert len(split) == 2 and all(pair.label.parent.name == "SegmentationClassAug" for pair in split.pairs)
+@pytest.mark.parametrize("inside", ["", "VOCdevkit", "VOCdevkit/VOC2012"])
+def test_voc_has_its_splits_wherever_the_root_points(tmp_path, inside):
+    write_voc(tmp_path)
+    train, val, trainval = (open_labeled(f"voc:{tmp_path / inside}", name) for name in ("train", "val", "trainval"))
+    assert stems(train) == ["2007_000032", "2007_000039"] and stems(val) == ["2007_000042"] and len(trainval) == 3
+    assert (train.num_classes, len(train.class_names), train.kind, train.name) == (21, 21, "voc", "train")
+    assert (train.class_names[0], train.class_names[15], train.class_names[20]) == ("background", "person", "tvmonitor")
+    np.testing.assert_array_equal(val.load(0)[1], fill([0, 3, 255]))
+    assert val.load(0)[0].mean() == pytest.approx(20, abs=1)
 
 
-def test_names_of_ade20k_come_from_its_own_list(tmp_path):
-    rows = ["Idx\tRatio\tTrain\tVal\tName"] + [f"{i}\t0.1\t1\t1\tthing{i}, item" for i in range(1, 151)]
-    text(ade20k(tmp_path) / "objectInfo150.txt", "\n".join(rows))
-    assert open_labeled(f"ade20k:{tmp_path}", "val").class_names[:2] == ("thing1", "thing2")
+def test_voc_trainaug_has_other_labels_and_a_list_of_names_or_paths(tmp_path):
+    folder = write_voc(tmp_path)
+    split = open_labeled(f"voc:{tmp_path}", "trainaug")
+    assert stems(split) == ["2007_000032", "2007_000039", "2008_000002"]
+    np.testing.assert_array_equal(split.load(2)[1], fill([3, 20, 255]))
+    (folder / "ImageSets/Segmentation/trainaug.txt").unlink()
+    write_text(folder / "ImageSets/Segmentation/train_aug.txt", "2008_000002\n\n")
+    assert stems(open_labeled(f"voc:{tmp_path}", "trainaug")) == ["2008_000002"]
 
 
-def test_a_share_of_the_images_is_always_the_same(tmp_path):
+def test_what_voc_lacks_is_named(tmp_path):
+    assert f"no folder {tmp_path / 'JPEGImages'}: get http://host.robots" in error_of(f"voc:{tmp_path}", "val")
+    folder = write_voc(tmp_path)
+    assert "voc has no split 'test': choose one of train, val" in error_of(f"voc:{tmp_path}", "test")
+    (folder / "SegmentationClass" / "2007_000042.png").unlink()
+    message = error_of(f"voc:{tmp_path}", "val")
+    assert f"no labels {folder / 'SegmentationClass' / '2007_000042.png'}" in message and "VOCtrainval" in message
+    (folder / "JPEGImages" / "2008_000002.jpg").unlink()
+    message = error_of(f"voc:{tmp_path}", "trainaug")
+    assert f"no image {folder / 'JPEGImages' / '2008_000002.jpg'}" in message
+    (folder / "ImageSets/Segmentation/trainaug.txt").unlink()
+    message = error_of(f"voc:{tmp_path}", "trainaug")
+    assert "trainaug.txt" in message and "SegmentationClassAug.zip" in message and "10,582" in message
+    save(folder / "SegmentationClass" / "2007_000039.png", fill([21]))
+    assert "2007_000039.png holds class 21, but the data set has 21 classes" in error_of(f"voc:{tmp_path}", "train")
+
+
+def test_coco_things_are_the_supercategories_sorted_by_name(tmp_path):
+    write_panoptic(tmp_path)
+    split = open_labeled(f"coco-things:{tmp_path}", "val")
+    assert split.num_classes == 12 and list(split.class_names) == sorted(split.class_names)
+    assert stems(split) == ["000000000139", "000000000140", "000000000141"]
+    person = split.class_names.index("person")
+    for index, other in enumerate(("vehicle", "indoor", "accessory")):
+        expected = fill([person, split.class_names.index(other), 255, 255])
+        np.testing.assert_array_equal(split.load(index)[1], expected)
+    assert person == 9
+
+
+def test_splits_survive_pickling(tmp_path):
+    write_panoptic(tmp_path)
+    split = open_labeled(f"coco-things:{tmp_path}", "val")
+    copy = pickle.loads(pickle.dumps(split))
+    np.testing.assert_array_equal(copy.load(1)[1], split.load(1)[1])
+    assert len(pickle.dumps(split.read_label)) < 2000
+
+
+def test_what_coco_things_lacks_is_named(tmp_path):
+    spec = f"coco-things:{tmp_path}"
+    message = error_of(spec, "val")
+    assert f"no file {tmp_path / 'annotations' / 'panoptic_val2017.json'}" in message
+    assert "http://images.cocodataset.org/annotations/panoptic_annotations_trainval2017.zip" in message
+    write_panoptic(tmp_path, extra_segment=301)
+    assert "139.png holds segment 301, which its annotations do not list" in error_of(spec, "val")
+    (tmp_path / "val2017" / "000000000140.jpg").unlink()
+    message = error_of(spec, "val")
+    assert "no image" in message and "000000000140.jpg" in message and "zips/val2017.zip" in message
+    (tmp_path / "annotations/panoptic_val2017/000000000139.png").unlink()
+    assert "no labels" in error_of(spec, "val")
+    write_text(tmp_path / "annotations/panoptic_val2017.json", '{"annotations": [], "categories": []}')
+    assert "supercategories of things" in error_of(spec, "val")
+    write_text(tmp_path / "annotations/panoptic_val2017.json", '{"annotations": []}')
+    assert "is no panoptic annotation (KeyError: 'categories')" in error_of(spec, "val")
+    write_text(tmp_path / "annotations/panoptic_val2017.json", '{"annotations": [')
+    assert "cannot read" in error_of(spec, "val")
+
+
+def test_coco_stuff_is_without_other_and_things(tmp_path):
+    raw = [92, 182, 106, 183, 0, 95]
+    write_pixelmaps(tmp_path, raw)
+    split = open_labeled(f"coco-stuff:{tmp_path}", "val")
+    assert split.num_classes == 15 and list(split.class_names) == sorted(split.class_names)
+    names = ["textile", "solid", "sky", None, None, "building"]
+    expected = fill([255 if name is None else split.class_names.index(name) for name in names])
+    np.testing.assert_array_equal(split.load(0)[1], expected)
+
+
+def test_every_stuff_category_has_one_supercategory():
+    assert sorted(id_ for ids in coco.STUFF.values() for id_ in ids) == list(range(92, 183))
+
+
+def test_what_coco_stuff_lacks_is_named(tmp_path):
+    spec, folder = f"coco-stuff:{tmp_path}", tmp_path / "annotations" / "stuff_train2017_pixelmaps"
+    message = error_of(spec, "train")
+    assert f"no folder {folder}: get http://images" in message and "stuff_annotations_trainval2017.zip" in message
+    write_pixelmaps(tmp_path, [92, 91], split="train")
+    assert "000000000139.png holds id 91, which the data set does not have" in error_of(spec, "train")
+    (tmp_path / "images" / "train2017").rename(tmp_path / "elsewhere")
+    assert f"no folder {tmp_path / 'train2017'}: get http://images.cocodataset.org/zips" in error_of(spec, "train")
+
+
+def test_ade20k_counts_from_one_and_ignores_zero(tmp_path):
+    folder = write_ade20k(tmp_path, [0, 1, 150, 3])
+    for spec, name in ((f"ade20k:{tmp_path}", "val"), (f"ade20k:{folder}", "validation")):
+        split = open_labeled(spec, name)
+        np.testing.assert_array_equal(split.load(0)[1], fill([255, 0, 149, 2]))
+    assert split.num_classes == len(set(split.class_names)) == 150
+    assert (split.class_names[0], split.class_names[12], split.class_names[149]) == ("wall", "person", "flag")
+
+
+def test_what_ade20k_lacks_is_named(tmp_path):
+    spec = f"ade20k:{tmp_path}"
+    assert "ADEChallengeData2016.zip" in error_of(spec, "val")
+    folder = write_ade20k(tmp_path, [151])
+    assert "holds id 151" in error_of(spec, "val")
+    assert f"no folder {folder / 'images' / 'training'}" in error_of(spec, "train")
+    (folder / "annotations/validation/ADE_val_00000001.png").unlink()
+    assert "no files in" in error_of(spec, "val") and "ADEChallengeData2016.zip" in error_of(spec, "val")
+
+
+def test_cityscapes_has_the_official_train_ids(tmp_path):
+    raw = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33, 0, 29, 255]
+    write_cityscapes(tmp_path, raw)
+    split = open_labeled(f"cityscapes:{tmp_path}", "val")
+    frames = ["aachen_000000_000019", "frankfurt_000000_000294", "frankfurt_000000_000576"]
+    assert stems(split) == [f"{frame}_leftImg8bit" for frame in frames]
+    np.testing.assert_array_equal(split.load(0)[1], fill([*range(19), 255, 255, 255]))
+    assert split.class_names[0] == "road" and split.class_names[13] == "car" and split.num_classes == 19
+
+
+def test_what_cityscapes_lacks_is_named(tmp_path):
+    spec = f"cityscapes:{tmp_path}"
+    message = error_of(spec, "train")
+    assert f"no folder {tmp_path / 'leftImg8bit' / 'train'}" in message and "https://www.cityscapes-dataset" in message
+    write_cityscapes(tmp_path, [34])
+    assert "labelIds.png holds id 34" in error_of(spec, "val")
+    file = tmp_path / "gtFine/val/frankfurt/frankfurt_000000_000576_gtFine_labelIds.png"
+    file.unlink()
+    assert f"no labels {file}" in error_of(spec, "val")
+
+
+def test_a_plain_folder_needs_no_kind(tmp_path):
+    for split in ("train", "val"):
+        save(tmp_path / "images" / split / "a.png", np.zeros((4, 6, 3)))
+        save(tmp_path / "labels" / split / "a.png", fill([0, 1, 2]))
+    for spec in (tmp_path, f"folder:{tmp_path}"):
+        split = open_labeled(spec, "val", num_classes=4)
+        assert (split.kind, split.num_classes, len(split)) == ("folder", 4, 1)
+        assert Image.open(split.pairs[0].image).size == (6, 4)
+
+
+def test_a_share_is_drawn_by_seed_alone(tmp_path):
     for index in range(20):
-        write_image(tmp_path / "images" / "train" / f"{index:02d}.jpg")
-        write(tmp_path / "labels" / "train" / f"{index:02d}.png", np.zeros((2, 3), np.uint8))
-    whole = open_labeled(str(tmp_path), "train")
-    part = open_labeled(f"folder:{tmp_path}", "train", share=0.1)
-    assert len(whole) == 20 and len(part) == 2 and set(part.pairs) < set(whole.pairs)
-    assert open_labeled(str(tmp_path), "train", share=0.1).pairs == part.pairs
-    with pytest.raises(LabeledDataError, match="share=0: lies over 0"):
-        open_labeled(str(tmp_path), "train", share=0)
+        save(tmp_path / "images/train" / f"{index:02d}.png", np.zeros((4, 6, 3)))
+        save(tmp_path / "labels/train" / f"{index:02d}.png", fill([0, 1]))
+    whole = open_labeled(tmp_path, "train")
+    draws = [open_labeled(tmp_path, "train", fraction=0.1, seed=seed) for seed in (0, 0, 1)]
+    assert [len(draw) for draw in draws] == [2, 2, 2] and draws[0].pairs == draws[1].pairs != draws[2].pairs
+    assert stems(draws[0]) == sorted(stems(draws[0])) and set(stems(draws[0])) < set(stems(whole))
+    assert draws[0].name == "train[10%, seed 0]" and whole.name == "train"
+    assert len(open_labeled(tmp_path, "train", fraction=1e-9)) == 1
+    for wrong in (0, 1.5):
+        assert f"fraction={wrong}" in error_of(tmp_path, "train", fraction=wrong)
 
 
-@pytest.mark.parametrize(
-    "kind, make, missing, message",
-    [
-        ("voc", voc, "VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt", "val.txt: get it from http.*pascal"),
-        ("voc", voc, "VOCdevkit/VOC2012/SegmentationClass/2007_000039.png", "2007_000039.png: get it"),
-        (
-            "ade20k",
-            ade20k,
-            "annotations/validation/ADE_validation_1.png",
-            "ADE_validation_1.png: .*ADEChallengeData2016",
-        ),
-        ("cityscapes", cityscapes, "gtFine/val/ulm/ulm_0_gtFine_labelIds.png", "labelIds.png: .*cityscapes"),
-        ("coco-stuff", coco, "annotations/stuff_val2017.json", "stuff_val2017.json: .*cocodataset"),
-        ("coco-things", coco, "val2017/000000000285.jpg", "000000000285.jpg: .*cocodataset"),
-    ],
-)
-def test_missing_files_are_named_with_where_to_get_them(tmp_path, kind, make, missing, message):
-    root = make(tmp_path)
-    (tmp_path / missing).unlink()
-    with pytest.raises(LabeledDataError, match=message):
-        open_labeled(f"{kind}:{root}", "val")
-
-
-def test_unknown_kinds_and_splits_are_named(tmp_path):
-    with pytest.raises(LabeledDataError, match="unknown kind 'pascal'.*choose one of folder, voc"):
-        open_labeled(f"pascal:{tmp_path}", "val")
-    ade20k(tmp_path)
-    with pytest.raises(LabeledDataError, match="no .*images/test"):
-        open_labeled(f"ade20k:{tmp_path}", "test")
+def test_specs_that_name_no_data_set(tmp_path):
+    message = error_of("pascal:somewhere", "val")
+    assert all(f"{kind}:ROOT" in message for kind in KINDS) and "'pascal'" in message
+    assert "write voc:ROOT" in error_of("voc:", "val")
+    write_voc(tmp_path)
+    assert "voc has 21 classes" in error_of(f"voc:{tmp_path}", "val", num_classes=20)

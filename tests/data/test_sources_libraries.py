@@ -4,9 +4,12 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from croc_jax.data.labeled import LabeledDataError
+from croc_jax.data.labeled_images import open_classes
 from croc_jax.data.sources import HuggingFaceSource, SourceError, TfdsSource, open_sources
 from croc_jax.data.sources import tfds as tfds_module
 from tests.data.tiny_images import check_copies, contents, encode, names
@@ -73,6 +76,20 @@ def test_tfds_splits_and_versions_are_chosen_in_the_spec(data_dir):
     assert contents(open_sources([f"tfds:tiny:1.0.0:train[:40%]@{data_dir}"])) == whole[:2]
     assert contents(open_sources([f"tfds:tiny:train+test@{data_dir}"]))[:5] == whole
     assert len(open_sources([f"tfds:tiny:test@{data_dir}"])) == 2
+
+
+def test_tfds_classes_come_with_their_images(data_dir):
+    split = open_classes(f"tfds:tiny@{data_dir}", "train")
+    assert split.class_names == ("0", "1", "2", "3", "4") and len(split) == 5
+    batches = list(split.batches(3, resize=6, image_size=4))
+    labels = np.concatenate([batch.labels for batch in batches])
+    reds = np.concatenate([batch.images[:, 0, 0, 0] for batch in batches])[:5]
+    assert sorted(labels) == list(range(5))
+    np.testing.assert_array_equal(reds, 10 * labels)
+    with pytest.raises(LabeledDataError, match="the data set rich has no class feature called label"):
+        open_classes(f"tfds:rich@{data_dir}", "train")
+    with pytest.raises(LabeledDataError, match="cannot open split 'val' of tiny"):
+        open_classes(f"tfds:tiny@{data_dir}", "val")
 
 
 def test_tfds_images_among_other_features(data_dir):

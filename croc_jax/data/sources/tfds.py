@@ -10,9 +10,18 @@ from croc_jax.data.sources.base import SourceError
 # A name may end in a version, such as my_set/config:1.0.0.
 _SPEC = re.compile(r"(?P<name>[^:@]+(?::\d+\.[\d*]+\.[\d*]+)?)(?::(?P<split>[^@]+))?(?:@(?P<data_dir>.+))?")
 
+# What tfds calls the class of an image.
+LABEL = "label"
+
 
 class TfdsSource:
-    """The images of one split, as they are encoded there; other features are not decoded."""
+    """The images of one split, as they are encoded there; other pictures are not decoded.
+
+    Attributes:
+        class_names: those of the feature "label"; none if there is no such feature.
+    """
+
+    class_names: tuple[str, ...]
 
     def __init__(self, name: str, split: str = "train", data_dir: str | None = None) -> None:
         """Opens a prepared data set.
@@ -27,7 +36,7 @@ class TfdsSource:
                 with random access, or has no such split, no images, or several per example.
         """
         self._arguments = name, split, data_dir
-        self._feature, self._full_name, self._rows = _open(*self._arguments)
+        self._feature, self._full_name, self.class_names, self._rows = _open(*self._arguments)
         self._length = len(self._rows)
 
     def __len__(self) -> int:
@@ -36,12 +45,19 @@ class TfdsSource:
 
     def __getitem__(self, index: int) -> bytes:
         """Returns an encoded image; raises OSError if it cannot be read."""
+        return self._read(index, self._feature)
+
+    def label(self, index: int) -> int:
+        """Returns the class of an image, if there are `class_names`; raises OSError if it cannot be read."""
+        return int(self._read(index, LABEL))
+
+    def _read(self, index: int, feature: str) -> Any:
         if not 0 <= index < self._length:
             raise IndexError(f"image {index} of {self._length}")
         if self._rows is None:
             self._rows = _open(*self._arguments)[-1]
         try:
-            return self._rows[index][self._feature]
+            return self._rows[index][feature]
         except (RuntimeError, ValueError) as error:
             raise OSError(f"{self.name(index)}: {error}") from error
 
@@ -67,8 +83,8 @@ def parse_tfds(value: str) -> TfdsSource:
     return TfdsSource(parts["name"], parts["split"] or "train", os.path.expanduser(data_dir) if data_dir else None)
 
 
-def _open(name: str, split: str, data_dir: str | None) -> tuple[str, str, Sequence[Any]]:
-    """Returns the name of the image feature, the full name of the data set, and its examples."""
+def _open(name: str, split: str, data_dir: str | None) -> tuple[str, str, tuple[str, ...], Sequence[Any]]:
+    """Returns the name of the image feature, the full name of the data set, its classes, and its examples."""
     try:
         import tensorflow_datasets as tfds  # pyright: ignore[reportMissingImports]
         from tensorflow_datasets.core import read_only_builder  # pyright: ignore[reportMissingImports]
@@ -82,7 +98,9 @@ def _open(name: str, split: str, data_dir: str | None) -> tuple[str, str, Sequen
         # From its files alone: the code of many data sets needs TensorFlow.
         builder: Any = read_only_builder.builder_from_files(name, data_dir=data_dir)
         feature, decoders = _find_images(tfds, name, builder.info.features)
-        return feature, builder.info.full_name, builder.as_data_source(split, decoders=decoders)
+        label = dict(builder.info.features.items()).get(LABEL)
+        class_names = tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else ()
+        return feature, builder.info.full_name, class_names, builder.as_data_source(split, decoders=decoders)
     except tfds.core.DatasetNotFoundError as error:
         raise SourceError(f"no data set {name} in {where}: {remedy}.download_and_prepare()") from error
     except NotImplementedError as error:

@@ -1,0 +1,30 @@
+"""Loads the next batch in threads while the one before is in use."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+Loaded = TypeVar("Loaded")
+
+
+def load_ahead(
+    load: Callable[[int], Loaded], count: int, batch_size: int, *, num_threads: int
+) -> Iterator[list[Loaded]]:
+    """Yields what belongs to the indices 0 to count - 1, in order, batch by batch; the last may be shorter.
+
+    Args:
+        load: called in threads, once an index.
+        count: how many indices there are.
+        batch_size: indices a batch.
+        num_threads: threads that load.
+    """
+    with ThreadPoolExecutor(num_threads) as pool:
+
+        def submit(start: int) -> list[Future]:
+            return [pool.submit(load, index) for index in range(start, min(start + batch_size, count))]
+
+        pending = submit(0)
+        for start in range(0, count, batch_size):
+            loaded = [future.result() for future in pending]
+            pending = submit(start + batch_size)
+            yield loaded

@@ -1,0 +1,153 @@
+"""Discovery follows LOST step by step: degrees, seed, kin, component, box, CorLoc."""
+
+import importlib.util
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from croc_jax.data.labeled import LabeledDataError
+from croc_jax.data.labeled_boxes import open_voc_boxes
+from croc_jax.evaluation.discovery import (
+    DiscoveryProtocol,
+    box_iou,
+    evaluate_discovery,
+    lost,
+    pad_image,
+    seed_box,
+)
+from tests.data.tiny_sets import write_voc_boxes
+
+MEAN, DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+RNG = np.random.default_rng(0)
+
+
+def reference(tokens, num_patches):
+    """Returns seed and mask, one patch after the other, in float64."""
+    products = tokens.astype(float) @ tokens.astype(float).T
+    count = len(tokens)
+    degrees = [sum(products[i, j] > 0 for j in range(count) if j != i) for i in range(count)]
+    order = sorted(range(count), key=lambda i: (degrees[i], i))
+    seed = order[0]
+    kin = [i for i in order[:num_patches] if products[seed, i] > 0]
+    return seed, np.array([sum(products[i, j] for i in kin) > 0 for j in range(count)])
+
+
+def reference_box(seed, mask, patch_size, size):
+    """Returns the box around what a flood from the seed reaches."""
+    reached, open_ = set(), [tuple(int(i) for i in np.unravel_index(seed, mask.shape))]
+    while open_:
+        row, column = open_.pop()
+        if (row, column) in reached or not (0 <= row < mask.shape[0] and 0 <= column < mask.shape[1]):
+            continue
+        if mask[row, column]:
+            reached.add((row, column))
+            open_ += [(row + 1, column), (row - 1, column), (row, column + 1), (row, column - 1)]
+    rows, columns = zip(*reached, strict=True)
+    edges = np.array([min(columns), min(rows), max(columns) + 1, max(rows) + 1]) * patch_size
+    return np.minimum(edges, [size[1], size[0], size[1], size[0]])
+
+
+@pytest.mark.parametrize("num_patches", [1, 8, 100])
+def test_seed_and_mask_equal_the_definition(num_patches):
+    for _ in range(5):
+        tokens = RNG.standard_normal((30, 4)).astype(np.float32)
+        found = lost(jnp.asarray(tokens), num_patches=num_patches)
+        seed, mask = reference(tokens, num_patches)
+        assert int(found.seed) == seed
+        np.testing.assert_array_equal(found.mask, mask)
+
+
+def test_a_small_object_before_a_uniform_background_is_found():
+    grid = np.tile(np.array([1.0, 0.0]), (6, 8, 1))
+    grid[2:4, 5:7] = [-0.5, 1.0]
+    found = lost(jnp.asarray(grid.reshape(48, 2), jnp.float32), num_patches=10)
+    box = seed_box(int(found.seed), np.asarray(found.mask).reshape(6, 8), 16, (90, 125))
+    np.testing.assert_array_equal(box, [80, 32, 112, 64])
+
+
+def test_boxes_hold_the_seed_s_part_alone_and_stay_inside():
+    for _ in range(10):
+        mask, seed = RNG.random((5, 7)) < 0.5, int(RNG.integers(35))
+        mask.flat[seed] = True
+        np.testing.assert_array_equal(seed_box(seed, mask, 8, (37, 50)), reference_box(seed, mask, 8, (37, 50)))
+    np.testing.assert_array_equal(seed_box(34, np.zeros((5, 7), bool), 8, (37, 50)), [48, 32, 50, 37])
+
+
+def test_iou_counts_pixels():
+    boxes = np.array([[0, 0, 4, 4], [2, 1, 6, 5], [3, 3, 8, 9], [7, 7, 9, 9]], float)
+    painted = np.zeros((4, 10, 10), bool)
+    for canvas, (left, top, right, bottom) in zip(painted, boxes.astype(int), strict=True):
+        canvas[top:bottom, left:right] = True
+    expected = [(painted[1] & other).sum() / (painted[1] | other).sum() for other in painted]
+    np.testing.assert_allclose(box_iou(boxes[1], boxes), expected, atol=1e-12)
+
+
+def test_padding_is_black_and_at_the_end():
+    image = RNG.integers(1, 256, (5, 8, 3), dtype=np.uint8)
+    padded = pad_image(image, 4)
+    assert padded.shape == (8, 8, 3) and not padded[5:].any()
+    np.testing.assert_array_equal(padded[:5], image)
+
+
+@pytest.fixture
+def tokens_of(backbone, params):
+    """Returns the tokens `[n d]` of an image at its own size, its heads side by side."""
+    apply = jax.jit(backbone.apply)
+
+    def compute(image, kind):
+        height, width = image.shape[:2]
+        pixels = np.zeros((-(-height // 4) * 4, -(-width // 4) * 4, 3))
+        pixels[:height, :width] = (image / 255 - MEAN) / DEVIATION
+        tokens = getattr(apply({"params": params}, jnp.asarray(pixels[None], jnp.float32)), kind)
+        return np.concatenate([np.asarray(head)[1:] for head in tokens[0]], -1), (pixels.shape[0] // 4, -1)
+
+    return compute
+
+
+@pytest.mark.parametrize("kind", ["keys", "values"])
+def test_corloc_equals_the_definition(backbone, params, tokens_of, tmp_path, kind):
+    images = [RNG.integers(0, 256, (size[0] // 6, size[1] // 6, 3), dtype=np.uint8) for size in ((84, 108), (84, 108))]
+    images = [image.repeat(6, 0).repeat(6, 1) for image in images]
+    images = [images[0][:22, :26], images[1][:24, :28], images[1][5:27, 3:31]]
+    write_voc_boxes(tmp_path, images, [[(1, 1, 2, 2, "1")]] * 3)
+    expected = []
+    for pixels, _ in map(open_voc_boxes(tmp_path).load, range(3)):
+        tokens, grid = tokens_of(pixels, kind)
+        seed, mask = reference(tokens, 12)
+        expected.append(reference_box(seed, mask.reshape(grid), 4, pixels.shape[:2]))
+    # The first image has its very box, the second one of half its width and another, the last none that counts.
+    left, top, right, bottom = expected[1]
+    truths = [
+        [(1, 1, 1, 1, "0"), (*(expected[0] + [1, 1, 0, 0]), "0")],
+        [(left + 1, top + 1, left + (right - left) * 0.4, bottom, "0")],
+        [(1, 1, 2, 2, "1")],
+    ]
+    write_voc_boxes(tmp_path, images, truths)
+    split, protocol = open_voc_boxes(tmp_path, hard=False), DiscoveryProtocol(tokens=kind, num_patches=12)
+    score = evaluate_discovery(backbone, params, split=split, protocol=protocol)
+    np.testing.assert_array_equal(score.boxes, expected)
+    np.testing.assert_allclose(score.ious, [1, 0.4, np.nan], atol=1e-12)
+    assert score.corloc == 50
+
+
+def test_a_split_without_boxes_is_named(backbone, params, tmp_path):
+    write_voc_boxes(tmp_path, [np.zeros((8, 8, 3))], [[(1, 1, 2, 2, "1")]])
+    with pytest.raises(LabeledDataError, match="hard=True"):
+        evaluate_discovery(backbone, params, split=open_voc_boxes(tmp_path, hard=False), protocol=DiscoveryProtocol())
+
+
+def test_the_config_holds_the_official_settings():
+    file = Path(__file__).resolve().parents[2] / "configs" / "eval" / "discovery.py"
+    spec = importlib.util.spec_from_file_location("discovery", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert DiscoveryProtocol(**module.get_config()["discovery"].to_dict()) == DiscoveryProtocol()
+
+
+@pytest.mark.parametrize(("field", "value"), [("tokens", "cls"), ("num_patches", 0)])
+def test_impossible_settings_are_named(field, value):
+    with pytest.raises(ValueError, match=field):
+        DiscoveryProtocol(**{field: value})

@@ -3,11 +3,12 @@
 import importlib.util
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags, logging
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_flags
 
 TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where an error came from.")
 
@@ -26,7 +27,9 @@ def run(main: Callable[[], None]) -> None:
     def parse(argv: list[str]) -> list[str]:
         try:
             _check_config_exists(argv)
-            return flags.FLAGS(argv)
+            # Where --config may be repeated, `parse_configs` reads the overrides.
+            several = "config" in flags.FLAGS and isinstance(flags.FLAGS["config"], flags.MultiFlag)
+            return flags.FLAGS([a for a in argv if not (several and re.match(r"--?config\.", a))])
         except (AttributeError, KeyError) as error:
             raise SystemExit(_say(_explain_override(error, argv))) from None
         except (UserError, flags.Error) as error:
@@ -57,15 +60,63 @@ def load_config_file(source: str) -> ConfigDict:
     return module.get_config(variant) if variant else module.get_config()
 
 
+def parse_configs(argv: Sequence[str], files: Sequence[str]) -> dict[str, Any]:
+    """Returns several configs, each with the overrides --config.FIELD=VALUE that it has a field for.
+
+    Args:
+        argv: the command line.
+        files: each FILE.py or FILE.py:VARIANT, as given by --config.
+
+    Returns:
+        The configs by name: the file's, with its variant, and a number where it comes twice.
+
+    Raises:
+        UserError: for an override that no config has a field for.
+    """
+    overrides, configs = [flag for flag in argv[1:] if re.match(r"--?config\.", flag)], {}
+    known = [load_config_file(file).to_dict() for file in files]
+    for flag in overrides:
+        if not any(_has_field(config, flag) for config in known):
+            _parse_config(files[0], [flag])
+    for file, fields in zip(files, known, strict=True):
+        name = "-".join([Path(file.partition(":")[0]).stem, *file.split(":")[1:]])
+        while name in configs:
+            stem, _, number = name.partition(".")
+            name = f"{stem}.{int(number or 1) + 1}"
+        configs[name] = _parse_config(file, [flag for flag in overrides if _has_field(fields, flag)])
+    return configs
+
+
+def _has_field(config: Any, flag: str) -> bool:
+    for part in flag.partition("=")[0].split(".")[1:]:
+        if not isinstance(config, dict) or part not in config:
+            return False
+        config = config[part]
+    return True
+
+
+def _parse_config(file: str, overrides: Sequence[str]) -> Any:
+    argv, values = ["", f"--config={file}", *overrides], flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+    try:
+        values(argv)
+    except (AttributeError, KeyError) as error:
+        raise UserError(_explain_override(error, argv)) from None
+    except flags.Error as error:
+        raise UserError(str(error).strip().splitlines()[-1]) from None
+    return values["config"].value
+
+
 def _check_config_exists(argv: list[str]) -> None:
     """Raises UserError if a program that needs --config gets none, or no file."""
     if "config" not in flags.FLAGS or any(re.fullmatch("--?help(short|full)?", flag) for flag in argv):
         return
-    given = re.search(r"(?:^|\n)--?config[=\n]([^\n]*)", "\n".join(argv))
-    if given is None:
+    given = re.findall(r"(?:^|\n)--?config[=\n]([^\n]*)", "\n".join(argv))
+    if not given:
         raise UserError("no configuration: add --config=configs/NAME.py")
-    if not Path(given[1].partition(":")[0]).is_file():
-        raise UserError(f"--config={given[1]}: there is no such file")
+    for file in given:
+        if not Path(file.partition(":")[0]).is_file():
+            raise UserError(f"--config={file}: there is no such file")
 
 
 def _explain_override(error: Exception, argv: list[str]) -> str:

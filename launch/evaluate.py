@@ -1,160 +1,118 @@
-r"""Evaluates the frozen features of a checkpoint by one protocol of configs/eval.
+r"""Evaluates the frozen features of a checkpoint by one protocol of configs/eval, or by several.
 
     python launch/evaluate.py --config=configs/eval/linear.py --checkpoint=WORKDIR --output=DIR \
         --config.dataset.root=ROOT
 
 A checkpoint is a workdir, a folder WORKDIR/checkpoints/STEP, a .pth or .safetensors file with
 weights of the official CrOC or DINO, or 'random'. DIR gets results.json and pictures.
+
+Several --config=FILE share what they can of the features, and write to DIR/NAME, named after their files; a
+--config.FIELD=VALUE goes to each that has the field.
 """
 
+import sys
 from pathlib import Path
 from typing import Any
 
 from absl import flags
-from command_line import UserError, load_config_file, run
-from ml_collections import config_flags
+from command_line import UserError, load_config_file, parse_configs, run
+from protocols import Config, plan
 from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
-
-from croc_jax.data.labeled import SegmentationSplit
-from croc_jax.data.segmentation_sets import open_labeled
-from croc_jax.data.videos import open_videos
-from croc_jax.evaluation import Gallery, LinearProtocol, MemoryBudget, evaluate_linear
-from croc_jax.evaluation.backbones import RANDOM, FrozenBackbone, random_backbone, trained_backbone
-from croc_jax.evaluation.pictures import draw_examples
-from croc_jax.evaluation.results import (
-    linear_results,
-    retrieval_results,
-    unsupervised_results,
-    video_results,
-    write_results,
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
 )
-from croc_jax.evaluation.retrieval import RetrievalProtocol, evaluate_retrieval
-from croc_jax.evaluation.unsupervised import UnsupervisedProtocol, evaluate_unsupervised
-from croc_jax.evaluation.video import VideoProtocol, evaluate_video
+from rich.table import Table
+from rich.text import Text
+
+from croc_jax.evaluation import FrozenFeatures, MemoryBudget
+from croc_jax.evaluation.backbones import RANDOM, FrozenBackbone, random_backbone, trained_backbone
+from croc_jax.evaluation.results import make_results, write_results
 from croc_jax.training.config import Recipe, recipe_from_dict
 from croc_jax.training.workdir import CONFIG_NAME, read_recipe
 
-# A ConfigDict, whose fields the type checker cannot know.
-Config = Any
-
-CONFIG = config_flags.DEFINE_config_file("config", help_string="The protocol, such as configs/eval/linear.py.")
+CONFIGS = flags.DEFINE_multi_string("config", [], "A protocol, such as configs/eval/linear.py; may be repeated.")
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "A workdir, a checkpoint folder, a .pth or .safetensors file, or 'random'.", required=True
 )
 OUTPUT = flags.DEFINE_string("output", None, "Where results.json and pictures go.", required=True)
 
-SCORE_NAMES = {"miou": "mIoU", "miou_deviation": "deviation over seeds", "jf_mean": "J&F"}
+SCORE_NAMES = {
+    "miou": "mIoU", "miou_deviation": "deviation over seeds", "jf_mean": "J&F", "corloc": "CorLoc",
+    "top1": "top-1", "top5": "top-5",
+}  # fmt: skip
 # Numbers of results.json that are no percentages.
 NO_SCORES = ("step", "final_train_loss")
 
 
+class Workbench:
+    """Backbones that are loaded once, with features that protocols share."""
+
+    def __init__(self, checkpoint: str, *, folder: Path, remember: bool) -> None:
+        """Loads nothing yet.
+
+        Args:
+            checkpoint: see --checkpoint.
+            folder: for temporary files.
+            remember: whether several protocols follow.
+        """
+        self._checkpoint, self._folder, self._remember = checkpoint, folder, remember
+        self._known: dict[tuple[str, str], tuple[FrozenBackbone, FrozenFeatures]] = {}
+
+    def get(self, config: Config, progress: Progress) -> tuple[FrozenBackbone, FrozenFeatures]:
+        """Returns the weights that a config asks for, at work within the budget of the first such config."""
+        key = (RANDOM, str(config.recipe)) if self._checkpoint == RANDOM else (str(config.which), "")
+        if key not in self._known:
+            backbone, budget = load_backbone(self._checkpoint, config), MemoryBudget(**config.budget.to_dict())
+            settings = {"budget": budget, "folder": self._folder, "remember": self._remember}
+            self._known[key] = backbone, FrozenFeatures(backbone.module, backbone.params, **settings)
+        backbone, features = self._known[key]
+        features.progress = progress
+        return backbone, features
+
+
 def main() -> None:
-    """Runs one protocol on one checkpoint."""
-    config, output, console = CONFIG.value, Path(OUTPUT.value), Console()
-    if config.protocol not in PROTOCOLS:
-        raise UserError(f"config.protocol={config.protocol!r}: choose one of {', '.join(PROTOCOLS)}")
-    if not config.dataset.root:
-        raise UserError("no data set: add --config.dataset.root=ROOT; the config file says what it holds")
-    with Progress(console=console) as progress:
-        results = PROTOCOLS[config.protocol](config, output, progress)
-    file = write_results(results, output)
-    console.print(make_table(results))
-    console.print(f"{file}, and pictures beside it", markup=False, soft_wrap=True)
+    """Runs all protocols on one checkpoint."""
+    configs, output = parse_configs(sys.argv, CONFIGS.value), Path(OUTPUT.value)
+    # All mistakes come to light before the first hour of work.
+    runs = {name: plan(config) for name, config in configs.items()}
+    console = Console()
+    bench = Workbench(CHECKPOINT.value, folder=output, remember=len(configs) > 1)
+    for name, config in configs.items():
+        folder = output / name if len(configs) > 1 else output
+        with make_progress(console) as progress:
+            backbone, features = bench.get(config, progress)
+            folder.mkdir(parents=True, exist_ok=True)
+            outcome = runs[name](features, folder)
+        results = make_results(outcome, backbone=backbone, checkpoint=CHECKPOINT.value)
+        file = write_results(results, folder)
+        console.print(make_table(results))
+        console.print(f"{file}, and pictures beside it", markup=False, soft_wrap=True)
 
 
-def run_linear(config: Config, output: Path, progress: Progress) -> dict[str, Any]:
-    """Scores a linear layer on frozen features."""
-    protocol, budget = LinearProtocol(**config.linear.to_dict()), MemoryBudget(**config.budget.to_dict())
-    train, val = open_splits(config)
-    backbone = load_backbone(CHECKPOINT.value, config)
-    output.mkdir(parents=True, exist_ok=True)
-    score = evaluate_linear(
-        backbone.module,
-        backbone.params,
-        train=train,
-        val=val,
-        protocol=protocol,
-        budget=budget,
-        folder=output,
-        progress=progress,
-    )
-    draw_gallery(score.gallery, val, output)
-    return linear_results(
-        score, protocol=protocol, backbone=backbone, checkpoint=CHECKPOINT.value, train=train, val=val
-    )
+class SpeedColumn(ProgressColumn):
+    """What is done a second."""
+
+    def render(self, task: Task) -> Text:
+        """Returns the speed of the last seconds."""
+        return Text(f"{task.speed:.1f}/s" if task.speed else "")
 
 
-def run_video(config: Config, output: Path, progress: Progress) -> dict[str, Any]:
-    """Scores labels that travel through videos."""
-    protocol, root = VideoProtocol(**config.video.to_dict()), Path(config.dataset.root)
-    videos = open_videos(root, config.dataset.split)
-    backbone = load_backbone(CHECKPOINT.value, config)
-    score = evaluate_video(
-        backbone.module, backbone.params, videos, protocol=protocol, output=output, progress=progress
-    )
-    return video_results(
-        score, protocol=protocol, backbone=backbone, checkpoint=CHECKPOINT.value, root=root, videos=videos
-    )
-
-
-def run_unsupervised(config: Config, output: Path, progress: Progress) -> dict[str, Any]:
-    """Scores clusters of frozen features."""
-    protocol = UnsupervisedProtocol(**config.unsupervised.to_dict())
-    budget = MemoryBudget(**config.budget.to_dict())
-    val = open_split(config.dataset, config.dataset.val_split)
-    backbone = load_backbone(CHECKPOINT.value, config)
-    output.mkdir(parents=True, exist_ok=True)
-    score = evaluate_unsupervised(
-        backbone.module,
-        backbone.params,
-        val=val,
-        protocol=protocol,
-        budget=budget,
-        folder=output,
-        progress=progress,
-    )
-    draw_gallery(score.gallery, val, output)
-    return unsupervised_results(score, protocol=protocol, backbone=backbone, checkpoint=CHECKPOINT.value, val=val)
-
-
-def run_retrieval(config: Config, output: Path, progress: Progress) -> dict[str, Any]:
-    """Scores the labels of nearest neighbors."""
-    protocol, budget = RetrievalProtocol(**config.retrieval.to_dict()), MemoryBudget(**config.budget.to_dict())
-    train, val = open_splits(config)
-    backbone = load_backbone(CHECKPOINT.value, config)
-    output.mkdir(parents=True, exist_ok=True)
-    score = evaluate_retrieval(
-        backbone.module, backbone.params, train=train, val=val, protocol=protocol, budget=budget, progress=progress
-    )
-    draw_gallery(score.gallery, val, output)
-    return retrieval_results(
-        score, protocol=protocol, backbone=backbone, checkpoint=CHECKPOINT.value, train=train, val=val
-    )
-
-
-PROTOCOLS = {"linear": run_linear, "retrieval": run_retrieval, "unsupervised": run_unsupervised, "video": run_video}
-
-
-def draw_gallery(gallery: Gallery, split: SegmentationSplit, output: Path) -> None:
-    """Writes OUTPUT/typical.png, best.png and worst.png."""
-    for name, examples in gallery._asdict().items():
-        draw_examples(examples, split.class_names).save(output / f"{name}.png")
-
-
-def open_splits(config: Config) -> tuple[SegmentationSplit, SegmentationSplit]:
-    """Returns the images to learn from, and those to score."""
-    dataset = config.dataset
-    return open_split(dataset, dataset.train_split, fraction=dataset.train_fraction), open_split(
-        dataset, dataset.val_split
-    )
-
-
-def open_split(dataset: Config, split: str, *, fraction: float = 1) -> SegmentationSplit:
-    """Returns labeled images, or a share of them."""
-    return open_labeled(
-        dataset.root, split, num_classes=dataset.num_classes, train_split=dataset.train_split, fraction=fraction
+def make_progress(console: Console) -> Progress:
+    """Returns bars with speed and time left."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        SpeedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        console=console,
     )
 
 
@@ -183,7 +141,7 @@ def make_table(results: dict[str, Any]) -> Table:
     for name, value in results.items():
         if isinstance(value, float) and name not in NO_SCORES:
             table.add_row(SCORE_NAMES.get(name, name), f"{value:.2f}", end_section=name == "miou")
-    for name, value in results.get("class_iou", {}).items():
+    for name, value in (results.get("class_iou") or results.get("class_accuracy") or {}).items():
         table.add_row(name, "absent" if value is None else f"{value:.1f}")
     return table
 

@@ -15,7 +15,8 @@ KNN = {
     "feature": "cls",
     "resize": 256,
     "image_size": 224,
-    "neighbors": (10, 20, 100, 200),
+    # One score each; the first gives "top1" and "top5".
+    "neighbors": (20, 10, 100, 200),
     "temperature": 0.07,
 }
 

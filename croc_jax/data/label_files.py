@@ -33,6 +33,19 @@ def open_image(file: Path) -> Image.Image:
     return image
 
 
+def image_size_of(file: Path) -> tuple[int, int]:
+    """Returns width and height from an image's first bytes.
+
+    Raises:
+        LabeledDataError: if these cannot be read.
+    """
+    try:
+        with Image.open(file) as image:
+            return image.size
+    except OSError as error:
+        raise LabeledDataError(f"cannot read {file} ({error}): replace or remove it") from error
+
+
 def read_ids(file: Path) -> Ids:
     """Returns 8-bit ids as they are stored, gray or with a palette.
 

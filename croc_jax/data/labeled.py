@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from croc_jax.data.ahead import load_ahead
-from croc_jax.data.label_files import IGNORED, LabeledDataError, LabelReader, open_image, read_ids
+from croc_jax.data.label_files import IGNORED, LabeledDataError, LabelReader, image_size_of, open_image, read_ids
 from croc_jax.data.sources import SUFFIXES
 
 
@@ -77,18 +77,22 @@ class SegmentationSplit:
             LabeledDataError: for an unreadable file, labels of another size than the image, or
                 an id outside the classes.
         """
+        labels = self.load_labels(index, label_size=label_size)
+        image = open_image(self.pairs[index].image).convert("RGB")
+        return np.asarray(_resize(image, image_size, Image.Resampling.BICUBIC)), labels
+
+    def load_labels(self, index: int, *, label_size: tuple[int, int] | None = None) -> UInt8[np.ndarray, "h w"]:
+        """Returns the labels of an image; arguments and errors as for `load`."""
         pair = self.pairs[index]
         ids = self.read_label(pair.label)
-        image, label = open_image(pair.image).convert("RGB"), Image.fromarray(ids)
-        if image.size != label.size:
+        width, height = image_size_of(pair.image)
+        if ids.shape != (height, width):
             raise LabeledDataError(
-                f"{pair.label} has {_size_text(label)} pixels, but {pair.image} has {_size_text(image)}: "
+                f"{pair.label} has {ids.shape[0]} x {ids.shape[1]} pixels, but {pair.image} has {height} x {width}: "
                 "labels need the size of their image"
             )
         self._check_ids(pair.label, ids)
-        return np.asarray(_resize(image, image_size, Image.Resampling.BICUBIC)), np.asarray(
-            _resize(label, label_size, Image.Resampling.NEAREST)
-        )
+        return np.asarray(_resize(Image.fromarray(ids), label_size, Image.Resampling.NEAREST))
 
     def batches(
         self,
@@ -117,6 +121,16 @@ class SegmentationSplit:
             images = np.zeros((batch_size, *image_size, 3), np.uint8)
             images[: len(loaded)] = [image for image, _ in loaded]
             yield LabeledBatch(images, [label for _, label in loaded])
+
+    def label_batches(
+        self, batch_size: int, *, label_size: tuple[int, int] | None, num_threads: int = 2
+    ) -> Iterator[list[UInt8[np.ndarray, "_ _"]]]:
+        """Yields the labels of `batches` without the images; arguments and errors as there."""
+
+        def load(index: int) -> np.ndarray:
+            return self.load_labels(index, label_size=label_size)
+
+        return load_ahead(load, len(self), batch_size, num_threads=num_threads)
 
     def _check_ids(self, file: Path, label: np.ndarray) -> None:
         wrong = label[(label >= self.num_classes) & (label != IGNORED)]
@@ -202,7 +216,3 @@ def _resize(image: Image.Image, size: tuple[int, int] | None, filter_: Image.Res
     if size is None or image.size == size[::-1]:
         return image
     return image.resize((size[1], size[0]), filter_)
-
-
-def _size_text(image: Image.Image) -> str:
-    return f"{image.height} x {image.width}"

@@ -3,11 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-from jaxtyping import UInt8
-from PIL import Image
-
-from croc_jax.data.labeled import LabeledDataError
+from croc_jax.data.label_files import LabeledDataError
 from croc_jax.data.sources import SUFFIXES
 
 DAVIS_URL = "https://davischallenge.org/davis2017/code.html (DAVIS-2017-trainval-480p.zip)"
@@ -70,28 +66,3 @@ def _open_video(frames: Path, masks: Path) -> Video:
     if 0 not in found:
         raise LabeledDataError(f"no mask of the first frame of {frames} in {masks}: add it, or leave the sequence out")
     return Video(frames.name, files, found)
-
-
-def read_mask(file: Path) -> UInt8[np.ndarray, "H W"]:
-    """Returns the object of each pixel, 0 for the background.
-
-    Raises:
-        LabeledDataError: for an unreadable file, or one without indexed colors or gray values.
-    """
-    try:
-        with Image.open(file) as image:
-            image.load()
-    except OSError as error:
-        raise LabeledDataError(f"cannot read {file} ({error}): replace it") from error
-    if image.mode not in ("L", "P"):
-        raise LabeledDataError(f"{file} has pixels of mode {image.mode}: save object ids as an indexed PNG")
-    return np.asarray(image)
-
-
-def read_frame(file: Path) -> Image.Image:
-    """Returns a frame in RGB; raises LabeledDataError if it cannot be read."""
-    try:
-        with Image.open(file) as image:
-            return image.convert("RGB")
-    except OSError as error:
-        raise LabeledDataError(f"cannot read {file} ({error}): replace it") from error

@@ -3,7 +3,6 @@
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -15,25 +14,13 @@ from rich.progress import Progress
 
 from croc_jax.data.labeled_images import ClassificationSplit
 from croc_jax.evaluation.accuracy import class_accuracy, class_ranks, top_accuracy
-from croc_jax.evaluation.features import MemoryBudget
-from croc_jax.evaluation.image_features import ImageFeatures, check_input, collect_features, make_pool_fn
+from croc_jax.evaluation.features import FrozenFeatures, ImageFeatures, MemoryBudget, check_pooling
 from croc_jax.evaluation.linear import LinearHead, apply_head
-from croc_jax.evaluation.normalization import NORMALIZATIONS, RELATIVE_FLOOR, token_scale
-from croc_jax.models import VisionTransformer
+from croc_jax.evaluation.normalization import NORMALIZATIONS, token_scale
 
 PRECISION = jax.lax.Precision.HIGHEST
 REFERENCE_BATCH = 256
 SCORED_AT_ONCE = 4096
-CLASSIFICATION_CONVENTIONS = {
-    "image_resize": "shorter side, bicubic, antialiased; center crop; the same in training: no augmentation",
-    "tokens": "of the last block, after the final norm; float32",
-    "lr": f"scaled by batch_size / {REFERENCE_BATCH}; cosine to 0, constant within an epoch",
-    "optimizer": "SGD, momentum 0.9, coupled weight decay",
-    "last_batch": "dropped if incomplete",
-    "start": "zeros",
-    "normalization_floor": RELATIVE_FLOOR,
-    "score": "after the last epoch",
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,7 +28,7 @@ class ClassificationProtocol:
     """Every setting of the protocol that moves the score; the optimizer is that of DINO's eval_linear.
 
     Attributes:
-        feature: "cls", "mean" or "cls_mean", see `make_pool_fn`.
+        feature: "cls", "mean" or "cls_mean", see `FrozenFeatures.collect_pooled`.
         resize: pixels of the shorter side of an image.
         image_size: of the square in its middle.
         normalization: of features by the statistics of the training features, see `token_scale`.
@@ -64,7 +51,7 @@ class ClassificationProtocol:
 
     def __post_init__(self) -> None:
         """Raises ValueError, naming the field and the value, for settings that cannot work."""
-        check_input(self.feature, self.resize, self.image_size)
+        check_pooling(self.feature, self.resize, self.image_size)
         if self.normalization not in NORMALIZATIONS:
             raise ValueError(f"normalization={self.normalization!r}: choose one of {', '.join(NORMALIZATIONS)}")
         for name in ("lr", "epochs", "batch_size"):
@@ -90,43 +77,27 @@ class ClassificationScore(NamedTuple):
     seconds: dict[str, float]
 
 
-def evaluate_linear_classification(
-    backbone: VisionTransformer,
-    params: Any,
-    *,
-    train: ClassificationSplit,
-    val: ClassificationSplit,
-    protocol: ClassificationProtocol,
-    budget: MemoryBudget,
-    folder: Path | None = None,
-    progress: Progress | None = None,
+def evaluate_classification(
+    features: FrozenFeatures, *, train: ClassificationSplit, val: ClassificationSplit, protocol: ClassificationProtocol
 ) -> ClassificationScore:
     """Trains a linear layer on the frozen features of one split and scores it on another.
 
     Args:
-        backbone: the module.
-        params: its parameters.
+        features: of the backbone.
         train: images for the layer.
         val: images for the score.
         protocol: every setting that moves the score.
-        budget: of memory.
-        folder: for a temporary file of features beyond the budget.
-        progress: shows what takes time.
 
     Raises:
         ValueError: if whole patches do not tile the protocol's images.
         LabeledDataError: for an image that cannot be read.
     """
-    pool_fn = make_pool_fn(backbone, protocol.feature, image_size=protocol.image_size)
     sizes = {"resize": protocol.resize, "image_size": protocol.image_size}
     clock = [time.perf_counter()]
-    data, scored = (
-        collect_features(pool_fn, params, split, **sizes, budget=budget, folder=folder, progress=progress)
-        for split in (train, val)
-    )
+    data, scored = (features.collect_pooled(split, pooling=protocol.feature, **sizes) for split in (train, val))
     clock.append(time.perf_counter())
-    limits = {"num_classes": train.num_classes, "device_gib": budget.device_gib}
-    head, losses = fit_classifier(data, protocol, **limits, progress=progress)
+    limits = {"num_classes": train.num_classes, "device_gib": features.budget.device_gib}
+    head, losses = fit_classifier(data, protocol, **limits, progress=features.progress)
     clock.append(time.perf_counter())
     ranks = classifier_ranks(head, scored)
     clock.append(time.perf_counter())

@@ -9,24 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
-from rich.progress import Progress
 from scipy import ndimage
 
 from croc_jax.data.label_files import LabeledDataError
 from croc_jax.data.labeled_boxes import BoxSplit
 from croc_jax.data.photometric import normalize
+from croc_jax.evaluation.features import FrozenFeatures
 from croc_jax.models import VisionTransformer
 
 TOKENS = ("keys", "queries", "values")
 # From this IoU on, an image counts as solved.
 CORLOC_IOU = 0.5
-DISCOVERY_CONVENTIONS = {
-    "images": "at their own size, filled up with zeros (after normalization) to whole patches",
-    "tokens": "of the last block, all heads side by side, not normalized, float32",
-    "ties": "the first patch in row-major order",
-    "components": "4-connected",
-    "corloc": f"percent of the images with boxes, IoU >= {CORLOC_IOU} with any box",
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,33 +70,25 @@ class DiscoveryScore(NamedTuple):
     seconds: float
 
 
-def evaluate_discovery(
-    backbone: VisionTransformer,
-    params: Any,
-    *,
-    split: BoxSplit,
-    protocol: DiscoveryProtocol,
-    progress: Progress | None = None,
-) -> DiscoveryScore:
+def evaluate_discovery(features: FrozenFeatures, *, split: BoxSplit, protocol: DiscoveryProtocol) -> DiscoveryScore:
     """Finds one object in each image; needs no training.
 
     Args:
-        backbone: the module.
-        params: its parameters.
+        features: of the backbone.
         split: images with boxes.
         protocol: every setting that moves the score.
-        progress: shows the images.
 
     Raises:
         LabeledDataError: for a file that cannot be read, or if no image has a box.
     """
+    backbone, progress = features.module, features.progress
     start, discover_fn = time.perf_counter(), make_discover_fn(backbone, protocol)
     boxes, ious = [], []
     indices: Iterable[int] = range(len(split))
     for index in progress.track(indices, total=len(split), description="objects") if progress else indices:
         image, truth = split.load(index)
         padded, size = pad_image(image, backbone.patch_size), image.shape[:2]
-        found = jax.device_get(discover_fn(params, padded, np.array(size)))
+        found = jax.device_get(discover_fn(features.params, padded, np.array(size)))
         grid = (padded.shape[0] // backbone.patch_size, padded.shape[1] // backbone.patch_size)
         boxes.append(seed_box(int(found.seed), found.mask.reshape(grid), backbone.patch_size, size))
         ious.append(box_iou(boxes[-1], truth).max(initial=-1))

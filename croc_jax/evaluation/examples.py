@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from croc_jax.data.labeled import IGNORED
+from croc_jax.data.labeled import IGNORED, SegmentationSplit
 
 
 class Example(NamedTuple):
@@ -39,42 +39,43 @@ def pixel_accuracy(labels: UInt8[np.ndarray, "h w"], prediction: UInt8[np.ndarra
 class GalleryKeeper:
     """Sees all images of a split once, in order, and keeps a few."""
 
-    def __init__(self, num_images: int, *, count: int = 6) -> None:
+    def __init__(self, split: SegmentationSplit, image_size: tuple[int, int], *, count: int = 6) -> None:
         """Keeps nothing yet.
 
         Args:
-            num_images: of the split.
+            split: labeled images; those that are kept are loaded from it.
+            image_size: height and width that they are resized to.
             count: of each kind.
         """
-        places = np.linspace(0, num_images - 1, min(count, num_images)).round().astype(int)
+        self._split, self._image_size = split, image_size
+        places = np.linspace(0, len(split) - 1, min(count, len(split))).round().astype(int)
         self._wanted, self._count, self._seen = set(places.tolist()), count, 0
         self._typical: list[Example] = []
         self._best: list[tuple[float, Example]] = []
         self._worst: list[tuple[float, Example]] = []
 
-    def add(self, example: Example) -> None:
-        """Takes note of the next image; one without a pixel that counts is neither best nor worst."""
-        if self._seen in self._wanted:
-            self._typical.append(example)
-        self._seen += 1
-        accuracy = pixel_accuracy(example.labels, example.prediction)
-        if not np.isnan(accuracy):
-            self._best = sorted([*self._best, (accuracy, example)], key=lambda pair: -pair[0])[: self._count]
-            self._worst = sorted([*self._worst, (accuracy, example)], key=lambda pair: pair[0])[: self._count]
-
-    def would_keep(self, accuracy: float) -> bool:
-        """Says whether the next image would be kept, so that others need not be loaded.
+    def consider(self, labels: UInt8[np.ndarray, "h w"], prediction: UInt8[np.ndarray, "h w"]) -> None:
+        """Takes note of the next image; one without a pixel that counts is neither best nor worst.
 
         Args:
-            accuracy: of the next image.
-        """
-        few = len(self._best) < self._count
-        remarkable = few or accuracy > self._best[-1][0] or accuracy < self._worst[-1][0]
-        return self._seen in self._wanted or (not np.isnan(accuracy) and remarkable)
+            labels: of the image.
+            prediction: of the same size.
 
-    def skip(self) -> None:
-        """Passes over the next image."""
-        self._seen += 1
+        Raises:
+            LabeledDataError: see `SegmentationSplit.load`.
+        """
+        index, accuracy = self._seen, pixel_accuracy(labels, prediction)
+        self._seen, wanted = index + 1, index in self._wanted
+        few = len(self._best) < self._count
+        extreme = not np.isnan(accuracy) and (few or accuracy > self._best[-1][0] or accuracy < self._worst[-1][0])
+        if not (wanted or extreme):
+            return
+        example = Example(self._split.load(index, image_size=self._image_size)[0], labels, prediction)
+        if wanted:
+            self._typical.append(example)
+        if extreme:
+            self._best = sorted([*self._best, (accuracy, example)], key=lambda pair: -pair[0])[: self._count]
+            self._worst = sorted([*self._worst, (accuracy, example)], key=lambda pair: pair[0])[: self._count]
 
     def gallery(self) -> Gallery:
         """Returns what is kept."""

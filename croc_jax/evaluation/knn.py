@@ -4,30 +4,19 @@ import dataclasses
 import functools
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
-from rich.progress import Progress
 
 from croc_jax.data.labeled_images import ClassificationSplit
 from croc_jax.evaluation.accuracy import class_ranks, top_accuracy
-from croc_jax.evaluation.features import MemoryBudget
-from croc_jax.evaluation.image_features import ImageFeatures, check_input, collect_features, make_pool_fn
-from croc_jax.models import VisionTransformer
+from croc_jax.evaluation.features import FrozenFeatures, ImageFeatures, check_pooling
 
 # Similarities of this many queries and bank entries are on the device at once: 64 MiB.
 QUERY_CHUNK, BANK_CHUNK = 1024, 16384
-KNN_CONVENTIONS = {
-    "image_resize": "shorter side, bicubic, antialiased; center crop",
-    "similarity": "cosine, float32",
-    "weight": "exp(similarity / temperature)",
-    "ties": "the lower class; a class without votes is never among the top five",
-    "neighbors": "at most the training images",
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,22 +24,22 @@ class KnnProtocol:
     """Every setting of the protocol that moves the score; the defaults are DINO's.
 
     Attributes:
-        feature: "cls", "mean" or "cls_mean", see `make_pool_fn`.
+        feature: "cls", "mean" or "cls_mean", see `FrozenFeatures.collect_pooled`.
         resize: pixels of the shorter side of an image.
         image_size: of the square in its middle.
-        neighbors: how many vote, one score each; at most the training images.
+        neighbors: how many vote, one score each, the first of them foremost; at most the training images.
         temperature: of the votes.
     """
 
     feature: str = "cls"
     resize: int = 256
     image_size: int = 224
-    neighbors: tuple[int, ...] = (10, 20, 100, 200)
+    neighbors: tuple[int, ...] = (20, 10, 100, 200)
     temperature: float = 0.07
 
     def __post_init__(self) -> None:
         """Raises ValueError, naming the field and the value, for settings that cannot work."""
-        check_input(self.feature, self.resize, self.image_size)
+        check_pooling(self.feature, self.resize, self.image_size)
         if not self.neighbors or min(self.neighbors) < 1:
             raise ValueError(f"neighbors={self.neighbors}: name one or more numbers above 0")
         if not self.temperature > 0:
@@ -84,39 +73,23 @@ class Neighbors(NamedTuple):
 
 
 def evaluate_knn(
-    backbone: VisionTransformer,
-    params: Any,
-    *,
-    train: ClassificationSplit,
-    val: ClassificationSplit,
-    protocol: KnnProtocol,
-    budget: MemoryBudget,
-    folder: Path | None = None,
-    progress: Progress | None = None,
+    features: FrozenFeatures, *, train: ClassificationSplit, val: ClassificationSplit, protocol: KnnProtocol
 ) -> KnnScore:
     """Classifies each validation image by its nearest training images.
 
     Args:
-        backbone: the module.
-        params: its parameters.
+        features: of the backbone.
         train: images that vote.
         val: images for the score.
         protocol: every setting that moves the score.
-        budget: of memory.
-        folder: for a temporary file of features beyond the budget.
-        progress: shows what takes time.
 
     Raises:
         ValueError: if whole patches do not tile the protocol's images.
         LabeledDataError: for an image that cannot be read.
     """
-    pool_fn = make_pool_fn(backbone, protocol.feature, image_size=protocol.image_size)
     sizes = {"resize": protocol.resize, "image_size": protocol.image_size}
     start = time.perf_counter()
-    bank, queries = (
-        collect_features(pool_fn, params, split, **sizes, budget=budget, folder=folder, progress=progress)
-        for split in (train, val)
-    )
+    bank, queries = (features.collect_pooled(split, pooling=protocol.feature, **sizes) for split in (train, val))
     middle = time.perf_counter()
     ranks = knn_ranks(
         bank,

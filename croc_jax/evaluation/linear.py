@@ -92,7 +92,7 @@ class LinearFit(NamedTuple):
     losses: Float[np.ndarray, " epochs"]
 
 
-def apply_head(head: LinearHead, tokens: Float[Array, "*b d"]) -> Float[Array, "*b k"]:
+def apply_head(head: LinearHead, tokens: Float[Array | np.ndarray, "*b d"]) -> Float[Array, "*b k"]:
     """Returns the logits in float32."""
     return jnp.einsum("...d,dk->...k", tokens.astype(jnp.float32), head.kernel, precision=PRECISION) + head.bias
 

@@ -1,13 +1,14 @@
-"""Draws images beside their labels and predictions."""
+"""Draws images beside their labels and predictions, or with boxes."""
 
 import colorsys
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from croc_jax.data.labeled import IGNORED
+from croc_jax.data.labeled_boxes import BoxSplit
 from croc_jax.evaluation.examples import Example
 
 CELL_WIDTH = 260
@@ -16,7 +17,7 @@ LINE = 26
 PAPER, INK = (255, 255, 255), (30, 30, 35)
 OPACITY = 0.7
 HEADINGS = ("image", "labels", "prediction", "errors")
-WRONG = (220, 50, 47)
+WRONG, RIGHT = (220, 50, 47), (30, 160, 80)
 
 
 def class_palette(num_classes: int) -> UInt8[np.ndarray, "256 3"]:
@@ -60,6 +61,38 @@ def draw_examples(examples: Sequence[Example], class_names: Sequence[str]) -> Im
         y = top + index // per_line * LINE
         draw.rounded_rectangle((x, y + 3, x + 17, y + 20), 4, tuple(palette[index].tolist()))
         draw.text((x + LINE, y), name, INK, font)
+    return sheet
+
+
+def draw_boxes(
+    split: BoxSplit, boxes: Float[np.ndarray, "n 4"], ious: Float[np.ndarray, " n"], *, count: int = 12
+) -> Image.Image:
+    """Returns a sheet of images, evenly spread over the split: the box that was found in red, true ones in green.
+
+    Args:
+        split: images with boxes.
+        boxes: that were found.
+        ious: of these with the best true box; NaN for images without.
+        count: of images.
+
+    Raises:
+        LabeledDataError: see `BoxSplit.load`.
+    """
+    columns, font = len(HEADINGS), ImageFont.load_default(size=17)
+    places = np.linspace(0, len(split) - 1, min(count, len(split))).round().astype(int)
+    cell = CELL_WIDTH + MARGIN
+    sheet = Image.new("RGB", (columns * cell + MARGIN, -(-len(places) // columns) * (cell + LINE) + MARGIN), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for number, index in enumerate(places):
+        pixels, truth = split.load(index)
+        image = Image.fromarray(pixels)
+        scale = CELL_WIDTH / max(image.size)
+        image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+        for box, color in (*((box, RIGHT) for box in truth), (boxes[index], WRONG)):
+            ImageDraw.Draw(image).rectangle([round(edge * scale) for edge in box], outline=color, width=3)
+        left, top = MARGIN + number % columns * cell, MARGIN + number // columns * (cell + LINE)
+        sheet.paste(image, (left, top + LINE))
+        draw.text((left, top), "no box" if np.isnan(ious[index]) else f"IoU {ious[index]:.2f}", INK, font)
     return sheet
 
 

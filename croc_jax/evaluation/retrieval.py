@@ -3,20 +3,18 @@
 import dataclasses
 import functools
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
-from rich.progress import Progress
 
 from croc_jax.data.labeled import IGNORED, SegmentationSplit
 from croc_jax.evaluation.examples import Gallery
-from croc_jax.evaluation.features import ExtractFn, MemoryBudget, make_extract_fn
+from croc_jax.evaluation.features import FrozenFeatures
 from croc_jax.evaluation.metrics import class_iou, mean_iou
 from croc_jax.evaluation.segmentation import score_split
-from croc_jax.models import VisionTransformer, patch_grid
 
 # Patches of the memory that queries are compared with at once.
 _CHUNK = 16384
@@ -82,38 +80,27 @@ class RetrievalScore(NamedTuple):
 
 
 def evaluate_retrieval(
-    backbone: VisionTransformer,
-    params: Any,
-    *,
-    train: SegmentationSplit,
-    val: SegmentationSplit,
-    protocol: RetrievalProtocol,
-    budget: MemoryBudget,
-    progress: Progress | None = None,
+    features: FrozenFeatures, *, train: SegmentationSplit, val: SegmentationSplit, protocol: RetrievalProtocol
 ) -> RetrievalScore:
     """Labels one split with the patches of another, and scores it; nothing is trained.
 
     Args:
-        backbone: the module.
-        params: its parameters.
+        features: of the backbone.
         train: labeled images for the memory.
         val: labeled images for the score.
         protocol: every setting that moves the score.
-        budget: of memory.
-        progress: shows what takes time.
 
     Raises:
         ValueError: if whole patches do not tile the images, or there are fewer patches than
             images or neighbors.
         LabeledDataError: see `SegmentationSplit.load`.
     """
-    extract_fn, clock = make_extract_fn(backbone), [time.perf_counter()]
-    memory = build_memory(extract_fn, params, train, backbone.patch_size, protocol, budget=budget, progress=progress)
+    clock = [time.perf_counter()]
+    memory = build_memory(features, train, protocol)
     clock.append(time.perf_counter())
     bank = jax.device_put(memory)
 
-    def score(images: UInt8[np.ndarray, "b H W 3"]) -> Float[Array, "b r c k"]:
-        tokens = extract_fn(params, images)
+    def score(tokens: Float[Array | np.ndarray, "b r c d"]) -> Float[Array, "b r c k"]:
         soft = retrieve(
             _unit(tokens.reshape(-1, tokens.shape[-1])),
             bank,
@@ -122,47 +109,32 @@ def evaluate_retrieval(
         )
         return soft.reshape(*tokens.shape[:3], -1)
 
-    confusion, gallery = score_split(
-        score, val, image_size=protocol.image_size, label_size=protocol.score_size, budget=budget, progress=progress
-    )
+    sizes = {"image_size": protocol.image_size, "label_size": protocol.score_size}
+    confusion, gallery = score_split(score, features, val, **sizes)
     clock.append(time.perf_counter())
     seconds = {name: clock[i + 1] - clock[i] for i, name in enumerate(("memory", "scoring"))}
     return RetrievalScore(100 * mean_iou(confusion), 100 * class_iou(confusion), len(memory.tokens), seconds, gallery)
 
 
-def build_memory(
-    extract_fn: ExtractFn,
-    params: Any,
-    train: SegmentationSplit,
-    patch_size: int,
-    protocol: RetrievalProtocol,
-    *,
-    budget: MemoryBudget,
-    progress: Progress | None = None,
-) -> Memory:
+def build_memory(features: FrozenFeatures, train: SegmentationSplit, protocol: RetrievalProtocol) -> Memory:
     """Returns patches of a split, the same number of each image where it has as many with labels.
 
     Args:
-        extract_fn: see `make_extract_fn`.
-        params: of the backbone.
+        features: of the backbone.
         train: labeled images.
-        patch_size: of the backbone.
         protocol: for the sizes and the draw.
-        budget: of memory.
-        progress: shows the batches.
 
     Raises:
         ValueError: if whole patches do not tile the images, or there are fewer patches than
             images or neighbors.
     """
-    grid, share = patch_grid(protocol.image_size, patch_size), protocol.memory_size // len(train)
+    grid, share = features.grid(protocol.image_size), protocol.memory_size // len(train)
     if not share:
         raise ValueError(f"memory_size={protocol.memory_size}: less than one patch for each of {len(train)} images")
     rng, tokens, labels = np.random.default_rng(protocol.seed), [], []
-    sizes = {"image_size": protocol.image_size, "label_size": protocol.image_size}
-    for batch in budget.batches(train, **sizes, progress=progress):
-        encoded = np.asarray(_unit(extract_fn(params, batch.images)))
-        for image, ids in zip(encoded, batch.labels, strict=False):
+    for batch in features.token_batches(train, image_size=protocol.image_size, label_size=protocol.image_size):
+        units = np.asarray(_unit(batch.tokens))
+        for image, ids in zip(units, batch.labels, strict=False):
             soft = soften_labels(ids, grid, num_classes=train.num_classes)
             places = np.flatnonzero(soft.any(axis=1))
             places = rng.permutation(places)[:share]
@@ -230,5 +202,7 @@ def retrieve(
     return jnp.einsum("qn,qnk->qk", weights, memory.labels[indices], precision="highest")
 
 
-def _unit(tokens: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+@jax.jit
+def _unit(tokens: Float[Array | np.ndarray, "*b d"]) -> Float[Array, "*b d"]:
+    tokens = jnp.asarray(tokens, jnp.float32)
     return tokens / jnp.maximum(jnp.linalg.norm(tokens, axis=-1, keepdims=True), 1e-12)

@@ -2,22 +2,19 @@
 
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
-from rich.progress import Progress
 
 from croc_jax.data.labeled import IGNORED, SegmentationSplit
-from croc_jax.evaluation.examples import Example, Gallery, GalleryKeeper
-from croc_jax.evaluation.features import ExtractFn, MemoryBudget, collect_tokens, make_extract_fn
+from croc_jax.evaluation.examples import Gallery, GalleryKeeper
+from croc_jax.evaluation.features import FrozenFeatures
 from croc_jax.evaluation.interpolation import bilinear_matrix, resize_with
 from croc_jax.evaluation.linear import LinearHead, LinearProtocol, apply_head, fit_linear
 from croc_jax.evaluation.metrics import class_iou, confusion_matrix, mean_iou
-from croc_jax.models import VisionTransformer, patch_grid
 
 # Predictions are padded to a multiple of this many pixels, so that labels of many sizes compile few times.
 PADDING = 64
@@ -44,116 +41,86 @@ class LinearScore(NamedTuple):
 
 
 def evaluate_linear(
-    backbone: VisionTransformer,
-    params: Any,
-    *,
-    train: SegmentationSplit,
-    val: SegmentationSplit,
-    protocol: LinearProtocol,
-    budget: MemoryBudget,
-    folder: Path | None = None,
-    progress: Progress | None = None,
+    features: FrozenFeatures, *, train: SegmentationSplit, val: SegmentationSplit, protocol: LinearProtocol
 ) -> LinearScore:
     """Trains a linear layer on frozen tokens of one split and scores it on another.
 
     Args:
-        backbone: the module.
-        params: its parameters.
+        features: of the backbone.
         train: labeled images for the layer.
         val: labeled images for the score.
         protocol: every setting that moves the score.
-        budget: of memory.
-        folder: for a temporary file of features beyond the budget.
-        progress: shows what takes time.
 
     Raises:
         ValueError: if whole patches do not tile the protocol's images.
         LabeledDataError: see `SegmentationSplit.load`.
     """
-    _check_image_size(protocol, backbone)
-    extract_fn, common = make_extract_fn(backbone, jnp.float16), {"budget": budget, "progress": progress}
-    sizes = {"image_size": protocol.image_size, "label_size": protocol.train_size}
     clock = [time.perf_counter()]
-    data = collect_tokens(extract_fn, params, train, **sizes, folder=folder, **common)
+    data = features.collect_tokens(train, image_size=protocol.image_size, label_size=protocol.train_size)
     clock.append(time.perf_counter())
-    limits = {"num_classes": train.num_classes, "device_gib": budget.device_gib}
-    fit = fit_linear(data, protocol, **limits, progress=progress)
+    fit = fit_linear(
+        data,
+        protocol,
+        num_classes=train.num_classes,
+        device_gib=features.budget.device_gib,
+        progress=features.progress,
+    )
     clock.append(time.perf_counter())
-    confusion, gallery = score_linear(extract_fn, params, fit.head, val, protocol=protocol, **common)
+    confusion, gallery = score_linear(features, fit.head, val, protocol=protocol)
     clock.append(time.perf_counter())
     seconds = {phase: clock[i + 1] - clock[i] for i, phase in enumerate(("features", "training", "scoring"))}
     per_class = 100 * class_iou(confusion)
     return LinearScore(100 * mean_iou(confusion), per_class, confusion, fit.losses, seconds, gallery)
 
 
-def _check_image_size(protocol: LinearProtocol, backbone: VisionTransformer) -> None:
-    try:
-        patch_grid(protocol.image_size, backbone.patch_size)
-    except ValueError as error:
-        raise ValueError(f"image_size={protocol.image_size}: {error}") from error
-
-
 def score_linear(
-    extract_fn: ExtractFn,
-    params: Any,
-    head: LinearHead,
-    split: SegmentationSplit,
-    *,
-    protocol: LinearProtocol,
-    budget: MemoryBudget,
-    progress: Progress | None = None,
+    features: FrozenFeatures, head: LinearHead, split: SegmentationSplit, *, protocol: LinearProtocol
 ) -> tuple[Int[np.ndarray, "k k"], Gallery]:
     """Returns the confusion over a whole split, and a few examples, of a linear layer.
 
     Args:
-        extract_fn: see `make_extract_fn`.
-        params: of the backbone.
+        features: of the backbone.
         head: the layer.
         split: labeled images.
         protocol: for the sizes.
-        budget: of memory.
-        progress: shows the batches.
     """
     return score_split(
-        lambda images: apply_head(head, extract_fn(params, images)),
+        lambda tokens: apply_head(head, tokens),
+        features,
         split,
         image_size=protocol.image_size,
         label_size=protocol.score_size,
-        budget=budget,
-        progress=progress,
     )
 
 
 def score_split(
-    score_fn: Callable[[UInt8[np.ndarray, "b H W 3"]], Float[Array, "b r c k"]],
+    score_fn: Callable[[Float[Array | np.ndarray, "b r c d"]], Float[Array, "b r c k"]],
+    features: FrozenFeatures,
     split: SegmentationSplit,
     *,
     image_size: tuple[int, int],
     label_size: tuple[int, int] | None,
-    budget: MemoryBudget,
-    progress: Progress | None = None,
 ) -> tuple[Int[np.ndarray, "k k"], Gallery]:
     """Returns the confusion over a whole split, and a few examples; nothing else is kept.
 
     Args:
-        score_fn: gives each class's score in each patch of images; the largest wins, bilinearly
-            upsampled to the size of the labels.
+        score_fn: gives each class's score in each patch from its tokens; the largest wins,
+            bilinearly upsampled to the size of the labels.
+        features: of the backbone.
         split: labeled images.
         image_size: that images are resized to.
         label_size: alike for labels; None leaves each at its own size.
-        budget: of memory.
-        progress: shows the batches.
     """
     confusion = np.zeros((split.num_classes, split.num_classes), np.int64)
-    keeper = GalleryKeeper(len(split))
-    for batch in budget.batches(split, image_size=image_size, label_size=label_size, progress=progress):
-        scores = score_fn(batch.images)
+    keeper = GalleryKeeper(split, image_size)
+    for batch in features.token_batches(split, image_size=image_size, label_size=label_size):
+        scores = score_fn(batch.tokens)
         rows, columns = _resize_matrices(batch.labels, scores.shape[:3])
         predictions = np.asarray(_predict_labels(scores, rows, columns))
-        for index, labels in enumerate(batch.labels):
-            prediction = predictions[index, : labels.shape[0], : labels.shape[1]]
+        for labels, padded in zip(batch.labels, predictions, strict=False):
+            prediction = padded[: labels.shape[0], : labels.shape[1]].copy()
             confusion += confusion_matrix(labels, prediction, num_classes=split.num_classes, ignored=IGNORED)
-            keeper.add(Example(batch.images[index], labels, prediction))
+            keeper.consider(labels, prediction)
     return confusion, keeper.gallery()
 
 

@@ -2,21 +2,17 @@
 
 import dataclasses
 import time
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
-from rich.progress import Progress
 
 from croc_jax.data.labeled import IGNORED, SegmentationSplit
-from croc_jax.evaluation.examples import Example, Gallery, GalleryKeeper, pixel_accuracy
-from croc_jax.evaluation.features import MemoryBudget, collect_tokens, make_extract_fn
+from croc_jax.evaluation.examples import Gallery, GalleryKeeper
+from croc_jax.evaluation.features import FrozenFeatures
 from croc_jax.evaluation.kmeans import KMeansConfig, assign_clusters, fit_kmeans
 from croc_jax.evaluation.metrics import class_iou, confusion_matrix, match_clusters
-from croc_jax.models import VisionTransformer
 from croc_jax.training.sharding import make_mesh
 
 MATCHINGS = ("hungarian", "greedy")
@@ -76,25 +72,14 @@ class UnsupervisedScore(NamedTuple):
 
 
 def evaluate_unsupervised(
-    backbone: VisionTransformer,
-    params: Any,
-    *,
-    val: SegmentationSplit,
-    protocol: UnsupervisedProtocol,
-    budget: MemoryBudget,
-    folder: Path | None = None,
-    progress: Progress | None = None,
+    features: FrozenFeatures, *, val: SegmentationSplit, protocol: UnsupervisedProtocol
 ) -> UnsupervisedScore:
     """Clusters all tokens of a split, and scores the clusters as a segmentation of it.
 
     Args:
-        backbone: the module.
-        params: its parameters.
+        features: of the backbone.
         val: labeled images; the labels serve the matching and the score alone.
         protocol: every setting that moves the score.
-        budget: of memory.
-        folder: for a temporary file of features beyond the budget.
-        progress: shows what takes time.
 
     Raises:
         ValueError: if whole patches do not tile the images, or for fewer tokens than clusters.
@@ -107,16 +92,13 @@ def evaluate_unsupervised(
             "choose more, or matching='greedy'"
         )
     clock = [time.perf_counter()]
-    sizes = {"image_size": protocol.image_size, "label_size": protocol.label_size}
-    data = collect_tokens(
-        make_extract_fn(backbone, jnp.float16), params, val, **sizes, budget=budget, folder=folder, progress=progress
-    )
+    data = features.collect_tokens(val, image_size=protocol.image_size, label_size=protocol.label_size)
     tokens = data.tokens.reshape(-1, data.tokens.shape[-1])
     if protocol.l2_normalize:
         tokens = tokens / np.linalg.norm(tokens.astype(np.float32), axis=1, keepdims=True)
     clock.append(time.perf_counter())
     config = KMeansConfig(num_clusters=num_clusters, max_iterations=protocol.max_iterations)
-    scores, inertia, first = [], [], None
+    scores, inertia, first, progress = [], [], None, features.progress
     task = progress.add_task("k-means", total=len(protocol.seeds)) if progress else None
     for seed in protocol.seeds:
         fit = fit_kmeans(tokens, config, seed=seed, mesh=make_mesh() if jax.device_count() > 1 else None)
@@ -181,14 +163,9 @@ def _enlarge(patches: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
 def _gallery(
     val: SegmentationSplit, maps: np.ndarray, classes: np.ndarray, protocol: UnsupervisedProtocol, labels: np.ndarray
 ) -> Gallery:
-    keeper = GalleryKeeper(len(val))
+    keeper = GalleryKeeper(val, protocol.image_size)
     # A cluster without a class is wrong everywhere.
     ids = np.where(classes < 0, IGNORED, classes).astype(np.uint8)
-    for index, label in enumerate(labels):
-        prediction = ids[_enlarge(maps[index], label.shape)]
-        if keeper.would_keep(pixel_accuracy(label, prediction)):
-            image, _ = val.load(index, image_size=protocol.image_size)
-            keeper.add(Example(image, label, prediction))
-        else:
-            keeper.skip()
+    for patches, label in zip(maps, labels, strict=True):
+        keeper.consider(label, ids[_enlarge(patches, label.shape)])
     return keeper.gallery()

@@ -11,11 +11,10 @@ from croc_jax.evaluation.accuracy import class_accuracy, class_ranks, top_accura
 from croc_jax.evaluation.classification import (
     ClassificationProtocol,
     classifier_ranks,
-    evaluate_linear_classification,
+    evaluate_classification,
     fit_classifier,
 )
-from croc_jax.evaluation.features import MemoryBudget
-from croc_jax.evaluation.image_features import ImageFeatures
+from croc_jax.evaluation.features import FrozenFeatures, ImageFeatures, MemoryBudget
 from croc_jax.evaluation.knn import KnnProtocol, evaluate_knn
 from croc_jax.evaluation.linear import LinearHead
 
@@ -111,17 +110,16 @@ SIZES = {"resize": 18, "image_size": 16}
 
 
 def test_colors_are_told_apart_by_both_protocols(backbone, params, splits):
-    common = {"train": splits[0], "val": splits[1], "budget": MemoryBudget(batch_size=16)}
+    features = FrozenFeatures(backbone, params, budget=MemoryBudget(batch_size=16), remember=True)
+    common = {"train": splits[0], "val": splits[1]}
     protocol = ClassificationProtocol(
         **SIZES, feature="mean", normalization="standardize", lr=1.0, epochs=30, batch_size=12
     )
-    score = evaluate_linear_classification(backbone, params, protocol=protocol, **common)
+    score = evaluate_classification(features, protocol=protocol, **common)
     assert score.top1 > 90 and score.top5 == 100 and len(score.losses) == 30
     np.testing.assert_allclose(np.mean(score.class_accuracy), score.top1)
     assert set(score.seconds) == {"features", "training", "scoring"}
-    nearest = evaluate_knn(
-        backbone, params, protocol=KnnProtocol(**SIZES, feature="mean", neighbors=(1, 5, 50)), **common
-    )
+    nearest = evaluate_knn(features, protocol=KnnProtocol(**SIZES, feature="mean", neighbors=(1, 5, 50)), **common)
     assert list(nearest.top1) == [1, 5, 36] and nearest.top1[5] > 90 and nearest.top5[36] == 100
 
 

@@ -18,6 +18,8 @@ from croc_jax.evaluation.discovery import (
     pad_image,
     seed_box,
 )
+from croc_jax.evaluation.features import FrozenFeatures
+from croc_jax.evaluation.pictures import RIGHT, WRONG, draw_boxes
 from tests.data.tiny_sets import write_voc_boxes
 
 MEAN, DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
@@ -127,16 +129,20 @@ def test_corloc_equals_the_definition(backbone, params, tokens_of, tmp_path, kin
     ]
     write_voc_boxes(tmp_path, images, truths)
     split, protocol = open_voc_boxes(tmp_path, hard=False), DiscoveryProtocol(tokens=kind, num_patches=12)
-    score = evaluate_discovery(backbone, params, split=split, protocol=protocol)
+    score = evaluate_discovery(FrozenFeatures(backbone, params), split=split, protocol=protocol)
     np.testing.assert_array_equal(score.boxes, expected)
     np.testing.assert_allclose(score.ious, [1, 0.4, np.nan], atol=1e-12)
     assert score.corloc == 50
+    sheet = np.asarray(draw_boxes(split, score.boxes, score.ious, count=3))
+    for color in (RIGHT, WRONG):
+        assert (sheet == color).all(-1).sum() > 100
 
 
 def test_a_split_without_boxes_is_named(backbone, params, tmp_path):
     write_voc_boxes(tmp_path, [np.zeros((8, 8, 3))], [[(1, 1, 2, 2, "1")]])
     with pytest.raises(LabeledDataError, match="hard=True"):
-        evaluate_discovery(backbone, params, split=open_voc_boxes(tmp_path, hard=False), protocol=DiscoveryProtocol())
+        split = open_voc_boxes(tmp_path, hard=False)
+        evaluate_discovery(FrozenFeatures(backbone, params), split=split, protocol=DiscoveryProtocol())
 
 
 def test_the_config_holds_the_official_settings():

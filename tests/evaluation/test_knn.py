@@ -6,7 +6,7 @@ import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
 from croc_jax.evaluation import knn
-from croc_jax.evaluation.image_features import ImageFeatures
+from croc_jax.evaluation.features import ImageFeatures
 from croc_jax.evaluation.knn import KnnProtocol, knn_ranks, nearest_neighbors, vote
 
 CLASSES = 7

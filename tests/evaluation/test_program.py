@@ -13,11 +13,13 @@ from PIL import Image
 
 from croc_jax.checkpoints.orbax import Checkpointer
 from croc_jax.data.config import DataConfig, ViewsConfig
+from croc_jax.evaluation import FrozenFeatures
 from croc_jax.evaluation.backbones import random_backbone, trained_backbone
 from croc_jax.models import BackboneConfig, HeadConfig
 from croc_jax.training.config import Recipe, ScheduleConfig
 from croc_jax.training.state import init_state
 from croc_jax.training.workdir import claim_workdir
+from tests.data.tiny_sets import write_voc_boxes
 from tests.evaluation.video.test_evaluate import write_davis
 
 ROOT = Path(__file__).parents[2]
@@ -30,11 +32,11 @@ def get_config():
 """
 
 
-def evaluate(*flags, checkpoint="random", config="configs/eval/linear.py"):
+def evaluate(*flags, checkpoint="random", configs=("linear",)):
     command = [
         sys.executable,
         "launch/evaluate.py",
-        f"--config={config}",
+        *(f"--config=configs/eval/{name}.py" for name in configs),
         f"--checkpoint={checkpoint}",
         *flags,
     ]
@@ -59,20 +61,36 @@ def recipe_file(tmp_path_factory):
     return file
 
 
+DENSE = ("linear", "unsupervised", "retrieval")
+
+
 @pytest.fixture(scope="module")
 def random_results(folder, recipe_file, tmp_path_factory):
+    """All dense protocols in one call."""
     output = tmp_path_factory.mktemp("random")
-    done = evaluate(*small_flags(folder, output), f"--config.recipe={recipe_file}")
+    done = evaluate(
+        *small_flags(folder, output),
+        f"--config.recipe={recipe_file}",
+        "--config.unsupervised.image_size=24,36",
+        "--config.unsupervised.label_size=24,36",
+        "--config.unsupervised.seeds=0,1",
+        "--config.retrieval.image_size=24,36",
+        "--config.retrieval.memory_size=300",
+        "--config.retrieval.num_neighbors=5",
+        configs=DENSE,
+    )
     assert done.returncode == 0, done.stderr
-    assert "mIoU" in done.stdout
-    for name in ("typical", "best", "worst"):
-        with Image.open(output / f"{name}.png") as picture:
-            assert picture.width > 1000
-    return json.loads((output / "results.json").read_text())
+    assert done.stdout.count("mIoU") == 3
+    # Whoever comes first encodes; the others find the features of both splits there.
+    for name in DENSE:
+        for picture_name in ("typical", "best", "worst"):
+            with Image.open(output / name / f"{picture_name}.png") as picture:
+                assert picture.width > 1000
+    return {name: json.loads((output / name / "results.json").read_text()) for name in DENSE}
 
 
 def test_results_hold_the_score_and_all_that_moves_it(random_results, folder):
-    results = random_results
+    results = random_results["linear"]
     assert results["protocol"] == "linear" and results["dataset"] == str(folder)
     assert results["checkpoint"] == "random" and results["step"] == 0
     assert results["miou"] > 90
@@ -83,9 +101,17 @@ def test_results_hold_the_score_and_all_that_moves_it(random_results, folder):
     fingerprint = results["fingerprint"]
     assert fingerprint["linear"]["epochs"] == 20 and fingerprint["linear"]["image_size"] == [24, 36]
     counts = {"num_train": 9, "num_val": 5, "num_classes": 3}
-    names = {"name": folder.name, "train_split": "train", "val_split": "val"}
+    names = {"kind": "folder", "name": folder.name, "train_split": "train", "val_split": "val"}
     assert fingerprint["dataset"] == names | counts
     assert fingerprint["backbone"]["width"] == 24 and len(fingerprint["digest"]) == 12
+
+
+@pytest.mark.parametrize("protocol", ["unsupervised", "retrieval"])
+def test_protocols_without_training(random_results, protocol):
+    results = random_results[protocol]
+    assert results["protocol"] == protocol and results["miou"] > 85 and len(results["class_iou"]) == 3
+    assert results["fingerprint"][protocol]["image_size"] == [24, 36] and results["seconds"]["total"] > 0
+    assert results["fingerprint"]["dataset"]["num_val"] == 5
 
 
 def test_random_is_the_start_of_the_run(random_results, folder, tmp_path):
@@ -104,7 +130,7 @@ def test_random_is_the_start_of_the_run(random_results, folder, tmp_path):
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "evaluation" / "results.json").read_text())
     assert results["step"] == 7 and results["fingerprint"]["which"] == "teacher"
-    assert results["miou"] == pytest.approx(random_results["miou"], abs=1e-6)
+    assert results["miou"] == pytest.approx(random_results["linear"]["miou"], abs=1e-6)
     start = random_backbone(recipe)
     for which in ("teacher", "student"):
         trained = trained_backbone(tmp_path / "checkpoints" / "7", which=which)
@@ -112,40 +138,66 @@ def test_random_is_the_start_of_the_run(random_results, folder, tmp_path):
         jax.tree.map(np.testing.assert_array_equal, trained.params, start.params)
 
 
-@pytest.mark.parametrize("protocol", ["unsupervised", "retrieval"])
-def test_protocols_without_training(folder, recipe_file, tmp_path, protocol):
-    settings = {"unsupervised": ("label_size=24,36", "seeds=0,1"), "retrieval": ("memory_size=300", "num_neighbors=5")}
-    done = evaluate(
-        f"--output={tmp_path}",
-        f"--config.dataset.root={folder}",
-        f"--config.recipe={recipe_file}",
-        f"--config.{protocol}.image_size=24,36",
-        *(f"--config.{protocol}.{setting}" for setting in settings[protocol]),
-        config=f"configs/eval/{protocol}.py",
-    )
-    assert done.returncode == 0, done.stderr
-    results = json.loads((tmp_path / "results.json").read_text())
-    assert results["protocol"] == protocol and results["miou"] > 85 and len(results["class_iou"]) == 3
-    assert results["fingerprint"][protocol]["image_size"] == [24, 36] and results["seconds"]["total"] > 0
-    assert results["fingerprint"]["dataset"]["num_val"] == 5
-    assert (tmp_path / "worst.png").is_file() and "mIoU" in done.stdout
+@pytest.fixture
+def plan(monkeypatch):
+    """Returns a function from the name of a config, and overrides, to what its protocol finds and writes."""
+    monkeypatch.syspath_prepend(ROOT / "launch")
+    import command_line
+    import protocols
+
+    def found(name, features, output, **overrides):
+        flags = [f"--config.{field.replace('__', '.')}={value}" for field, value in overrides.items()]
+        files = [str(ROOT / "configs" / "eval" / f"{name}.py")]
+        (config,) = command_line.parse_configs(["", *flags], files).values()
+        output.mkdir()
+        return protocols.plan(config)(features, output)
+
+    return found
 
 
-def test_videos(recipe_file, tmp_path):
+def test_videos(plan, backbone, params, tmp_path):
     write_davis(tmp_path / "davis")
-    done = evaluate(
-        f"--output={tmp_path / 'out'}",
-        f"--config.dataset.root={tmp_path / 'davis'}",
-        f"--config.recipe={recipe_file}",
-        "--config.video.short_side=32",
-        "--config.video.multiple=8",
-        config="configs/eval/davis.py",
-    )
-    assert done.returncode == 0, done.stderr
-    results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert results["jf_mean"] == pytest.approx((results["j_mean"] + results["f_mean"]) / 2)
-    assert set(results["objects"]) == {f"{name}/{number}" for name in ("still", "slide") for number in (1, 2)}
-    assert results["fingerprint"]["dataset"]["sequences"] == ["still", "slide"] and "J&F" in done.stdout
+    overrides = {"dataset__root": tmp_path / "davis", "video__short_side": 32, "video__multiple": 8}
+    outcome = plan("davis", FrozenFeatures(backbone, params), tmp_path / "out", **overrides)
+    scores = outcome.scores
+    assert outcome.protocol == "video" and scores["jf_mean"] == pytest.approx((scores["j_mean"] + scores["f_mean"]) / 2)
+    assert set(scores["objects"]) == {f"{name}/{number}" for name in ("still", "slide") for number in (1, 2)}
+    assert outcome.settings["dataset"]["sequences"] == ["still", "slide"]
+    assert (tmp_path / "out" / "predictions" / "still" / "00000.png").is_file()
+
+
+def test_classification_and_neighbors(plan, backbone, params, tmp_path):
+    rng = np.random.default_rng(0)
+    for name, color in (("red", (200, 60, 60)), ("blue", (60, 60, 200))):
+        for split, count in (("train", 6), ("val", 4)):
+            folder = tmp_path / "data" / split / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                pixels = np.clip(rng.normal(color, 25, (20, 26, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{index}.png")
+    features = FrozenFeatures(backbone, params, remember=True)
+    for name in ("knn", "classification"):
+        overrides = {f"{name}__{field}": value for field, value in (("resize", 18), ("image_size", 16))}
+        outcome = plan(name, features, tmp_path / name, dataset__root=tmp_path / "data", **overrides)
+        assert outcome.protocol == name and outcome.scores["top1"] > 80 and outcome.scores["top5"] == 100
+        expected = {"num_train": 12, "num_val": 8, "num_classes": 2}
+        assert outcome.settings["dataset"].items() >= expected.items() and outcome.settings[name]["resize"] == 18
+        json.dumps(outcome.settings)
+        if name == "knn":
+            # More neighbors than training images are all of these.
+            assert outcome.scores["top1_10_neighbors"] == 100 and outcome.scores["top1"] == 100
+        else:
+            assert set(outcome.scores["class_accuracy"]) == {"red", "blue"}
+
+
+def test_discovery(plan, backbone, params, tmp_path):
+    image = np.zeros((20, 28, 3), np.uint8)
+    image[4:12, 8:20] = 230
+    write_voc_boxes(tmp_path / "data", [image], [[(9, 5, 20, 12, "0")]])
+    outcome = plan("discovery", FrozenFeatures(backbone, params), tmp_path / "out", dataset__root=tmp_path / "data")
+    assert outcome.protocol == "discovery" and outcome.scores["corloc"] in (0, 100)
+    assert outcome.scores["num_scored"] == outcome.settings["dataset"]["num_images"] == 1
+    assert (tmp_path / "out" / "typical.png").is_file()
 
 
 @pytest.mark.parametrize(
@@ -156,6 +208,7 @@ def test_videos(recipe_file, tmp_path):
             ("unknown field epoch", "--config.linear.epoch=3", "did you mean epochs?"),
         ),
         ("--config.dataset.root=nowhere", ("no folder nowhere/images/train",)),
+        ("--config=configs/eval/nothing.py", ("--config=configs/eval/nothing.py: there is no such file",)),
     ],
 )
 def test_mistakes_end_with_one_line(folder, recipe_file, tmp_path, flag, words):

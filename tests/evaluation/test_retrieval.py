@@ -6,7 +6,7 @@ from scipy.special import softmax
 
 from croc_jax.data.labeled import open_segmentation
 from croc_jax.evaluation import retrieval
-from croc_jax.evaluation.features import MemoryBudget, make_extract_fn
+from croc_jax.evaluation.features import FrozenFeatures, MemoryBudget
 from croc_jax.evaluation.retrieval import (
     Memory,
     RetrievalProtocol,
@@ -42,26 +42,27 @@ def test_labels_of_patches_are_shares_of_counted_pixels():
 
 def test_every_image_gives_as_many_patches(folder, backbone, params):
     train = open_segmentation(folder, "train")
-    extract, budget = make_extract_fn(backbone), MemoryBudget(batch_size=2)
-    memory = build_memory(extract, params, train, 4, PROTOCOL, budget=budget)
+    features = FrozenFeatures(backbone, params, budget=MemoryBudget(batch_size=2))
+    memory = build_memory(features, train, PROTOCOL)
     assert memory.tokens.shape == (9 * 33, 24) and memory.labels.shape == (9 * 33, 3)
     np.testing.assert_allclose(np.linalg.norm(memory.tokens, axis=1), 1, rtol=1e-5)
     np.testing.assert_allclose(memory.labels.sum(axis=1), 1, rtol=1e-5)
-    again = build_memory(extract, params, train, 4, PROTOCOL, budget=MemoryBudget(batch_size=3))
+    again = build_memory(FrozenFeatures(backbone, params, budget=MemoryBudget(batch_size=3)), train, PROTOCOL)
     np.testing.assert_array_equal(again.labels, memory.labels)
     with pytest.raises(ValueError, match="memory_size=8: less than one patch for each of 9 images"):
-        build_memory(extract, params, train, 4, RetrievalProtocol(image_size=(24, 36), memory_size=8), budget=budget)
+        build_memory(features, train, RetrievalProtocol(image_size=(24, 36), memory_size=8))
     with pytest.raises(ValueError, match="num_neighbors=30: more than the 9 patches"):
-        build_memory(extract, params, train, 4, RetrievalProtocol(image_size=(24, 36), memory_size=9), budget=budget)
+        build_memory(features, train, RetrievalProtocol(image_size=(24, 36), memory_size=9))
 
 
 def test_bands_are_recognized_without_training(folder, backbone, params):
     train, val = (open_segmentation(folder, name) for name in ("train", "val"))
-    run = {"train": train, "val": val, "protocol": PROTOCOL, "budget": MemoryBudget(batch_size=2)}
-    score = evaluate_retrieval(backbone, params, **run)
+    features = FrozenFeatures(backbone, params, budget=MemoryBudget(batch_size=2))
+    run = {"train": train, "val": val, "protocol": PROTOCOL}
+    score = evaluate_retrieval(features, **run)
     assert score.miou > 85 and score.miou == pytest.approx(score.class_iou.mean())
     assert score.memory_patches == 9 * 33 and set(score.seconds) == {"memory", "scoring"}
-    assert evaluate_retrieval(backbone, params, **run).miou == pytest.approx(score.miou, abs=0.1)
+    assert evaluate_retrieval(features, **run).miou == pytest.approx(score.miou, abs=0.1)
 
 
 def test_impossible_settings_are_named():

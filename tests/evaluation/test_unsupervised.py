@@ -4,26 +4,26 @@ import numpy as np
 import pytest
 
 from croc_jax.data.labeled import open_segmentation
-from croc_jax.evaluation.features import MemoryBudget
+from croc_jax.evaluation.features import FrozenFeatures, MemoryBudget
 from croc_jax.evaluation.unsupervised import UnsupervisedProtocol, evaluate_unsupervised, name_clusters
 
 PROTOCOL = UnsupervisedProtocol(image_size=(24, 36), label_size=(24, 36), seeds=(0, 1, 2))
 
 
-def test_bands_are_found_without_labels(folder, backbone, params, tmp_path):
+def test_bands_are_found_without_labels(folder, backbone, params):
     val = open_segmentation(folder, "val")
-    run = {"val": val, "budget": MemoryBudget(batch_size=2), "folder": tmp_path}
-    score = evaluate_unsupervised(backbone, params, protocol=PROTOCOL, **run)
+    features = FrozenFeatures(backbone, params, budget=MemoryBudget(batch_size=2))
+    score = evaluate_unsupervised(features, val=val, protocol=PROTOCOL)
     assert score.miou > 85 and score.miou == pytest.approx(score.seed_miou.mean())
     assert score.miou_deviation == pytest.approx(np.std(score.seed_miou, ddof=1))
     assert score.seed_miou[0] == pytest.approx(np.nanmean(score.class_iou))
     assert len(score.gallery.typical) == len(score.gallery.best) == len(score.gallery.worst) == 5
-    again = evaluate_unsupervised(backbone, params, protocol=PROTOCOL, **run)
+    again = evaluate_unsupervised(features, val=val, protocol=PROTOCOL)
     np.testing.assert_allclose(again.seed_miou, score.seed_miou, atol=0.1)
     over = UnsupervisedProtocol(
         image_size=(24, 36), label_size=(24, 36), num_clusters=20, matching="greedy", l2_normalize=True, seeds=(0,)
     )
-    many = evaluate_unsupervised(backbone, params, protocol=over, **run)
+    many = evaluate_unsupervised(features, val=val, protocol=over)
     assert many.miou > 85 and np.isnan(many.miou_deviation)
 
 
@@ -54,6 +54,4 @@ def test_impossible_settings_are_named(folder, backbone, params):
         UnsupervisedProtocol(seeds=())
     few = UnsupervisedProtocol(image_size=(24, 36), num_clusters=2)
     with pytest.raises(ValueError, match="num_clusters=2: one-to-one matching needs one for each of 3 classes"):
-        evaluate_unsupervised(
-            backbone, params, val=open_segmentation(folder, "val"), protocol=few, budget=MemoryBudget()
-        )
+        evaluate_unsupervised(FrozenFeatures(backbone, params), val=open_segmentation(folder, "val"), protocol=few)

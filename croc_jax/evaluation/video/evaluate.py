@@ -10,14 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
-from rich.progress import Progress
 
-from croc_jax.data.videos import Video, read_frame, read_mask
-from croc_jax.evaluation.features import ExtractFn, make_extract_fn
+from croc_jax.data.label_files import open_image, read_ids
+from croc_jax.data.videos import Video
+from croc_jax.evaluation.features import ExtractFn, FrozenFeatures, make_extract_fn
 from croc_jax.evaluation.video.drawing import draw_strip, save_gif, save_indexed
 from croc_jax.evaluation.video.measures import Statistics, boundary_accuracy, region_similarity, summarize
 from croc_jax.evaluation.video.propagation import LabelQueue, PropagationConfig, segment
-from croc_jax.models import VisionTransformer
 
 Ids = UInt8[np.ndarray, "H W"]
 
@@ -98,13 +97,7 @@ class VideoScore(NamedTuple):
 
 
 def evaluate_video(
-    backbone: VisionTransformer,
-    params: Any,
-    videos: Sequence[Video],
-    *,
-    protocol: VideoProtocol,
-    output: Path,
-    progress: Progress | None = None,
+    features: FrozenFeatures, videos: Sequence[Video], *, protocol: VideoProtocol, output: Path
 ) -> VideoScore:
     """Labels videos, writes what it predicts, and scores the frames that have masks.
 
@@ -112,17 +105,16 @@ def evaluate_video(
     a few frames, OUTPUT/SEQUENCE.gif all of them.
 
     Args:
-        backbone: the module.
-        params: its parameters.
+        features: of the backbone.
         videos: see `open_videos`.
         protocol: every setting that moves the score.
         output: folder of the predictions.
-        progress: shows the frames.
 
     Raises:
         ValueError: if whole patches do not tile the frames, or no sequence has a mask to score.
         LabeledDataError: for an unreadable frame or mask.
     """
+    backbone, progress = features.module, features.progress
     if protocol.short_side % backbone.patch_size or protocol.multiple % backbone.patch_size:
         raise ValueError(
             f"short_side={protocol.short_side}, multiple={protocol.multiple}: both need to be multiples of the "
@@ -132,9 +124,10 @@ def evaluate_video(
     task = progress.add_task("frames", total=num_frames) if progress else None
     extract_fn = make_extract_fn(backbone)
     for video in videos:
-        frames = [read_frame(file) for file in video.frames]
+        frames = [open_image(file).convert("RGB") for file in video.frames]
         predictions = []
-        for ids in label_video(extract_fn, params, video, frames, protocol=protocol, patch_size=backbone.patch_size):
+        sizes = {"protocol": protocol, "patch_size": backbone.patch_size}
+        for ids in label_video(extract_fn, features.params, video, frames, **sizes):
             predictions.append(ids)
             if progress and task is not None:
                 progress.advance(task)
@@ -165,7 +158,7 @@ def label_video(
         protocol: how labels travel.
         patch_size: of the backbone.
     """
-    given = read_mask(video.masks[0])
+    given = read_ids(video.masks[0])
     height, width = protocol.frame_size(given.shape[1], given.shape[0])
     grid = (height // patch_size, width // patch_size)
     small = _resize(given, grid)
@@ -199,10 +192,10 @@ def score_video(video: Video, predictions: Sequence[Ids], *, score_ends: bool) -
     scored = [number for number in sorted(video.masks) if number and (score_ends or number != last)]
     if not scored:
         return []
-    truths = {number: read_mask(video.masks[number]) for number in scored}
+    truths = {number: read_ids(video.masks[number]) for number in scored}
     resized = {number: _resize(predictions[number], truth.shape) for number, truth in truths.items()}
     scores = []
-    for object_id in range(1, int(read_mask(video.masks[0]).max()) + 1):
+    for object_id in range(1, int(read_ids(video.masks[0]).max()) + 1):
         pairs = [(resized[number] == object_id, truths[number] == object_id) for number in scored]
         region = summarize(np.array([region_similarity(*pair) for pair in pairs]))
         boundary = summarize(np.array([boundary_accuracy(*pair) for pair in pairs]))

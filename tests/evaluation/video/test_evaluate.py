@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from croc_jax.data.label_files import read_ids
 from croc_jax.data.labeled import LabeledDataError
-from croc_jax.data.videos import open_videos, read_mask
+from croc_jax.data.videos import open_videos
 from croc_jax.evaluation.backbones import random_backbone
+from croc_jax.evaluation.features import FrozenFeatures
 from croc_jax.evaluation.video import VideoProtocol, evaluate_video
 from croc_jax.evaluation.video.drawing import davis_palette
 from croc_jax.models import BackboneConfig
@@ -42,17 +44,18 @@ def write_davis(root, names=("still", "slide"), count=5):
 
 
 @pytest.fixture(scope="module")
-def backbone():
-    return random_backbone(Recipe(backbone=BackboneConfig(width=32, depth=1, num_heads=2, patch_size=8)))
+def features():
+    backbone = random_backbone(Recipe(backbone=BackboneConfig(width=32, depth=1, num_heads=2, patch_size=8)))
+    return FrozenFeatures(backbone.module, backbone.params)
 
 
-def test_what_stands_still_is_kept_and_what_moves_is_found(tmp_path, backbone):
+def test_what_stands_still_is_kept_and_what_moves_is_found(tmp_path, features):
     videos = open_videos(write_davis(tmp_path / "davis"))
     assert [(video.name, len(video.frames), sorted(video.masks)) for video in videos] == [
         ("still", 5, [0, 1, 2, 3, 4]),
         ("slide", 5, [0, 1, 2, 3, 4]),
     ]
-    score = evaluate_video(backbone.module, backbone.params, videos, protocol=TINY, output=tmp_path / "out")
+    score = evaluate_video(features, videos, protocol=TINY, output=tmp_path / "out")
     assert score.num_frames == 10
     assert [(o.sequence, o.object_id) for o in score.objects] == [
         ("still", 1),
@@ -65,7 +68,7 @@ def test_what_stands_still_is_kept_and_what_moves_is_found(tmp_path, backbone):
     # A still object is kept but for the coarse patches; a moving one must be followed.
     assert score.objects[0].region.mean > 0.6
     first = open_videos(tmp_path / "davis")[1].masks
-    kept = np.mean([_iou(read_mask(first[0]) == 1, read_mask(first[number]) == 1) for number in (1, 2, 3)])
+    kept = np.mean([_iou(read_ids(first[0]) == 1, read_ids(first[number]) == 1) for number in (1, 2, 3)])
     assert score.objects[2].region.mean > kept
     with Image.open(tmp_path / "out" / "predictions" / "slide" / "00003.png") as image:
         assert image.mode == "P" and image.size == (50, 36)
@@ -79,7 +82,7 @@ def _iou(a, b):
     return (a & b).sum() / (a | b).sum()
 
 
-def test_frames_without_masks_are_not_scored(tmp_path, backbone):
+def test_frames_without_masks_are_not_scored(tmp_path, features):
     for number in range(4):
         frame, mask = draw(number, shift=0)
         for folder, image, suffix in (("images", frame, "jpg"), ("masks", mask, "png")):
@@ -90,9 +93,9 @@ def test_frames_without_masks_are_not_scored(tmp_path, backbone):
     videos = open_videos(tmp_path)
     run = {"output": tmp_path / "out"}
     with pytest.raises(ValueError, match="nothing to score"):
-        evaluate_video(backbone.module, backbone.params, videos, protocol=TINY, **run)
+        evaluate_video(features, videos, protocol=TINY, **run)
     with_last = VideoProtocol(short_side=32, multiple=8, score_ends=True)
-    score = evaluate_video(backbone.module, backbone.params, videos, protocol=with_last, **run)
+    score = evaluate_video(features, videos, protocol=with_last, **run)
     assert len(score.objects) == 2 and score.num_frames == 4
 
 
@@ -111,13 +114,12 @@ def test_missing_files_are_named(tmp_path, missing, message):
         open_videos(root)
 
 
-def test_sizes(backbone, tmp_path):
+def test_sizes(features, tmp_path):
     protocol = VideoProtocol()
     assert protocol.frame_size(854, 480) == (480, 832) and protocol.frame_size(480, 854) == (832, 480)
     with pytest.raises(ValueError, match="multiple=12: both need to be multiples of the patches of 8 pixels"):
         evaluate_video(
-            backbone.module,
-            backbone.params,
+            features,
             [],
             protocol=VideoProtocol(short_side=32, multiple=12),
             output=tmp_path,

@@ -1,0 +1,41 @@
+"""Several configs share one command line."""
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+LINEAR, RETRIEVAL = (str(ROOT / "configs" / "eval" / f"{name}.py") for name in ("linear", "retrieval"))
+
+
+@pytest.fixture
+def command_line(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "launch")
+    import command_line
+
+    return command_line
+
+
+def test_an_override_goes_to_each_config_that_has_the_field(command_line):
+    flags = ["--config.dataset.root=ROOT", "--config.linear.epochs=3", "--config.dataset.train_fraction=0.1"]
+    configs = command_line.parse_configs(["evaluate.py", *flags], [f"{LINEAR}:paper", RETRIEVAL, LINEAR, LINEAR])
+    assert list(configs) == ["linear-paper", "retrieval", "linear", "linear.2"]
+    assert {config.dataset.root for config in configs.values()} == {"ROOT"}
+    assert {config.dataset.train_fraction for config in configs.values()} == {0.1}
+    assert [config.linear.epochs for config in configs.values() if "linear" in config] == [3, 3, 3]
+    assert configs["linear-paper"].linear.image_size == (448, 448)
+    assert configs["retrieval"].retrieval.num_neighbors == 30
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--config.linear.epoch=3", ("unknown field epoch", "did you mean epochs?")),
+        ("--config.linear.epochs=many", ("epochs", "many")),
+    ],
+)
+def test_an_override_that_no_config_takes_is_a_mistake(command_line, flag, words):
+    with pytest.raises(command_line.UserError) as caught:
+        command_line.parse_configs(["evaluate.py", flag], [LINEAR, RETRIEVAL])
+    assert all(word in str(caught.value) for word in words), caught.value
+    assert "\n" not in str(caught.value)

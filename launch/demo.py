@@ -19,7 +19,7 @@ from rich.console import Console
 
 from croc_jax.data.scenes import write_scenes
 from croc_jax.data.sources import FolderSource
-from croc_jax.report import Scores, build_report, read_metrics
+from croc_jax.report import build_report, read_metrics
 from croc_jax.training.config import flatten, recipe_from_dict
 from croc_jax.training.workdir import CONFIG_NAME, WorkdirError, differing_fields, read_recipe
 
@@ -60,15 +60,16 @@ def main() -> None:
     console = Console(soft_wrap=True, highlight=False, markup=False)
     plan = make_plan(IMAGES.value, WORKDIR.value)
     set_aside(plan, console)
-    before = evaluate("random", plan, step=0) if plan.labeled else None
+    if plan.labeled:
+        evaluate("random", plan, step=0)
     console.rule("pre-training")
     # In quotes: unquoted, a folder with a space or comma in its name reads as a broken list.
     changes = (f"--config.{name}={value!r}" for name, value in plan.changes.items())
     call("pretrain.py", f"--config={RECIPE}", f"--workdir={plan.workdir}", *changes)
     console.rule("report")
-    step = int(read_metrics(plan.workdir / "metrics.jsonl")[-1]["step"])
-    scores = Scores(before, evaluate(str(plan.workdir), plan, step=step)) if before else None
-    report = build_report(plan.workdir, scores=scores)
+    if plan.labeled:
+        evaluate(str(plan.workdir), plan, step=int(read_metrics(plan.workdir / "metrics.jsonl")[-1]["step"]))
+    report = build_report(plan.workdir)
     console.print(f"Open this page in a browser:\n  {report.resolve()}")
 
 
@@ -116,8 +117,8 @@ def set_aside(plan: Plan, console: Console) -> None:
         console.print(f"the settings have changed ({changed}): the earlier run is now {other}, a new one starts")
 
 
-def evaluate(checkpoint: str, plan: Plan, *, step: int) -> dict:
-    """Scores a checkpoint by linear segmentation, unless that very score is there; returns results.json."""
+def evaluate(checkpoint: str, plan: Plan, *, step: int) -> None:
+    """Scores a checkpoint by linear segmentation, unless that very score is there."""
     output = plan.workdir / ("after" if step else "before")
     file = output / "results.json"
     if not file.is_file() or json.loads(file.read_text())["step"] != step:
@@ -129,7 +130,6 @@ def evaluate(checkpoint: str, plan: Plan, *, step: int) -> dict:
             f"--output={output}",
             f"--config.dataset.root={plan.folder}",
         )
-    return json.loads(file.read_text())
 
 
 def call(program: str, *arguments: str) -> None:

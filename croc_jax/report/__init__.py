@@ -1,5 +1,5 @@
-"""Figures and pages about a run."""
+"""Figures and pages about runs and evaluations."""
 
-from croc_jax.report.build import Scores, build_report, read_metrics
+from croc_jax.report.build import build_comparison, build_report, read_metrics
 
-__all__ = ["Scores", "build_report", "read_metrics"]
+__all__ = ["build_comparison", "build_report", "read_metrics"]

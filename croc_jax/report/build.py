@@ -1,17 +1,19 @@
-"""The report of one pre-training run."""
+"""The pages: of one pre-training run, and of the evaluations of several."""
 
 import datetime
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from croc_jax.data.decoding import decode
 from croc_jax.data.sources import ImageSource, open_data
 from croc_jax.evaluation.backbones import FrozenBackbone, trained_backbone
+from croc_jax.report.comparison import comparison_facts, comparison_sections
+from croc_jax.report.evaluations import group_evaluations, read_evaluations
 from croc_jax.report.exploration import Exploration, explore, overlap
 from croc_jax.report.figures import (
     Rows,
@@ -21,7 +23,6 @@ from croc_jax.report.figures import (
     plot_mean_num_clusters,
     plot_merging,
     plot_num_clusters,
-    plot_scores,
 )
 from croc_jax.report.html import Fact, Picture, Section, write_page
 from croc_jax.training.config import flatten, recipe_to_dict
@@ -37,13 +38,6 @@ BEST_OVERLAP = 0.6
 COARSE_GRID = 14
 
 
-class Scores(NamedTuple):
-    """Linear segmentation results (as in results.json) with random and with trained weights."""
-
-    before: Mapping[str, Any]
-    after: Mapping[str, Any]
-
-
 class Gallery(NamedTuple):
     """Pairs of crops worth showing, and where their images are."""
 
@@ -52,34 +46,66 @@ class Gallery(NamedTuple):
     order: list[int]
 
 
-def build_report(workdir: Path, *, scores: Scores | None = None) -> Path:
-    """Writes WORKDIR/report.html from the metrics, the checkpoint and the images of a run; returns it.
+def build_report(workdir: Path, *, file: Path | None = None) -> Path:
+    """Writes a page of the metrics, the checkpoint, the images and all evaluations of a run; returns its path.
 
     Args:
-        workdir: of the run.
-        scores: of linear segmentation, if the images have labels.
+        workdir: of the run; results.json files in folders below it are taken along.
+        file: the page; by default WORKDIR/report.html.
 
     Raises:
-        ValueError: if there are no metrics yet, or no image can be read.
+        ValueError: if there are no metrics yet, no image can be read, or a results.json is unusable.
         CheckpointError: if there is no checkpoint.
     """
     rows = read_metrics(workdir / "metrics.jsonl")
-    backbone = trained_backbone(workdir)
+    backbone, groups = trained_backbone(workdir), group_evaluations(read_evaluations([workdir]))
     recipe = backbone.recipe
     source = open_data(recipe.data)
     typical = explore(backbone.module, backbone.params, recipe, source, num_images=NUM_IMAGES)
-    file = workdir / "report.html"
+    file = file or workdir / "report.html"
+    facts = collect_facts(rows, typical, batch_size=recipe.schedule.batch_size)
     write_page(
         file,
         title="CrOC learns from unlabeled images",
         lead=describe(backbone, len(source)),
-        facts=collect_facts(rows, typical, scores, batch_size=recipe.schedule.batch_size),
+        facts=[*comparison_facts(groups), *facts],
         sections=[
-            *([_scores_section(scores)] if scores else []),
+            *(comparison_sections(groups) if groups else []),
             *_gallery_sections(_open_gallery(backbone, source)),
             _training_section(rows, typical, backbone),
         ],
         settings=flatten(recipe_to_dict(recipe)),
+    )
+    return file
+
+
+def build_comparison(folders: Sequence[Path], file: Path) -> Path:
+    """Writes a page of all evaluations below some folders; returns its path.
+
+    Args:
+        folders: that evaluate.py wrote in, or workdirs; the losses of the latter are shown, too.
+        file: the page.
+
+    Raises:
+        ValueError: for a missing folder, an unusable results.json, or none at all.
+    """
+    groups = group_evaluations(read_evaluations(folders))
+    if not groups:
+        names = ", ".join(map(str, folders))
+        raise ValueError(f"no results.json in {names}: evaluate first (launch/evaluate.py)")
+    curves = [folder for folder in folders if (folder / "metrics.jsonl").is_file()]
+    pictures = [Picture(plot_losses(read_metrics(folder / "metrics.jsonl")), folder.name) for folder in curves]
+    labels = dict.fromkeys(entry.label for group in groups for entry in group.entries)
+    write_page(
+        file,
+        title="What frozen features are worth",
+        lead=COMPARISON_LEAD.format(weights=", ".join(labels)),
+        facts=comparison_facts(groups),
+        sections=[
+            *comparison_sections(groups),
+            *([Section("How training went", LOSSES_TEXT, pictures)] if pictures else []),
+        ],
+        settings={"folders": ", ".join(str(folder) for folder in folders)},
     )
     return file
 
@@ -110,25 +136,20 @@ def describe(backbone: FrozenBackbone, num_images: int) -> str:
     )
 
 
-def collect_facts(rows: Rows, typical: Exploration, scores: Scores | None, *, batch_size: int) -> list[Fact]:
+def collect_facts(rows: Rows, typical: Exploration, *, batch_size: int) -> list[Fact]:
     """Returns the numbers to read first.
 
     Args:
         rows: of metrics.jsonl.
         typical: pairs of crops as in training.
-        scores: of linear segmentation, if any.
         batch_size: images a step.
     """
-    facts = [
+    return [
         Fact(_duration(training_seconds(rows, batch_size)), "of training"),
         Fact(f"{np.median([row['images_per_sec'] for row in rows]):.0f}", "images a second"),
         Fact(f"{typical.num_clusters.mean():.1f}", "clusters in a pair of crops, on average"),
         Fact(f"{100 * typical.valid.sum() / typical.num_clusters.sum():.0f}%", "of clusters lie in both crops"),
     ]
-    if scores:
-        before, after = scores.before["miou"], scores.after["miou"]
-        facts.insert(0, Fact(f"{before:.1f} → {after:.1f}", "segmentation mIoU, before → after (%)"))
-    return facts
 
 
 def training_seconds(rows: Rows, batch_size: int) -> float:
@@ -146,13 +167,6 @@ def _duration(seconds: float) -> str:
     if seconds < 3600:
         return f"{seconds / 60:.1f} min"
     return str(datetime.timedelta(minutes=round(seconds / 60))).removesuffix(":00") + " h"
-
-
-def _scores_section(scores: Scores) -> Section:
-    figure = plot_scores(
-        scores.before["class_iou"], scores.after["class_iou"], (scores.before["miou"], scores.after["miou"])
-    )
-    return Section("What the features know", SCORES_TEXT, [Picture(figure)])
 
 
 def _open_gallery(backbone: FrozenBackbone, source: ImageSource) -> Gallery:
@@ -219,10 +233,9 @@ def _training_section(rows: Rows, typical: Exploration, backbone: FrozenBackbone
     return Section("How training went", TRAINING_TEXT, pictures)
 
 
-SCORES_TEXT = (
-    "The transformer is frozen, and a single linear layer learns to name the class of every pixel from its patch "
-    "features: once with the random weights that training started from, once with the trained ones. Whatever the "
-    "difference is, training found it without labels. Scored on images that neither has seen; 100% would be perfect."
+COMPARISON_LEAD = (
+    "The weights {weights} at work, frozen, by protocols that see their features alone. Each score comes with the "
+    "settings that move it."
 )
 CLUSTERS_TEXT = (
     "Two random crops of an image (framed) are cut into patches, and all patches of both are clustered together, once "

@@ -16,6 +16,7 @@ from croc_jax.report.style import BLUE, GREEN, GRID, INK, MUTED, NEUTRAL, ORANGE
 
 Rows = Sequence[Mapping[str, float]]
 VIEW_COLORS = (BLUE, ORANGE)
+SERIES_COLORS = (PALE, BLUE, ORANGE, GREEN)
 SMALL = (4.6, 2.9)
 
 
@@ -93,29 +94,34 @@ def plot_num_clusters(num_clusters: Int[np.ndarray, "b h"], *, k_start: int) -> 
         return figure
 
 
-def plot_scores(
-    before: Mapping[str, float | None], after: Mapping[str, float | None], miou: tuple[float, float]
+def plot_class_scores(
+    scores: Mapping[str, Mapping[str, float | None]], means: Mapping[str, float], *, title: str
 ) -> Figure:
-    """Returns the IoU of each class with random and with trained features, below the means.
+    """Returns a bar for each class and each of a few weights, below the means.
 
     Args:
-        before: IoU in percent by class name; None for an absent class, which is left out.
-        after: alike.
-        miou: means before and after.
+        scores: by label of the weights (at most as many as `SERIES_COLORS`), then by class, in
+            percent; a class without a score anywhere is left out.
+        means: by label.
+        title: of the axis.
     """
-    names = [name for name in before if before[name] is not None and after.get(name) is not None]
+    names = [
+        name for name in next(iter(scores.values())) if any(values.get(name) is not None for values in scores.values())
+    ]
+    # Pale is for what the others are compared with.
+    colors = SERIES_COLORS if len(scores) > 1 else SERIES_COLORS[1:]
     with figure_style():
-        figure = Figure(figsize=(5.6, 0.4 * len(names) + 1.4), layout="constrained")
+        step = 0.16 * len(scores) + 0.08
+        figure = Figure(figsize=(5.6, step * (len(names) + 1.6) + 0.9), layout="constrained")
         axes = figure.subplots()
         places = np.array([len(names) + 0.6, *range(len(names))[::-1]])
-        for values, mean, color, name, shift in (
-            (before, miou[0], PALE, "random weights", 0.19),
-            (after, miou[1], BLUE, "after pre-training", -0.19),
-        ):
-            heights = [mean, *(values[name] or 0.0 for name in names)]
-            bars = axes.barh(places + shift, heights, height=0.36, color=color, label=name)
-            axes.bar_label(bars, fmt="%.1f", padding=3, color=MUTED, fontsize=8)
-        axes.set(title="Intersection over union (%)", yticks=places, yticklabels=["mean", *names])
+        thickness = 0.76 / len(scores)
+        for number, ((label, values), color) in enumerate(zip(scores.items(), colors, strict=False)):
+            heights = [means[label], *(values.get(name) or 0.0 for name in names)]
+            shift = 0.38 - thickness * (number + 0.5)
+            bars = axes.barh(places + shift, heights, height=0.95 * thickness, color=color, label=label)
+            axes.bar_label(bars, fmt="%.1f", padding=3, color=MUTED, fontsize=8 if len(scores) < 3 else 7)
+        axes.set(title=title, yticks=places, yticklabels=["mean", *names])
         axes.get_yticklabels()[0].set(fontweight="bold", color=INK)
         axes.margins(x=0.1, y=0.01)
         axes.grid(axis="y", visible=False)

@@ -3,7 +3,7 @@
 import base64
 import html
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import matplotlib
 from matplotlib.figure import Figure
+from PIL import Image
 
 from croc_jax.report.style import GRID, INK, MUTED
 
@@ -27,12 +28,45 @@ class Picture(NamedTuple):
     caption: str = ""
 
 
+class Photo(NamedTuple):
+    """A picture in a file, and a line about it."""
+
+    file: Path
+    caption: str = ""
+
+
+class Table(NamedTuple):
+    """Rows of text below a header; those of `own` stand out.
+
+    Attributes:
+        header: of each column; the first column names the rows, the others are set like numbers.
+        rows: as wide as the header.
+        own: indices of rows.
+        caption: a line about the table.
+    """
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    own: Collection[int] = ()
+    caption: str = ""
+
+
+class Details(NamedTuple):
+    """What stays folded until someone asks for it."""
+
+    summary: str
+    blocks: "Sequence[Block]"
+
+
+Block = Picture | Photo | Table | Details
+
+
 class Section(NamedTuple):
-    """A heading, what a newcomer should see in the pictures, and the pictures."""
+    """A heading, what a newcomer should see in the pictures, and the pictures and tables."""
 
     title: str
     text: str
-    pictures: Sequence[Picture]
+    blocks: Sequence[Block]
 
 
 class Fact(NamedTuple):
@@ -100,13 +134,57 @@ def render(figure: Figure, *, description: str) -> str:
 
 
 def _render_section(section: Section) -> str:
-    pictures = "".join(_render_picture(picture, section.title) for picture in section.pictures)
     title, text = html.escape(section.title), html.escape(section.text)
-    return f'<section><h2>{title}</h2><p>{text}</p><div class="pictures">{pictures}</div></section>'
+    blocks = _render_blocks(section.blocks, section.title)
+    return f"<section><h2>{title}</h2><p>{text}</p>{blocks}</section>"
+
+
+def _render_blocks(blocks: Sequence[Block], title: str) -> str:
+    return f'<div class="pictures">{"".join(_render_block(block, title) for block in blocks)}</div>'
+
+
+def _render_block(block: Block, title: str) -> str:
+    match block:
+        case Picture():
+            return _render_picture(block, title)
+        case Photo():
+            return _figure("wide", embed_photo(block.file, description=block.caption or title), block.caption)
+        case Table():
+            return _figure("wide", _render_table(block), block.caption)
+        case Details():
+            inside = _render_blocks(block.blocks, block.summary)
+            return f"<details><summary>{html.escape(block.summary)}</summary>{inside}</details>"
+
+
+def embed_photo(file: Path, *, description: str) -> str:
+    """Returns the picture in a file as HTML.
+
+    Args:
+        file: in any format that Pillow reads.
+        description: for those who can't see it.
+    """
+    buffer = io.BytesIO()
+    with Image.open(file) as image:
+        image.convert("RGB").save(buffer, format="webp", quality=85)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img alt="{html.escape(description)}" src="data:image/webp;base64,{data}">'
+
+
+def _render_table(table: Table) -> str:
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in table.header)
+    rows = []
+    for index, row in enumerate(table.rows):
+        kind = ' class="own"' if index in table.own else ""
+        name, *values = map(html.escape, row)
+        rows.append(f"<tr{kind}><th>{name}</th>{''.join(f'<td>{value}</td>' for value in values)}</tr>")
+    return f'<table class="numbers"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
 
 
 def _render_picture(picture: Picture, title: str) -> str:
     kind = "small" if picture.figure.get_figwidth() < _SMALL_INCHES else "wide"
-    caption = f"<figcaption>{html.escape(picture.caption)}</figcaption>" if picture.caption else ""
-    drawing = render(picture.figure, description=picture.caption or title)
-    return f'<figure class="{kind}"><div>{drawing}</div>{caption}</figure>'
+    return _figure(kind, render(picture.figure, description=picture.caption or title), picture.caption)
+
+
+def _figure(kind: str, content: str, caption: str) -> str:
+    caption = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
+    return f'<figure class="{kind}"><div>{content}</div>{caption}</figure>'

@@ -45,6 +45,21 @@ class PaperTable(NamedTuple):
 
 
 LINEAR, UNSUPERVISED = "linear", "unsupervised"
+# What the paper says of its protocols, as results.json names it.
+PROTOCOL_SETTINGS = {
+    LINEAR: {
+        "image_size": [448, 448],
+        "train_size": [100, 100],
+        "score_size": [100, 100],
+        "optimizer": "sgd",
+        "lr": 0.01,
+        "weight_decay": 1e-4,
+        "drop_epochs": [20],
+        "epochs": 25,
+        "normalization": "none",
+    },
+    UNSUPERVISED: {"image_size": [448, 448], "num_clusters": None, "matching": "hungarian"},
+}
 THREE_SETS = ("PVOC12", "COCO-Things", "COCO-Stuff")
 
 _RESNET, _VIT = "ResNet50", "ViT-S/16"

@@ -172,8 +172,10 @@ def start(demo, monkeypatch):
     def start(images, workdir, **settings):
         programs, reports = Programs(monkeypatch, **settings), []
 
-        def report(workdir, *, scores):
-            reports.append((workdir, scores))
+        def report(workdir):
+            files = {name: workdir / name / "results.json" for name in ("before", "after")}
+            found = {name: json.loads(file.read_text()) for name, file in files.items() if file.is_file()}
+            reports.append((workdir, found))
             return workdir / "report.html"
 
         monkeypatch.setattr(demo, "call", programs)
@@ -191,7 +193,7 @@ def start(demo, monkeypatch):
 def test_photos_are_trained_on_and_reported_without_a_score(start, photos, tmp_path, capsys):
     workdir = tmp_path / "run [old]"
     programs, scores = start(photos, workdir)
-    assert programs.names == ["pretrain.py"] and scores is None
+    assert programs.names == ["pretrain.py"] and scores == {}
     recipe = read_recipe(workdir / "config.json")
     assert recipe.data.folders == (str(photos),)
     assert recipe.schedule.epochs == 480 and recipe.objective.warmup_teacher_temp_epochs == 200
@@ -201,8 +203,7 @@ def test_photos_are_trained_on_and_reported_without_a_score(start, photos, tmp_p
 def test_labeled_images_are_scored_before_and_after(start, labeled, tmp_path):
     programs, scores = start(labeled, tmp_path / "run")
     assert programs.names == ["evaluate.py", "pretrain.py", "evaluate.py"]
-    assert (scores.before["miou"], scores.after["miou"]) == (1, 2)
-    assert (scores.before["step"], scores.after["step"]) == (0, 75)
+    assert scores == {"before": {"step": 0, "miou": 1}, "after": {"step": 75, "miou": 2}}
     for (_, arguments), checkpoint, name in zip(
         programs.calls[::2], ("random", tmp_path / "run"), ("before", "after"), strict=True
     ):
@@ -221,7 +222,7 @@ def test_a_score_of_an_earlier_step_is_made_again(start, labeled, tmp_path):
     start(labeled, tmp_path / "run", steps=75)
     programs, scores = start(labeled, tmp_path / "run", steps=150)
     assert programs.names == ["pretrain.py", "evaluate.py"]
-    assert (scores.before["step"], scores.after["step"]) == (0, 150)
+    assert (scores["before"]["step"], scores["after"]["step"]) == (0, 150)
 
 
 def test_other_images_set_the_earlier_run_aside(start, photos, tmp_path, capsys):

@@ -16,7 +16,7 @@ from croc_jax.checkpoints import Checkpointer
 from croc_jax.checkpoints.orbax import CheckpointError
 from croc_jax.data.pipeline import make_dataset
 from croc_jax.data.sources import FolderSource
-from croc_jax.report import Scores, build, build_report, read_metrics
+from croc_jax.report import build, build_comparison, build_report, read_metrics
 from croc_jax.report.build import collect_facts, training_seconds
 from croc_jax.report.exploration import overlap
 from croc_jax.report.html import Fact
@@ -29,11 +29,8 @@ from croc_jax.training.start import fresh_state
 from croc_jax.training.step import make_train_step
 from croc_jax.training.stopping import StopRequest
 from croc_jax.training.workdir import claim_workdir
+from tests.report.tiny_results import write_linear
 
-SCORES = Scores(
-    {"miou": 12.34, "class_iou": {"sky": 20.0, "sea": 4.68, "cat": None}},
-    {"miou": 45.67, "class_iou": {"sky": 60.0, "sea": 31.34, "cat": None}},
-)
 STEPS = 4
 
 
@@ -82,8 +79,10 @@ def report(recipe, tmp_path_factory):
     original = build.explore
     with pytest.MonkeyPatch.context() as patch, compiling_in_a_hurry():
         train(workdir, recipe)
+        write_linear(workdir / "before", checkpoint="random", step=0, miou=12.34, sky=20.0, sea=4.68)
+        write_linear(workdir / "after", checkpoint=str(workdir), step=STEPS, miou=45.67, sky=60.0, sea=31.34)
         patch.setattr(build, "explore", explore)
-        file = build_report(workdir, scores=SCORES)
+        file = build_report(workdir)
     typical, gallery = explored
     return SimpleNamespace(
         file=file, workdir=workdir, page=file.read_text(encoding="utf-8"), typical=typical, gallery=gallery
@@ -100,24 +99,37 @@ def test_the_page_opens_with_what_was_trained_and_the_facts(report):
         "A vision transformer of 2 blocks, 8 features and 2 heads (patches of 8 x 8 pixels) saw 7 images without a "
         "single label, as pairs of 24 x 24 crops, for 4 epochs: 4 steps of 4 images."
     ) in report.page
-    facts = collect_facts(read_metrics(report.workdir / "metrics.jsonl"), report.typical, SCORES, batch_size=4)
-    assert len(facts) == 5
+    facts = collect_facts(read_metrics(report.workdir / "metrics.jsonl"), report.typical, batch_size=4)
+    assert len(facts) == 4
     for fact in facts:
         assert f"<div><b>{fact.value}</b><span>{fact.name}</span></div>" in report.page
-    assert facts[0].value == "12.3 → 45.7" and float(facts[2].value) > 0
+    assert "<b>12.3 → 45.7</b>" in report.page and float(facts[1].value) > 0
 
 
 def test_a_section_for_each_question_and_all_pictures(report):
     headings = re.findall("<h2>(.*?)</h2>", report.page)
     assert headings == [
-        "What the features know",
+        "Linear segmentation: scenes, val",
+        "Beside the paper (CrOC, CVPR 2023)",
         "What it sees: clusters across two crops",
         "How it gets there: merging from 5 clusters to 2",
         "How training went",
         "Settings",
     ]
     pictures = [(part.count("<img "), part.count("<svg ")) for part in report.page.split("<h2>")[1:]]
-    assert pictures == [(0, 1), (4, 0), (2, 0), (0, 4), (0, 0)]
+    assert pictures == [(0, 1), (0, 0), (4, 0), (2, 0), (0, 4), (0, 0)]
+
+
+def test_a_run_is_compared_with_others_by_its_evaluations_and_losses(report, tmp_path):
+    write_linear(tmp_path / "other", checkpoint="other.pth", step=7, miou=50.0, sky=70.0, sea=30.0)
+    file = build_comparison([report.workdir, tmp_path], tmp_path / "page.html")
+    page = file.read_text(encoding="utf-8")
+    headings = re.findall("<h2>(.*?)</h2>", page)
+    assert headings[0] == "Linear segmentation: scenes, val" and headings[2] == "How training went"
+    assert "<b>12.3 → 50.0</b>" in page and f"{report.workdir.name}, step 4" in page and "other.pth, step 7" in page
+    with pytest.raises(ValueError, match="no results.json in .*nothing: evaluate first"):
+        (tmp_path / "nothing").mkdir()
+        build_comparison([tmp_path / "nothing"], file)
 
 
 def test_small_crops_are_drawn_at_twice_their_size(report):
@@ -134,7 +146,7 @@ def test_the_gallery_shows_the_most_telling_pairs_first(report):
 
 
 def test_every_setting_is_on_the_page(report, recipe):
-    rows = re.findall("<tr><th>(.*?)</th><td>(.*?)</td></tr>", report.page)
+    rows = re.findall("<tr><th>(.*?)</th><td>(.*?)</td></tr>", report.page.partition("<h2>Settings")[2])
     settings = flatten(recipe_to_dict(recipe))
     assert [name for name, _ in rows] == list(settings)
     assert dict(rows)["clustering.k_start"] == "5" and dict(rows)["objective.tokens"] == recipe.objective.tokens
@@ -190,19 +202,15 @@ def typical(found):
     return found._replace(num_clusters=np.array([[3, 2], [4, 3]]), valid=valid)
 
 
-def test_facts_by_hand_without_and_with_scores(typical):
+def test_facts_by_hand(typical):
     # 80 + 40 + 2 seconds.
     rows = make_rows((1, 10.0), (2, 20.0), (3, 400.0))
-    facts = collect_facts(rows, typical, None, batch_size=800)
-    assert facts == [
+    assert collect_facts(rows, typical, batch_size=800) == [
         Fact("2.0 min", "of training"),
         Fact("20", "images a second"),
         Fact("3.0", "clusters in a pair of crops, on average"),
         Fact("75%", "of clusters lie in both crops"),
     ]
-    scored = collect_facts(rows, typical, SCORES, batch_size=800)
-    assert scored[1:] == facts
-    assert scored[0] == Fact("12.3 → 45.7", "segmentation mIoU, before → after (%)")
 
 
 @pytest.mark.parametrize(
@@ -217,4 +225,4 @@ def test_facts_by_hand_without_and_with_scores(typical):
     ],
 )
 def test_durations_in_the_unit_that_suits_them(typical, seconds, text):
-    assert collect_facts(make_rows((seconds, 1.0)), typical, None, batch_size=1)[0].value == text
+    assert collect_facts(make_rows((seconds, 1.0)), typical, batch_size=1)[0].value == text

@@ -8,13 +8,13 @@ from matplotlib.patches import Rectangle
 
 from croc_jax.report.figures import (
     VIEW_COLORS,
+    plot_class_scores,
     plot_clusters,
     plot_entropies,
     plot_losses,
     plot_mean_num_clusters,
     plot_merging,
     plot_num_clusters,
-    plot_scores,
 )
 from croc_jax.report.overlay import enlarge, overlay
 from croc_jax.report.style import BLUE, ORANGE, cluster_color
@@ -114,20 +114,31 @@ def test_shares_of_each_k_are_stacked_and_make_100_percent():
 
 def test_scores_leave_absent_classes_out_but_not_those_at_zero():
     before = {"sky": 20.0, "cat": None, "dog": 0.0, "sea": 7.0, "fox": 1.0}
-    after = {"sky": 61.26, "cat": 3.0, "dog": 12.5, "sea": None}
-    figure = plot_scores(before, after, (10.0, 36.9))
+    after = {"sky": 61.26, "cat": None, "dog": 12.5, "sea": None}
+    scores = {"random": before, "trained": after}
+    figure = plot_class_scores(scores, {"random": 10.0, "trained": 36.9}, title="IoU (%)")
     (axes,) = figure.axes
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["mean", "sky", "dog"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["mean", "sky", "dog", "sea", "fox"]
     widths = [[bar.get_width() for bar in bars] for bars in axes.containers]
-    assert widths == [[10.0, 20.0, 0.0], [36.9, 61.26, 12.5]]
-    assert [text.get_text() for text in axes.texts] == ["10.0", "20.0", "0.0", "36.9", "61.3", "12.5"]
+    assert widths == [[10.0, 20.0, 0.0, 7.0, 1.0], [36.9, 61.26, 12.5, 0.0, 0.0]]
+    assert [text.get_text() for text in axes.texts][:3] == ["10.0", "20.0", "0.0"]
     # From top to bottom, each name beside its two bars.
     places = axes.get_yticks()
     assert (np.diff(places) < 0).all()
     for first, second, place in zip(*axes.containers, places, strict=True):
         middle = [bar.get_y() + bar.get_height() / 2 for bar in (first, second)]
         assert middle[0] > middle[1] and np.mean(middle) == pytest.approx(place)
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["random weights", "after pre-training"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["random", "trained"]
+
+
+@pytest.mark.parametrize("count", [1, 3, 4])
+def test_bars_of_several_weights_do_not_touch(count):
+    scores = {f"weights {index}": {"sky": 10.0 + index, "sea": 5.0} for index in range(count)}
+    (axes,) = plot_class_scores(scores, dict.fromkeys(scores, 7.0), title="IoU (%)").axes
+    bars = sorted((bar.get_y(), bar.get_y() + bar.get_height()) for bars in axes.containers for bar in bars)
+    assert len(bars) == 3 * count
+    assert all(top <= bottom for (_, top), (bottom, _) in zip(bars, bars[1:], strict=False))
+    assert len({bars[0].get_facecolor() for bars in axes.containers}) == count
 
 
 @pytest.fixture

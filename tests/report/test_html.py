@@ -11,7 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from croc_jax.report.html import Fact, Picture, Section, render, write_page
+from croc_jax.report.html import Details, Fact, Photo, Picture, Section, Table, render, write_page
 from croc_jax.report.style import GRID, INK, MUTED, figure_style
 
 WEBP = '<img alt="{}" src="data:image/webp;base64,'
@@ -171,6 +171,25 @@ def test_facts_sections_and_settings_come_in_order(page):
     places = [text.index(mark) for mark in marks]
     assert places == sorted(places)
     assert text.count("<figcaption>") == 2 and text.count("<figure ") == 3
+
+
+def test_tables_photos_and_what_is_folded(tmp_path):
+    Image.fromarray(np.full((6, 8, 3), 200, np.uint8)).save(tmp_path / "photo.png")
+    table = Table(["who", f"score {NASTY}"], [["they", "1.0"], [f"we {NASTY}", "2.0"]], own=[1], caption="A table")
+    blocks = [table, Details(f"More {NASTY}", [Photo(tmp_path / "photo.png", "A photo")])]
+    file = tmp_path / "page.html"
+    write_page(file, title="", lead="", facts=[], sections=[Section("Scores", "", blocks)], settings={})
+    text = file.read_text(encoding="utf-8")
+    assert f"<th>who</th><th>score {ESCAPED}</th>" in text
+    assert "<tr><th>they</th><td>1.0</td></tr>" in text
+    assert f'<tr class="own"><th>we {ESCAPED}</th><td>2.0</td></tr>' in text
+    folded = text[text.index("<details>") : text.index("</details>")]
+    assert f"<summary>More {ESCAPED}</summary>" in folded and "<figcaption>A photo</figcaption>" in folded
+    start = folded.index(WEBP.format("A photo")) + len(WEBP.format("A photo"))
+    data = folded[start : folded.index('"', start)]
+    with Image.open(io.BytesIO(base64.b64decode(data, validate=True))) as image:
+        assert image.format == "WEBP" and image.size == (8, 6)
+    assert_self_contained(text)
 
 
 def test_a_page_that_cannot_be_drawn_leaves_the_older_one(page):

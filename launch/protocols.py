@@ -8,7 +8,7 @@ from command_line import UserError
 
 from croc_jax.data.labeled import SegmentationSplit
 from croc_jax.data.labeled_boxes import open_voc_boxes
-from croc_jax.data.labeled_images import ClassificationSplit, open_classes
+from croc_jax.data.labeled_images import open_classes
 from croc_jax.data.segmentation_sets import open_labeled
 from croc_jax.data.videos import open_videos
 from croc_jax.evaluation import FrozenFeatures, Gallery, LinearProtocol, evaluate_linear, outcomes
@@ -25,6 +25,8 @@ from croc_jax.evaluation.video import VideoProtocol, evaluate_video
 Config = Any
 # Scores features, and writes pictures in a folder.
 RunFn = Callable[[FrozenFeatures, Path], Outcome]
+# Checks settings and data.
+PlanFn = Callable[[Config], RunFn]
 
 
 def plan(config: Config) -> RunFn:
@@ -45,17 +47,42 @@ def plan(config: Config) -> RunFn:
     return PROTOCOLS[config.protocol](config)
 
 
-def plan_linear(config: Config) -> RunFn:
-    """A linear layer on frozen tokens."""
-    protocol = LinearProtocol(**config.linear.to_dict())
-    train, val = open_splits(config.dataset)
+def dense(name: str, protocol_type: Any, evaluate: Callable[..., Any], make_outcome: Callable[..., Outcome]) -> PlanFn:
+    """Returns the plan of a protocol that learns from one split with pixel labels, and is scored on another."""
 
-    def run(features: FrozenFeatures, output: Path) -> Outcome:
-        score = evaluate_linear(features, train=train, val=val, protocol=protocol)
-        draw_gallery(score.gallery, val, output)
-        return outcomes.linear_outcome(score, protocol=protocol, train=train, val=val)
+    def make(config: Config) -> RunFn:
+        protocol = protocol_type(**config[name].to_dict())
+        train, val = open_splits(config.dataset)
 
-    return run
+        def run(features: FrozenFeatures, output: Path) -> Outcome:
+            score = evaluate(features, train=train, val=val, protocol=protocol)
+            draw_gallery(score.gallery, val, output)
+            return make_outcome(score, protocol=protocol, train=train, val=val)
+
+        return run
+
+    return make
+
+
+def whole_images(
+    name: str, protocol_type: Any, evaluate: Callable[..., Any], make_outcome: Callable[..., Outcome]
+) -> PlanFn:
+    """Returns the plan of a protocol that learns the classes of images of one split, and is scored on another."""
+
+    def make(config: Config) -> RunFn:
+        protocol, dataset = protocol_type(**config[name].to_dict()), config.dataset
+        splits = {
+            kind: open_classes(dataset.root, split, train_split=dataset.train_split)
+            for kind, split in (("train", dataset.train_split), ("val", dataset.val_split))
+        }
+
+        def run(features: FrozenFeatures, output: Path) -> Outcome:
+            score = evaluate(features, **splits, protocol=protocol)
+            return make_outcome(score, protocol=protocol, **splits)
+
+        return run
+
+    return make
 
 
 def plan_unsupervised(config: Config) -> RunFn:
@@ -71,19 +98,6 @@ def plan_unsupervised(config: Config) -> RunFn:
     return run
 
 
-def plan_retrieval(config: Config) -> RunFn:
-    """Labels of nearest neighbors."""
-    protocol = RetrievalProtocol(**config.retrieval.to_dict())
-    train, val = open_splits(config.dataset)
-
-    def run(features: FrozenFeatures, output: Path) -> Outcome:
-        score = evaluate_retrieval(features, train=train, val=val, protocol=protocol)
-        draw_gallery(score.gallery, val, output)
-        return outcomes.retrieval_outcome(score, protocol=protocol, train=train, val=val)
-
-    return run
-
-
 def plan_video(config: Config) -> RunFn:
     """Labels that travel through videos."""
     protocol, root = VideoProtocol(**config.video.to_dict()), Path(config.dataset.root).expanduser()
@@ -92,30 +106,6 @@ def plan_video(config: Config) -> RunFn:
     def run(features: FrozenFeatures, output: Path) -> Outcome:
         score = evaluate_video(features, videos, protocol=protocol, output=output)
         return outcomes.video_outcome(score, protocol=protocol, root=root, videos=videos)
-
-    return run
-
-
-def plan_knn(config: Config) -> RunFn:
-    """Classes of the nearest images."""
-    protocol = KnnProtocol(**config.knn.to_dict())
-    train, val = open_class_splits(config.dataset)
-
-    def run(features: FrozenFeatures, output: Path) -> Outcome:
-        score = evaluate_knn(features, train=train, val=val, protocol=protocol)
-        return outcomes.knn_outcome(score, protocol=protocol, train=train, val=val)
-
-    return run
-
-
-def plan_classification(config: Config) -> RunFn:
-    """A linear layer on one vector an image."""
-    protocol = ClassificationProtocol(**config.classification.to_dict())
-    train, val = open_class_splits(config.dataset)
-
-    def run(features: FrozenFeatures, output: Path) -> Outcome:
-        score = evaluate_classification(features, train=train, val=val, protocol=protocol)
-        return outcomes.classification_outcome(score, protocol=protocol, train=train, val=val)
 
     return run
 
@@ -133,13 +123,15 @@ def plan_discovery(config: Config) -> RunFn:
     return run
 
 
-PROTOCOLS: dict[str, Callable[[Config], RunFn]] = {
-    "linear": plan_linear,
+PROTOCOLS: dict[str, PlanFn] = {
+    "linear": dense("linear", LinearProtocol, evaluate_linear, outcomes.linear_outcome),
     "unsupervised": plan_unsupervised,
-    "retrieval": plan_retrieval,
+    "retrieval": dense("retrieval", RetrievalProtocol, evaluate_retrieval, outcomes.retrieval_outcome),
     "video": plan_video,
-    "knn": plan_knn,
-    "classification": plan_classification,
+    "knn": whole_images("knn", KnnProtocol, evaluate_knn, outcomes.knn_outcome),
+    "classification": whole_images(
+        "classification", ClassificationProtocol, evaluate_classification, outcomes.classification_outcome
+    ),
     "discovery": plan_discovery,
 }
 
@@ -155,15 +147,6 @@ def open_split(dataset: Config, split: str, *, fraction: float = 1) -> Segmentat
     return open_labeled(
         dataset.root, split, num_classes=dataset.num_classes, train_split=dataset.train_split, fraction=fraction
     )
-
-
-def open_class_splits(dataset: Config) -> tuple[ClassificationSplit, ClassificationSplit]:
-    """Returns images with classes to learn from, and those to score."""
-    train, val = (
-        open_classes(dataset.root, split, train_split=dataset.train_split)
-        for split in (dataset.train_split, dataset.val_split)
-    )
-    return train, val
 
 
 def draw_gallery(gallery: Gallery, split: SegmentationSplit, output: Path) -> None:

@@ -23,12 +23,14 @@ class KMeansConfig:
         tolerance: it ends once the centroids move by less, as a share of the tokens' mean variance
             (as in scikit-learn).
         start_tokens: the start looks at so many tokens at most, drawn at random.
+        unit_length: whether tokens are scaled to length 1 first; centroids are not.
     """
 
     num_clusters: int
     max_iterations: int = 100
     tolerance: float = 1e-4
     start_tokens: int = 65536
+    unit_length: bool = False
 
     def __post_init__(self) -> None:
         """Raises ValueError, naming the field and the value, for settings that cannot work."""
@@ -80,32 +82,38 @@ def fit_kmeans(
         raise ValueError(f"num_clusters={config.num_clusters}: more than the {len(tokens)} tokens")
     rng = np.random.default_rng(seed)
     sample = tokens[np.sort(rng.choice(len(tokens), min(len(tokens), config.start_tokens), replace=False))]
+    sample = _prepare(jnp.asarray(sample), config.unit_length)
     key = jax.random.key(int(rng.integers(2**31)))
-    centroids = _plus_plus(jnp.asarray(sample, jnp.float32), key, num_clusters=config.num_clusters)
-    least_move = config.tolerance * float(np.mean(np.var(sample.astype(np.float32), axis=0)))
+    centroids = _plus_plus(sample, key, num_clusters=config.num_clusters)
+    least_move = config.tolerance * float(jnp.mean(jnp.var(sample, axis=0)))
     iterations = 0
     while iterations < config.max_iterations:
         iterations += 1
-        found = _look(tokens, centroids, chunk, mesh)
+        found = _look(tokens, centroids, config.unit_length, chunk=chunk, mesh=mesh)
         moved = _update(found, centroids)
         shift, centroids = float(jnp.sum((moved - centroids) ** 2)), moved
         if shift <= least_move:
             break
-    inertia = float(_look(tokens, centroids, chunk, mesh).inertia)
+    inertia = float(_look(tokens, centroids, config.unit_length, chunk=chunk, mesh=mesh).inertia)
     return KMeansFit(np.asarray(centroids), inertia, iterations)
 
 
 def assign_clusters(
-    tokens: Float[np.ndarray, "n d"], centroids: Float[np.ndarray, "k d"], *, chunk: int = 65536
+    tokens: Float[np.ndarray, "n d"],
+    centroids: Float[np.ndarray, "k d"],
+    *,
+    unit_length: bool = False,
+    chunk: int = 65536,
 ) -> Int[np.ndarray, " n"]:
     """Returns the nearest centroid of each token.
 
     Args:
         tokens: in any precision.
         centroids: see `fit_kmeans`.
+        unit_length: see `KMeansConfig`.
         chunk: tokens on the device at a time.
     """
-    nearest = jax.jit(lambda x, c: jnp.argmin(_distances(x, c), axis=1))
+    nearest = jax.jit(lambda x, c: jnp.argmin(_distances(_prepare(x, unit_length), c), axis=1))
     chunks = _chunks(tokens, chunk, None)
     return np.concatenate([np.asarray(nearest(x, centroids))[: int(counted.sum())] for x, counted in chunks])
 
@@ -123,8 +131,8 @@ def _chunks(tokens: np.ndarray, size: int, mesh: Mesh | None) -> Iterator[tuple[
         yield jax.device_put(padded, sharding), counted
 
 
-def _look(tokens: np.ndarray, centroids: Array, chunk: int, mesh: Mesh | None) -> _Pass:
-    parts = [_accumulate(x, counted, centroids) for x, counted in _chunks(tokens, chunk, mesh)]
+def _look(tokens: np.ndarray, centroids: Array, unit_length: bool, *, chunk: int, mesh: Mesh | None) -> _Pass:
+    parts = [_accumulate(x, counted, centroids, unit_length) for x, counted in _chunks(tokens, chunk, mesh)]
     return _Pass(
         sums=functools.reduce(jnp.add, (part.sums for part in parts)),
         counts=functools.reduce(jnp.add, (part.counts for part in parts)),
@@ -134,9 +142,16 @@ def _look(tokens: np.ndarray, centroids: Array, chunk: int, mesh: Mesh | None) -
     )
 
 
-@jax.jit
-def _accumulate(tokens: Array, counted: Array, centroids: Array) -> _Pass:
+def _prepare(tokens: Array, unit_length: bool) -> Float[Array, "n d"]:
     tokens = tokens.astype(jnp.float32)
+    if not unit_length:
+        return tokens
+    return tokens / jnp.maximum(jnp.linalg.norm(tokens, axis=1, keepdims=True), jnp.finfo(jnp.float32).tiny)
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _accumulate(tokens: Array, counted: Array, centroids: Array, unit_length: bool) -> _Pass:
+    tokens = _prepare(tokens, unit_length)
     distances = _distances(tokens, centroids)
     nearest = jnp.argmin(distances, axis=1)
     one_hot = jax.nn.one_hot(nearest, len(centroids)) * counted[:, None]
@@ -158,7 +173,6 @@ def _update(found: _Pass, centroids: Array) -> Array:
 
 def _distances(tokens: Array, centroids: Array) -> Float[Array, "n k"]:
     """Squared, up to rounding."""
-    tokens, centroids = tokens.astype(jnp.float32), centroids.astype(jnp.float32)
     products = jnp.matmul(tokens, centroids.T, precision="highest")
     return jnp.sum(tokens**2, axis=1)[:, None] - 2 * products + jnp.sum(centroids**2, axis=1)
 

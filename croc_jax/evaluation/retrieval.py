@@ -96,9 +96,8 @@ def evaluate_retrieval(
         LabeledDataError: see `SegmentationSplit.load`.
     """
     clock = [time.perf_counter()]
-    memory = build_memory(features, train, protocol)
+    bank = jax.device_put(build_memory(features, train, protocol))
     clock.append(time.perf_counter())
-    bank = jax.device_put(memory)
 
     def score(tokens: Float[Array | np.ndarray, "b r c d"]) -> Float[Array, "b r c k"]:
         soft = retrieve(
@@ -113,7 +112,7 @@ def evaluate_retrieval(
     confusion, gallery = score_split(score, features, val, **sizes)
     clock.append(time.perf_counter())
     seconds = {name: clock[i + 1] - clock[i] for i, name in enumerate(("memory", "scoring"))}
-    return RetrievalScore(100 * mean_iou(confusion), 100 * class_iou(confusion), len(memory.tokens), seconds, gallery)
+    return RetrievalScore(100 * mean_iou(confusion), 100 * class_iou(confusion), len(bank.tokens), seconds, gallery)
 
 
 def build_memory(features: FrozenFeatures, train: SegmentationSplit, protocol: RetrievalProtocol) -> Memory:
@@ -131,16 +130,20 @@ def build_memory(features: FrozenFeatures, train: SegmentationSplit, protocol: R
     grid, share = features.grid(protocol.image_size), protocol.memory_size // len(train)
     if not share:
         raise ValueError(f"memory_size={protocol.memory_size}: less than one patch for each of {len(train)} images")
-    rng, tokens, labels = np.random.default_rng(protocol.seed), [], []
+    rng, most = np.random.default_rng(protocol.seed), min(share, grid[0] * grid[1]) * len(train)
+    # Two arrays from the start: parts of a list would be there twice while they are joined.
+    tokens, labels = (np.empty((most, dim), np.float32) for dim in (features.module.width, train.num_classes))
+    count = 0
     for batch in features.token_batches(train, image_size=protocol.image_size, label_size=protocol.image_size):
         units = np.asarray(_unit(batch.tokens))
         for image, ids in zip(units, batch.labels, strict=False):
             soft = soften_labels(ids, grid, num_classes=train.num_classes)
             places = np.flatnonzero(soft.any(axis=1))
             places = rng.permutation(places)[:share]
-            tokens.append(image.reshape(-1, image.shape[-1])[places])
-            labels.append(soft[places])
-    memory = Memory(np.concatenate(tokens), np.concatenate(labels))
+            part = slice(count, count + len(places))
+            tokens[part], labels[part] = image.reshape(-1, image.shape[-1])[places], soft[places]
+            count = part.stop
+    memory = Memory(tokens[:count], labels[:count])
     if len(memory.tokens) < protocol.num_neighbors:
         raise ValueError(
             f"num_neighbors={protocol.num_neighbors}: more than the {len(memory.tokens)} patches in memory"

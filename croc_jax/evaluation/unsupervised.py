@@ -94,15 +94,16 @@ def evaluate_unsupervised(
     clock = [time.perf_counter()]
     data = features.collect_tokens(val, image_size=protocol.image_size, label_size=protocol.label_size)
     tokens = data.tokens.reshape(-1, data.tokens.shape[-1])
-    if protocol.l2_normalize:
-        tokens = tokens / np.linalg.norm(tokens.astype(np.float32), axis=1, keepdims=True)
     clock.append(time.perf_counter())
-    config = KMeansConfig(num_clusters=num_clusters, max_iterations=protocol.max_iterations)
+    config = KMeansConfig(
+        num_clusters=num_clusters, max_iterations=protocol.max_iterations, unit_length=protocol.l2_normalize
+    )
     scores, inertia, first, progress = [], [], None, features.progress
     task = progress.add_task("k-means", total=len(protocol.seeds)) if progress else None
     for seed in protocol.seeds:
         fit = fit_kmeans(tokens, config, seed=seed, mesh=make_mesh() if jax.device_count() > 1 else None)
-        maps = assign_clusters(tokens, fit.centroids).reshape(data.tokens.shape[:3])
+        found = assign_clusters(tokens, fit.centroids, unit_length=protocol.l2_normalize)
+        maps = found.reshape(data.tokens.shape[:3])
         classes, per_class = name_clusters(maps, data.labels, val.num_classes, protocol)
         scores.append(float(np.nanmean(per_class)))
         inertia.append(fit.inertia)

@@ -44,6 +44,17 @@ def test_chunks_devices_and_runs_agree(tokens):
     )
 
 
+def test_tokens_of_unit_length_are_clustered_as_if_they_came_so(tokens):
+    units = tokens / np.linalg.norm(tokens, axis=1, keepdims=True)
+    expected = fit_kmeans(units, KMeansConfig(num_clusters=12), seed=3)
+    fit = fit_kmeans(tokens, KMeansConfig(num_clusters=12, unit_length=True), seed=3, chunk=999)
+    np.testing.assert_allclose(fit.centroids, expected.centroids, atol=1e-4)
+    assert fit.inertia == pytest.approx(expected.inertia, rel=1e-4)
+    np.testing.assert_array_equal(
+        assign_clusters(tokens, fit.centroids, unit_length=True), assign_clusters(units, fit.centroids)
+    )
+
+
 def test_no_cluster_stays_empty():
     # Nine equal tokens and three others: most starts leave clusters without tokens.
     tokens = np.repeat(np.array([[0.0, 0], [5, 0], [0, 7], [9, 9]], np.float32), (9, 1, 1, 1), axis=0)

@@ -77,7 +77,8 @@ def _group_section(group: Group, different: dict[str, Any]) -> Section:
 
 
 def _notes(different: dict[str, Any]) -> str:
-    return f" ({', '.join(f'{name} {_short(value)}' for name, value in different.items())})" if different else ""
+    notes = ", ".join(f"{name} {_short(value)}" for name, value in different.items() if value is not None)
+    return f" ({notes})" if notes else ""
 
 
 def _dataset_name(dataset: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ class BackboneConfig:
     """A vision transformer, by variant; the optional fields override the variant's own.
 
     Attributes:
-        variant: "vit_tiny", "vit_small", "vit_base" or "vit_large".
+        variant: "vit_tiny", "vit_small", "vit_base", "vit_large" or "vit_giant".
         patch_size: side of a square patch in pixels.
         width: features of a token.
         depth: number of blocks.
@@ -18,6 +18,13 @@ class BackboneConfig:
         remat: recompute each block in the backward pass instead of storing it.
         dtype: "float32", "bfloat16", or "auto": bfloat16 on accelerators, float32 on CPU.
         attention: "xla", "cudnn" (flash attention on CUDA, bfloat16 only), or "auto".
+        num_registers: tokens beside [CLS] that no one reads (DINOv2 and DINOv3: 4).
+        layer_scale: whether a learned factor scales each feature of an update (DINOv2, DINOv3).
+        mlp: "gelu", or "swiglu" (giants of DINOv2 and DINOv3).
+        positions: "learned", or "rope" (DINOv3).
+        position_resizing: how a learned embedding fits other grids: "offset" (CrOC, DINO, DINOv2),
+            "plain" (Hugging Face) or "antialias" (DINOv2 with registers, timm).
+        norm_epsilon: of the layer normalizations.
     """
 
     variant: str = "vit_small"
@@ -30,6 +37,12 @@ class BackboneConfig:
     remat: bool = False
     dtype: str = "auto"
     attention: str = "auto"
+    num_registers: int = 0
+    layer_scale: bool = False
+    mlp: str = "gelu"
+    positions: str = "learned"
+    position_resizing: str = "offset"
+    norm_epsilon: float = 1e-6
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from croc_jax.models.attention import attend
+from croc_jax.models.position_embedding import resize_position_embedding, rotate, rotation_tables
 
 LAYER_NORM_EPSILON = 1e-6
+LAYER_SCALE_START = 1e-5
 # What a block keeps for its backward pass: results of matrix products. All else is computed anew, which is faster than
 # to write it out and read it back, and halves the memory.
 KEPT = ("qkv", "scores", "mixed", "middle", "hidden")
@@ -21,12 +23,12 @@ truncated_normal = nn.initializers.truncated_normal(stddev=0.02, lower=-100.0, u
 
 
 class Features(NamedTuple):
-    """What a backbone sees in a batch of images; float32.
+    """What a backbone sees in a batch of images; float32, without registers.
 
     Attributes:
         cls: the final normalized [CLS] token `[b d]`.
         patches: the final normalized patch tokens, in row-major order `[b n d]`.
-        queries: of the last block, [CLS] first `[b h n+1 dh]`.
+        queries: of the last block, [CLS] first `[b h n+1 dh]`; not rotated by place, which is no content.
         keys: alike.
         values: alike.
         cls_attention: attention that [CLS] pays to each patch in the last block `[b h n]`.
@@ -41,7 +43,7 @@ class Features(NamedTuple):
 
 
 class VisionTransformer(nn.Module):
-    """Pre-norm ViT with a learned position embedding.
+    """Pre-norm ViT: CrOC's and DINO's by default, DINOv2's and DINOv3's with the last settings.
 
     Attributes:
         patch_size: side of a patch in pixels.
@@ -54,6 +56,12 @@ class VisionTransformer(nn.Module):
         remat: recompute blocks in the backward pass.
         dtype: of the computation; parameters are float32.
         attention: "xla" or "cudnn".
+        num_registers: tokens beside [CLS] that no one reads.
+        layer_scale: whether a learned factor scales each feature of an update.
+        mlp: "gelu", or "swiglu": the first matrix gives twice as many features, of which one half gates the other.
+        positions: "learned", or "rope": rotations of queries and keys in every block.
+        position_resizing: how a learned embedding fits other grids, see `RESIZINGS`.
+        norm_epsilon: of the layer normalizations.
     """
 
     patch_size: int
@@ -66,6 +74,12 @@ class VisionTransformer(nn.Module):
     remat: bool = False
     dtype: Any = jnp.float32
     attention: str = "xla"
+    num_registers: int = 0
+    layer_scale: bool = False
+    mlp: str = "gelu"
+    positions: str = "learned"
+    position_resizing: str = "offset"
+    norm_epsilon: float = LAYER_NORM_EPSILON
 
     @nn.compact
     def __call__(self, images: Float[Array, "b H W c"], train: bool = False) -> Features:
@@ -81,31 +95,57 @@ class VisionTransformer(nn.Module):
         grid = patch_grid((images.shape[1], images.shape[2]), self.patch_size)
         tokens = PatchEmbedding(self.patch_size, self.width, self.dtype, name="patch_embedding")(images)
         cls_token = self.param("cls_token", truncated_normal, (1, 1, self.width))
-        positions = self.param("position_embedding", truncated_normal, (1, self.grid_size**2 + 1, self.width))
         cls_token = jnp.broadcast_to(cls_token, (tokens.shape[0], 1, self.width)).astype(self.dtype)
         tokens = jnp.concatenate([cls_token, tokens], axis=1)
-        tokens += resize_position_embedding(positions, (self.grid_size, self.grid_size), grid).astype(self.dtype)
-        tokens, qkv = self.run_blocks(tokens, train)
-        tokens = layer_norm(self.dtype, "norm")(tokens).astype(jnp.float32)
-        queries, keys, values = (jnp.swapaxes(part, 1, 2).astype(jnp.float32) for part in qkv)
-        scores = jnp.einsum("bhd,bhnd->bhn", queries[:, :, 0], keys) / math.sqrt(keys.shape[-1])
-        attention = jax.nn.softmax(scores, axis=-1)[..., 1:]
-        return Features(tokens[:, 0], tokens[:, 1:], queries, keys, values, attention)
+        if self.positions == "learned":
+            positions = self.param("position_embedding", truncated_normal, (1, self.grid_size**2 + 1, self.width))
+            learned_grid = (self.grid_size, self.grid_size)
+            positions = resize_position_embedding(positions, learned_grid, grid, resizing=self.position_resizing)
+            tokens += positions.astype(self.dtype)
+        tokens, first = self._insert_registers(tokens)
+        rotation = (
+            rotation_tables(grid, self.width // self.num_heads, prefix=first) if self.positions == "rope" else None
+        )
+        tokens, qkv = self.run_blocks(tokens, train, rotation)
+        tokens = layer_norm(self.dtype, "norm", self.norm_epsilon)(tokens).astype(jnp.float32)
+        attention = _cls_attention(qkv[0], qkv[1], rotation)[..., first:]
+        queries, keys, values = (
+            _without_registers(jnp.swapaxes(part, 1, 2), first).astype(jnp.float32) for part in qkv
+        )
+        return Features(tokens[:, 0], tokens[:, first:], queries, keys, values, attention)
 
-    def run_blocks(self, tokens: Float[Array, "b n d"], train: bool) -> tuple[Array, tuple[Array, Array, Array]]:
+    def _insert_registers(self, tokens: Float[Array, "b n d"]) -> tuple[Float[Array, "b m d"], int]:
+        """Returns the tokens with registers after [CLS], and the place of the first patch."""
+        if not self.num_registers:
+            return tokens, 1
+        registers = self.param("register_tokens", truncated_normal, (1, self.num_registers, self.width))
+        registers = jnp.broadcast_to(registers, (len(tokens), *registers.shape[1:])).astype(self.dtype)
+        return jnp.concatenate([tokens[:, :1], registers, tokens[:, 1:]], axis=1), 1 + self.num_registers
+
+    def run_blocks(
+        self, tokens: Float[Array, "b n d"], train: bool, rotation: np.ndarray | None = None
+    ) -> tuple[Array, tuple[Array, Array, Array]]:
         """Returns the last block's tokens, and its queries, keys and values `[b n h dh]`.
 
         All blocks but the last run in one `lax.scan`: compiled once whatever the depth, with the
         residual stream as its carry. Unrolled, XLA on CPU adds up all earlier updates anew
         wherever it reads the stream, which costs the square of the depth.
         """
-        settings = (self.num_heads, self.mlp_ratio, self.dtype, self.attention)
+        settings = {
+            "num_heads": self.num_heads,
+            "mlp_ratio": self.mlp_ratio,
+            "dtype": self.dtype,
+            "attention": self.attention,
+            "layer_scale": self.layer_scale,
+            "mlp": self.mlp,
+            "norm_epsilon": self.norm_epsilon,
+        }
         if self.is_initializing():
             qkv = ()
             for index in range(self.depth):
-                tokens, qkv = Block(*settings, name=f"block_{index}")(tokens)
+                tokens, qkv = Block(**settings, name=f"block_{index}")(tokens, rotation=rotation)
             return tokens, qkv  # pyright: ignore[reportReturnType]
-        block = Block(*settings, parent=None)
+        block = Block(**settings, parent=None)
         drop_path = train and self.drop_path_rate > 0
         rates = np.linspace(0, self.drop_path_rate, self.depth, dtype=np.float32)
         keys: Any = jax.random.split(self.make_rng("drop_path"), self.depth) if drop_path else None
@@ -113,7 +153,8 @@ class VisionTransformer(nn.Module):
 
         def run(tokens: Array, layer: tuple) -> tuple[Array, tuple[Array, Array, Array]]:
             layer_params, rate, key = layer
-            return block.apply({"params": layer_params}, tokens, DropPath(rate, key) if drop_path else None)  # pyright: ignore
+            drop = DropPath(rate, key) if drop_path else None
+            return block.apply({"params": layer_params}, tokens, drop, rotation)  # pyright: ignore
 
         policy = None if self.remat else jax.checkpoint_policies.save_only_these_names(*KEPT)
         # The scan already keeps both passes apart.
@@ -170,21 +211,35 @@ class Block(nn.Module):
     mlp_ratio: float
     dtype: Any
     attention: str
+    layer_scale: bool
+    mlp: str
+    norm_epsilon: float
 
     @nn.compact
     def __call__(
-        self, tokens: Float[Array, "b n d"], drop_path: DropPath | None = None
+        self, tokens: Float[Array, "b n d"], drop_path: DropPath | None = None, rotation: np.ndarray | None = None
     ) -> tuple[Array, tuple[Array, Array, Array]]:
-        """Returns the tokens, and the queries, keys and values `[b n h dh]`."""
+        """Returns the tokens, and the queries, keys and values `[b n h dh]`, not rotated."""
         update, qkv = Attention(self.num_heads, self.dtype, self.attention, name="attention")(
-            layer_norm(self.dtype, "norm_1")(tokens)
+            layer_norm(self.dtype, "norm_1", self.norm_epsilon)(tokens), rotation
         )
+        update = self._scale(update, "scale_1")
         tokens = checkpoint_name(tokens + (drop_path(update, 0) if drop_path else update), "middle")
         # Flat rows keep XLA on CPU from computing the activation anew inside each matrix product.
-        rows = layer_norm(self.dtype, "norm_2")(tokens).reshape(-1, tokens.shape[-1])
-        hidden = checkpoint_name(dense(int(tokens.shape[-1] * self.mlp_ratio), self.dtype, "mlp_1")(rows), "hidden")
-        update = dense(tokens.shape[-1], self.dtype, "mlp_2")(gelu(hidden)).reshape(tokens.shape)
+        rows = layer_norm(self.dtype, "norm_2", self.norm_epsilon)(tokens).reshape(-1, tokens.shape[-1])
+        width = round(tokens.shape[-1] * self.mlp_ratio)
+        gated = self.mlp == "swiglu"
+        hidden = checkpoint_name(dense((1 + gated) * width, self.dtype, "mlp_1")(rows), "hidden")
+        hidden = jax.nn.silu(hidden[:, :width]) * hidden[:, width:] if gated else gelu(hidden)
+        update = dense(tokens.shape[-1], self.dtype, "mlp_2")(hidden).reshape(tokens.shape)
+        update = self._scale(update, "scale_2")
         return tokens + (drop_path(update, 1) if drop_path else update), qkv
+
+    def _scale(self, update: Float[Array, "b n d"], name: str) -> Float[Array, "b n d"]:
+        if not self.layer_scale:
+            return update
+        start = nn.initializers.constant(LAYER_SCALE_START)
+        return update * self.param(name, start, (update.shape[-1],)).astype(self.dtype)
 
 
 class Attention(nn.Module):
@@ -195,15 +250,32 @@ class Attention(nn.Module):
     implementation: str
 
     @nn.compact
-    def __call__(self, tokens: Float[Array, "b n d"]) -> tuple[Array, tuple[Array, Array, Array]]:
-        """Returns the update, and the queries, keys and values `[b n h dh]`."""
+    def __call__(
+        self, tokens: Float[Array, "b n d"], rotation: np.ndarray | None = None
+    ) -> tuple[Array, tuple[Array, Array, Array]]:
+        """Returns the update, and the queries, keys and values `[b n h dh]`, not rotated."""
         batch, count, width = tokens.shape
         qkv = checkpoint_name(dense(3 * width, self.dtype, "qkv")(tokens), "qkv")
         qkv = qkv.reshape(batch, count, 3, self.num_heads, width // self.num_heads)
         queries, keys, values = (qkv[:, :, i] for i in range(3))
-        update = checkpoint_name(attend(queries, keys, values, implementation=self.implementation), "mixed")
+        turned = (queries, keys) if rotation is None else (rotate(queries, rotation), rotate(keys, rotation))
+        update = checkpoint_name(attend(*turned, values, implementation=self.implementation), "mixed")
         update = dense(width, self.dtype, "projection")(update.reshape(batch, count, width))
         return update, (queries, keys, values)
+
+
+def _cls_attention(
+    queries: Float[Array, "b n h dh"], keys: Float[Array, "b n h dh"], rotation: np.ndarray | None
+) -> Float[Array, "b h n"]:
+    """Returns the attention that [CLS], which no rotation moves, pays to each token."""
+    keys = keys if rotation is None else rotate(keys, rotation)
+    keys = jnp.swapaxes(keys, 1, 2).astype(jnp.float32)
+    scores = jnp.einsum("bhd,bhnd->bhn", queries[:, 0].astype(jnp.float32), keys) / math.sqrt(keys.shape[-1])
+    return jax.nn.softmax(scores, axis=-1)
+
+
+def _without_registers(tokens: Float[Array, "b h n dh"], first: int) -> Float[Array, "b h m dh"]:
+    return tokens if first == 1 else jnp.concatenate([tokens[:, :, :1], tokens[:, :, first:]], axis=2)
 
 
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -216,9 +288,9 @@ def dense(features: int, dtype: Any, name: str) -> nn.Dense:
     return nn.Dense(features, dtype=dtype, kernel_init=truncated_normal, name=name)
 
 
-def layer_norm(dtype: Any, name: str) -> nn.LayerNorm:
-    """Returns a layer normalization with the ViT's epsilon."""
-    return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=dtype, use_fast_variance=False, name=name)
+def layer_norm(dtype: Any, name: str, epsilon: float = LAYER_NORM_EPSILON) -> nn.LayerNorm:
+    """Returns a layer normalization; the variance is computed as such, not as a difference."""
+    return nn.LayerNorm(epsilon=epsilon, dtype=dtype, use_fast_variance=False, name=name)
 
 
 def uniform_initializer(bound: float) -> nn.initializers.Initializer:
@@ -240,41 +312,3 @@ def patch_grid(size: tuple[int, int], patch_size: int) -> tuple[int, int]:
     if height % patch_size or width % patch_size or not height or not width:
         raise ValueError(f"images of {height} x {width} pixels: whole patches of {patch_size} pixels must tile them")
     return height // patch_size, width // patch_size
-
-
-def resize_position_embedding(
-    embedding: Float[Array, "1 n+1 d"], grid: tuple[int, int], new_grid: tuple[int, int]
-) -> Float[Array, "1 m+1 d"]:
-    """Resizes the patches' part bicubically, as PyTorch does (a = -0.75, border repeated).
-
-    Args:
-        embedding: [CLS] first.
-        grid: rows and columns that it was learned for.
-        new_grid: rows and columns to return.
-    """
-    if grid == new_grid:
-        return embedding
-    width = embedding.shape[-1]
-    patches = embedding[0, 1:].reshape(*grid, width)
-    rows, columns = (_cubic_matrix(old, new) for old, new in zip(grid, new_grid, strict=True))
-    precision = jax.lax.Precision.HIGHEST
-    patches = jnp.einsum("rR,cC,RCd->rcd", rows, columns, patches, precision=precision)
-    return jnp.concatenate([embedding[:, :1], patches.reshape(1, -1, width)], axis=1)
-
-
-def _cubic_matrix(old: int, new: int) -> np.ndarray:
-    """Returns the weights `[new old]` of a cubic interpolation."""
-    # The official code asks for a size larger by 0.1, against rounding; that shifts the samples.
-    centers = (np.arange(new) + 0.5) * old / (new + 0.1) - 0.5
-    left = np.floor(centers).astype(int)
-    weights = np.zeros((new, old))
-    for offset in range(-1, 3):
-        weight = _cubic_kernel(np.abs(centers - (left + offset)))
-        np.add.at(weights, (np.arange(new), np.clip(left + offset, 0, old - 1)), weight)
-    return weights.astype(np.float32)
-
-
-def _cubic_kernel(distance: np.ndarray, a: float = -0.75) -> np.ndarray:
-    near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
-    far = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
-    return np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))

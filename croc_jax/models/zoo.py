@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from croc_jax.models.attention import choose_attention
 from croc_jax.models.config import BackboneConfig
+from croc_jax.models.position_embedding import RESIZINGS
 from croc_jax.models.vit import VisionTransformer, patch_grid
 
 # width, depth, heads
@@ -13,7 +14,9 @@ VARIANTS = {
     "vit_small": (384, 12, 6),
     "vit_base": (768, 12, 12),
     "vit_large": (1024, 24, 16),
+    "vit_giant": (1536, 40, 24),
 }
+CHOICES = {"mlp": ("gelu", "swiglu"), "positions": ("learned", "rope"), "position_resizing": RESIZINGS}
 
 
 def make_backbone(config: BackboneConfig, *, image_size: int) -> VisionTransformer:
@@ -33,6 +36,11 @@ def make_backbone(config: BackboneConfig, *, image_size: int) -> VisionTransform
     width, depth, num_heads = config.width or width, config.depth or depth, config.num_heads or num_heads
     if width % num_heads:
         raise ValueError(f"width={width}: num_heads={num_heads} must divide it")
+    if config.positions == "rope" and width // num_heads % 4:
+        raise ValueError(f"width={width}, num_heads={num_heads}: rotations need heads of a multiple of 4 features")
+    for name, known in CHOICES.items():
+        if getattr(config, name) not in known:
+            raise ValueError(f"{name}={getattr(config, name)!r}: choose one of {', '.join(known)}")
     dtype = compute_dtype(config.dtype)
     return VisionTransformer(
         patch_size=config.patch_size,
@@ -45,6 +53,12 @@ def make_backbone(config: BackboneConfig, *, image_size: int) -> VisionTransform
         remat=config.remat,
         dtype=dtype,
         attention=choose_attention(config.attention, dtype),
+        num_registers=config.num_registers,
+        layer_scale=config.layer_scale,
+        mlp=config.mlp,
+        positions=config.positions,
+        position_resizing=config.position_resizing,
+        norm_epsilon=config.norm_epsilon,
     )
 
 

@@ -1,0 +1,93 @@
+"""Where a token comes from: learned embeddings for other grids, and rotations by row and column."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+# How other libraries resize an embedding: the official CrOC, DINO and DINOv2 ask PyTorch for a size larger by 0.1;
+# Hugging Face does not; DINOv2 with registers and timm have the antialiased kernel of Pillow.
+RESIZINGS = ("offset", "plain", "antialias")
+ROPE_BASE = 100.0
+
+
+def resize_position_embedding(
+    embedding: Float[Array, "1 n+1 d"], grid: tuple[int, int], new_grid: tuple[int, int], *, resizing: str = "offset"
+) -> Float[Array, "1 m+1 d"]:
+    """Resizes the patches' part bicubically, as PyTorch does (a = -0.75, border repeated).
+
+    Args:
+        embedding: [CLS] first.
+        grid: rows and columns that it was learned for.
+        new_grid: rows and columns to return.
+        resizing: one of `RESIZINGS`.
+    """
+    if grid == new_grid:
+        return embedding
+    width = embedding.shape[-1]
+    patches = embedding[0, 1:].reshape(*grid, width)
+    matrix = {"offset": lambda *sizes: _cubic_matrix(*sizes, excess=0.1), "plain": _cubic_matrix}.get(
+        resizing, _antialiased_matrix
+    )
+    rows, columns = (matrix(old, new) for old, new in zip(grid, new_grid, strict=True))
+    precision = jax.lax.Precision.HIGHEST
+    patches = jnp.einsum("rR,cC,RCd->rcd", rows, columns, patches, precision=precision)
+    return jnp.concatenate([embedding[:, :1], patches.reshape(1, -1, width)], axis=1)
+
+
+def _cubic_matrix(old: int, new: int, excess: float = 0.0) -> np.ndarray:
+    """Returns the weights `[new old]` of a cubic interpolation; the excess, meant against rounding, shifts samples."""
+    centers = (np.arange(new) + 0.5) * old / (new + excess) - 0.5
+    left = np.floor(centers).astype(int)
+    weights = np.zeros((new, old))
+    for offset in range(-1, 3):
+        weight = _cubic_kernel(np.abs(centers - (left + offset)))
+        np.add.at(weights, (np.arange(new), np.clip(left + offset, 0, old - 1)), weight)
+    return weights.astype(np.float32)
+
+
+def _antialiased_matrix(old: int, new: int) -> np.ndarray:
+    """Returns the weights `[new old]` of Pillow's bicubic filter, which widens where it shrinks."""
+    scale = max(old / new, 1.0)
+    centers = (np.arange(new)[:, None] + 0.5) * old / new
+    distance = np.abs(np.arange(old) + 0.5 - centers) / scale
+    weights = _cubic_kernel(distance, a=-0.5)
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def _cubic_kernel(distance: np.ndarray, a: float = -0.75) -> np.ndarray:
+    near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
+    far = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
+    return np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))
+
+
+def rotation_tables(grid: tuple[int, int], head_width: int, *, prefix: int) -> Float[np.ndarray, "2 n dh"]:
+    """Returns cosines and sines that rotate queries and keys by row and column, as in DINOv3.
+
+    Rows and columns run from -1 to 1, whatever the grid; half of the angles belong to rows. Tokens
+    without a place stay as they are.
+
+    Args:
+        grid: rows and columns of patches.
+        head_width: a multiple of 4.
+        prefix: tokens without a place, which come first.
+    """
+    periods = ROPE_BASE ** (np.arange(head_width // 4) / (head_width // 4))
+    places = np.stack(np.meshgrid(*((2 * np.arange(n) + 1) / n - 1 for n in grid), indexing="ij"), axis=-1)
+    angles = (2 * np.pi * places.reshape(-1, 2, 1) / periods).reshape(-1, head_width // 2)
+    angles = np.concatenate([np.zeros((prefix, head_width // 2)), angles])
+    angles = np.concatenate([angles, angles], axis=1)
+    return np.stack([np.cos(angles), np.sin(angles)]).astype(np.float32)
+
+
+def rotate(tokens: Float[Array, "b n h dh"], tables: Float[Array | np.ndarray, "2 n dh"]) -> Float[Array, "b n h dh"]:
+    """Turns each pair of features (i, i + dh / 2) of queries or keys by their token's angles.
+
+    Args:
+        tokens: in any precision, which the result keeps.
+        tables: see `rotation_tables`.
+    """
+    half = tokens.shape[-1] // 2
+    cosines, sines = (table[:, None].astype(jnp.float32) for table in tables)
+    turned = jnp.concatenate([-tokens[..., half:], tokens[..., :half]], axis=-1)
+    return (tokens * cosines + turned * sines).astype(tokens.dtype)

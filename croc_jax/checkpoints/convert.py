@@ -1,73 +1,66 @@
-"""Parameters under the names and in the layout of the official PyTorch code, both ways."""
+"""Parameters of backbone and head under the names and in the layout of the official PyTorch code, both ways."""
 
-import re
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
-Params = dict[str, Any]
+from croc_jax.checkpoints.names import Params, WeightNamesError, flatten, nest, read_names, write_names
 
-# Each official name, the path of ours, and how the array is laid out there.
-NAME_TABLE = (
-    (r"backbone\.cls_token", "backbone/cls_token", "same"),
-    (r"backbone\.pos_embed", "backbone/position_embedding", "same"),
-    (r"backbone\.patch_embed\.proj\.weight", "backbone/patch_embedding/projection/kernel", "patches"),
-    (r"backbone\.patch_embed\.proj\.bias", "backbone/patch_embedding/projection/bias", "same"),
-    (r"backbone\.blocks\.(\d+)\.norm([12])\.weight", r"backbone/block_\1/norm_\2/scale", "same"),
-    (r"backbone\.blocks\.(\d+)\.norm([12])\.bias", r"backbone/block_\1/norm_\2/bias", "same"),
-    (r"backbone\.blocks\.(\d+)\.attn\.qkv\.weight", r"backbone/block_\1/attention/qkv/kernel", "linear"),
-    (r"backbone\.blocks\.(\d+)\.attn\.qkv\.bias", r"backbone/block_\1/attention/qkv/bias", "same"),
-    (r"backbone\.blocks\.(\d+)\.attn\.proj\.weight", r"backbone/block_\1/attention/projection/kernel", "linear"),
-    (r"backbone\.blocks\.(\d+)\.attn\.proj\.bias", r"backbone/block_\1/attention/projection/bias", "same"),
-    (r"backbone\.blocks\.(\d+)\.mlp\.fc([12])\.weight", r"backbone/block_\1/mlp_\2/kernel", "linear"),
-    (r"backbone\.blocks\.(\d+)\.mlp\.fc([12])\.bias", r"backbone/block_\1/mlp_\2/bias", "same"),
-    (r"backbone\.norm\.weight", "backbone/norm/scale", "same"),
-    (r"backbone\.norm\.bias", "backbone/norm/bias", "same"),
-    (r"head\.mlp\.0\.weight", "head/mlp_1/kernel", "linear"),
-    (r"head\.mlp\.0\.bias", "head/mlp_1/bias", "same"),
-    (r"head\.mlp\.2\.weight", "head/mlp_2/kernel", "linear"),
-    (r"head\.mlp\.2\.bias", "head/mlp_2/bias", "same"),
-    (r"head\.mlp\.4\.weight", "head/mlp_3/kernel", "linear"),
-    (r"head\.mlp\.4\.bias", "head/mlp_3/bias", "same"),
-    (r"head\.last_layer\.weight_g", "head/last_layer/scale", "same"),
-    (r"head\.last_layer\.weight_v", "head/last_layer/direction", "same"),
-    (r"head\.last_layer_c\.weight_g", "head/last_layer_dense/scale", "same"),
-    (r"head\.last_layer_c\.weight_v", "head/last_layer_dense/direction", "same"),
-)
+# Each official name, and the path of ours; kernels are transposed.
+HEAD_TABLE = {
+    **{
+        f"mlp.{2 * index}.{theirs}": f"mlp_{index + 1}/{ours}"
+        for index in range(3)
+        for theirs, ours in (("weight", "kernel"), ("bias", "bias"))
+    },
+    "last_layer.weight_g": "last_layer/scale",
+    "last_layer.weight_v": "last_layer/direction",
+    "last_layer_c.weight_g": "last_layer_dense/scale",
+    "last_layer_c.weight_v": "last_layer_dense/direction",
+}
 
 
 def from_official(weights: Mapping[str, np.ndarray]) -> Params:
-    """Returns {"backbone": ..., "head": ...} from arrays under official names.
+    """Returns {"backbone": ..., "head": ...} from arrays under official names; either may be missing.
 
     Raises:
-        ValueError: listing every name that the table does not know.
+        WeightNamesError: listing every name that the tables do not know.
     """
-    params: Params = {}
-    unknown = []
-    for name, array in weights.items():
-        row = next(((target, layout) for source, target, layout in _matches(name)), None)
-        if row is None:
-            unknown.append(name)
-            continue
-        *folders, leaf = row[0].split("/")
-        group = params
-        for folder in folders:
-            group = group.setdefault(folder, {})
-        group[leaf] = _from_layout(np.asarray(array), row[1])
+    parts = {kind: _below(weights, f"{kind}.") for kind in ("backbone", "head")}
+    unknown = {name for name in weights if not name.startswith(("backbone.", "head."))}
+    unknown |= {f"head.{name}" for name in parts["head"].keys() - HEAD_TABLE.keys()}
     if unknown:
-        raise ValueError(f"no place for the weights {', '.join(sorted(unknown))}")
+        raise WeightNamesError(f"no place for the weights {', '.join(sorted(unknown))}")
+    params: Params = {}
+    if parts["backbone"]:
+        params["backbone"] = read_names(parts["backbone"])
+    if parts["head"]:
+        flat = {HEAD_TABLE[name]: _turn(HEAD_TABLE[name], np.asarray(a)) for name, a in parts["head"].items()}
+        params["head"] = nest(flat)
     return params
 
 
-def _matches(name: str) -> list[tuple[str, str, str]]:
-    found = ((re.fullmatch(source, name), target, layout) for source, target, layout in NAME_TABLE)
-    return [(name, match.expand(target), layout) for match, target, layout in found if match]
+def to_official(params: Params) -> dict[str, np.ndarray]:
+    """Returns arrays under official names, the inverse of `from_official`.
+
+    Args:
+        params: {"backbone": ..., "head": ...} or one of them.
+
+    Raises:
+        WeightNamesError: listing every parameter without an official name.
+    """
+    weights = {}
+    if "backbone" in params:
+        weights = {f"backbone.{name}": array for name, array in write_names(params["backbone"], "official").items()}
+    if "head" in params:
+        names, flat = {ours: theirs for theirs, ours in HEAD_TABLE.items()}, flatten(params["head"])
+        weights |= {f"head.{names[path]}": np.ascontiguousarray(_turn(path, array)) for path, array in flat.items()}
+    return weights
 
 
-def _from_layout(array: np.ndarray, layout: str) -> np.ndarray:
-    if layout == "linear":
-        return array.T
-    if layout == "patches":
-        return array.transpose(2, 3, 1, 0).reshape(-1, array.shape[0])
-    return array
+def _below(weights: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    return {name.removeprefix(prefix): array for name, array in weights.items() if name.startswith(prefix)}
+
+
+def _turn(path: str, array: np.ndarray) -> np.ndarray:
+    return array.T if path.endswith("/kernel") else array

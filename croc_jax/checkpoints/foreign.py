@@ -1,6 +1,6 @@
-"""Backbones of other programs: weights of CrOC's and DINO's official vision transformers."""
+"""Backbones of other programs: CrOC, DINO, DINOv2 and DINOv3 as their owners, timm or Hugging Face ship them."""
 
-import math
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,16 +10,26 @@ import jax
 import numpy as np
 import safetensors.numpy
 
-from croc_jax.checkpoints.convert import Params, from_official
+from croc_jax.checkpoints.names import Params, WeightNamesError, flatten, is_gated, read_names
 from croc_jax.checkpoints.torch_file import read_torch_file
 from croc_jax.models import BackboneConfig, make_backbone
 from croc_jax.models.zoo import VARIANTS
 
 SUFFIXES = (".pth", ".pt", ".safetensors")
+# In a folder as Hugging Face ships it.
+HF_WEIGHTS, HF_CONFIG = "model.safetensors", "config.json"
 
-# In all of CrOC's and DINO's transformers; the weights do not tell.
+# In all of these transformers but one; the weights do not tell, but a config.json does.
 _HEAD_WIDTH = 64
-_PREFIXES = re.compile(r"^(module\.)?(_orig_mod\.)?(backbone\.)?")
+_NEEDED = (
+    "cls_token",
+    "patch_embedding/projection/kernel",
+    "norm/scale",
+    "block_0/mlp_1/bias",
+    "block_0/mlp_2/kernel",
+)
+# Of a model without a learned position embedding.
+_ROPE_GRID = 14
 
 
 class ForeignWeightsError(ValueError):
@@ -42,12 +52,18 @@ class ForeignBackbone(NamedTuple):
     epoch: int
 
 
+def is_foreign(checkpoint: Path) -> bool:
+    """Returns whether this is a file, or a folder of Hugging Face, rather than a workdir of ours."""
+    return checkpoint.suffix in SUFFIXES or (checkpoint / HF_WEIGHTS).is_file()
+
+
 def load_foreign_backbone(file: Path, *, which: str = "teacher") -> ForeignBackbone:
     """Reads a backbone in float32.
 
     Args:
-        file: a .pth file of CrOC or DINO, a whole checkpoint or a backbone alone, or a
-            .safetensors file with the same names.
+        file: a .pth file, a whole checkpoint of CrOC or DINO or a backbone alone; a .safetensors
+            file with the names of any of these libraries; or a folder with model.safetensors and
+            config.json.
         which: "teacher" or "student" of a whole checkpoint; a backbone alone is what it is.
 
     Raises:
@@ -55,26 +71,30 @@ def load_foreign_backbone(file: Path, *, which: str = "teacher") -> ForeignBackb
         ForeignWeightsError: for another architecture, with all names that have no place or are
             missing.
     """
-    contents = _read(file)
-    epoch = contents.get("epoch", 0)
-    weights = contents.get(which, contents)
+    file = file / HF_WEIGHTS if file.is_dir() else file
+    contents = read_contents(file)
+    epoch, weights = contents.get("epoch", 0), contents.get(which, contents)
     if weights is contents and "student" in contents:
         raise ForeignWeightsError(f"{file} holds no {which!r}, only {', '.join(sorted(contents))}")
-    arrays = {}
-    for name, array in weights.items():
-        place = _PREFIXES.sub("", name)
-        if not place.startswith("head.") and isinstance(array, np.ndarray):
-            arrays[place] = array.astype(np.float32)
-    config, image_size = _infer(file, arrays)
+    arrays = {name: array for name, array in weights.items() if isinstance(array, np.ndarray)}
+    arrays = {name: np.asarray(array, np.float32) for name, array in arrays.items() if ".head." not in f".{name}"}
     try:
-        params = from_official({f"backbone.{name}": array for name, array in arrays.items()})
-    except ValueError as error:
-        raise ForeignWeightsError(f"{file} is no vision transformer of CrOC or DINO: {error}") from error
-    _check_complete(file, params["backbone"], config, image_size)
-    return ForeignBackbone(config, image_size, params["backbone"], epoch if isinstance(epoch, int) else 0)
+        params = read_names(arrays)
+    except WeightNamesError as error:
+        raise ForeignWeightsError(f"{file} is no vision transformer that we know: {error}") from error
+    config, image_size = _infer(file, flatten(params), arrays)
+    _check_complete(file, params, config, image_size)
+    return ForeignBackbone(config, image_size, params, epoch if isinstance(epoch, int) else 0)
 
 
-def _read(file: Path) -> Mapping[str, Any]:
+def read_contents(file: Path) -> Mapping[str, Any]:
+    """Returns what a file holds by name: arrays, and whatever else a .pth has.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ForeignWeightsError: if it holds no dictionary.
+        TorchFileError: see `read_torch_file`.
+    """
     if not file.is_file():
         raise FileNotFoundError(f"no file {file}")
     if file.suffix != ".safetensors":
@@ -88,27 +108,72 @@ def _read(file: Path) -> Mapping[str, Any]:
         raise ForeignWeightsError(f"{file} is no safetensors file: {error}") from error
 
 
-def _infer(file: Path, arrays: Mapping[str, np.ndarray]) -> tuple[BackboneConfig, int]:
-    """Tells the architecture from names and shapes."""
-    expected = {"cls_token": 3, "pos_embed": 3, "patch_embed.proj.weight": 4, "norm.weight": 1}
-    missing = [name for name, axes in expected.items() if name not in arrays or arrays[name].ndim != axes]
-    depths = {int(name.split(".")[1]) for name in arrays if re.match(r"blocks\.\d+\.", name)}
-    if missing or not depths:
-        lacking = ", ".join(missing or ["blocks.0"])
-        raise ForeignWeightsError(f"{file} is no vision transformer of CrOC or DINO: it lacks {lacking}")
-    width, _, patch_size, _ = arrays["patch_embed.proj.weight"].shape
-    side = math.isqrt(arrays["pos_embed"].shape[1] - 1)
-    depth, num_heads = max(depths) + 1, width // _HEAD_WIDTH
-    hidden = arrays.get("blocks.0.mlp.fc1.weight", np.zeros((4 * width, width)))
-    if side**2 + 1 != arrays["pos_embed"].shape[1] or width % _HEAD_WIDTH:
+def _infer(file: Path, flat: dict[str, np.ndarray], names: Mapping[str, Any]) -> tuple[BackboneConfig, int]:
+    """Tells the architecture from shapes, and from what the library calls its weights."""
+    expected = (
+        "cls_token",
+        "patch_embedding/projection/kernel",
+        "norm/scale",
+        "block_0/mlp_1/bias",
+        "block_0/mlp_2/kernel",
+    )
+    if missing := [name for name in expected if name not in flat]:
+        raise ForeignWeightsError(f"{file} is no vision transformer that we know: it lacks {', '.join(missing)}")
+    stated = _stated(file)
+    width, depth = (
+        flat["cls_token"].shape[-1],
+        1 + max(int(n[6 : n.index("/")]) for n in flat if n.startswith("block_")),
+    )
+    patch_size = round((len(flat["patch_embedding/projection/kernel"]) / 3) ** 0.5)
+    if width % _HEAD_WIDTH and "num_attention_heads" not in stated:
+        raise ForeignWeightsError(f"{file}: {width} features, where these transformers have heads of {_HEAD_WIDTH}")
+    if is_gated(flat) and (gate := stated.get("hidden_act", "silu")) not in ("silu", "swish"):
+        raise ForeignWeightsError(f"{file}: hidden_act={gate!r} gates the MLPs; only silu is known")
+    num_heads = stated.get("num_attention_heads", width // _HEAD_WIDTH)
+    rope = "position_embedding" not in flat
+    count = _ROPE_GRID**2 + 1 if rope else flat["position_embedding"].shape[1]
+    side = round((count - 1) ** 0.5)
+    if side**2 + 1 != count:
         raise ForeignWeightsError(
-            f"{file}: {arrays['pos_embed'].shape[1]} positions of {width} features, where CrOC and DINO have "
-            f"one more than a square number of them, and heads of {_HEAD_WIDTH} features"
+            f"{file}: {count} positions of {width} features, where one more than a square number is needed"
         )
     variant = next((name for name, size in VARIANTS.items() if size == (width, depth, num_heads)), None)
-    sizes = {} if variant else {"width": width, "depth": depth, "num_heads": num_heads}
-    variant = {"variant": variant} if variant else {}
-    return BackboneConfig(patch_size=patch_size, mlp_ratio=len(hidden) / width, **variant, **sizes), side * patch_size
+    sizes: Any = {"width": width, "depth": depth, "num_heads": num_heads} if variant is None else {"variant": variant}
+    config = BackboneConfig(
+        patch_size=patch_size,
+        mlp_ratio=flat["block_0/mlp_2/kernel"].shape[0] / width,
+        num_registers=flat["register_tokens"].shape[1] if "register_tokens" in flat else 0,
+        layer_scale="block_0/scale_1" in flat,
+        mlp="swiglu" if is_gated(flat) else "gelu",
+        positions="rope" if rope else "learned",
+        position_resizing=_resizing(names),
+        norm_epsilon=stated.get("layer_norm_eps", 1e-5 if rope else 1e-6),
+        **sizes,
+    )
+    return config, side * patch_size
+
+
+def _stated(file: Path) -> dict[str, Any]:
+    """Returns what a config.json beside the weights says."""
+    config = file.parent / HF_CONFIG
+    if file.name != HF_WEIGHTS or not config.is_file():
+        return {}
+    try:
+        return json.loads(config.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ForeignWeightsError(f"cannot read {config} ({error})") from error
+
+
+def _resizing(names: Mapping[str, Any]) -> str:
+    """Tells how the library that ships these weights resizes a position embedding."""
+    has_registers = any(re.search(r"(reg|register|storage)_tokens?$", name) for name in names)
+    if has_registers:
+        return "antialias"
+    if any("embeddings." in name for name in names):
+        return "plain"
+    # DINOv2's own files have a mask token, which timm drops.
+    of_timm = any(name.endswith("ls1.gamma") for name in names) and not any("mask_token" in name for name in names)
+    return "antialias" if of_timm else "offset"
 
 
 def _check_complete(file: Path, params: Params, config: BackboneConfig, image_size: int) -> None:

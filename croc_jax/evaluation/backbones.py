@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from croc_jax.checkpoints.foreign import SUFFIXES, load_foreign_backbone
+from croc_jax.checkpoints.foreign import is_foreign, load_foreign_backbone
 from croc_jax.checkpoints.orbax import restore_backbone
 from croc_jax.data.config import DataConfig, ViewsConfig
 from croc_jax.models import VisionTransformer, make_backbone
@@ -50,14 +50,14 @@ def trained_backbone(checkpoint: Path, *, which: str = "teacher") -> FrozenBackb
 
     Args:
         checkpoint: a workdir (its latest checkpoint), a folder WORKDIR/checkpoints/STEP, or a file
-            of the official CrOC or DINO (`croc_jax.checkpoints.foreign`).
+            or folder of another library (`croc_jax.checkpoints.foreign`).
         which: "teacher" or "student".
 
     Raises:
         CheckpointError: if there is no checkpoint that can be used.
         ValueError: if `which` is neither, or a file's weights do not fit.
     """
-    if checkpoint.suffix in SUFFIXES:
+    if is_foreign(checkpoint):
         return _foreign(checkpoint, which)
     recipe, params, step = restore_backbone(checkpoint, which=which)
     module = make_backbone(recipe.backbone, image_size=recipe.data.views.crop_size)

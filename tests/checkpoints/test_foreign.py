@@ -98,7 +98,8 @@ def test_teacher_and_student_of_pytorch_files(tmp_path):
     [
         (lambda w: w.pop("cls_token"), "lacks cls_token"),
         (lambda w: w.pop("blocks.1.attn.qkv.bias"), "no block_1/attention/qkv/bias"),
-        (lambda w: w.update({"blocks.0.ls1.gamma": np.ones(WIDTH)}), "no place for the weights .*ls1.gamma"),
+        (lambda w: w.update({"blocks.0.ls1.gamma": np.ones(WIDTH)}), "no block_0/scale_2; no block_1/scale_1"),
+        (lambda w: w.update({"blocks.0.adapter": np.ones(WIDTH)}), "no place for the weights blocks.0.adapter"),
         (lambda w: w.update({"norm.bias": np.ones(3)}), r"norm/bias is \(3,\), not \(64,\)"),
         (lambda w: w.update({"pos_embed": np.ones((1, 12, WIDTH))}), "12 positions of 64 features"),
     ],

@@ -1,0 +1,334 @@
+"""Names of a transformer's weights in PyTorch's libraries, and ours: one table, read both ways."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+Params = dict[str, Any]
+FORMATS = ("official", "timm", "hf_vit", "hf_dinov2", "hf_dinov3")
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One array of ours, and what others call it; {i} is the number of a block.
+
+    Attributes:
+        ours: path in our parameters.
+        names: by format (`FORMATS`); no format, no such array there.
+        aliases: further names that are read.
+        layout: "same", "linear" (transposed) or "patches".
+        part: this array is number part[0] of part[1] along the outputs of ours.
+    """
+
+    ours: str
+    names: Mapping[str, str]
+    aliases: tuple[str, ...] = ()
+    layout: str = "same"
+    part: tuple[int, int] | None = None
+
+
+def _names(*names: str) -> dict[str, str]:
+    """Returns names by format, in the order of `FORMATS`; an empty one is left out."""
+    return {form: name for form, name in zip(FORMATS, names, strict=True) if name}
+
+
+def _weight_and_bias(
+    ours: str,
+    names: Mapping[str, str],
+    *,
+    aliases: tuple[str, ...] = (),
+    layout: str = "linear",
+    part: tuple[int, int] | None = None,
+) -> tuple[Row, Row]:
+    """Returns the rows of a linear map or a normalization."""
+    kernel = "scale" if layout == "same" else "kernel"
+    ends = (("weight", kernel, layout), ("bias", "bias", "same"))
+    weight, bias = (
+        Row(
+            f"{ours}/{mine}",
+            {form: f"{name}.{end}" for form, name in names.items()},
+            tuple(f"{alias}.{end}" for alias in aliases),
+            how,
+            part,
+        )
+        for end, mine, how in ends
+    )
+    return weight, bias
+
+
+_OLD, _NEW = "encoder.layer.{i}.", "layer.{i}."
+_VIT_QKV = [f"{_OLD}attention.attention.{kind}" for kind in ("query", "key", "value")]
+_DINOV3_QKV = [f"{_NEW}attention.{kind}_proj" for kind in "qkv"]
+
+TABLE: tuple[Row, ...] = (
+    Row("cls_token", _names("cls_token", "cls_token", *["embeddings.cls_token"] * 3)),
+    Row("position_embedding", _names("pos_embed", "pos_embed", *["embeddings.position_embeddings"] * 2, "")),
+    Row(
+        "register_tokens",
+        _names("register_tokens", "reg_token", "", *["embeddings.register_tokens"] * 2),
+        ("storage_tokens",),
+    ),
+    *_weight_and_bias(
+        "patch_embedding/projection",
+        _names(
+            *["patch_embed.proj"] * 2, *["embeddings.patch_embeddings.projection"] * 2, "embeddings.patch_embeddings"
+        ),
+        layout="patches",
+    ),
+    *_weight_and_bias(
+        "block_{i}/norm_1",
+        _names(*["blocks.{i}.norm1"] * 2, f"{_OLD}layernorm_before", f"{_OLD}norm1", f"{_NEW}norm1"),
+        layout="same",
+    ),
+    *_weight_and_bias(
+        "block_{i}/norm_2",
+        _names(*["blocks.{i}.norm2"] * 2, f"{_OLD}layernorm_after", f"{_OLD}norm2", f"{_NEW}norm2"),
+        layout="same",
+    ),
+    *_weight_and_bias("block_{i}/attention/qkv", _names(*["blocks.{i}.attn.qkv"] * 2, "", "", "")),
+    *(
+        row
+        for index in range(3)
+        for row in _weight_and_bias(
+            "block_{i}/attention/qkv",
+            _names("", "", _VIT_QKV[index], _VIT_QKV[index], _DINOV3_QKV[index]),
+            aliases=(f"{_OLD}attention.{'qkv'[index]}_proj",),
+            part=(index, 3),
+        )
+    ),
+    *(
+        Row("block_{i}/attention/qkv/bias", {}, (f"blocks.{{i}}.attn.{kind}_bias",), part=(index, 3))
+        for index, kind in enumerate("qkv")
+    ),
+    *_weight_and_bias(
+        "block_{i}/attention/projection",
+        _names(*["blocks.{i}.attn.proj"] * 2, *[f"{_OLD}attention.output.dense"] * 2, f"{_NEW}attention.o_proj"),
+        aliases=(f"{_OLD}attention.o_proj",),
+    ),
+    *(
+        Row(
+            f"block_{{i}}/scale_{n}",
+            _names(
+                *[f"blocks.{{i}}.ls{n}.gamma"] * 2,
+                "",
+                f"{_OLD}layer_scale{n}.lambda1",
+                f"{_NEW}layer_scale{n}.lambda1",
+            ),
+            (f"blocks.{{i}}.gamma_{n}",),
+        )
+        for n in (1, 2)
+    ),
+    *_weight_and_bias(
+        "block_{i}/mlp_1",
+        _names(*["blocks.{i}.mlp.fc1"] * 2, f"{_OLD}intermediate.dense", f"{_OLD}mlp.fc1", f"{_NEW}mlp.up_proj"),
+        aliases=("blocks.{i}.mlp.w12", f"{_OLD}mlp.weights_in"),
+    ),
+    *(
+        row
+        for index, kinds in enumerate((("w1", "fc1_g", "gate_proj"), ("w2", "fc1_x", "gated_up_proj")))
+        for row in _weight_and_bias(
+            "block_{i}/mlp_1",
+            {},
+            aliases=(
+                *(f"blocks.{{i}}.mlp.{kind}" for kind in kinds[:2]),
+                *(f"{layer}mlp.{kinds[2]}" for layer in (_OLD, _NEW)),
+            ),
+            part=(index, 2),
+        )
+    ),
+    *_weight_and_bias(
+        "block_{i}/mlp_2",
+        _names(*["blocks.{i}.mlp.fc2"] * 2, f"{_OLD}output.dense", f"{_OLD}mlp.fc2", f"{_NEW}mlp.down_proj"),
+        aliases=("blocks.{i}.mlp.w3", f"{_OLD}mlp.weights_out", f"{_OLD}mlp.down_proj"),
+    ),
+    *_weight_and_bias("norm", _names("norm", "norm", "layernorm", "layernorm", "norm"), layout="same"),
+)
+# What files hold beside a backbone.
+IGNORED = re.compile(
+    r"(embeddings\.)?mask_token|rope_embed\.periods|(head|head_drop|fc_norm|pooler|classifier|decoder|dino_head|ibot_head)"
+    r"(\..*)?|blocks\.\d+\.attn\.qkv\.bias_mask"
+)
+# Of whole models around a backbone.
+_PREFIXES = re.compile(r"^(module\.|_orig_mod\.|backbone\.|dinov2\.|dinov2_with_registers\.|dinov3_vit\.|vit\.)+")
+
+
+class WeightNamesError(ValueError):
+    """Names or shapes fit no transformer of ours; the message lists all of them."""
+
+
+def read_names(weights: Mapping[str, np.ndarray]) -> Params:
+    """Returns parameters from arrays under the names of any known library.
+
+    Args:
+        weights: by name; a prefix such as "module." is skipped.
+
+    Raises:
+        WeightNamesError: listing every name that has no place.
+    """
+    arrays = _normalize_names(weights)
+    found: dict[str, dict[int, np.ndarray]] = {}
+    unknown = []
+    for name, array in arrays.items():
+        if (match := _find(name)) is not None:
+            place, row = match
+            found.setdefault(place, {})[row.part[0] if row.part else -1] = _from_layout(array, row.layout)
+        elif not IGNORED.fullmatch(name):
+            unknown.append(name)
+    if unknown:
+        raise WeightNamesError(f"no place for the weights {', '.join(sorted(unknown))}")
+    joined = {place: _join(place, parts, found) for place, parts in found.items()}
+    _mask_bias(arrays, joined)
+    _complete(joined)
+    return nest(joined)
+
+
+def write_names(params: Params, form: str) -> dict[str, np.ndarray]:
+    """Returns arrays under the names of a library.
+
+    Args:
+        params: of a backbone.
+        form: one of `FORMATS`.
+
+    Raises:
+        WeightNamesError: listing every parameter that the library's model has no name for.
+    """
+    flat, weights, lost = flatten(params), {}, []
+    gated = is_gated(flat)
+    for path, array in flat.items():
+        block = re.match(r"block_(\d+)/", path)
+        generic = re.sub(r"^block_\d+/", "block_{i}/", path)
+        rows = [row for row in TABLE if row.ours == generic and form in row.names]
+        if not rows:
+            lost.append(path)
+        for row in rows:
+            name = row.names[form].replace("{i}", block[1] if block else "")
+            part = np.split(array, row.part[1], axis=-1)[row.part[0]] if row.part else array
+            weights[_gated(name) if gated and form != "timm" else name] = np.ascontiguousarray(
+                _to_layout(part, row.layout)
+            )
+    if lost:
+        raise WeightNamesError(f"the format {form} has no names for {', '.join(sorted(lost))}")
+    return weights
+
+
+def is_gated(flat: Mapping[str, np.ndarray]) -> bool:
+    """Returns whether the first matrix of the MLPs gives twice what the second takes."""
+    return flat["block_0/mlp_1/bias"].shape[0] == 2 * flat["block_0/mlp_2/kernel"].shape[0]
+
+
+def _gated(name: str) -> str:
+    """Returns what DINOv2 calls the matrices of a gated MLP; timm has no other names for them."""
+    for plain, official, hf in (("fc1", "w12", "weights_in"), ("fc2", "w3", "weights_out")):
+        name = re.sub(rf"^(encoder\.layer\.\d+\.mlp\.){plain}", rf"\1{hf}", name)
+        name = re.sub(rf"^(blocks\.\d+\.mlp\.){plain}", rf"\1{official}", name)
+    return name
+
+
+def nest(flat: Mapping[str, np.ndarray]) -> Params:
+    """Returns {"a": {"b": x}} for {"a/b": x}."""
+    params: Params = {}
+    for path, array in flat.items():
+        *folders, leaf = path.split("/")
+        group = params
+        for folder in folders:
+            group = group.setdefault(folder, {})
+        group[leaf] = array
+    return params
+
+
+def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
+    """Returns {"a/b": x} for {"a": {"b": x}}."""
+    flat = {}
+    for name, value in params.items():
+        flat |= flatten(value, f"{prefix}{name}/") if isinstance(value, Mapping) else {prefix + name: np.asarray(value)}
+    return flat
+
+
+def _normalize_names(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    arrays = {_PREFIXES.sub("", name): array for name, array in weights.items()}
+    gated = any(name.endswith("mlp.gate_proj.weight") for name in arrays)
+    renamed = {}
+    for name, array in arrays.items():
+        # The newest Hugging Face names of blocks, and DINOv2's in chunks of blocks.
+        name = re.sub(r"^(model\.)?layers?\.(\d+)\.", r"layer.\2.", name)
+        name = re.sub(r"^layer\.(\d+)\.(layernorm_|mlp\.fc)", r"encoder.layer.\1.\2", name)
+        name = re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", name)
+        # One name for two things: the first matrix, or the half of it that the other one gates.
+        name = name.replace("mlp.up_proj", "mlp.gated_up_proj") if gated else name
+        renamed[name] = array
+    return renamed
+
+
+def _matchers() -> list[tuple[Callable[[str], re.Match | None], Row]]:
+    matchers = []
+    for row in TABLE:
+        for name in dict.fromkeys((*row.names.values(), *row.aliases)):
+            pattern = re.escape(name).replace(r"\{i\}", r"(\d+)")
+            matchers.append((re.compile(pattern).fullmatch, row))
+    return matchers
+
+
+_MATCHERS = _matchers()
+
+
+def _find(name: str) -> tuple[str, Row] | None:
+    for fullmatch, row in _MATCHERS:
+        if match := fullmatch(name):
+            return row.ours.replace("{i}", match[1]) if match.groups() else row.ours, row
+    return None
+
+
+def _from_layout(array: np.ndarray, layout: str) -> np.ndarray:
+    if layout == "linear":
+        return array.T
+    if layout == "patches":
+        return array.transpose(2, 3, 1, 0).reshape(-1, array.shape[0])
+    return array
+
+
+def _to_layout(array: np.ndarray, layout: str) -> np.ndarray:
+    if layout == "linear":
+        return array.T
+    if layout == "patches":
+        side = round((len(array) / 3) ** 0.5)
+        return array.reshape(side, side, 3, -1).transpose(3, 2, 0, 1)
+    return array
+
+
+def _join(place: str, parts: dict[int, np.ndarray], found: Mapping[str, dict[int, np.ndarray]]) -> np.ndarray:
+    """Puts parts side by side; a bias that is left out, as that of DINOv3's keys, is zero."""
+    if -1 in parts:
+        return parts[-1]
+    count = 3 if "qkv" in place else 2
+    kernel = found.get(place.removesuffix("/bias") + "/kernel", {})
+    width = next(iter(parts.values())).shape[-1]
+    if place.endswith("/bias"):
+        parts = {index: np.zeros(width, np.float32) for index in range(count)} | parts
+    if len(parts) < count:
+        raise WeightNamesError(f"only {len(parts)} of the {count} parts of {place}; {len(kernel)} of its kernel")
+    return np.concatenate([parts[index] for index in range(count)], axis=-1)
+
+
+def _mask_bias(arrays: Mapping[str, np.ndarray], joined: dict[str, np.ndarray]) -> None:
+    """DINOv3's own files multiply the bias of queries, keys and values by a mask of ones and zeros."""
+    for name, mask in arrays.items():
+        if match := re.fullmatch(r"blocks\.(\d+)\.attn\.qkv\.bias_mask", name):
+            place = f"block_{match[1]}/attention/qkv/bias"
+            joined[place] = joined[place] * np.nan_to_num(mask, nan=0.0)
+
+
+def _complete(joined: dict[str, np.ndarray]) -> None:
+    """Fills in what some files leave out because it is nothing: biases, and the place of [CLS]."""
+    if not any(place.endswith("attention/qkv/bias") for place in joined):
+        kernels = {place: kernel for place, kernel in joined.items() if place.endswith("attention/qkv/kernel")}
+        for place, kernel in kernels.items():
+            joined[place.removesuffix("kernel") + "bias"] = np.zeros(kernel.shape[-1], np.float32)
+    embedding = joined.get("position_embedding")
+    if embedding is not None and round(embedding.shape[1] ** 0.5) ** 2 == embedding.shape[1]:
+        joined["position_embedding"] = np.concatenate([np.zeros_like(embedding[:, :1]), embedding], axis=1)
+    registers = joined.get("register_tokens")
+    if registers is not None and not registers.size:
+        del joined["register_tokens"]

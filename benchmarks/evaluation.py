@@ -79,6 +79,7 @@ def main(argv: list[str]) -> None:
                 ]
             )
             lines.append(f"{' + '.join(names)}: {seconds:.0f} s of processor time, peak {gib:.2f} GiB")
+            print(lines[-1], flush=True)
     print("\n".join([f"images of {SIDE} x {SIDE}: {counts['train']} to learn from, {counts['val']} to score", *lines]))
 
 

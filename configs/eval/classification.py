@@ -51,6 +51,6 @@ def get_config(variant: str = "small") -> ConfigDict:
             # The architecture of --checkpoint=random: a config file, or a workdir.
             "recipe": "configs/croc_vits16_imagenet.py",
             # What changes no score.
-            "budget": {"host_gib": 4.0, "device_gib": 1.0, "batch_size": 32, "num_threads": 2},
+            "budget": {"host_gib": 3.0, "device_gib": 1.0, "batch_size": 32, "num_threads": 2},
         }
     )

@@ -29,5 +29,7 @@ def get_config() -> ConfigDict:
             "which": "teacher",
             # The architecture of --checkpoint=random: a config file, or a workdir.
             "recipe": "configs/croc_vits16_coco.py",
+            # What changes no score: one frame at a time, so there is nothing to choose.
+            "budget": {},
         }
     )

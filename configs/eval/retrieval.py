@@ -37,6 +37,6 @@ def get_config() -> ConfigDict:
             # The architecture of --checkpoint=random: a config file, or a workdir.
             "recipe": "configs/croc_vits16_coco.py",
             # What changes no score.
-            "budget": {"host_gib": 4.0, "device_gib": 1.0, "batch_size": 8, "num_threads": 2},
+            "budget": {"host_gib": 3.0, "device_gib": 1.0, "batch_size": 8, "num_threads": 2},
         }
     )

@@ -15,6 +15,7 @@ from rich.progress import Progress
 from croc_jax.data.labeled import SegmentationSplit
 from croc_jax.data.labeled_images import ClassificationSplit
 from croc_jax.data.photometric import normalize
+from croc_jax.evaluation.paging import release_pages
 from croc_jax.models import VisionTransformer, patch_grid
 
 # What one image can be summed up by.
@@ -36,7 +37,7 @@ class MemoryBudget:
         num_threads: threads that decode and resize images.
     """
 
-    host_gib: float = 4.0
+    host_gib: float = 3.0
     device_gib: float = 1.0
     batch_size: int = 8
     num_threads: int = 2
@@ -194,6 +195,7 @@ class FrozenFeatures:
             tokens, count = self._extract_fn(self.params, batch.images), len(batch.labels)
             if kept is not None:
                 kept[start : start + count] = np.asarray(tokens)[:count]
+                release_pages(kept)
             start += count
             yield TokenBatch(tokens, batch.labels)
         if kept is not None:
@@ -211,6 +213,7 @@ class FrozenFeatures:
             count = len(batch.labels)
             if own is not None:
                 own[start : start + count] = np.asarray(batch.tokens)[:count]
+                release_pages(own)
             labels += batch.labels
             start += count
         return LabeledTokens(self._known[key] if own is None else own, np.stack(labels))
@@ -255,6 +258,7 @@ class FrozenFeatures:
         for batch in self._track(batches, split):
             count = len(batch.labels)
             features[start : start + count] = np.asarray(self._pool_fn(self.params, batch.images))[:count, stored]
+            release_pages(features)
             labels.append(batch.labels)
             start += count
         return features, np.concatenate(labels)
@@ -267,6 +271,7 @@ class FrozenFeatures:
             part = tokens[start : start + size]
             padded = np.zeros((size, *tokens.shape[1:]), tokens.dtype)
             padded[: len(part)] = part
+            release_pages(tokens)
             start += size
             yield TokenBatch(padded, labels)
 

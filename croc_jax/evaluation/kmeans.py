@@ -12,6 +12,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
+from croc_jax.evaluation.paging import release_pages
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class KMeansConfig:
@@ -127,6 +129,7 @@ def _chunks(tokens: np.ndarray, size: int, mesh: Mesh | None) -> Iterator[tuple[
         part = tokens[start : start + size]
         counted = np.arange(size) < len(part)
         padded = np.pad(part, ((0, size - len(part)), (0, 0)))
+        release_pages(tokens)
         sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0])) if mesh is not None else None
         yield jax.device_put(padded, sharding), counted
 

@@ -15,6 +15,7 @@ from croc_jax.data.labeled import IGNORED
 from croc_jax.evaluation.features import LabeledTokens, MemoryBudget
 from croc_jax.evaluation.interpolation import bilinear_matrix, resize_with
 from croc_jax.evaluation.normalization import NORMALIZATIONS, TokenScale, token_scale
+from croc_jax.evaluation.paging import release_pages
 
 PRECISION = jax.lax.Precision.HIGHEST
 
@@ -198,10 +199,8 @@ def _make_feed(data: LabeledTokens, device_bytes: int) -> Callable[[Int[np.ndarr
         # A quarter, because the next piece is gathered on the host while the last ones are still in use.
         batches = max(device_bytes // 4 // (order.shape[1] * data.tokens[0].nbytes), 1)
         for rows in np.split(order, range(0, len(order), batches)[1:]):
-            yield (
-                data.tokens[rows.ravel()],
-                data.labels[rows.ravel()],
-                np.arange(rows.size).reshape(rows.shape),
-            )
+            tokens = data.tokens[rows.ravel()]
+            release_pages(data.tokens)
+            yield tokens, data.labels[rows.ravel()], np.arange(rows.size).reshape(rows.shape)
 
     return stream

@@ -1,11 +1,14 @@
 """Normalization of frozen tokens by their own statistics, so that probes converge alike on any of them."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+
+from croc_jax.evaluation.paging import release_pages
 
 NORMALIZATIONS = ("none", "standardize", "whiten")
 # Directions with less than this share of the mean variance are rounding noise of half precision.
@@ -42,9 +45,12 @@ def token_scale(tokens: Float[np.ndarray, "n r c d"], normalization: str) -> Tok
     return TokenScale(jnp.asarray(mean, jnp.float32), jnp.asarray(transform, jnp.float32))
 
 
-def _mean_of(sum_fn, tokens: np.ndarray) -> np.ndarray:
-    chunks = (tokens[start : start + IMAGES_AT_ONCE] for start in range(0, len(tokens), IMAGES_AT_ONCE))
-    return sum(np.asarray(sum_fn(chunk), np.float64) for chunk in chunks) / (tokens.size // tokens.shape[-1])
+def _mean_of(sum_fn: Callable[[np.ndarray], Array], tokens: np.ndarray) -> np.ndarray:
+    total: Any = 0.0
+    for start in range(0, len(tokens), IMAGES_AT_ONCE):
+        total = total + np.asarray(sum_fn(tokens[start : start + IMAGES_AT_ONCE]), np.float64)
+        release_pages(tokens)
+    return total / (tokens.size // tokens.shape[-1])
 
 
 def _sums(chunk: Array) -> Float[Array, " d"]:

@@ -24,6 +24,7 @@ from ml_collections import config_flags
 from rich.console import Console
 
 from croc_jax.checkpoints import Checkpointer
+from croc_jax.checkpoints.continuation import first_state
 from croc_jax.data.damage import UnreadableImagesError
 from croc_jax.data.pipeline import CropDataset, make_dataset
 from croc_jax.data.sources import open_data
@@ -33,7 +34,7 @@ from croc_jax.training.loop import Outcome, Outputs, RunLength, run_training
 from croc_jax.training.metrics_log import MetricsLog
 from croc_jax.training.progress import RunProgress
 from croc_jax.training.sharding import check_batch_divides, make_mesh
-from croc_jax.training.start import abstract_state, fresh_state
+from croc_jax.training.start import abstract_state
 from croc_jax.training.state import TrainState
 from croc_jax.training.step import make_train_step
 from croc_jax.training.stopping import StopRequest
@@ -60,7 +61,7 @@ def main() -> None:
         state = saver.restore_latest(shapes)
         console.print(describe(recipe, dataset, shapes, mesh=mesh, restored=state))
         if state is None:
-            state = fresh_state(recipe, steps_per_epoch=epoch, mesh=mesh)
+            state = first_state(recipe, steps_per_epoch=epoch, mesh=mesh)
         start = int(state.step)
         log = MetricsLog(workdir, restored_step=start)
         display = RunProgress(console, start=start, total=length.total_steps)
@@ -121,7 +122,8 @@ def describe(
     millions = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes.student["backbone"])) / 1e6
     batch, epochs = recipe.schedule.batch_size, recipe.schedule.epochs
     devices = f"{mesh.size} {mesh.devices.flat[0].platform} device(s)"
-    where = "starts anew" if restored is None else f"resumes after step {int(restored.step)}"
+    anew = f"starts from {recipe.init_from.source}" if recipe.init_from.source else "starts anew"
+    where = anew if restored is None else f"resumes after step {int(restored.step)}"
     return (
         f"{recipe.backbone.variant}/{recipe.backbone.patch_size}, {millions:.1f} M parameters, on {devices}: "
         f"{dataset.images_per_epoch} images, batch {batch} ({batch // mesh.size} a device), "

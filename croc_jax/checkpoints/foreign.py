@@ -127,7 +127,9 @@ def _infer(file: Path, flat: dict[str, np.ndarray], names: Mapping[str, Any]) ->
     patch_size = round((len(flat["patch_embedding/projection/kernel"]) / 3) ** 0.5)
     if width % _HEAD_WIDTH and "num_attention_heads" not in stated:
         raise ForeignWeightsError(f"{file}: {width} features, where these transformers have heads of {_HEAD_WIDTH}")
-    if is_gated(flat) and (gate := stated.get("hidden_act", "silu")) not in ("silu", "swish"):
+    # DINOv2's gates are SiLU whatever its config says.
+    gate = stated.get("hidden_act", "silu") if stated.get("model_type") == "dinov3_vit" else "silu"
+    if is_gated(flat) and gate != "silu":
         raise ForeignWeightsError(f"{file}: hidden_act={gate!r} gates the MLPs; only silu is known")
     num_heads = stated.get("num_attention_heads", width // _HEAD_WIDTH)
     rope = "position_embedding" not in flat

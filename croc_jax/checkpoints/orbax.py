@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 from jax.sharding import SingleDeviceSharding
@@ -122,8 +123,25 @@ def restore_backbone(path: Path | str, *, which: str = "teacher") -> tuple[Recip
     """
     if which not in ("teacher", "student"):
         raise ValueError(f"which={which!r}: choose 'teacher' or 'student'")
+    recipe, state, step = _restore_part(path, lambda params: {which: {"backbone": params["backbone"]}})
+    return recipe, state[which]["backbone"], step
+
+
+def restore_networks(path: Path | str) -> tuple[Recipe, dict[str, Any], int]:
+    """Reads both networks of a run and its centers; arguments and errors as for `restore_backbone`.
+
+    Returns:
+        The recipe of the run; {"student", "teacher", "center", "center_dense"} on the first device;
+        and the step.
+    """
+    return _restore_part(path, lambda params: {"student": params, "teacher": params}, centers=True)
+
+
+def _restore_part(
+    path: Path | str, choose: Callable[[Params], dict[str, Any]], *, centers: bool = False
+) -> tuple[Recipe, dict[str, Any], int]:
     folders = _find_checkpoints(Path(path).absolute())
-    found, _ = _read_newest(folders, functools.partial(_read_backbone, which=which))
+    found, _ = _read_newest(folders, functools.partial(_read_part, choose=choose, centers=centers))
     assert found is not None, "there is at least one folder, and damage raises"
     return found
 
@@ -171,22 +189,22 @@ def _read_state(folder: Path, *, abstract: Any) -> Any:
     return _read_arrays(folder, abstract, _read_metadata(folder))
 
 
-def _read_backbone(folder: Path, *, which: str) -> tuple[Recipe, Params, int]:
+def _read_part(
+    folder: Path, *, choose: Callable[[Params], dict[str, Any]], centers: bool
+) -> tuple[Recipe, dict[str, Any], int]:
     metadata = _read_metadata(folder)
     try:
         recipe = recipe_from_dict(metadata["recipe"])
     except RecipeError as error:
         raise CheckpointError(f"{folder} is of another version: {error}") from error
-    abstract = {which: {"backbone": _abstract_backbone(recipe)}}
-    arrays = _read_arrays(folder, abstract, metadata)
-    return recipe, arrays[which]["backbone"], metadata["step"]
-
-
-def _abstract_backbone(recipe: Recipe) -> Params:
     init = functools.partial(init_params, make_networks(recipe), crop_size=recipe.data.views.crop_size)
-    params = jax.eval_shape(init, jax.random.key(0))["backbone"]
+    abstract = choose(jax.eval_shape(init, jax.random.key(0)))
+    if centers:
+        counts = {"center": recipe.head.num_prototypes, "center_dense": recipe.head.num_prototypes_dense}
+        abstract |= {name: jax.ShapeDtypeStruct((count,), np.float32) for name, count in counts.items()}
     here = SingleDeviceSharding(jax.local_devices()[0])
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), params)
+    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), abstract)
+    return recipe, _read_arrays(folder, abstract, metadata), metadata["step"]
 
 
 def _read_metadata(folder: Path) -> Mapping[str, Any]:

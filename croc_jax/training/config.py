@@ -54,6 +54,28 @@ class ScheduleConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class InitConfig:
+    """Weights that a run starts from, instead of random ones.
+
+    Attributes:
+        source: a workdir, a checkpoint of one, a file or a folder, as for evaluation; empty starts anew.
+        parts: "backbone", with new heads; or "networks": student and teacher as they are, with both
+            heads and the centers, of a run of ours or of the official code.
+        which: "teacher" or "student", whose backbone both networks start from.
+    """
+
+    source: str = ""
+    parts: str = "backbone"
+    which: str = "teacher"
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, naming the field and the value, for settings that cannot work."""
+        for name, known in (("parts", ("backbone", "networks")), ("which", ("teacher", "student"))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"init_from.{name}={getattr(self, name)!r}: choose one of {', '.join(known)}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RuntimeConfig:
     """Settings that change no number of a run, and so may differ when it is resumed.
 
@@ -96,6 +118,7 @@ class Recipe:
     optimizer: OptimizerConfig = OptimizerConfig()
     data: DataConfig = DataConfig()
     schedule: ScheduleConfig = ScheduleConfig()
+    init_from: InitConfig = InitConfig()
     runtime: RuntimeConfig = RuntimeConfig()
 
 

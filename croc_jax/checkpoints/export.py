@@ -1,0 +1,123 @@
+"""Weights out: under the names of the official code, of timm, or of Hugging Face, and read back at once."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+
+from croc_jax.checkpoints.foreign import HF_CONFIG, HF_WEIGHTS
+from croc_jax.checkpoints.names import Params, WeightNamesError, flatten, write_names
+from croc_jax.models import BackboneConfig, make_backbone
+
+# For people; the tables know Hugging Face's three families apart.
+FORMATS = ("official", "timm", "hf")
+
+
+class ExportError(ValueError):
+    """Weights cannot be written in a format; the message says why and what to do."""
+
+
+def export_backbone(params: Params, config: BackboneConfig, *, image_size: int, output: Path, form: str) -> Path:
+    """Writes a backbone; returns the file.
+
+    Args:
+        params: of the backbone.
+        config: of the backbone.
+        image_size: that its position embedding was learned for.
+        output: a .safetensors file; a .pth file, which needs PyTorch; or, for "hf", a folder.
+        form: "official" (CrOC, DINO, DINOv2), "timm" or "hf".
+
+    Raises:
+        ExportError: for another format or kind of file, or an architecture that the library does not have.
+    """
+    if form not in FORMATS:
+        raise ExportError(f"format={form!r}: choose one of {', '.join(FORMATS)}")
+    family = _hf_family(config) if form == "hf" else form
+    try:
+        weights = write_names(params, family)
+    except WeightNamesError as error:
+        raise ExportError(str(error)) from error
+    if form == "timm" and config.num_registers:
+        weights = _without_cls_position(weights)
+    if form == "hf":
+        output.mkdir(parents=True, exist_ok=True)
+        described = _hf_config(config, family, image_size=image_size, num_blocks=_count_blocks(params))
+        (output / HF_CONFIG).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+        output = output / HF_WEIGHTS
+    write_arrays(weights, output)
+    return output
+
+
+def write_arrays(contents: Mapping[str, Any], file: Path) -> None:
+    """Writes arrays, or dictionaries of them, whole or not at all.
+
+    Args:
+        contents: by name.
+        file: .safetensors (arrays alone), .pth or .pt.
+
+    Raises:
+        ExportError: for another suffix, or a .pth file where PyTorch is not installed.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(file.name + ".partial")
+    if file.suffix == ".safetensors":
+        safetensors.numpy.save_file(dict(contents), partial)
+    elif file.suffix in (".pth", ".pt"):
+        try:
+            import torch  # pyright: ignore[reportMissingImports]
+        except ImportError:
+            raise ExportError(f"{file}: .pth files need PyTorch (pip install torch); or choose .safetensors") from None
+
+        def to_tensors(value: Any) -> Any:
+            if isinstance(value, Mapping):
+                return {name: to_tensors(inner) for name, inner in value.items()}
+            return torch.from_numpy(np.array(value)) if isinstance(value, np.ndarray) else value
+
+        torch.save(to_tensors(contents), partial)
+    else:
+        raise ExportError(f"{file}: choose a name that ends in .safetensors or .pth")
+    partial.replace(file)
+
+
+def _without_cls_position(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Timm's transformers with registers have no place for [CLS]: it is added to the token."""
+    position = weights["pos_embed"]
+    return weights | {"cls_token": weights["cls_token"] + position[:, :1], "pos_embed": position[:, 1:].copy()}
+
+
+def _count_blocks(params: Params) -> int:
+    return len({path.split("/")[0] for path in flatten(params) if path.startswith("block_")})
+
+
+def _hf_family(config: BackboneConfig) -> str:
+    if config.positions == "rope":
+        raise ExportError("positions='rope': Hugging Face's DINOv3 is read, but not written; choose official")
+    return "hf_dinov2" if config.layer_scale else "hf_vit"
+
+
+def _hf_config(config: BackboneConfig, family: str, *, image_size: int, num_blocks: int) -> dict[str, Any]:
+    """Returns what Hugging Face's AutoModel needs to know."""
+    module = make_backbone(config, image_size=image_size)
+    kind, extra = ("vit", {"intermediate_size": round(module.width * config.mlp_ratio)})
+    name = "ViTModel"
+    if family == "hf_dinov2":
+        registers = config.num_registers
+        kind, name = ("dinov2_with_registers", "Dinov2WithRegistersModel") if registers else ("dinov2", "Dinov2Model")
+        extra = {"mlp_ratio": 4, "use_swiglu_ffn": config.mlp == "swiglu"}
+        extra |= {"num_register_tokens": registers} if registers else {}
+    return {
+        "architectures": [name],
+        "model_type": kind,
+        "hidden_size": module.width,
+        "num_hidden_layers": num_blocks,
+        "num_attention_heads": module.num_heads,
+        "patch_size": config.patch_size,
+        "image_size": image_size,
+        "layer_norm_eps": config.norm_epsilon,
+        "hidden_act": "gelu",
+        "qkv_bias": True,
+        **extra,
+    }

@@ -1,0 +1,200 @@
+"""What is written under other names comes back bit by bit, and other libraries load it."""
+
+import dataclasses
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from croc_jax.checkpoints.convert import from_official, to_official
+from croc_jax.checkpoints.export import ExportError, export_backbone, write_arrays
+from croc_jax.checkpoints.foreign import ForeignWeightsError, load_foreign_backbone
+from croc_jax.checkpoints.names import WeightNamesError
+from croc_jax.checkpoints.official_run import export_run, load_official_run
+from croc_jax.checkpoints.orbax import Checkpointer
+from croc_jax.models import BackboneConfig, HeadConfig, make_backbone
+from croc_jax.training.networks import init_params, make_networks
+from croc_jax.training.state import init_state
+from croc_jax.training.workdir import claim_workdir
+from tests.checkpoints.test_foreign import official_weights
+from tests.training.tiny import tiny_recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+PLAIN = BackboneConfig(width=128, depth=2, num_heads=2, patch_size=14, dtype="float32")
+DINOV2 = dataclasses.replace(PLAIN, layer_scale=True)
+GATED = dataclasses.replace(DINOV2, mlp="swiglu", mlp_ratio=8 / 3)
+REGISTERS = dataclasses.replace(DINOV2, num_registers=4, position_resizing="antialias")
+SIZE = 70
+
+
+def equal_trees(one, other):
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def random_params(config, *, size=SIZE, seed=0):
+    module = make_backbone(config, image_size=size)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), np.zeros((1, size, size, 3), np.float32))["params"]
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: (0.1 * rng.standard_normal(leaf.shape)).astype(np.float32), shapes)
+
+
+def features(config, params, images):
+    module = make_backbone(dataclasses.replace(config, dtype="float32"), image_size=SIZE)
+    return jax.jit(module.apply)({"params": params}, images.permute(0, 2, 3, 1).numpy())
+
+
+def test_official_names_go_in_and_out_bit_by_bit():
+    rng = np.random.default_rng(0)
+    weights = {f"backbone.{name}": array for name, array in official_weights().items()}
+    for name, shape in (
+        ("mlp.0.weight", (16, 64)), ("mlp.0.bias", (16,)), ("mlp.2.weight", (16, 16)), ("mlp.2.bias", (16,)),
+        ("mlp.4.weight", (8, 16)), ("mlp.4.bias", (8,)), ("last_layer.weight_g", (12, 1)),
+        ("last_layer.weight_v", (12, 8)), ("last_layer_c.weight_g", (10, 1)), ("last_layer_c.weight_v", (10, 8)),
+    ):  # fmt: skip
+        weights[f"head.{name}"] = rng.standard_normal(shape).astype(np.float32)
+    again = to_official(from_official(weights))
+    assert again.keys() == weights.keys()
+    for name, array in weights.items():
+        np.testing.assert_array_equal(again[name], array)
+        assert again[name].dtype == array.dtype and again[name].flags.c_contiguous
+    with pytest.raises(WeightNamesError, match="no place for the weights head.mlp.6.weight"):
+        from_official(weights | {"head.mlp.6.weight": np.zeros(3)})
+
+
+@pytest.mark.parametrize("form", ["official", "timm", "hf"])
+@pytest.mark.parametrize("config", [PLAIN, DINOV2, GATED, REGISTERS], ids=["plain", "dinov2", "gated", "registers"])
+def test_every_format_comes_back(tmp_path, form, config):
+    params = random_params(config)
+    output = tmp_path / ("model" if form == "hf" else "model.safetensors")
+    export_backbone(params, config, image_size=SIZE, output=output, form=form)
+    found = load_foreign_backbone(output)
+    assert found.image_size == SIZE and found.config.mlp == config.mlp
+    if form == "timm" and config.num_registers:
+        # The place of [CLS] is added to it there.
+        position, ours = found.params["position_embedding"], params["position_embedding"]
+        assert not position[:, 0].any()
+        np.testing.assert_array_equal(found.params["cls_token"], params["cls_token"] + ours[:, :1])
+        np.testing.assert_array_equal(position[:, 1:], ours[:, 1:])
+        kept = {"cls_token", "position_embedding"}
+        found = found._replace(params={**found.params, **{name: params[name] for name in kept}})
+    equal_trees(found.params, params)
+
+
+TIMM = [
+    ("vit_small_patch14_dinov2", DINOV2),
+    ("vit_small_patch14_reg4_dinov2", REGISTERS),
+    ("vit_giant_patch14_dinov2", GATED),
+]
+
+
+@pytest.mark.parametrize(("name", "config"), TIMM, ids=[name for name, _ in TIMM])
+def test_timm_loads_it_strictly(tmp_path, name, config):
+    torch, timm = pytest.importorskip("torch"), pytest.importorskip("timm")
+    params = random_params(config)
+    export_backbone(params, config, image_size=SIZE, output=tmp_path / "model.pth", form="timm")
+    sizes = {"depth": 2, "embed_dim": 128, "num_heads": 2, "num_classes": 0, "img_size": SIZE}
+    extra = {"mlp_ratio": 16 / 3} if config is GATED else {}
+    model = timm.create_model(name, **sizes, **extra).eval()
+    model.load_state_dict(torch.load(tmp_path / "model.pth", weights_only=True), strict=True)
+    images = torch.randn(2, 3, SIZE, SIZE)
+    with torch.no_grad():
+        expected = model.forward_features(images).numpy()
+    found = features(config, params, images)
+    np.testing.assert_allclose(found.cls, expected[:, 0], atol=1e-4)
+    np.testing.assert_allclose(found.patches, expected[:, 1 + config.num_registers :], atol=1e-4)
+
+
+@pytest.mark.parametrize("config", [PLAIN, DINOV2, REGISTERS], ids=["plain", "dinov2", "registers"])
+def test_hugging_face_loads_it(tmp_path, config):
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    params = random_params(config)
+    export_backbone(params, config, image_size=SIZE, output=tmp_path, form="hf")
+    model, report = transformers.AutoModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not report["unexpected_keys"] and all("pooler" in key or "mask" in key for key in report["missing_keys"])
+    images = torch.randn(2, 3, SIZE, SIZE)
+    with torch.no_grad():
+        expected = model.eval()(images).last_hidden_state.numpy()
+    found = features(config, params, images)
+    np.testing.assert_allclose(found.cls, expected[:, 0], atol=1e-4)
+    np.testing.assert_allclose(found.patches, expected[:, 1 + config.num_registers :], atol=1e-4)
+
+
+def test_what_cannot_be_written_is_named(tmp_path, monkeypatch):
+    rope = dataclasses.replace(DINOV2, positions="rope")
+    params = random_params(rope)
+    with pytest.raises(ExportError, match="DINOv3 is read, but not written"):
+        export_backbone(params, rope, image_size=SIZE, output=tmp_path / "hf", form="hf")
+    with pytest.raises(ExportError, match="format='onnx'"):
+        export_backbone(params, rope, image_size=SIZE, output=tmp_path / "hf", form="onnx")
+    with pytest.raises(ExportError, match="ends in .safetensors or .pth"):
+        write_arrays({}, tmp_path / "model.bin")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ExportError, match="need PyTorch"):
+        write_arrays({}, tmp_path / "model.pth")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The workdir of a run whose student, teacher and centers differ."""
+    workdir = tmp_path_factory.mktemp("run")
+    recipe = tiny_recipe(
+        backbone=BackboneConfig(width=64, depth=2, num_heads=1, patch_size=8, dtype="float32"),
+        head=HeadConfig(hidden_dim=16, bottleneck_dim=8, num_prototypes=12, num_prototypes_dense=10),
+    )
+    claim_workdir(workdir, recipe)
+    state = jax.jit(lambda: init_state(recipe, steps_per_epoch=2))()
+    other = init_params(make_networks(recipe), jax.random.key(5), crop_size=recipe.data.views.crop_size)
+    state = dataclasses.replace(
+        state, step=state.step + 7, teacher=other, center=state.center + 0.5, center_dense=state.center_dense - 0.25
+    )
+    saver = Checkpointer(workdir, recipe)
+    saver.save(7, state, wait=True)
+    saver.close()
+    return workdir, state
+
+
+def test_a_run_goes_to_the_official_code_and_back(run, tmp_path):
+    torch = pytest.importorskip("torch")
+    workdir, state = run
+    file = export_run(workdir, tmp_path / "checkpoint.pth")
+    found = load_official_run(file)
+    equal_trees(found.student, jax.device_get(state.student))
+    equal_trees(found.teacher, jax.device_get(state.teacher))
+    for center, ours in zip(found.centers, (state.center, state.center_dense), strict=True):
+        np.testing.assert_array_equal(center, ours)
+    contents = torch.load(file, weights_only=True)
+    assert contents["croc_loss"]["center"].shape == (1, 12) and contents["epoch"] == 7
+    assert all(name.startswith("module.") for name in contents["student"])
+    np.testing.assert_array_equal(
+        contents["teacher"]["head.last_layer.weight_v"].numpy(), state.teacher["head"]["last_layer"]["direction"]
+    )
+    del contents["croc_loss"]
+    torch.save(contents, file)
+    with pytest.raises(ForeignWeightsError, match="lacks croc_loss"):
+        load_official_run(file)
+
+
+def test_the_program_reads_back_what_it_wrote(run, tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "launch/convert.py", f"--checkpoint={run[0]}", f"--output={tmp_path / 'out'}"]
+    done = subprocess.run([*command, "--format=hf"], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "differ by 0.0e+00" in done.stdout
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "vit"
+    done = subprocess.run([*command, "--run", "--format=hf"], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.strip().splitlines()[-1].startswith("error: --format=hf: only")
+
+
+def test_pytorch_is_not_imported_by_the_package():
+    code = "import sys, croc_jax.checkpoints.export, croc_jax.checkpoints.official_run; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "False", done.stderr
+    assert importlib.util.find_spec("croc_jax") is not None

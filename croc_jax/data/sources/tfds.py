@@ -98,7 +98,7 @@ def _open(name: str, split: str, data_dir: str | None) -> tuple[str, str, tuple[
         # From its files alone: the code of many data sets needs TensorFlow.
         builder: Any = read_only_builder.builder_from_files(name, data_dir=data_dir)
         feature, decoders = _find_images(tfds, name, builder.info.features)
-        label = dict(builder.info.features.items()).get(LABEL)
+        label: Any = dict(builder.info.features.items()).get(LABEL)
         class_names = tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else ()
         return feature, builder.info.full_name, class_names, builder.as_data_source(split, decoders=decoders)
     except tfds.core.DatasetNotFoundError as error:

@@ -216,9 +216,10 @@ def _grid_positions(
 
 
 def _read(name: str, value: Any) -> Array:
-    array = jnp.asarray(_import(value))
-    if not jnp.issubdtype(array.dtype, jnp.number):
-        raise ValueError(f"{name} of type {array.dtype}: expected numbers")
+    try:
+        array = jnp.asarray(_import(value))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: expected an array of numbers ({str(error).splitlines()[0][:80]})") from error
     array = array.astype(jnp.float32)
     if _concrete(array) and not bool(jnp.all(jnp.isfinite(array))):
         raise ValueError(f"{name}: expected finite numbers, found NaN or infinity")

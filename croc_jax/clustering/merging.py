@@ -13,7 +13,7 @@ HIGHEST = jax.lax.Precision.HIGHEST
 
 
 class JoinedTokens(NamedTuple):
-    """What the clustering knows of the tokens of both views, which it treats as one set.
+    """What the clustering knows of the tokens of all views, which it treats as one set.
 
     Attributes:
         features: unit tokens, features first, as the similarities read them `[b h d n]`.
@@ -100,7 +100,9 @@ def _relative_distance(
     return distance / jnp.where(farthest > 0, farthest, 1.0)
 
 
-def locate(tokens: JoinedTokens, clusters: Clusters, config: ClusteringConfig) -> tuple[Round, Float[Array, "b h k n"]]:
+def locate(
+    tokens: JoinedTokens, clusters: Clusters, config: ClusteringConfig, *, num_views: int = 2
+) -> tuple[Round, Float[Array, "b h k n"]]:
     """Assigns the tokens to the clusters; returns what is recorded of the round, and the plan."""
     cost = transport_cost(tokens, clusters, config)
 
@@ -114,7 +116,7 @@ def locate(tokens: JoinedTokens, clusters: Clusters, config: ClusteringConfig) -
         )
 
     plan = jax.vmap(jax.vmap(solve))(cost, clusters.marginal, tokens.marginal)
-    by_view = plan.reshape(*plan.shape[:3], 2, plan.shape[3] // 2)
+    by_view = plan.reshape(*plan.shape[:3], num_views, -1)
     mass = jnp.sum(by_view, axis=-1, keepdims=True)
     assignments = by_view / jnp.where(mass > 0, mass, 1.0)
     return Round(jnp.sum(plan * cost, axis=(2, 3)), assignments), plan
@@ -168,24 +170,30 @@ class Choice(NamedTuple):
 
 
 def merge_all(
-    tokens: JoinedTokens, clusters: Clusters, config: ClusteringConfig, *, keep_labels: bool = False
+    tokens: JoinedTokens,
+    clusters: Clusters,
+    config: ClusteringConfig,
+    *,
+    num_views: int = 2,
+    keep_labels: bool = False,
 ) -> tuple[Choice, Float[Array, "b h rounds"], Int[Array, "rounds b h v n"] | None]:
     """Runs all rounds and chooses, for each image and head, the one with the least cost.
 
     Args:
-        tokens: of both views.
+        tokens: of all views.
         clusters: K_start of them.
         config: `k_max` bounds the choice.
+        num_views: among which the tokens divide evenly.
         keep_labels: also return each token's cluster at every round.
 
     Returns:
         The choice, the cost of every round from K_start down to 2, and the labels or None.
     """
-    shape = (*clusters.marginal.shape, 2, tokens.marginal.shape[-1] // 2)
+    shape = (*clusters.marginal.shape, num_views, tokens.marginal.shape[-1] // num_views)
 
     def one_round(carry: tuple[Clusters, Choice], num_clusters: Array) -> tuple[tuple[Clusters, Choice], tuple]:
         clusters, best = carry
-        found, plan = locate(tokens, clusters, config)
+        found, plan = locate(tokens, clusters, config, num_views=num_views)
         better = (found.cost < best.cost) & (num_clusters <= config.k_max)
         best = Choice(
             jnp.where(better, found.cost, best.cost),

@@ -93,7 +93,22 @@ def _cluster_views(
     init_indices: Array | None,
 ) -> Clustering:
     joined, clusters = _join(tokens, cls_tokens, positions, config, rng, init_indices)
-    choice, costs, _ = merge_all(joined, clusters, config)
+    return choose_clusters(joined, clusters, config, num_views=2)[0]
+
+
+def choose_clusters(
+    joined: JoinedTokens, clusters: Clusters, config: ClusteringConfig, *, num_views: int, keep_labels: bool = False
+) -> tuple[Clustering, Int[Array, "rounds b h v n"] | None]:
+    """Runs the merging, and splits what it chooses into the views again.
+
+    Args:
+        joined: tokens of all views.
+        clusters: that the merging starts from.
+        config: the hyper-parameters.
+        num_views: v.
+        keep_labels: also return each token's cluster at every round.
+    """
+    choice, costs, merging = merge_all(joined, clusters, config, num_views=num_views, keep_labels=keep_labels)
     labels = jnp.argmax(choice.assignments, axis=2)
     kept = jax.nn.one_hot(labels, config.k_start, axis=2, dtype=jnp.float32)
     assignments = choice.assignments * kept
@@ -101,7 +116,7 @@ def _cluster_views(
     result = Clustering(
         jnp.moveaxis(assignments, (3, 4), (0, 3)), valid, choice.num_clusters, costs, jnp.moveaxis(labels, 2, 0)
     )
-    return jax.lax.stop_gradient(result)
+    return jax.lax.stop_gradient(result), merging
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -129,20 +144,56 @@ def _join(
 ) -> tuple[JoinedTokens, Clusters]:
     """Concatenates the views along the tokens, weighs the tokens and starts the clusters."""
     tokens, cls_tokens, positions = jax.lax.stop_gradient((tokens, cls_tokens, positions))
-    tokens, cls_tokens = _unit(tokens), _unit(cls_tokens)
-    scores = jnp.concatenate(list(jnp.einsum("vbhnd,vbhd->vbhn", tokens, cls_tokens, precision=HIGHEST)), axis=-1)
+    tokens = unit(tokens)
+    scores = cls_scores(tokens, cls_tokens)
     if config.uniform_marginals:
         scores = jnp.zeros_like(scores)
+    logits = scores / config.temp_r, scores / config.temp_c
+    return start_clusters(tokens, positions, *logits, config, rng=rng, init_indices=init_indices)
+
+
+def cls_scores(tokens: Float[Array, "v b h n d"], cls_tokens: Float[Array, "v b h d"]) -> Float[Array, "b h v*n"]:
+    """Returns the similarity of each token to the [CLS] token of its view, view 1's first.
+
+    Args:
+        tokens: of unit length.
+        cls_tokens: of any length.
+    """
+    products = jnp.einsum("vbhnd,vbhd->vbhn", tokens, unit(cls_tokens), precision=HIGHEST)
+    return jnp.concatenate(list(products), axis=-1)
+
+
+def start_clusters(
+    tokens: Float[Array, "v b h n d"],
+    positions: Float[Array, "v b n 2"],
+    token_logits: Float[Array, "b h v*n"],
+    cluster_logits: Float[Array, "b h v*n"],
+    config: ClusteringConfig,
+    *,
+    rng: Array | None,
+    init_indices: Int[Array, "b h k"] | None,
+) -> tuple[JoinedTokens, Clusters]:
+    """Joins the views and starts a cluster at each of some tokens.
+
+    Args:
+        tokens: of unit length.
+        positions: in any unit.
+        token_logits: their softmax is the token marginal, and the law of the draw.
+        cluster_logits: their softmax over the drawn tokens is the first cluster marginal.
+        config: for the number of clusters.
+        rng: for the draw.
+        init_indices: instead of a draw.
+    """
     if init_indices is None:
         assert rng is not None
-        init_indices = draw_tokens(rng, scores / config.temp_r, config.k_start)
+        init_indices = draw_tokens(rng, token_logits, config.k_start)
     joined = join_tokens(
         jnp.concatenate(list(tokens), axis=-2),
         jnp.concatenate(list(positions.astype(jnp.float32)), axis=-2),
-        jax.nn.softmax(scores / config.temp_r, axis=-1),
+        jax.nn.softmax(token_logits, axis=-1),
     )
-    drawn = jnp.take_along_axis(scores, init_indices, axis=-1)
-    return joined, init_clusters(joined, drawn / config.temp_c, init_indices)
+    drawn = jnp.take_along_axis(cluster_logits, init_indices, axis=-1)
+    return joined, init_clusters(joined, drawn, init_indices)
 
 
 def draw_tokens(rng: Array, logits: Float[Array, "b h n"], count: int) -> Int[Array, "b h k"]:
@@ -167,10 +218,10 @@ def view_centroids(
     """
     tokens, cls_tokens = tokens.astype(jnp.float32), cls_tokens.astype(jnp.float32)
     centroids = jnp.einsum("vbhnk,vbnd->vbhkd", assignments, tokens, precision=HIGHEST)
-    return _unit(centroids) * jnp.mean(jnp.linalg.norm(cls_tokens, axis=-1))
+    return unit(centroids) * jnp.mean(jnp.linalg.norm(cls_tokens, axis=-1))
 
 
-def _unit(vectors: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
+def unit(vectors: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
     """Scales vectors to length 1; the gradient at 0 is finite."""
     vectors = vectors.astype(jnp.float32)
     squared = jnp.sum(vectors**2, axis=-1, keepdims=True)

@@ -1,0 +1,143 @@
+"""Features of any origin fall into the clusters that the paper's method finds, whatever their axes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from croc_jax.clustering import ClusteringConfig, cluster_features, cluster_views, trace_merging
+from croc_jax.clustering.any_features import _cluster
+
+CONFIG = ClusteringConfig(k_start=5, k_max=5, cost_scale="image")
+RNG = np.random.default_rng(0)
+
+
+def blobs(*lead, count=24, dim=6, centers=3):
+    """Tokens around a few directions; returns them, and the direction of each."""
+    kinds = np.arange(count) % centers
+    return 4 * np.eye(dim)[kinds] + 0.3 * RNG.standard_normal((*lead, count, dim)), kinds
+
+
+def test_two_views_equal_the_clustering_of_training():
+    tokens, cls_tokens = RNG.standard_normal((2, 3, 2, 16, 8)), RNG.standard_normal((2, 3, 2, 8))
+    positions = RNG.uniform(0, 50, (2, 3, 16, 2))
+    indices = np.stack([[RNG.permutation(32)[:5] for _ in range(2)] for _ in range(3)])
+    config = ClusteringConfig(k_start=5, k_max=5)
+    inputs = [jnp.asarray(array, jnp.float32) for array in (tokens, cls_tokens, positions)]
+    expected = cluster_views(*inputs, config, init_indices=jnp.asarray(indices))
+    rounds, _ = trace_merging(*inputs, config, init_indices=jnp.asarray(indices))
+    found = cluster_features(
+        tokens, num_views=2, positions=positions, cls_tokens=cls_tokens, config=config, init_indices=indices,
+        keep_merging=True,
+    )  # fmt: skip
+    for name in ("labels", "num_clusters", "valid"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+    np.testing.assert_allclose(found.costs, expected.costs, atol=1e-6)
+    np.testing.assert_array_equal(found.merging, rounds)
+
+
+def test_one_image_falls_into_its_directions():
+    tokens, kinds = blobs()
+    found = cluster_features(tokens, config=CONFIG)
+    assert found.labels.shape == (24,) and found.num_clusters.shape == () and found.costs.shape == (4,)
+    assert int(found.num_clusters) == 3 and found.merging is None
+    labels = np.asarray(found.labels)
+    assert [len(set(labels[kinds == kind])) for kind in range(3)] == [1, 1, 1] and len(set(labels)) == 3
+
+
+@pytest.mark.parametrize("lead", [(), (4,), (4, 2)])
+@pytest.mark.parametrize("num_views", [1, 2])
+def test_axes_come_back_as_they_were_given(lead, num_views):
+    views = (2,) * (num_views == 2)
+    tokens, _ = blobs(*views, *lead)
+    scores = RNG.uniform(0.5, 1, tokens.shape[:-1])
+    found = cluster_features(tokens, num_views=num_views, scores=scores, config=CONFIG, keep_merging=True)
+    assert found.labels.shape == (*views, *lead, 24) and found.num_clusters.shape == lead
+    assert found.costs.shape == (*lead, 4) and found.valid.shape == (*lead, 5)
+    assert found.merging.shape == (4, *views, *lead, 24)
+
+
+def test_no_image_depends_on_others():
+    tokens, indices = RNG.standard_normal((3, 20, 6)), np.array([RNG.permutation(20)[:5] for _ in range(3)])
+    together = cluster_features(tokens, config=CONFIG, init_indices=indices, grid=(4, 5))
+    for index in range(3):
+        alone = cluster_features(tokens[index], config=CONFIG, init_indices=indices[index], grid=(4, 5))
+        np.testing.assert_array_equal(alone.labels, together.labels[index])
+        np.testing.assert_allclose(alone.costs, together.costs[index], atol=1e-6)
+
+
+def test_places_matter_only_if_they_are_given():
+    tokens, indices = RNG.standard_normal((20, 6)), np.arange(5) * 4
+    nowhere = cluster_features(tokens, config=CONFIG, init_indices=indices)
+    equal = ClusteringConfig(k_start=5, k_max=5, cost_scale="image", lambda_pos=0.0)
+    np.testing.assert_allclose(
+        nowhere.costs, cluster_features(tokens, config=equal, grid=(4, 5), init_indices=indices).costs, atol=1e-7
+    )
+    y, x = np.divmod(np.arange(20), 5)
+    on_grid = cluster_features(tokens, config=CONFIG, grid=(4, 5), init_indices=indices)
+    placed = cluster_features(tokens, config=CONFIG, positions=np.stack([x, y], -1), init_indices=indices)
+    np.testing.assert_array_equal(on_grid.costs, placed.costs)
+    assert np.abs(np.asarray(on_grid.costs) - np.asarray(nowhere.costs)).max() > 1e-3
+
+
+def test_scores_weigh_tokens_and_draw_the_first_centroids():
+    tokens, kinds = blobs(count=30)
+    scores = np.where(kinds == 0, 1.0, 0.0)
+    found = cluster_features(tokens, scores=scores, config=CONFIG, rng=jax.random.key(1), keep_merging=True)
+    # All mass, and so all first centroids, are in the first direction: what has none is not told apart.
+    assert len(set(np.asarray(found.merging[0])[kinds == 0].tolist())) > 1
+    same = cluster_features(tokens, scores=np.full(30, 7.0), config=CONFIG)
+    uniform = cluster_features(tokens, config=CONFIG)
+    np.testing.assert_array_equal(same.labels, uniform.labels)
+
+
+def test_the_second_call_compiles_nothing():
+    tokens, _ = blobs(2, count=26)
+    cluster_features(tokens, config=CONFIG)
+    size = _cluster._cache_size()
+    cluster_features(2 * tokens, config=CONFIG, rng=jax.random.key(3))
+    assert _cluster._cache_size() == size
+
+
+def test_tensors_of_pytorch_come_by_dlpack():
+    torch = pytest.importorskip("torch")
+    tokens, _ = blobs()
+    expected = cluster_features(tokens.astype(np.float32), config=CONFIG)
+    for tensor in (torch.tensor(tokens).float(), torch.tensor(tokens).float().requires_grad_()):
+        np.testing.assert_array_equal(cluster_features(tensor, config=CONFIG).labels, expected.labels)
+
+
+def test_it_runs_inside_other_compiled_functions():
+    tokens, _ = blobs()
+    inside = jax.jit(lambda array: cluster_features(array, config=CONFIG).labels)
+    np.testing.assert_array_equal(inside(tokens), cluster_features(tokens, config=CONFIG).labels)
+
+
+GOOD = np.ones((20, 6))
+NAN = np.where(np.arange(20)[:, None] == 3, np.nan, GOOD)
+
+
+@pytest.mark.parametrize(
+    ("features", "settings", "message"),
+    [
+        (np.ones(6), {}, r"features \(6,\): expected \[n d\]"),
+        (np.ones((3, 20, 6)), {"num_views": 2}, r"expected \[2 n d\].*num_views=2"),
+        (GOOD, {"num_views": 3}, "num_views=3"),
+        (NAN, {}, "features: expected finite numbers, found NaN"),
+        (np.ones((4, 6)), {}, "k_start=5: expected at most the 4 tokens"),
+        (np.array([["a"]]), {}, "features: expected an array of numbers"),
+        (GOOD, {"scores": np.ones(19)}, r"scores \(19,\): expected \(20,\)"),
+        (GOOD, {"scores": -np.ones(20)}, "scores: expected numbers of 0 or more, found negative"),
+        (GOOD, {"scores": np.ones(20), "cls_tokens": np.ones(6)}, "scores and cls_tokens: give one"),
+        (GOOD, {"cls_tokens": np.ones(7)}, r"cls_tokens \(7,\): expected \(6,\)"),
+        (GOOD, {"positions": np.ones((20, 3))}, r"positions \(20, 3\): expected \(20, 2\)"),
+        (GOOD, {"positions": np.ones((20, 2)), "grid": (4, 5)}, "positions and grid: give one"),
+        (GOOD, {"grid": (4, 4)}, r"grid=\(4, 4\): expected rows x columns of the 20 tokens"),
+        (GOOD, {"init_indices": np.arange(4)}, r"init_indices \(4,\) .*expected whole numbers of shape \(5,\)"),
+        (GOOD, {"init_indices": np.arange(5) + 17}, "init_indices: expected numbers from 0 to 19"),
+        (GOOD, {"init_indices": np.arange(5), "rng": jax.random.key(0)}, "rng and init_indices: give one"),
+    ],
+)
+def test_what_does_not_fit_is_named(features, settings, message):
+    with pytest.raises(ValueError, match=message):
+        cluster_features(features, config=CONFIG, **settings)

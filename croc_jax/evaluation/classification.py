@@ -141,6 +141,7 @@ def fit_classifier(
         for features, labels in _pieces(data, order.reshape(steps, batch_size), device_gib * 2**30):
             head, opt_state, batch_losses = train_fn(head, opt_state, features, labels)
             epoch_losses.append(batch_losses)
+            jax.block_until_ready(epoch_losses[-2:-1])
         losses.append(np.concatenate(epoch_losses).mean())
     kernel = jnp.matmul(scale.transform, head.kernel, precision=PRECISION)
     bias = head.bias - jnp.matmul(scale.mean, kernel, precision=PRECISION)

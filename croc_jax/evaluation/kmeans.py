@@ -135,7 +135,11 @@ def _chunks(tokens: np.ndarray, size: int, mesh: Mesh | None) -> Iterator[tuple[
 
 
 def _look(tokens: np.ndarray, centroids: Array, unit_length: bool, *, chunk: int, mesh: Mesh | None) -> _Pass:
-    parts = [_accumulate(x, counted, centroids, unit_length) for x, counted in _chunks(tokens, chunk, mesh)]
+    parts: list[_Pass] = []
+    for x, counted in _chunks(tokens, chunk, mesh):
+        parts.append(_accumulate(x, counted, centroids, unit_length))
+        # Not further ahead than one chunk, or all of them would wait in memory.
+        jax.block_until_ready(parts[-2:-1])
     return _Pass(
         sums=functools.reduce(jnp.add, (part.sums for part in parts)),
         counts=functools.reduce(jnp.add, (part.counts for part in parts)),

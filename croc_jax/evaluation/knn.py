@@ -150,6 +150,8 @@ def nearest_neighbors(queries: Float[np.ndarray, "q d"], bank: ImageFeatures, co
         missing = chunk_size - len(bank.labels[part])
         features = np.pad(bank.features[part], ((0, missing), (0, 0)))
         best = _merge(best, chunks, features, np.pad(bank.labels[part], (0, missing)), chunk_size - missing)
+        # Or all chunks would wait in memory.
+        jax.block_until_ready(best)
     return (Neighbors(*parts) for parts in zip(*best, strict=True))
 
 

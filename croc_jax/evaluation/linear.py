@@ -130,6 +130,8 @@ def fit_linear(
         for tokens, labels, indices in feed(order[: steps * batch_size].reshape(steps, batch_size)):
             head, opt_state, batch_losses = train_fn(head, opt_state, tokens, labels, indices)
             epoch_losses.append(batch_losses)
+            # Not further ahead than one piece, or all of them would wait in memory.
+            jax.block_until_ready(epoch_losses[-2:-1])
         losses.append(np.concatenate(epoch_losses).mean())
     kernel = jnp.matmul(scale.transform, head.kernel, precision=PRECISION)
     bias = head.bias - jnp.matmul(scale.mean, kernel, precision=PRECISION)

@@ -9,6 +9,17 @@ from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where an error came from.")
 
@@ -105,6 +116,27 @@ def _parse_config(file: str, overrides: Sequence[str]) -> Any:
     except flags.Error as error:
         raise UserError(str(error).strip().splitlines()[-1]) from None
     return values["config"].value
+
+
+class SpeedColumn(ProgressColumn):
+    """What is done a second."""
+
+    def render(self, task: Task) -> Text:
+        """Returns the speed of the last seconds."""
+        return Text(f"{task.speed:.1f}/s" if task.speed else "")
+
+
+def make_progress(console: Console) -> Progress:
+    """Returns bars with speed and time left."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        SpeedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        console=console,
+    )
 
 
 def _check_config_exists(argv: list[str]) -> None:

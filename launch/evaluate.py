@@ -15,20 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from command_line import UserError, load_config_file, parse_configs, run
+from command_line import UserError, load_config_file, make_progress, parse_configs, run
 from protocols import Config, plan
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress
 from rich.table import Table
-from rich.text import Text
 
 from croc_jax.evaluation import FrozenFeatures, MemoryBudget
 from croc_jax.evaluation.backbones import RANDOM, FrozenBackbone, random_backbone, trained_backbone
@@ -93,27 +84,6 @@ def main() -> None:
         file = write_results(results, folder)
         console.print(make_table(results))
         console.print(f"{file}, and pictures beside it", markup=False, soft_wrap=True)
-
-
-class SpeedColumn(ProgressColumn):
-    """What is done a second."""
-
-    def render(self, task: Task) -> Text:
-        """Returns the speed of the last seconds."""
-        return Text(f"{task.speed:.1f}/s" if task.speed else "")
-
-
-def make_progress(console: Console) -> Progress:
-    """Returns bars with speed and time left."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        SpeedColumn(),
-        TextColumn("ETA"),
-        TimeRemainingColumn(),
-        console=console,
-    )
 
 
 def load_backbone(checkpoint: str, config: Config) -> FrozenBackbone:

@@ -1,14 +1,20 @@
 """Frozen backbones: where the weights that are evaluated come from."""
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, UInt8
 
 from croc_jax.checkpoints.foreign import is_foreign, load_foreign_backbone
 from croc_jax.checkpoints.orbax import restore_backbone
 from croc_jax.data.config import DataConfig, ViewsConfig
-from croc_jax.models import VisionTransformer, make_backbone
+from croc_jax.data.photometric import normalize
+from croc_jax.models import Features, VisionTransformer, make_backbone
 from croc_jax.training.config import Recipe
 from croc_jax.training.networks import init_params, make_networks
 
@@ -31,6 +37,42 @@ class FrozenBackbone(NamedTuple):
     recipe: Recipe
     step: int
     which: str
+
+    def encode(self, images: UInt8[np.ndarray | Array, "b H W 3"]) -> Features:
+        """Returns the features of images of one size; compiled once for each.
+
+        Args:
+            images: in RGB, 0 to 255, of a size that whole patches tile.
+
+        Raises:
+            ValueError: for other shapes or types.
+        """
+        if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
+            raise ValueError(f"images {images.shape} {images.dtype}: expected [b H W 3] uint8")
+        return _encode_fn(self.module)(self.params, images)  # pyright: ignore[reportArgumentType]
+
+
+@functools.lru_cache(maxsize=8)
+def _encode_fn(module: VisionTransformer) -> Callable[..., Features]:
+    def encode(params: Any, images: Array) -> Features:
+        return module.apply({"params": params}, normalize(jnp.asarray(images)))  # pyright: ignore[reportReturnType]
+
+    return jax.jit(encode)
+
+
+def load_backbone(checkpoint: str | Path, *, which: str = "teacher") -> FrozenBackbone:
+    """Returns the weights of a run or of another library, ready to encode images.
+
+    Args:
+        checkpoint: a workdir, a checkpoint of one, or what `trained_backbone` takes from others:
+            CrOC, DINO, DINOv2, DINOv3, timm, Hugging Face.
+        which: "teacher" or "student" of a run.
+
+    Raises:
+        ValueError: see `trained_backbone`.
+        FileNotFoundError: if there is no such file.
+    """
+    return trained_backbone(Path(checkpoint).expanduser(), which=which)
 
 
 def random_backbone(recipe: Recipe) -> FrozenBackbone:

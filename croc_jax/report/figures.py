@@ -137,31 +137,34 @@ def plot_clusters(
     *,
     scene: tuple[UInt8[np.ndarray, "S T 3"], Float[np.ndarray, "v 5"]] | None = None,
 ) -> Figure:
-    """Returns both crops of an image, and beside them each head's clusters drawn over them.
+    """Returns an image, or both crops of one, and beside them each head's clusters drawn over them.
 
     A cluster has one color in both views; one that only one view shows is hatched in gray.
 
     Args:
-        views: the crops.
+        views: one image, or two crops.
         labels: each token's cluster.
-        valid: clusters that both views show.
+        valid: clusters that all views show.
         grid: rows and columns of patches.
         scene: the image and the boxes of its crops, to show where they come from.
     """
     heads, tile = labels.shape[1], 1.5
     widths = [2.0] * (scene is not None) + [1.0] * (heads + 1)
     with figure_style(ink=NEUTRAL, soft=NEUTRAL):
-        figure = Figure(figsize=(tile * sum(widths), 2 * tile + 0.35), layout="constrained")
+        figure = Figure(figsize=(tile * sum(widths), len(views) * tile + 0.35), layout="constrained")
         figure.get_layout_engine().set(w_pad=0.02, h_pad=0.04)  # pyright: ignore
-        layout = figure.add_gridspec(2, len(widths), width_ratios=widths)
+        layout = figure.add_gridspec(len(views), len(widths), width_ratios=widths)
         first = len(widths) - heads - 1
         if scene is not None:
             _show_scene(figure.add_subplot(layout[:, 0]), *scene)
-        for view in range(2):
-            _show(figure.add_subplot(layout[view, first]), enlarge(views[view]), f"view {view + 1}", VIEW_COLORS[view])
+        for view in range(len(views)):
+            title, frame = (f"view {view + 1}", VIEW_COLORS[view]) if len(views) > 1 else ("image", None)
+            _show(figure.add_subplot(layout[view, first]), enlarge(views[view]), title, frame)
             for head in range(heads):
                 picture = overlay(views[view], labels[view, head], grid, valid=valid[head])
-                title = f"head {head + 1}: {int(valid[head].sum())} shared" if view == 0 else ""
+                name = f"head {head + 1}: " if heads > 1 else ""
+                count = f"{int(valid[head].sum())} {'shared' if len(views) > 1 else 'clusters'}"
+                title = f"{name}{count}" if view == 0 else ""
                 _show(figure.add_subplot(layout[view, first + 1 + head]), picture, title)
         return figure
 
@@ -188,19 +191,34 @@ def plot_merging(
     heads, rounds = costs.shape
     ks = np.arange(rounds + 1, 1, -1)
     with figure_style(ink=NEUTRAL, soft=NEUTRAL):
-        figure = Figure(figsize=(0.92 * rounds, 2 * 0.96 * heads + 1.7), layout="constrained")
+        figure = Figure(figsize=(0.92 * rounds, len(views) * 0.96 * heads + 1.7), layout="constrained")
         figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02)  # pyright: ignore
-        layout = figure.add_gridspec(2 * heads + 1, rounds, height_ratios=[*[1.0] * (2 * heads), 1.5])
+        rows = len(views) * heads
+        layout = figure.add_gridspec(rows + 1, rounds, height_ratios=[*[1.0] * rows, 1.5])
         for head in range(heads):
             for index, k in enumerate(ks):
-                for view in range(2):
-                    cell = figure.add_subplot(layout[2 * head + view, index])
+                for view in range(len(views)):
+                    cell = figure.add_subplot(layout[len(views) * head + view, index])
                     picture = overlay(views[view], merging[index, view, head], grid)
                     frame = _head_color(head) if k == num_clusters[head] else None
                     _show(cell, picture, f"K = {k}" if head == view == 0 else "", frame)
                     if index == 0:
-                        cell.set_ylabel(f"head {head + 1}\nview {view + 1}", fontsize=7.5)
+                        name = f"head {head + 1}\nview {view + 1}" if len(views) > 1 else f"head {head + 1}"
+                        cell.set_ylabel(name, fontsize=7.5)
         _plot_costs(figure.add_subplot(layout[-1, :]), costs, num_clusters, ks)
+        return figure
+
+
+def plot_costs(costs: Float[np.ndarray, "h rounds"], num_clusters: Int[np.ndarray, " h"]) -> Figure:
+    """Returns the transport cost of every round of some heads; the round that is chosen is ringed.
+
+    Args:
+        costs: from K_start down to 2.
+        num_clusters: K of the chosen round.
+    """
+    with figure_style(ink=NEUTRAL, soft=NEUTRAL):
+        figure = Figure(figsize=(5.6, 2.6), layout="constrained")
+        _plot_costs(figure.subplots(), costs, num_clusters, np.arange(costs.shape[1] + 1, 1, -1))
         return figure
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+import croc_jax
 from croc_jax.checkpoints.foreign import ForeignWeightsError, load_foreign_backbone
 from croc_jax.evaluation.backbones import trained_backbone
 from croc_jax.models import BackboneConfig
@@ -63,6 +64,19 @@ def test_features_equal_a_float64_reference(tmp_path):
         patch_size=PATCH, width=WIDTH, depth=DEPTH, num_heads=1, mlp_ratio=2.0
     )
     assert backbone.recipe.data.views.crop_size == SIDE * PATCH and backbone.step == 0
+
+
+def test_a_notebook_loads_and_encodes_in_two_lines(tmp_path):
+    file = write(tmp_path / "vit.safetensors", official_weights())
+    backbone = croc_jax.load_backbone(str(file))
+    images = np.random.default_rng(0).integers(0, 256, (2, SIDE * PATCH, SIDE * PATCH, 3), dtype=np.uint8)
+    mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    expected = forward(official_weights(), (images / 255 - mean) / deviation, num_heads=1)[1]
+    np.testing.assert_allclose(backbone.encode(images).patches, expected, atol=2e-5)
+    with pytest.raises(ValueError, match=r"images \(12, 12, 3\) uint8: expected \[b H W 3\]"):
+        backbone.encode(images[0])
+    with pytest.raises(AttributeError, match="no attribute 'load'"):
+        _ = croc_jax.load
 
 
 def test_prefixes_and_heads_of_whole_checkpoints(tmp_path):

@@ -1,0 +1,149 @@
+r"""Clusters the patches of each image in a folder, and finds how many clusters there are; no training.
+
+    python launch/cluster.py --images=FOLDER --checkpoint=CHECKPOINT --output=DIR
+
+A checkpoint is all that evaluate.py takes, or 'random'. DIR gets labels/NAME.png (the cluster of each pixel, in color),
+overview.png and clusters.json (the number of clusters of each image).
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from command_line import UserError, make_progress, run
+from jaxtyping import Array, Int, UInt8
+from PIL import Image
+from rich.console import Console
+
+from croc_jax.clustering import ClusteringConfig, cluster_features
+from croc_jax.data.ahead import load_ahead
+from croc_jax.data.decoding import DecodeError, decode
+from croc_jax.data.photometric import normalize
+from croc_jax.data.sources import FolderSource
+from croc_jax.evaluation.backbones import RANDOM, FrozenBackbone, random_backbone, trained_backbone
+from croc_jax.models import patch_grid
+from croc_jax.report.overlay import enlarge, overlay
+from croc_jax.report.style import CLUSTER_COLORS
+from croc_jax.training.config import Recipe
+
+IMAGES = flags.DEFINE_string("images", None, "A folder of images, at any depth.", required=True)
+CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A workdir, a checkpoint, a file, or 'random'.", required=True)
+OUTPUT = flags.DEFINE_string("output", None, "Where labels and pictures go.", required=True)
+SIZE = flags.DEFINE_integer("size", 448, "Side of the square that images are resized to, in whole patches.")
+K_START = flags.DEFINE_integer("k_start", 12, "Clusters that the merging starts from.")
+LAMBDA_POS = flags.DEFINE_float("lambda_pos", 4.0, "How much patches of a cluster keep together.")
+WHICH = flags.DEFINE_enum("which", "teacher", ("teacher", "student"), "Of a run.")
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Images at a time.", lower_bound=1)
+
+# Of overview.png.
+NUM_SHOWN, COLUMNS, SIDE = 24, 4, 224
+
+
+def main() -> None:
+    """Clusters all images that can be read."""
+    console, output = Console(soft_wrap=True, highlight=False, markup=False), Path(OUTPUT.value)
+    source = FolderSource(IMAGES.value)
+    backbone = load(CHECKPOINT.value)
+    try:
+        grid = patch_grid((SIZE.value, SIZE.value), backbone.module.patch_size)
+    except ValueError as error:
+        raise UserError(f"--size={SIZE.value}: {error}") from error
+    config = ClusteringConfig(
+        k_start=K_START.value, k_max=K_START.value, lambda_pos=LAMBDA_POS.value, cost_scale="image"
+    )
+    cluster_fn = make_cluster_fn(backbone, grid, config)
+    output.mkdir(parents=True, exist_ok=True)
+    numbers, pictures, skipped = {}, [], []
+    wanted = set(np.linspace(0, len(source) - 1, min(NUM_SHOWN, len(source))).astype(int).tolist())
+    with make_progress(console) as progress:
+        task = progress.add_task("images", total=len(source))
+        for indices, images in read_batches(source, skipped):
+            squares = np.stack([resize(image) for image in images])
+            padded = np.concatenate([squares, np.repeat(squares[-1:], BATCH_SIZE.value - len(squares), axis=0)])
+            found = jax.device_get(cluster_fn(backbone.params, padded))
+            for index, image, square, labels in zip(indices, images, squares, found, strict=False):
+                ids = np.unique(labels, return_inverse=True)[1].reshape(labels.shape).astype(np.uint8)
+                name = relative_name(source, index)
+                save_labels(ids.reshape(grid), image, output / "labels" / name)
+                numbers[str(name)] = int(ids.max()) + 1
+                if index in wanted:
+                    pictures.append(np.concatenate([enlarge(square), overlay(square, ids, grid)], axis=1))
+            progress.update(task, completed=indices[-1] + 1)
+    if not numbers:
+        raise UserError(f"none of the {len(source)} images in {IMAGES.value} can be read: {skipped[0]}")
+    (output / "clusters.json").write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+    make_sheet(pictures).save(output / "overview.png")
+    for line in skipped[:5]:
+        console.print(f"skipped {line}")
+    console.print(
+        f"{len(numbers)} images, {len(skipped)} skipped, {np.mean(list(numbers.values())):.1f} clusters an image on "
+        f"average; look at {output / 'overview.png'}"
+    )
+
+
+def load(checkpoint: str) -> FrozenBackbone:
+    """Returns the weights, or a ViT-S/16 at its start."""
+    return random_backbone(Recipe()) if checkpoint == RANDOM else trained_backbone(Path(checkpoint), which=WHICH.value)
+
+
+def make_cluster_fn(backbone: FrozenBackbone, grid: tuple[int, int], config: ClusteringConfig) -> Any:
+    """Returns a jitted function of (params, images uint8 `[b H W 3]`) to the cluster of each patch `[b n]`."""
+
+    @jax.jit
+    def cluster(params: Any, images: UInt8[Array, "b H W 3"]) -> Int[Array, "b n"]:
+        features: Any = backbone.module.apply({"params": params}, normalize(jnp.asarray(images)))
+        return cluster_features(features.patches, cls_tokens=features.cls, grid=grid, config=config).labels
+
+    return cluster
+
+
+def read_batches(source: FolderSource, skipped: list[str]) -> Iterator[tuple[list[int], list[np.ndarray]]]:
+    """Yields indices and images; what cannot be read is added to `skipped`."""
+
+    def read(index: int) -> tuple[int, np.ndarray | str]:
+        try:
+            return index, decode(source[index])
+        except (DecodeError, OSError) as error:
+            return index, f"{source.name(index)}: {error}"
+
+    for batch in load_ahead(read, len(source), BATCH_SIZE.value, num_threads=2):
+        good = [(index, image) for index, image in batch if not isinstance(image, str)]
+        skipped += [reason for _, reason in batch if isinstance(reason, str)]
+        if good:
+            yield [index for index, _ in good], [image for _, image in good]
+
+
+def resize(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "S S 3"]:
+    """Returns an image as the backbone sees it."""
+    return np.asarray(Image.fromarray(image).resize((SIZE.value, SIZE.value), Image.Resampling.BICUBIC))
+
+
+def relative_name(source: FolderSource, index: int) -> Path:
+    """Returns where an image lies below the folder, with the suffix of labels."""
+    return Path(source.name(index)).relative_to(IMAGES.value).with_suffix(".png")
+
+
+def save_labels(ids: UInt8[np.ndarray, "r c"], image: UInt8[np.ndarray, "H W 3"], file: Path) -> None:
+    """Writes ids in color at the size of their image."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    labels = Image.fromarray(ids).resize((image.shape[1], image.shape[0]), Image.Resampling.NEAREST)
+    labels.putpalette([int(color[place : place + 2], 16) for color in CLUSTER_COLORS for place in (1, 3, 5)])
+    labels.save(file)
+
+
+def make_sheet(pictures: Sequence[UInt8[np.ndarray, "S T 3"]]) -> Image.Image:
+    """Returns all pictures on one sheet."""
+    columns = min(COLUMNS, len(pictures))
+    sheet = Image.new("RGB", (columns * (2 * SIDE + 8), -(-len(pictures) // columns) * (SIDE + 8)), "white")
+    for number, picture in enumerate(pictures):
+        sheet.paste(Image.fromarray(picture), (number % columns * (2 * SIDE + 8), number // columns * (SIDE + 8)))
+    return sheet
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,6 +1,7 @@
 """Eight CPU devices, no compiled programs from earlier, and strict shapes where only our own code runs."""
 
 import os
+import signal
 
 import pytest
 
@@ -9,6 +10,8 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
 # A cache from outside would hide what is compiled twice.
 os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
+# In the background of a shell, interrupts are ignored, by all programs that are started from here, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -96,6 +96,8 @@ def _arrange(images: np.ndarray, clusters: FeatureClusters, grid: tuple[int, int
     num_views = 1 + two
     merging = None if clusters.merging is None else np.asarray(clusters.merging)
     valid, costs = np.asarray(clusters.valid), np.asarray(clusters.costs)
+    if valid.size // valid.shape[-1] != labels.size // count // num_views:
+        raise ValueError(f"clusters.valid {valid.shape}: these are clusters of two views; give both images")
     return _Drawn(
         views.reshape(num_views, *views.shape[-3:]),
         labels.reshape(num_views, -1, count),

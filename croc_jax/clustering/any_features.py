@@ -86,6 +86,8 @@ def cluster_features(
         weights = tokens.read("scores", scores, without="d")
         if _concrete(weights) and bool(jnp.any(weights < 0)):
             raise ValueError("scores: expected numbers of 0 or more, found negative ones")
+        if _concrete(weights) and not bool(jnp.all(jnp.any(weights > 0, axis=(0, 3)))):
+            raise ValueError("scores: expected a number above 0 for each image and head, found zeros alone")
     cls = None if cls_tokens is None else tokens.read("cls_tokens", cls_tokens, without="n")
     drawn = None if init_indices is None else tokens.read_indices(init_indices, config)
     rng = jax.random.key(0) if rng is None and drawn is None else rng
@@ -227,11 +229,11 @@ def _read(name: str, value: Any) -> Array:
 
 
 def _import(value: Any) -> Any:
-    """Takes arrays of other libraries without a copy where that works, and as NumPy sees them where not."""
+    """Copies arrays of other libraries: whoever changes theirs later changes none of ours."""
     if isinstance(value, (np.ndarray, jax.Array)) or not hasattr(value, "__dlpack__"):
         return value
     try:
-        return jnp.from_dlpack(value)
+        return jnp.from_dlpack(value, copy=True)
     except Exception:
         # Such as a tensor on a device that JAX does not have, or one that needs gradients.
         detached = value.detach() if hasattr(value, "detach") else value

@@ -7,15 +7,80 @@ import pytest
 
 from croc_jax.clustering import ClusteringConfig, cluster_features, cluster_views, trace_merging
 from croc_jax.clustering.any_features import _cluster
+from tests.clustering.test_views import softmax
 
 CONFIG = ClusteringConfig(k_start=5, k_max=5, cost_scale="image")
 RNG = np.random.default_rng(0)
+BATCH, HEADS, TOKENS, DIM = 3, 2, 8, 6
 
 
 def blobs(*lead, count=24, dim=6, centers=3):
     """Tokens around a few directions; returns them, and the direction of each."""
     kinds = np.arange(count) % centers
     return 4 * np.eye(dim)[kinds] + 0.3 * RNG.standard_normal((*lead, count, dim)), kinds
+
+
+def unit(x):
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def one_view_reference(tokens, places, weight, indices, config):
+    """One image and head in float64, with lists that shrink: costs, K and labels."""
+    tokens, places = (np.asarray(x, np.float64) for x in (tokens, places))
+    tokens = unit(tokens)
+    centroids, spots, marginal = tokens[indices], places[indices], weight[indices] / weight[indices].sum()
+    numbers, costs, labels = np.arange(config.k_start), [], []
+    for k in range(config.k_start, 1, -1):
+        cost = -tokens @ unit(centroids).T
+        if config.lambda_pos:
+            distance = np.linalg.norm(places[:, None] - spots[None], axis=-1)
+            cost += config.lambda_pos * distance / distance.max()
+        cost = (cost - cost.min()) / (cost.max() - cost.min())
+        plan = np.exp(-config.sinkhorn_lambda * cost)
+        for _ in range(config.sinkhorn_iterations):
+            plan *= (weight / plan.sum(1))[:, None]
+            plan *= marginal / plan.sum(0)
+        costs.append((plan * cost).sum())
+        labels.append(numbers[(plan / plan.sum(0)).argmax(1)])
+        means = tokens.T @ (plan / plan.sum(0))
+        i, j = sorted(np.unravel_index((means.T @ means - 9 * np.eye(k)).argmax(), (k, k)))
+        plan[:, i] += plan[:, j]
+        plan, numbers = np.delete(plan, j, axis=1), np.delete(numbers, j)
+        shares = plan / plan.sum(0)
+        centroids, spots, marginal = shares.T @ tokens, shares.T @ places, shares.T @ weight
+        marginal = marginal / marginal.sum()
+    best = int(np.argmin(costs[config.k_start - config.k_max :])) + config.k_start - config.k_max
+    return np.array(costs), config.k_start - best, labels
+
+
+def assert_equals_reference(result, tokens, places, weight, indices, config):
+    for b in range(BATCH):
+        for h in range(HEADS):
+            costs, k, labels = one_view_reference(tokens[b, h], places[b], weight[b, h], indices[b, h], config)
+            np.testing.assert_allclose(result.costs[b, h], costs, atol=1e-5)
+            assert result.num_clusters[b, h] == k
+            np.testing.assert_array_equal(result.labels[b, h], labels[config.k_start - k])
+            np.testing.assert_array_equal(result.merging[:, b, h], labels)
+            np.testing.assert_array_equal(result.valid[b, h], np.isin(np.arange(config.k_start), result.labels[b, h]))
+
+
+@pytest.mark.parametrize("weights", ["uniform", "scores", "cls_tokens"])
+def test_single_images_equal_a_reference_that_shrinks(weights):
+    rng = np.random.default_rng(1)
+    tokens, cls_tokens = rng.normal(size=(BATCH, HEADS, TOKENS, DIM)), rng.normal(size=(BATCH, HEADS, DIM))
+    places = rng.uniform(0, 50, (BATCH, TOKENS, 2))
+    indices = np.stack([[rng.permutation(TOKENS)[:5] for _ in range(HEADS)] for _ in range(BATCH)])
+    given, weight = {}, np.full((BATCH, HEADS, TOKENS), 1 / TOKENS)
+    if weights == "cls_tokens":
+        given = {"cls_tokens": cls_tokens}
+        similar = np.einsum("bhnd,bhd->bhn", unit(tokens.astype(float)), unit(cls_tokens.astype(float))) / 2
+        weight = np.stack([[softmax(row) for row in rows] for rows in similar])
+    elif weights != "uniform":
+        given = {"scores": 7e4 * rng.uniform(0.1, 1, (BATCH, HEADS, TOKENS))}
+        weight = given["scores"] / given["scores"].sum(-1, keepdims=True)
+    config = ClusteringConfig(k_start=5, k_max=4, cost_scale="image")
+    result = cluster_features(tokens, positions=places, init_indices=indices, config=config, keep_merging=True, **given)
+    assert_equals_reference(result, tokens, places, weight, indices, config)
 
 
 def test_two_views_equal_the_clustering_of_training():
@@ -128,6 +193,7 @@ NAN = np.where(np.arange(20)[:, None] == 3, np.nan, GOOD)
         (np.array([["a"]]), {}, "features: expected an array of numbers"),
         (GOOD, {"scores": np.ones(19)}, r"scores \(19,\): expected \(20,\)"),
         (GOOD, {"scores": -np.ones(20)}, "scores: expected numbers of 0 or more, found negative"),
+        (GOOD, {"scores": np.zeros(20)}, "scores: expected a number above 0 for each image"),
         (GOOD, {"scores": np.ones(20), "cls_tokens": np.ones(6)}, "scores and cls_tokens: give one"),
         (GOOD, {"cls_tokens": np.ones(7)}, r"cls_tokens \(7,\): expected \(6,\)"),
         (GOOD, {"positions": np.ones((20, 3))}, r"positions \(20, 3\): expected \(20, 2\)"),

@@ -1,0 +1,34 @@
+"""Notebooks run from the first cell to the last, and were committed with their pictures."""
+
+import json
+from pathlib import Path
+
+import matplotlib
+import pytest
+
+NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.ipynb"))
+
+
+def code_cells(notebook):
+    return [cell for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+
+
+def test_there_are_notebooks():
+    assert len(NOTEBOOKS) >= 3
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
+def test_it_runs(notebook):
+    matplotlib.use("agg")
+    names = {}
+    for number, cell in enumerate(code_cells(notebook)):
+        lines = [line for line in "".join(cell["source"]).splitlines() if not line.startswith("%")]
+        exec(compile("\n".join(lines), f"{notebook.name}, cell {number}", "exec"), names)
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
+def test_it_shows_what_it_does(notebook):
+    outputs = [output for cell in code_cells(notebook) for output in cell["outputs"]]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    assert not any(output["output_type"] == "error" for output in outputs)
+    assert notebook.stat().st_size < 600_000

@@ -69,6 +69,18 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     return re.sub(r"^<!-- fill: (.+) -->$", fill, markdown, flags=re.MULTILINE)
 
 
+def on_post_page(output: str, **_: Any) -> str:
+    """Lets no page out that loads anything from the network; MkDocs calls this.
+
+    Raises:
+        DocumentationError: for such a page.
+    """
+    outside = re.search(r"""<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)=["']?(?:https?:)?//[^"'\s>]+""", output)
+    if outside:
+        raise DocumentationError(f"the site must work offline, but a page has {outside[0]}")
+    return output
+
+
 def fill_modules(room: str) -> str:
     """Lists what a room exports, then documents each of its modules."""
     pages = []
@@ -175,10 +187,10 @@ def escape(text: Any) -> str:
 
 
 def code(text: str) -> str:
-    """Returns text as code that breaks at dots, so that long names fit a phone; nothing for no text."""
-    return (
-        f"<code>{html.escape(text, quote=False).replace('|', '&#124;').replace('.', '.<wbr>')}</code>" if text else ""
-    )
+    """Returns text as code whose names break between words, to fit a phone; nothing for no text."""
+    shown = html.escape(text, quote=False).replace("|", "&#124;")
+    breakable = re.sub(r"(?<=[a-z])([._/])(?=[a-z])", r"\1<wbr>", shown)
+    return f"<code>{breakable}</code>" if text else ""
 
 
 FILLERS: dict[str, Callable[..., str]] = {

@@ -1,8 +1,9 @@
-# `make demo` and `make test` set up all they need in .venv; see README.md.
+# `make demo`, `make test` and `make docs` set up all they need in .venv; see README.md.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+DOCS_READY := $(VENV)/docs-ready
 IMAGES ?=
 # Tests that run at a time; each takes up to two cores while it compiles.
 TESTERS ?= 2
@@ -11,7 +12,15 @@ TESTERS ?= 2
 # hardly any page faults: a sixth of a training step.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=34359738368:glibc.malloc.arena_max=1
 
-.PHONY: demo test slow lint types bench clean
+# Installs croc_jax with the extra $(1) into the virtual environment.
+define install
+version=$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+constraints=constraints/constraints-$$version.txt; \
+test -f $$constraints && option="-c $$constraints" || option=; \
+$(BIN)/python -m pip install --quiet --disable-pip-version-check $$option --editable '.[$(1)]'
+endef
+
+.PHONY: demo test slow lint types bench docs clean
 
 demo: $(READY)
 	$(BIN)/python launch/demo.py $(if $(IMAGES),--images="$(IMAGES)")
@@ -40,11 +49,17 @@ $(READY): setup.cfg pyproject.toml $(wildcard constraints/*.txt)
 		{ echo "croc_jax needs Python 3.11 or newer; this is $$($(PYTHON) --version). Try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing croc_jax into $(VENV), once; this takes a minute or two ..."
-	@version=$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
-	constraints=constraints/constraints-$$version.txt; \
-	test -f $$constraints && option="-c $$constraints" || option=; \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $$option --editable '.[dev]'
+	@$(call install,dev)
+	@touch $@
+
+# What only the site needs; the variable silences an announcement that is none of a reader's business.
+docs: $(DOCS_READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "Open site/index.html in a browser; it needs no server."
+
+$(DOCS_READY): $(READY)
+	@$(call install,docs)
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build site *.egg-info

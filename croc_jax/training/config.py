@@ -108,7 +108,11 @@ class RuntimeConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """All settings of a run."""
+    """All settings of a run, in groups.
+
+    Attributes:
+        seed: of all that is random: weights, order of the images, crops, colors, first centroids.
+    """
 
     seed: int = 0
     backbone: BackboneConfig = BackboneConfig()

@@ -71,7 +71,7 @@ class TfdsSource:
 
 
 def parse_tfds(value: str) -> TfdsSource:
-    """Opens NAME[:SPLIT][@DATA_DIR].
+    """Opens `NAME[:SPLIT][@DATA_DIR]`.
 
     Raises:
         SourceError: for another form, and as `TfdsSource`.

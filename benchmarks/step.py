@@ -75,9 +75,17 @@ def random_batch(size: int, crop_size: int) -> dict[str, np.ndarray]:
     return {"views": views, "boxes": boxes.astype(np.float32)}
 
 
+def transformer(recipe: Recipe) -> VisionTransformer:
+    """Returns the backbone, whose work is counted for transformers alone."""
+    backbone = make_networks(recipe).backbone
+    if not isinstance(backbone, VisionTransformer):
+        raise SystemExit(f"error: backbone.variant={recipe.backbone.variant!r}: choose a transformer")
+    return backbone
+
+
 def clustering_seconds(recipe: Recipe) -> float:
     """Returns the median time of the step's clustering by itself, on one device's share of the batch."""
-    backbone: VisionTransformer = make_networks(recipe).backbone
+    backbone = transformer(recipe)
     images, count = recipe.schedule.batch_size // jax.device_count(), backbone.grid_size**2
     noise = np.random.default_rng(0)
     shape = (2, images, backbone.num_heads, count + 1, backbone.width // backbone.num_heads)
@@ -101,7 +109,7 @@ def model_flops(recipe: Recipe, clusters: float) -> float:
         recipe: of the step.
         clusters: of a head that both views show, on average.
     """
-    backbone: VisionTransformer = make_networks(recipe).backbone
+    backbone = transformer(recipe)
     tokens, width = backbone.grid_size**2 + 1, backbone.width
     block = 2 * tokens * width**2 * (4 + 2 * backbone.mlp_ratio) + 4 * tokens**2 * width
     patches = 2 * (tokens - 1) * width * 3 * backbone.patch_size**2

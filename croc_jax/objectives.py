@@ -15,7 +15,10 @@ class ObjectiveConfig:
 
     Attributes:
         alpha: weight of the dense loss; 0 gives plain DINO, without clustering.
-        tokens: "keys", "queries" or "values" of the teacher's last block, or "last" tokens.
+        tokens: "keys", "queries" or "values" of the teacher's last block, or "last" tokens, which any
+            backbone has.
+        token_groups: groups of consecutive features that "last" tokens are cut into; each one is
+            clustered by itself, as a head is.
         student_temp: temperature of the student.
         teacher_temp: temperature of the teacher after its warm-up.
         warmup_teacher_temp: and at the first epoch.
@@ -25,6 +28,7 @@ class ObjectiveConfig:
 
     alpha: float = 1.0
     tokens: str = "values"
+    token_groups: int = 1
     student_temp: float = 0.1
     teacher_temp: float = 0.07
     warmup_teacher_temp: float = 0.04
@@ -35,6 +39,10 @@ class ObjectiveConfig:
         """Raises ValueError, naming the field and the value, for settings that cannot work."""
         if self.tokens not in ("keys", "queries", "values", "last"):
             raise ValueError(f"tokens={self.tokens!r}: choose 'keys', 'queries', 'values' or 'last'")
+        if self.token_groups < 1 or (self.token_groups > 1 and self.tokens != "last"):
+            raise ValueError(
+                f"token_groups={self.token_groups} with tokens={self.tokens!r}: one group, or several of 'last' tokens"
+            )
 
 
 class DistillationSums(NamedTuple):

@@ -4,7 +4,7 @@ r"""Evaluates the frozen features of a checkpoint by one protocol of configs/eva
         --config.dataset.root=ROOT
 
 A checkpoint is a workdir, a folder WORKDIR/checkpoints/STEP, a .pth or .safetensors file with
-weights of the official CrOC or DINO, or 'random'. DIR gets results.json and pictures.
+weights of CrOC, DINO, timm and others, or 'random'. DIR gets results.json and pictures.
 
 Several --config=FILE share what they can of the features, and write to DIR/NAME, named after their files; a
 --config.FIELD=VALUE goes to each that has the field.
@@ -32,6 +32,9 @@ CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "A workdir, a checkpoint folder, a .pth or .safetensors file, or 'random'.", required=True
 )
 OUTPUT = flags.DEFINE_string("output", None, "Where results.json and pictures go.", required=True)
+PATCH_SIZE = flags.DEFINE_enum(
+    "patch_size", None, ("8", "16", "32"), "Pixels between the tokens of a convolutional network, if not as it comes."
+)
 
 SCORE_NAMES = {
     "miou": "mIoU", "miou_deviation": "deviation over seeds", "jf_mean": "J&F", "corloc": "CorLoc",
@@ -89,8 +92,10 @@ def main() -> None:
 def load_backbone(checkpoint: str, config: Config) -> FrozenBackbone:
     """Returns the weights to evaluate."""
     if checkpoint == RANDOM:
-        return random_backbone(find_recipe(str(config.recipe)))
-    return trained_backbone(Path(checkpoint), which=str(config.which))
+        backbone = random_backbone(find_recipe(str(config.recipe)))
+    else:
+        backbone = trained_backbone(Path(checkpoint), which=str(config.which))
+    return backbone if PATCH_SIZE.value is None else backbone.with_patch_size(int(PATCH_SIZE.value))
 
 
 def find_recipe(source: str) -> Recipe:

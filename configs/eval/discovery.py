@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
             "protocol": "discovery",
             # VOC07 of the LOST paper; its VOC12 is year=2012. hard=False leaves truncated and difficult objects out.
             "dataset": {"root": "", "split": "trainval", "year": 2007, "hard": True},
-            "discovery": {"tokens": "keys", "num_patches": 100},
+            "discovery": {"tokens": "keys", "centered": False, "num_patches": 100},
             # Of the weights in a workdir: "teacher" or "student".
             "which": "teacher",
             # The architecture of --checkpoint=random: a config file, or a workdir.

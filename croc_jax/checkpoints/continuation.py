@@ -13,14 +13,15 @@ from croc_jax.checkpoints.foreign import is_foreign, load_foreign_backbone
 from croc_jax.checkpoints.names import Params, flatten
 from croc_jax.checkpoints.official_run import load_networks
 from croc_jax.checkpoints.orbax import restore_backbone
-from croc_jax.models import BackboneConfig, make_backbone, patch_grid
+from croc_jax.models import BackboneConfig, VisionTransformer, make_backbone, patch_grid
 from croc_jax.models.position_embedding import resize_position_embedding
 from croc_jax.training.config import Recipe
 from croc_jax.training.start import fresh_state
 from croc_jax.training.state import TrainState
 
-# Of a backbone's module: what its weights are made for.
-_ARCHITECTURE = (
+# Of a backbone's module: what its weights are made for. A convolution fits any distance of tokens.
+_CONVOLUTIONAL_ARCHITECTURE = ("width", "stages")
+_TRANSFORMER_ARCHITECTURE = (
     "patch_size", "width", "depth", "num_heads", "mlp_ratio", "num_registers", "layer_scale", "mlp", "positions",
     "norm_epsilon",
 )  # fmt: skip
@@ -102,9 +103,14 @@ def check_architecture(found: BackboneConfig, wanted: BackboneConfig, source: Pa
     """
     # Sizes of images matter to none of these settings.
     ours, theirs = (make_backbone(config, image_size=config.patch_size) for config in (wanted, found))
-    different = [name for name in _ARCHITECTURE if getattr(ours, name) != getattr(theirs, name)]
+    if type(ours) is not type(theirs):
+        different, origin = ["variant"], found
+    else:
+        is_transformer = isinstance(theirs, VisionTransformer)
+        names = _TRANSFORMER_ARCHITECTURE if is_transformer else _CONVOLUTIONAL_ARCHITECTURE
+        different, origin = [name for name in names if getattr(ours, name) != getattr(theirs, name)], theirs
     if different:
-        flags = " ".join(f"--config.backbone.{name}={getattr(theirs, name)}" for name in different)
+        flags = " ".join(f"--config.backbone.{name}={getattr(origin, name)}" for name in different)
         raise InitError(f"{source} holds another architecture than the recipe: add {flags}")
 
 

@@ -4,6 +4,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from croc_jax.checkpoints.convolutional_names import (
+    detect,
+    is_convolutional,
+    read_convolutional,
+    write_convolutional,
+)
 from croc_jax.checkpoints.names import Params, WeightNamesError, flatten, nest, read_names, write_names
 
 # Each official name, and the path of ours; kernels are transposed.
@@ -32,7 +38,9 @@ def from_official(weights: Mapping[str, np.ndarray]) -> Params:
     if unknown:
         raise WeightNamesError(f"no place for the weights {', '.join(sorted(unknown))}")
     params: Params = {}
-    if parts["backbone"]:
+    if detect(parts["backbone"]):
+        params["backbone"], *_ = read_convolutional(parts["backbone"])
+    elif parts["backbone"]:
         params["backbone"] = read_names(parts["backbone"])
     if parts["head"]:
         flat = {HEAD_TABLE[name]: _turn(HEAD_TABLE[name], np.asarray(a)) for name, a in parts["head"].items()}
@@ -51,7 +59,8 @@ def to_official(params: Params) -> dict[str, np.ndarray]:
     """
     weights = {}
     if "backbone" in params:
-        weights = {f"backbone.{name}": array for name, array in write_names(params["backbone"], "official").items()}
+        write = write_convolutional if is_convolutional(params["backbone"]) else write_names
+        weights = {f"backbone.{name}": array for name, array in write(params["backbone"], "official").items()}
     if "head" in params:
         names, flat = {ours: theirs for theirs, ours in HEAD_TABLE.items()}, flatten(params["head"])
         weights |= {f"head.{names[path]}": np.ascontiguousarray(_turn(path, array)) for path, array in flat.items()}

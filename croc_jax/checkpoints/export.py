@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
+from croc_jax.checkpoints.convolutional_names import describe_for_hf, is_convolutional, write_convolutional
 from croc_jax.checkpoints.foreign import HF_CONFIG, HF_WEIGHTS
 from croc_jax.checkpoints.names import Params, WeightNamesError, flatten, write_names
-from croc_jax.models import BackboneConfig, make_backbone
+from croc_jax.models import BackboneConfig, VisionTransformer, make_backbone
 
 # For people; the tables know Hugging Face's three families apart.
 FORMATS = ("official", "timm", "hf")
@@ -35,6 +36,22 @@ def export_backbone(params: Params, config: BackboneConfig, *, image_size: int, 
     """
     if form not in FORMATS:
         raise ExportError(f"format={form!r}: choose one of {', '.join(FORMATS)}")
+    if is_convolutional(params):
+        weights, described = write_convolutional(params, form), describe_for_hf(params)
+    else:
+        weights, described = _rename_transformer(params, config, form, image_size=image_size)
+    if form == "hf":
+        output.mkdir(parents=True, exist_ok=True)
+        (output / HF_CONFIG).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+        output = output / HF_WEIGHTS
+    write_arrays(weights, output)
+    return output
+
+
+def _rename_transformer(
+    params: Params, config: BackboneConfig, form: str, *, image_size: int
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Returns arrays under a library's names, and what Hugging Face needs to know of them."""
     family = _hf_family(config) if form == "hf" else form
     try:
         weights = write_names(params, family)
@@ -42,13 +59,9 @@ def export_backbone(params: Params, config: BackboneConfig, *, image_size: int, 
         raise ExportError(str(error)) from error
     if form == "timm" and config.num_registers:
         weights = _without_cls_position(weights)
-    if form == "hf":
-        output.mkdir(parents=True, exist_ok=True)
-        described = _hf_config(config, family, image_size=image_size, num_blocks=_count_blocks(params))
-        (output / HF_CONFIG).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
-        output = output / HF_WEIGHTS
-    write_arrays(weights, output)
-    return output
+    if form != "hf":
+        return weights, {}
+    return weights, _hf_config(config, family, image_size=image_size, num_blocks=_count_blocks(params))
 
 
 def write_arrays(contents: Mapping[str, Any], file: Path) -> None:
@@ -101,6 +114,7 @@ def _hf_family(config: BackboneConfig) -> str:
 def _hf_config(config: BackboneConfig, family: str, *, image_size: int, num_blocks: int) -> dict[str, Any]:
     """Returns what Hugging Face's AutoModel needs to know."""
     module = make_backbone(config, image_size=image_size)
+    assert isinstance(module, VisionTransformer), "others have another description"
     kind, extra = ("vit", {"intermediate_size": round(module.width * config.mlp_ratio)})
     name = "ViTModel"
     if family == "hf_dinov2":

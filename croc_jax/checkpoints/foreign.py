@@ -1,4 +1,4 @@
-"""Backbones of other programs: CrOC, DINO, DINOv2 and DINOv3 as their owners, timm or Hugging Face ship them."""
+"""Backbones of other programs: CrOC, DINO, DINOv2, DINOv3, ResNet, ConvNeXt, from their owners, timm, Hugging Face."""
 
 import json
 import re
@@ -10,10 +10,11 @@ import jax
 import numpy as np
 import safetensors.numpy
 
+from croc_jax.checkpoints.convolutional_names import detect, read_convolutional
 from croc_jax.checkpoints.names import Params, WeightNamesError, flatten, is_gated, read_names
 from croc_jax.checkpoints.torch_file import read_torch_file
 from croc_jax.models import BackboneConfig, make_backbone
-from croc_jax.models.zoo import VARIANTS
+from croc_jax.models.zoo import CONVOLUTIONAL, VARIANTS
 
 SUFFIXES = (".pth", ".pt", ".safetensors")
 # In a folder as Hugging Face ships it.
@@ -28,6 +29,8 @@ _NEEDED = (
     "block_0/mlp_1/bias",
     "block_0/mlp_2/kernel",
 )
+# Of convolutional networks as they were trained.
+_CONVOLUTIONAL_STRIDE, _CONVOLUTIONAL_SIZE = 32, 224
 # Of a model without a learned position embedding.
 _ROPE_GRID = 14
 
@@ -63,7 +66,7 @@ def load_foreign_backbone(file: Path, *, which: str = "teacher") -> ForeignBackb
     Args:
         file: a .pth file, a whole checkpoint of CrOC or DINO or a backbone alone; a .safetensors
             file with the names of any of these libraries; or a folder with model.safetensors and
-            config.json.
+            config.json. A convolutional network gets one token for 32 x 32 pixels.
         which: "teacher" or "student" of a whole checkpoint; a backbone alone is what it is.
 
     Raises:
@@ -77,14 +80,37 @@ def load_foreign_backbone(file: Path, *, which: str = "teacher") -> ForeignBackb
     if weights is contents and "student" in contents:
         raise ForeignWeightsError(f"{file} holds no {which!r}, only {', '.join(sorted(contents))}")
     arrays = {name: array for name, array in weights.items() if isinstance(array, np.ndarray)}
-    arrays = {name: np.asarray(array, np.float32) for name, array in arrays.items() if ".head." not in f".{name}"}
-    try:
-        params = read_names(arrays)
-    except WeightNamesError as error:
-        raise ForeignWeightsError(f"{file} is no vision transformer that we know: {error}") from error
-    config, image_size = _infer(file, flatten(params), arrays)
+    # timm's ConvNeXt has its last norm in the head.
+    arrays = {
+        name: np.asarray(array, np.float32)
+        for name, array in arrays.items()
+        if ".head." not in f".{name}" or ".head.norm." in f".{name}"
+    }
+    if (known := detect(arrays)) is not None:
+        config, image_size, params = _read_convolutional(file, arrays, family=known[0])
+    else:
+        try:
+            params = read_names(arrays)
+        except WeightNamesError as error:
+            raise ForeignWeightsError(f"{file} is no vision transformer that we know: {error}") from error
+        config, image_size = _infer(file, flatten(params), arrays)
     _check_complete(file, params, config, image_size)
     return ForeignBackbone(config, image_size, params, epoch if isinstance(epoch, int) else 0)
+
+
+def _read_convolutional(
+    file: Path, arrays: Mapping[str, np.ndarray], *, family: str
+) -> tuple[BackboneConfig, int, Params]:
+    try:
+        params, _, stages = read_convolutional(arrays)
+    except WeightNamesError as error:
+        raise ForeignWeightsError(f"{file} is no {family} that we know: {error}") from error
+    last = params["stage_3_block_0"]
+    width = len(last["norm_3"]["scale"]) if family == "resnet" else len(last["scale"])
+    names = [name for name in CONVOLUTIONAL if name.startswith(family)]
+    variant = next((name for name in names if CONVOLUTIONAL[name] == (width, stages)), None)
+    sizes: Any = {"variant": names[0], "width": width, "stages": stages} if variant is None else {"variant": variant}
+    return BackboneConfig(patch_size=_CONVOLUTIONAL_STRIDE, **sizes), _CONVOLUTIONAL_SIZE, params
 
 
 def read_contents(file: Path) -> Mapping[str, Any]:
@@ -190,7 +216,7 @@ def _check_complete(file: Path, params: Params, config: BackboneConfig, image_si
         if ours[name] != theirs[name]:
             wrong.append(f"{name} is {theirs[name]}, not {ours[name]}")
     if wrong:
-        raise ForeignWeightsError(f"{file} does not fit a transformer of its size: {'; '.join(wrong)}")
+        raise ForeignWeightsError(f"{file} does not fit a backbone of its size: {'; '.join(wrong)}")
 
 
 def _shapes(tree: Params) -> dict[str, tuple[int, ...]]:

@@ -1,5 +1,6 @@
 """Frozen backbones: where the weights that are evaluated come from."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from croc_jax.checkpoints.foreign import is_foreign, load_foreign_backbone
 from croc_jax.checkpoints.orbax import restore_backbone
 from croc_jax.data.config import DataConfig, ViewsConfig
 from croc_jax.data.photometric import normalize
-from croc_jax.models import Features, VisionTransformer, make_backbone
+from croc_jax.models import Backbone, Features, VisionTransformer, make_backbone
 from croc_jax.training.config import Recipe
 from croc_jax.training.networks import init_params, make_networks
 
@@ -32,7 +33,7 @@ class FrozenBackbone(NamedTuple):
         which: "teacher", "student" or "random".
     """
 
-    module: VisionTransformer
+    module: Backbone
     params: Any
     recipe: Recipe
     step: int
@@ -51,9 +52,25 @@ class FrozenBackbone(NamedTuple):
             raise ValueError(f"images {images.shape} {images.dtype}: expected [b H W 3] uint8")
         return _encode_fn(self.module)(self.params, images)  # pyright: ignore[reportArgumentType]
 
+    def with_patch_size(self, patch_size: int) -> "FrozenBackbone":
+        """Returns the same convolutional weights with tokens as many pixels apart (by dilation).
+
+        Args:
+            patch_size: 32, 16 or 8.
+
+        Raises:
+            ValueError: for another number, or for a transformer, whose patches are part of its weights.
+        """
+        if isinstance(self.module, VisionTransformer):
+            ours = self.module.patch_size
+            raise ValueError(f"patch_size={patch_size}: this transformer was trained on patches of {ours} pixels")
+        config = dataclasses.replace(self.recipe.backbone, patch_size=patch_size)
+        module = make_backbone(config, image_size=patch_size)
+        return self._replace(module=module, recipe=dataclasses.replace(self.recipe, backbone=config))
+
 
 @functools.lru_cache(maxsize=8)
-def _encode_fn(module: VisionTransformer) -> Callable[..., Features]:
+def _encode_fn(module: Backbone) -> Callable[..., Features]:
     def encode(params: Any, images: Array) -> Features:
         return module.apply({"params": params}, normalize(jnp.asarray(images)))  # pyright: ignore[reportReturnType]
 
@@ -65,7 +82,7 @@ def load_backbone(checkpoint: str | Path, *, which: str = "teacher") -> FrozenBa
 
     Args:
         checkpoint: a workdir, a checkpoint of one, or what `trained_backbone` takes from others:
-            CrOC, DINO, DINOv2, DINOv3, timm, Hugging Face.
+            CrOC, DINO, DINOv2, DINOv3, ResNet, ConvNeXt, timm, Hugging Face.
         which: "teacher" or "student" of a run.
 
     Raises:

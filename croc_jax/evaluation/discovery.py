@@ -15,9 +15,9 @@ from croc_jax.data.label_files import LabeledDataError
 from croc_jax.data.labeled_boxes import BoxSplit
 from croc_jax.data.photometric import normalize
 from croc_jax.evaluation.features import FrozenFeatures
-from croc_jax.models import VisionTransformer
+from croc_jax.models import Backbone, clustering_tokens
+from croc_jax.models.features import TOKENS
 
-TOKENS = ("keys", "queries", "values")
 # From this IoU on, an image counts as solved.
 CORLOC_IOU = 0.5
 
@@ -27,11 +27,14 @@ class DiscoveryProtocol:
     """Every setting of the protocol that moves the score; the defaults are LOST's.
 
     Attributes:
-        tokens: "keys" (official), "queries" or "values".
+        tokens: "keys" (official), "queries", "values", or "last", which any backbone has.
+        centered: subtract the image's mean token first. Features that are never negative, as a
+            ResNet's, would resemble all others.
         num_patches: patches of the lowest degree that may extend the seed (official: k_patches).
     """
 
     tokens: str = "keys"
+    centered: bool = False
     num_patches: int = 100
 
     def __post_init__(self) -> None:
@@ -99,7 +102,7 @@ def evaluate_discovery(features: FrozenFeatures, *, split: BoxSplit, protocol: D
     return DiscoveryScore(corloc, np.array(boxes), best, time.perf_counter() - start)
 
 
-def make_discover_fn(backbone: VisionTransformer, protocol: DiscoveryProtocol) -> Callable[..., Discovery]:
+def make_discover_fn(backbone: Backbone, protocol: DiscoveryProtocol) -> Callable[..., Discovery]:
     """Returns a jitted function of (params, padded image uint8 `[H W 3]`, its true height and width).
 
     It compiles once for each number of patches, not for each size of image.
@@ -114,8 +117,10 @@ def make_discover_fn(backbone: VisionTransformer, protocol: DiscoveryProtocol) -
         inside = (jnp.arange(image.shape[0]) < size[0])[:, None] & (jnp.arange(image.shape[1]) < size[1])
         pixels = normalize(image[None]) * inside[None, ..., None]
         features: Any = backbone.apply({"params": params}, pixels)
-        tokens = getattr(features, protocol.tokens)[0, :, 1:]
-        return lost(jnp.swapaxes(tokens, 0, 1).reshape(tokens.shape[1], -1), num_patches=protocol.num_patches)
+        heads, _ = clustering_tokens(features, protocol.tokens)
+        tokens = jnp.swapaxes(heads[0], 0, 1).reshape(heads.shape[2], -1)
+        tokens -= protocol.centered * jnp.mean(tokens, axis=0)
+        return lost(tokens, num_patches=protocol.num_patches)
 
     return discover
 

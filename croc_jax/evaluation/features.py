@@ -16,7 +16,7 @@ from croc_jax.data.labeled import SegmentationSplit
 from croc_jax.data.labeled_images import ClassificationSplit
 from croc_jax.data.photometric import normalize
 from croc_jax.evaluation.paging import release_pages
-from croc_jax.models import VisionTransformer, patch_grid
+from croc_jax.models import Backbone, patch_grid
 
 # What one image can be summed up by.
 POOLINGS = ("cls", "mean", "cls_mean")
@@ -85,7 +85,7 @@ class ImageFeatures(NamedTuple):
     labels: Int32[np.ndarray, " n"]
 
 
-def make_extract_fn(backbone: VisionTransformer, dtype: Any = jnp.float32) -> ExtractFn:
+def make_extract_fn(backbone: Backbone, dtype: Any = jnp.float32) -> ExtractFn:
     """Returns a jitted function of (params, images uint8) that gives the normalized patch tokens.
 
     Args:
@@ -102,7 +102,7 @@ def make_extract_fn(backbone: VisionTransformer, dtype: Any = jnp.float32) -> Ex
     return extract
 
 
-def make_pool_fn(backbone: VisionTransformer) -> PoolFn:
+def make_pool_fn(backbone: Backbone) -> PoolFn:
     """Returns a jitted function of (params, images uint8) that gives [CLS] and the mean patch token, end to end.
 
     Args:
@@ -129,7 +129,7 @@ class FrozenFeatures:
 
     def __init__(
         self,
-        module: VisionTransformer,
+        module: Backbone,
         params: Any,
         *,
         budget: MemoryBudget | None = None,

@@ -5,18 +5,22 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BackboneConfig:
-    """A vision transformer, by variant; the optional fields override the variant's own.
+    """A backbone, by variant; the optional fields override the variant's own.
+
+    Convolutional networks have no attention: what says so below is for transformers alone.
 
     Attributes:
-        variant: "vit_tiny", "vit_small", "vit_base", "vit_large" or "vit_giant".
-        patch_size: side of a square patch in pixels.
+        variant: "vit_tiny", "vit_small", "vit_base", "vit_large", "vit_giant"; "resnet_50";
+            "convnext_tiny", "convnext_small", "convnext_base" or "convnext_large".
+        patch_size: side of a square patch in pixels; of a convolutional network, the pixels between
+            two tokens: 32, or 16 or 8 with dilated last stages.
         width: features of a token.
-        depth: number of blocks.
-        num_heads: attention heads.
+        depth: number of blocks (transformers).
+        num_heads: attention heads (transformers; the following fields that name no other network, too).
         mlp_ratio: hidden features of a block's MLP over its width.
-        drop_path_rate: stochastic depth of the last block; earlier ones grow linearly from 0.
-        remat: recompute each block in the backward pass instead of storing it.
-        dtype: "float32", "bfloat16", or "auto": bfloat16 on accelerators, float32 on CPU.
+        drop_path_rate: stochastic depth of the last block; earlier ones grow linearly from 0 (any but ResNet).
+        remat: recompute each block (of any network) in the backward pass instead of storing it.
+        dtype: "float32", "bfloat16", or "auto": bfloat16 on accelerators, float32 on CPU (any network).
         attention: "xla", "cudnn" (flash attention on CUDA, bfloat16 only), or "auto".
         num_registers: tokens beside [CLS] that no one reads (DINOv2 and DINOv3: 4).
         layer_scale: whether a learned factor scales each feature of an update (DINOv2, DINOv3).
@@ -24,7 +28,8 @@ class BackboneConfig:
         positions: "learned", or "rope" (DINOv3).
         position_resizing: how a learned embedding fits other grids: "offset" (CrOC, DINO, DINOv2),
             "plain" (Hugging Face) or "antialias" (DINOv2 with registers, timm).
-        norm_epsilon: of the layer normalizations.
+        norm_epsilon: of the layer normalizations (ConvNeXt too).
+        stages: blocks of each of the four stages (convolutional networks).
     """
 
     variant: str = "vit_small"
@@ -43,6 +48,7 @@ class BackboneConfig:
     positions: str = "learned"
     position_resizing: str = "offset"
     norm_epsilon: float = 1e-6
+    stages: tuple[int, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

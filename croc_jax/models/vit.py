@@ -1,17 +1,19 @@
 """The vision transformer, returning every token that a caller may want."""
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from croc_jax.models.attention import attend
+from croc_jax.models.drop_path import DropPath
+from croc_jax.models.features import Features
+from croc_jax.models.patches import patch_grid
 from croc_jax.models.position_embedding import resize_position_embedding, rotate, rotation_tables
 
 LAYER_NORM_EPSILON = 1e-6
@@ -20,26 +22,6 @@ LAYER_SCALE_START = 1e-5
 # to write it out and read it back, and halves the memory.
 KEPT = ("qkv", "scores", "mixed", "middle", "hidden")
 truncated_normal = nn.initializers.truncated_normal(stddev=0.02, lower=-100.0, upper=100.0)
-
-
-class Features(NamedTuple):
-    """What a backbone sees in a batch of images; float32, without registers.
-
-    Attributes:
-        cls: the final normalized [CLS] token `[b d]`.
-        patches: the final normalized patch tokens, in row-major order `[b n d]`.
-        queries: of the last block, [CLS] first `[b h n+1 dh]`; not rotated by place, which is no content.
-        keys: alike.
-        values: alike.
-        cls_attention: attention that [CLS] pays to each patch in the last block `[b h n]`.
-    """
-
-    cls: Float[Array, "b d"]
-    patches: Float[Array, "b n d"]
-    queries: Float[Array, "b h n+1 dh"]
-    keys: Float[Array, "b h n+1 dh"]
-    values: Float[Array, "b h n+1 dh"]
-    cls_attention: Float[Array, "b h n"]
 
 
 class VisionTransformer(nn.Module):
@@ -87,7 +69,7 @@ class VisionTransformer(nn.Module):
 
         Args:
             images: normalized; H and W multiples of the patch size.
-            train: drop residual branches (needs the rng stream "drop_path").
+            train: drop residual branches if the rng stream "drop_path" is given.
 
         Raises:
             ValueError: if whole patches do not tile the images.
@@ -146,7 +128,7 @@ class VisionTransformer(nn.Module):
                 tokens, qkv = Block(**settings, name=f"block_{index}")(tokens, rotation=rotation)
             return tokens, qkv  # pyright: ignore[reportReturnType]
         block = Block(**settings, parent=None)
-        drop_path = train and self.drop_path_rate > 0
+        drop_path = train and self.drop_path_rate > 0 and self.has_rng("drop_path")
         rates = np.linspace(0, self.drop_path_rate, self.depth, dtype=np.float32)
         keys: Any = jax.random.split(self.make_rng("drop_path"), self.depth) if drop_path else None
         params = [self.variables["params"][f"block_{index}"] for index in range(self.depth)]
@@ -164,24 +146,6 @@ class VisionTransformer(nn.Module):
             layers = (stacked, rates[:-1], keys[:-1] if drop_path else None)
             tokens, _ = jax.lax.scan(lambda carry, layer: (run(carry, layer)[0], None), tokens, layers)
         return run(tokens, (params[-1], rates[-1], keys[-1] if drop_path else None))
-
-
-class DropPath(NamedTuple):
-    """Stochastic depth of one block.
-
-    Attributes:
-        rate: chance of a residual branch to be left out for an image.
-        rng: of this block and step.
-    """
-
-    rate: ArrayLike
-    rng: Array
-
-    def __call__(self, update: Float[Array, "b n d"], branch: int) -> Float[Array, "b n d"]:
-        """Drops the whole update of some images, and scales up the others'."""
-        keep = 1 - self.rate
-        kept = jax.random.bernoulli(jax.random.fold_in(self.rng, branch), keep, (update.shape[0], 1, 1))
-        return update * (kept / keep).astype(update.dtype)
 
 
 class PatchEmbedding(nn.Module):
@@ -300,15 +264,3 @@ def uniform_initializer(bound: float) -> nn.initializers.Initializer:
         return jax.random.uniform(rng, shape, dtype, -bound, bound)
 
     return init
-
-
-def patch_grid(size: tuple[int, int], patch_size: int) -> tuple[int, int]:
-    """Returns rows and columns of patches of an image of that height and width.
-
-    Raises:
-        ValueError: if whole patches do not tile it.
-    """
-    height, width = size
-    if height % patch_size or width % patch_size or not height or not width:
-        raise ValueError(f"images of {height} x {width} pixels: whole patches of {patch_size} pixels must tile them")
-    return height // patch_size, width // patch_size

@@ -1,12 +1,18 @@
 """Backbones by name."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
 from croc_jax.models.attention import choose_attention
 from croc_jax.models.config import BackboneConfig
+from croc_jax.models.convnext import ConvNeXt
+from croc_jax.models.features import Backbone
+from croc_jax.models.patches import patch_grid
 from croc_jax.models.position_embedding import RESIZINGS
-from croc_jax.models.vit import VisionTransformer, patch_grid
+from croc_jax.models.resnet import ResNet
+from croc_jax.models.vit import VisionTransformer
 
 # width, depth, heads
 VARIANTS = {
@@ -16,22 +22,42 @@ VARIANTS = {
     "vit_large": (1024, 24, 16),
     "vit_giant": (1536, 40, 24),
 }
+# width, blocks of each stage
+CONVOLUTIONAL = {
+    "resnet_50": (2048, (3, 4, 6, 3)),
+    "convnext_tiny": (768, (3, 3, 9, 3)),
+    "convnext_small": (768, (3, 3, 27, 3)),
+    "convnext_base": (1024, (3, 3, 27, 3)),
+    "convnext_large": (1536, (3, 3, 27, 3)),
+}
 CHOICES = {"mlp": ("gelu", "swiglu"), "positions": ("learned", "rope"), "position_resizing": RESIZINGS}
+CONVOLUTIONAL_PATCHES = (8, 16, 32)
+# Fields that a convolutional network has a use for.
+_CONVOLUTIONAL_FIELDS = {"variant", "patch_size", "width", "stages", "drop_path_rate", "remat", "dtype", "norm_epsilon"}
 
 
-def make_backbone(config: BackboneConfig, *, image_size: int) -> VisionTransformer:
+def make_backbone(config: BackboneConfig, *, image_size: int) -> Backbone:
     """Returns the module that a config describes.
 
     Args:
         config: variant and overrides.
-        image_size: side of the square images that the position embedding is learned for.
+        image_size: side of the square images that a position embedding is learned for.
 
     Raises:
         ValueError: for an unknown variant, type or attention, heads that do not divide the
-            width, or an image that whole patches do not tile.
+            width, a field that the variant has no use for, or an image that whole patches do not tile.
     """
-    if config.variant not in VARIANTS:
-        raise ValueError(f"variant={config.variant!r}: choose one of {', '.join(VARIANTS)}")
+    if config.variant in VARIANTS:
+        return _make_transformer(config, image_size=image_size)
+    if config.variant in CONVOLUTIONAL:
+        return _make_convolutional(config, image_size=image_size)
+    known = ", ".join((*VARIANTS, *CONVOLUTIONAL))
+    raise ValueError(f"variant={config.variant!r}: choose one of {known}")
+
+
+def _make_transformer(config: BackboneConfig, *, image_size: int) -> VisionTransformer:
+    if config.stages is not None:
+        raise ValueError(f"stages={config.stages}: {config.variant} has none; set depth")
     width, depth, num_heads = VARIANTS[config.variant]
     width, depth, num_heads = config.width or width, config.depth or depth, config.num_heads or num_heads
     if width % num_heads:
@@ -60,6 +86,32 @@ def make_backbone(config: BackboneConfig, *, image_size: int) -> VisionTransform
         position_resizing=config.position_resizing,
         norm_epsilon=config.norm_epsilon,
     )
+
+
+def _make_convolutional(config: BackboneConfig, *, image_size: int) -> ResNet | ConvNeXt:
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name not in _CONVOLUTIONAL_FIELDS and value != field.default:
+            raise ValueError(
+                f"{field.name}={value!r}: {config.variant} has no use for it; leave it at {field.default!r}"
+            )
+    if config.patch_size not in CONVOLUTIONAL_PATCHES:
+        known = ", ".join(map(str, CONVOLUTIONAL_PATCHES))
+        raise ValueError(f"patch_size={config.patch_size}: the tokens of {config.variant} lie {known} pixels apart")
+    patch_grid((image_size, image_size), config.patch_size)
+    width, stages = CONVOLUTIONAL[config.variant]
+    width, stages = config.width or width, config.stages or stages
+    if len(stages) != 4 or min(stages) < 1:
+        raise ValueError(f"stages={stages}: four numbers of blocks, of one or more")
+    resnet = config.variant.startswith("resnet")
+    parts = 32 if resnet else 8
+    if width % parts:
+        raise ValueError(f"width={width}: must be a multiple of {parts} for {config.variant}")
+    settings = {"patch_size": config.patch_size, "width": width, "stages": stages, "remat": config.remat}
+    dtype = compute_dtype(config.dtype)
+    if resnet:
+        return ResNet(**settings, dtype=dtype)
+    return ConvNeXt(**settings, dtype=dtype, drop_path_rate=config.drop_path_rate, norm_epsilon=config.norm_epsilon)
 
 
 def compute_dtype(name: str) -> jnp.dtype:

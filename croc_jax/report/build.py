@@ -12,6 +12,7 @@ import numpy as np
 from croc_jax.data.decoding import decode
 from croc_jax.data.sources import ImageSource, open_data
 from croc_jax.evaluation.backbones import FrozenBackbone, trained_backbone
+from croc_jax.models import VisionTransformer
 from croc_jax.report.comparison import comparison_facts, comparison_sections
 from croc_jax.report.evaluations import group_evaluations, read_evaluations
 from croc_jax.report.exploration import Exploration, explore, overlap
@@ -128,12 +129,18 @@ def describe(backbone: FrozenBackbone, num_images: int) -> str:
     recipe, module = backbone.recipe, backbone.module
     size = recipe.data.views.crop_size
     return (
-        f"A vision transformer of {module.depth} blocks, {module.width} features and {module.num_heads} heads "
-        f"(patches of {module.patch_size} x {module.patch_size} pixels) saw {num_images:,} images without a single "
-        f"label, as pairs of {size} x {size} crops, for {recipe.schedule.epochs} epochs: {backbone.step:,} steps of "
-        f"{recipe.schedule.batch_size} images. The pictures show its teacher, the slowly moving average that training "
-        "learns from and leaves behind."
+        f"{_architecture(backbone)} (patches of {module.patch_size} x {module.patch_size} pixels) saw {num_images:,} "
+        f"images without a single label, as pairs of {size} x {size} crops, for {recipe.schedule.epochs} epochs: "
+        f"{backbone.step:,} steps of {recipe.schedule.batch_size} images. The pictures show its teacher, the slowly "
+        "moving average that training learns from and leaves behind."
     )
+
+
+def _architecture(backbone: FrozenBackbone) -> str:
+    variant, module = backbone.recipe.backbone.variant, backbone.module
+    if isinstance(module, VisionTransformer):
+        return f"A vision transformer of {module.depth} blocks, {module.width} features and {module.num_heads} heads"
+    return f"A convolutional network ({variant}) of {module.width} features"
 
 
 def collect_facts(rows: Rows, typical: Exploration, *, batch_size: int) -> list[Fact]:

@@ -13,10 +13,9 @@ from croc_jax.data.decoding import DecodeError, decode
 from croc_jax.data.photometric import normalize
 from croc_jax.data.sources import ImageSource
 from croc_jax.data.views import two_views
-from croc_jax.models import VisionTransformer, patch_grid
+from croc_jax.models import Backbone, clustering_tokens, patch_grid
 from croc_jax.training.config import Recipe
 from croc_jax.training.networks import encode_views
-from croc_jax.training.step import clustering_tokens
 
 
 class Exploration(NamedTuple):
@@ -46,7 +45,7 @@ class Exploration(NamedTuple):
 
 
 def explore(
-    backbone: VisionTransformer,
+    backbone: Backbone,
     params: Any,
     recipe: Recipe,
     source: ImageSource,
@@ -75,8 +74,8 @@ def explore(
 
     @jax.jit
     def cluster(params: Any, views: Array, boxes: Array) -> tuple[Clustering, Array]:
-        features = encode_views(backbone, params, normalize(views))
-        tokens, cls_tokens = clustering_tokens(features, recipe.objective.tokens)
+        features, _ = encode_views(backbone, params, normalize(views))
+        tokens, cls_tokens = clustering_tokens(features, recipe.objective.tokens, groups=recipe.objective.token_groups)
         positions = patch_positions(jnp.moveaxis(boxes, 1, 0), grid)
         rng = jax.random.key(seed)
         result = cluster_views(tokens, cls_tokens, positions, recipe.clustering, rng=rng)

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from croc_jax.models import Features, ProjectionHead, VisionTransformer, make_backbone, make_head
+from croc_jax.models import Backbone, Features, ProjectionHead, make_backbone, make_head
+from croc_jax.models.batch_norm import STATISTICS
 from croc_jax.training.config import Recipe
 
 Params = Any
@@ -15,7 +16,7 @@ Params = Any
 class Networks(NamedTuple):
     """The modules that student and teacher share; their parameters differ."""
 
-    backbone: VisionTransformer
+    backbone: Backbone
     head: ProjectionHead
 
 
@@ -37,14 +38,17 @@ def init_params(networks: Networks, rng: Array, *, crop_size: int) -> dict[str, 
 
 
 def encode_views(
-    backbone: VisionTransformer,
+    backbone: Backbone,
     params: Params,
     views: Float[Array, "b v H W c"],
     *,
     slices: int = 1,
+    train: bool = False,
     drop_path_rng: Array | None = None,
-) -> Features:
-    """Returns the features of both views, with `[v b ...]` for the batch axis.
+) -> tuple[Features, Params]:
+    """Returns the features of both views, with `[v b ...]` for the batch axis, and batch statistics.
+
+    The statistics are empty, but in training for a backbone that normalizes by its batch.
 
     With several slices, each runs by itself and is run again in the backward pass, so that the
     memory is that of one slice while everything after sees the whole batch.
@@ -53,24 +57,27 @@ def encode_views(
         backbone: the module.
         params: its parameters.
         views: normalized.
-        slices: into which the batch is cut.
-        drop_path_rng: a key makes it drop paths.
+        slices: into which the batch is cut; each one is normalized by itself where the batch matters.
+        train: normalize by the statistics of these images, where the backbone does such a thing.
+        drop_path_rng: a key makes it drop paths in training.
     """
     batch, num_views = views.shape[:2]
 
-    def encode(images: Array, rng: Array | None) -> Features:
+    def encode(images: Array, rng: Array | None) -> tuple[Features, Params]:
         rngs = None if rng is None else {"drop_path": rng}
-        return backbone.apply({"params": params}, images, train=rng is not None, rngs=rngs)  # pyright: ignore
+        features, left = backbone.apply({"params": params}, images, train=train, rngs=rngs, mutable=[STATISTICS])
+        return features, left.get(STATISTICS, {})
 
     # The batch comes first in the flat axis, so that it stays where it is on the devices.
     images = views.reshape(batch * num_views, *views.shape[2:])
     if slices == 1:
-        features = encode(images, drop_path_rng)
+        features, statistics = encode(images, drop_path_rng)
     else:
         keys = None if drop_path_rng is None else jax.random.split(drop_path_rng, slices)
-        features = jax.lax.map(lambda args: jax.checkpoint(encode)(*args), (cut(images, slices), keys))
-        features = jax.tree.map(join, features)
-    return jax.tree.map(lambda x: jnp.moveaxis(x.reshape(batch, num_views, *x.shape[1:]), 1, 0), features)
+        features, statistics = jax.lax.map(lambda args: jax.checkpoint(encode)(*args), (cut(images, slices), keys))
+        features, statistics = jax.tree.map(join, features), jax.tree.map(lambda x: jnp.mean(x, axis=0), statistics)
+    features = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(batch, num_views, *x.shape[1:]), 1, 0), features)
+    return features, statistics
 
 
 def cut(array: Array, slices: int) -> Array:

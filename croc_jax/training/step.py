@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from croc_jax.clustering import Clustering, cluster_views, patch_positions, view_centroids
 from croc_jax.data.photometric import augment, augment_local
-from croc_jax.models import Features, patch_grid
+from croc_jax.models import Features, clustering_tokens, follow_statistics, patch_grid
 from croc_jax.objectives import DistillationSums, update_center
 from croc_jax.training.comparison import Teaching, compare_clusters, compare_images
 from croc_jax.training.config import Recipe
@@ -22,6 +22,7 @@ from croc_jax.training.state import TrainState, make_recipe_optimizer, make_reci
 
 Metrics = dict[str, Array]
 HostBatch = Mapping[str, Array]
+Statistics = Any
 
 
 class ViewPair(NamedTuple):
@@ -95,39 +96,41 @@ def make_update(recipe: Recipe, *, steps_per_epoch: int) -> Callable[..., tuple[
         temps = {"teacher_temp": teacher_temp, "student_temp": objective.student_temp}
 
         # 1. The teacher sees both views; its tokens are clustered jointly.
-        teacher = encode_views(networks.backbone, state.teacher["backbone"], views.images, slices=slices)
+        encode = partial(encode_views, networks.backbone, slices=slices, train=True)
+        teacher, teacher_statistics = encode(state.teacher["backbone"], views.images)
         located = None
         if objective.alpha:
             located = _locate(recipe, teacher, views, rng=cluster_rng, init_indices=init_indices)
 
         # 2. The student sees them too, and takes over the teacher's clusters.
-        def loss_fn(student_params: dict) -> tuple[Array, tuple[DistillationSums, DistillationSums]]:
-            encode = partial(encode_views, networks.backbone, student_params["backbone"], slices=slices)
-            student = encode(views.images, drop_path_rng=drop_path_rng)
+        def loss_fn(student_params: dict) -> tuple[Array, tuple[DistillationSums, DistillationSums, Statistics]]:
+            backbone = student_params["backbone"]
+            student, statistics = encode(backbone, views.images, drop_path_rng=drop_path_rng)
             cls_tokens = student.cls
             if views.local_images is not None:
-                local = encode(views.local_images, drop_path_rng=jax.random.fold_in(drop_path_rng, 1))
+                local, _ = encode(backbone, views.local_images, drop_path_rng=jax.random.fold_in(drop_path_rng, 1))
                 cls_tokens = jnp.concatenate((cls_tokens, local.cls))
             head, teaching = student_params["head"], Teaching(state.teacher["head"], state.center, **temps)
             whole = compare_images(networks.head, head, cls_tokens, teacher.cls, teaching, slices=slices)
             if located is None:
-                return whole.loss, (whole, _no_clusters(state.center_dense))
+                return whole.loss, (whole, _no_clusters(state.center_dense), statistics)
             assignments, valid = located.clustering.assignments, located.clustering.valid
             centroids = view_centroids(student.patches, student.cls, assignments)
             teaching = teaching._replace(center=state.center_dense)
             parts = compare_clusters(networks.head, head, centroids, located.centroids, valid, teaching, slices=slices)
-            return objective.alpha * parts.loss + whole.loss, (whole, parts)
+            return objective.alpha * parts.loss + whole.loss, (whole, parts, statistics)
 
-        (loss, (whole, parts)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.student)
+        (loss, (whole, parts, statistics)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.student)
 
         # 3. The student learns; the teacher and the centers follow.
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.student)
-        student = optax.apply_updates(state.student, updates)
+        student: dict = optax.apply_updates(state.student, updates)  # pyright: ignore[reportAssignmentType]
         momentum = schedules.teacher_momentum(state.step)
+        teacher_params = jax.tree.map(lambda t, s: momentum * t + (1 - momentum) * s, state.teacher, student)
         new_state = TrainState(
             step=state.step + 1,
-            student=student,  # pyright: ignore[reportArgumentType]
-            teacher=jax.tree.map(lambda t, s: momentum * t + (1 - momentum) * s, state.teacher, student),
+            student=_follow(student, state.student, statistics),
+            teacher=_follow(teacher_params, state.teacher, teacher_statistics),
             opt_state=opt_state,
             center=update_center(state.center, whole, objective.center_momentum),
             center_dense=update_center(state.center_dense, parts, objective.center_momentum),
@@ -151,7 +154,7 @@ def make_update(recipe: Recipe, *, steps_per_epoch: int) -> Callable[..., tuple[
 
 def _locate(recipe: Recipe, teacher: Features, views: ViewPair, *, rng: Array, init_indices: Array | None) -> Located:
     """Clusters the teacher's tokens and takes its centroids."""
-    tokens, cls_tokens = clustering_tokens(teacher, recipe.objective.tokens)
+    tokens, cls_tokens = clustering_tokens(teacher, recipe.objective.tokens, groups=recipe.objective.token_groups)
     clustering = cluster_views(
         tokens,
         cls_tokens,
@@ -163,17 +166,11 @@ def _locate(recipe: Recipe, teacher: Features, views: ViewPair, *, rng: Array, i
     return Located(clustering, view_centroids(teacher.patches, teacher.cls, clustering.assignments))
 
 
-def clustering_tokens(features: Features, kind: str) -> tuple[Float[Array, "v b h n d"], Float[Array, "v b h d"]]:
-    """Returns the patch and [CLS] tokens that are clustered.
-
-    Args:
-        features: with leading axes `[v b]`.
-        kind: "keys", "queries" or "values" (one set a head), or "last" (one set).
-    """
-    if kind == "last":
-        return features.patches[:, :, None], features.cls[:, :, None]
-    tokens = getattr(features, kind)
-    return tokens[..., 1:, :], tokens[..., 0, :]
+def _follow(params: dict, before: dict, statistics: Statistics) -> dict:
+    """Moves the running statistics of a network's backbone, if it has any."""
+    if not statistics:
+        return params
+    return {**params, "backbone": follow_statistics(params["backbone"], before["backbone"], statistics)}
 
 
 def _no_clusters(center: Array) -> DistillationSums:

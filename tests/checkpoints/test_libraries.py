@@ -83,6 +83,77 @@ def test_hugging_face(tmp_path, name):
     assert_equal_features(loaded, tokens_of, patch_size=patch_size, first=1 + registers)
 
 
+CONVOLUTIONAL = {
+    "timm resnet50": {"layers": [1, 2, 1, 1]},
+    "timm convnext_tiny": {"depths": [1, 2, 1, 1], "dims": [16, 32, 64, 128]},
+    "ResNet": {"embedding_size": 16, "hidden_sizes": [64, 128, 256, 512], "depths": [1, 2, 1, 1]},
+    "ConvNext": {"hidden_sizes": [16, 32, 64, 128], "depths": [1, 2, 1, 1]},
+    "DINOv3ConvNext": {"hidden_sizes": [16, 32, 64, 128], "depths": [1, 2, 1, 1]},
+}
+
+
+def shuffle_statistics(model):
+    """Running statistics count, too."""
+    for name, buffer in model.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.normal_(0, 0.1)
+        elif name.endswith("running_var"):
+            buffer.uniform_(0.5, 2.0)
+    return model
+
+
+def assert_equal_maps(loaded, map_of, *, patch_size, sizes=((64, 64), (64, 96))):
+    loaded = loaded._replace(config=dataclasses.replace(loaded.config, patch_size=patch_size), image_size=64)
+    for size in sizes:
+        images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
+        with torch.no_grad():
+            expected = map_of(images).flatten(2).mT.numpy()
+        found = features_of(loaded, images)
+        assert np.abs(expected).max() > 0.1
+        np.testing.assert_allclose(found.patches, expected, atol=1e-4 * max(1, np.abs(expected).max()))
+
+
+@pytest.mark.parametrize("name", [name for name in CONVOLUTIONAL if not name.startswith("timm ")])
+def test_convolutional_networks_of_hugging_face(tmp_path, name):
+    transformers = pytest.importorskip("transformers")
+    config = getattr(transformers, f"{name}Config")(**CONVOLUTIONAL[name])
+    model = shuffle_statistics(shuffle(getattr(transformers, f"{name}Model")(config)))
+    model.save_pretrained(tmp_path)
+    loaded = load_foreign_backbone(tmp_path)
+    assert loaded.config.stages == (1, 2, 1, 1) and loaded.config.variant == detected(name)
+
+    def map_of(images):
+        found = model(images).last_hidden_state
+        if name == "ResNet":
+            return found
+        if name == "DINOv3ConvNext":
+            rows, columns = (side // 32 for side in images.shape[2:])
+            return found[:, 1:].mT.unflatten(2, (rows, columns))
+        return model.layernorm(found.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    assert_equal_maps(loaded, map_of, patch_size=32)
+
+
+def detected(name):
+    return "resnet_50" if name == "ResNet" else "convnext_tiny"
+
+
+@pytest.mark.parametrize("patch_size", [32, 16, 8])
+@pytest.mark.parametrize("name", [name for name in CONVOLUTIONAL if name.startswith("timm ")])
+def test_convolutional_networks_of_timm(tmp_path, name, patch_size):
+    timm = pytest.importorskip("timm")
+    settings = {"num_classes": 0, "output_stride": patch_size, **CONVOLUTIONAL[name]}
+    model = shuffle_statistics(shuffle(timm.create_model(name.removeprefix("timm "), **settings)))
+    torch.save(model.state_dict(), tmp_path / "model.pth")
+    loaded = load_foreign_backbone(tmp_path / "model.pth")
+
+    def map_of(images):
+        found = model.forward_features(images)
+        return model.head.norm(found) if "convnext" in name else found
+
+    assert_equal_maps(loaded, map_of, patch_size=patch_size)
+
+
 TIMM = {
     "vit_small_patch16_224": {"img_size": 64},
     "vit_small_patch14_dinov2": {"img_size": 70},

@@ -41,6 +41,8 @@ def every_config(test):
 def test_no_config_is_missing():
     assert {file.stem for file in FILES} == {
         "camvid",
+        "croc_convnext_tiny_coco",
+        "croc_resnet50_coco",
         "croc_vits16_coco",
         "croc_vits16_coco_plus",
         "croc_vits16_imagenet",
@@ -111,7 +113,10 @@ def test_full_size_shapes_fit_together(name):
 
 def miniature(recipe):
     """Returns the recipe with everything that only makes it large taken away."""
-    backbone = dataclasses.replace(recipe.backbone, width=16, depth=1, num_heads=2)
+    small = {"width": 16, "depth": 1, "num_heads": 2}
+    if not recipe.backbone.variant.startswith("vit"):
+        small = {"width": 32 * recipe.objective.token_groups, "stages": (1, 1, 1, 1)}
+    backbone = dataclasses.replace(recipe.backbone, **small)
     head = dataclasses.replace(recipe.head, hidden_dim=16, bottleneck_dim=8, num_prototypes=16, num_prototypes_dense=16)
     views = dataclasses.replace(recipe.data.views, crop_size=3 * backbone.patch_size)
     data = dataclasses.replace(recipe.data, folders=(), sources=(), views=views)

@@ -1,0 +1,96 @@
+"""What every backbone gives, and how the rest of the package sees a backbone: images in, tokens out."""
+
+from typing import Any, NamedTuple, Protocol
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+# What may be clustered: parts of the last block's attention, or the final tokens.
+ATTENTION_TOKENS = ("keys", "queries", "values")
+TOKENS = (*ATTENTION_TOKENS, "last")
+
+
+class Features(NamedTuple):
+    """What a backbone sees in a batch of images; float32, without registers.
+
+    The last four are None for backbones without attention.
+
+    Attributes:
+        cls: the final normalized [CLS] token, or the pooled feature map `[b d]`.
+        patches: the final normalized patch tokens, in row-major order `[b n d]`.
+        queries: of the last block, [CLS] first `[b h n+1 dh]`; not rotated by place, which is no content.
+        keys: alike.
+        values: alike.
+        cls_attention: attention that [CLS] pays to each patch in the last block `[b h n]`.
+    """
+
+    cls: Float[Array, "b d"]
+    patches: Float[Array, "b n d"]
+    queries: Float[Array, "b h n+1 dh"] | None = None
+    keys: Float[Array, "b h n+1 dh"] | None = None
+    values: Float[Array, "b h n+1 dh"] | None = None
+    cls_attention: Float[Array, "b h n"] | None = None
+
+
+class Backbone(Protocol):
+    """A Flax module from normalized images `[b H W 3]`, of any size that whole patches tile, to `Features`."""
+
+    @property
+    def patch_size(self) -> int:
+        """Pixels between two tokens, along each side."""
+        ...
+
+    @property
+    def grid_size(self) -> int | None:
+        """Rows (and columns) of patches that learned positions are for; None if there are no such positions."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Features of a token."""
+        ...
+
+    @property
+    def dtype(self) -> Any:
+        """Type of the computation; parameters are float32."""
+        ...
+
+    def init(self, rngs: Any, images: Array) -> Any:
+        """Returns {"params": ...}."""
+        ...
+
+    def apply(self, variables: Any, images: Array, **options: Any) -> Any:
+        """Returns the features; with `mutable=["statistics"]`, those and the batch statistics of a training pass.
+
+        Args:
+            variables: {"params": ...}.
+            images: normalized.
+            **options: of Flax, and `train`: use the batch's own statistics, where there are any, and
+                drop paths if the rng stream "drop_path" is given.
+        """
+        ...
+
+
+def clustering_tokens(
+    features: Features, kind: str, *, groups: int = 1
+) -> tuple[Float[Array, "*batch h n dh"], Float[Array, "*batch h dh"]]:
+    """Returns the patch tokens that are clustered, and the [CLS] tokens that score them.
+
+    Args:
+        features: with any leading axes.
+        kind: "keys", "queries" or "values" (one set a head), or "last" (one set a group).
+        groups: of consecutive features, into which "last" tokens are cut.
+
+    Raises:
+        ValueError: for tokens that this backbone does not have, or groups that do not divide its width.
+    """
+    if kind != "last":
+        tokens = getattr(features, kind)
+        if tokens is None:
+            raise ValueError(f"tokens={kind!r}: this backbone has no attention; choose 'last'")
+        return tokens[..., 1:, :], tokens[..., 0, :]
+    width = features.patches.shape[-1]
+    if width % groups:
+        raise ValueError(f"token_groups={groups}: must divide the {width} features of a token")
+    patches, cls = (array.reshape(*array.shape[:-1], groups, -1) for array in (features.patches, features.cls))
+    return jnp.moveaxis(patches, -2, -3), cls

@@ -151,7 +151,10 @@ def write_convolutional(params: Params, form: str) -> dict[str, np.ndarray]:
     flat = flatten(params)
     family = "resnet" if "norm/variance" in flat else "convnext"
     names = {place: name for name, place in _names(family, form, stages_of(params))}
-    return {names[place]: np.ascontiguousarray(_turn(array, inverse=True)) for place, array in flat.items()}
+    weights = {names[place]: np.ascontiguousarray(_turn(array, inverse=True)) for place, array in flat.items()}
+    # PyTorch counts the batches behind its statistics, to no effect.
+    counted = [name.removesuffix("running_mean") for name in weights if name.endswith(".running_mean")]
+    return weights | {f"{name}num_batches_tracked": np.zeros((), np.int64) for name in counted}
 
 
 def describe_for_hf(params: Params) -> dict[str, Any]:

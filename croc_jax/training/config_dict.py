@@ -36,4 +36,5 @@ def _open(settings: Any) -> ConfigDict:
 
 
 def _without_none(hint: Any) -> type:
-    return next(kind for kind in typing.get_args(hint) if kind is not types.NoneType)
+    kind = next(kind for kind in typing.get_args(hint) if kind is not types.NoneType)
+    return typing.get_origin(kind) or kind

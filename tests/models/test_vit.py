@@ -155,6 +155,12 @@ def test_position_embedding_resizes_like_pytorch():
         ("vit_small", 8, 21.7),
         ("vit_base", 14, 85.7),
         ("vit_large", 16, 303.3),
+        ("vit_giant", 14, 1134.8),
+        ("resnet_50", 16, 23.5),
+        ("convnext_tiny", 16, 27.8),
+        ("convnext_small", 32, 49.5),
+        ("convnext_base", 32, 87.6),
+        ("convnext_large", 8, 196.2),
     ],
 )
 def test_variants_have_the_published_sizes(variant, patch_size, millions):

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import gc
+import json
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from jax.sharding import SingleDeviceSharding
 from croc_jax.checkpoints.contents import DamagedError, check_arrays, check_digest, describe, differing_arrays
 from croc_jax.training.config import Recipe, RecipeError, recipe_from_dict
 from croc_jax.training.networks import init_params, make_networks
+from croc_jax.training.processes import gather_texts
 from croc_jax.training.workdir import CHECKPOINTS_NAME
 
 Params = Any
@@ -34,7 +36,8 @@ class CheckpointError(ValueError):
 class Checkpointer:
     """The checkpoints of one run, in WORKDIR/checkpoints/<step>/.
 
-    The two latest are kept, and those at every multiple of `keep_every_steps`.
+    The two latest are kept, and those at every multiple of `keep_every_steps`. If several processes
+    form the run, all make the same calls: each writes and reads its part.
     """
 
     def __init__(self, workdir: Path, recipe: Recipe, *, keep_every_steps: int | None = None) -> None:
@@ -90,9 +93,16 @@ class Checkpointer:
             CheckpointError: if the arrays have other shapes or types, or all checkpoints are damaged.
         """
         read = functools.partial(_read_state, abstract=abstract_state)
-        state, damaged = _read_newest(_list_checkpoints(self._folder), read)
-        for folder in damaged:
-            self._set_aside(folder)
+        # One looks: a network file system may show another process other folders for a while.
+        listed = json.dumps([folder.name for folder in _list_checkpoints(self._folder)])
+        names = json.loads(gather_texts(listed)[0])
+        state, damaged = _read_newest([self._folder / name for name in names], read)
+        if damaged:
+            if jax.process_index() == 0:
+                for folder in damaged:
+                    self._set_aside(folder)
+            gather_texts("set aside")
+            self._manager.reload()
         return state
 
     def close(self) -> None:
@@ -105,7 +115,6 @@ class Checkpointer:
         # The run will come by this step again, and that checkpoint may be damaged too.
         copies = len(list(shelf.glob(f"{folder.name}*")))
         folder.rename(shelf / (f"{folder.name}-{copies}" if copies else folder.name))
-        self._manager.reload()
 
 
 def restore_backbone(path: Path | str, *, which: str = "teacher") -> tuple[Recipe, Params, int]:
@@ -208,8 +217,10 @@ def _read_part(
 
 
 def _read_metadata(folder: Path) -> Mapping[str, Any]:
-    with _damage_only(), contextlib.closing(ocp.Checkpointer(ocp.JsonCheckpointHandler())) as reader:
-        metadata = reader.restore(folder / "metadata")
+    own = _own_part()
+    with _damage_only():
+        with contextlib.closing(ocp.Checkpointer(ocp.JsonCheckpointHandler(), multiprocessing_options=own)) as reader:
+            metadata = reader.restore(folder / "metadata")
         check_digest(metadata)
     return metadata
 
@@ -222,14 +233,40 @@ def _read_arrays(folder: Path, abstract: Any, metadata: Mapping[str, Any]) -> An
         raise CheckpointError(f"{folder} holds another architecture: {differences[0]}{more}")
     how = ocp.checkpoint_utils.construct_restore_args(abstract)
     request = ocp.args.PyTreeRestore(item=abstract, restore_args=how, partial_restore=True)  # pyright: ignore
-    with _damage_only(), contextlib.closing(ocp.Checkpointer(ocp.PyTreeCheckpointHandler())) as reader:
+    own = _own_part()
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=own)
+    with _damage_only(), contextlib.closing(ocp.Checkpointer(handler, multiprocessing_options=own)) as reader:
         arrays = reader.restore(folder / "state", args=request)
+    # All have read their parts before the sums of arrays that are spread over processes are compared.
+    with _damage_only():
         check_arrays(arrays, metadata)
     return arrays
 
 
+def _own_part() -> ocp.options.MultiprocessingOptions:
+    """Makes a process read for itself: one that fails keeps no other waiting, and `_damage_only` tells them."""
+    index = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process_{index}"
+    )
+
+
 @contextlib.contextmanager
 def _damage_only() -> Iterator[None]:
+    """Raises DamagedError for whatever damage makes this process raise, or any other one; all come by here."""
+    reason = ""
+    try:
+        with _silenced():
+            yield
+    except DamagedError as error:
+        reason = str(error)
+    found = next(filter(None, gather_texts(reason)), None)
+    if found:
+        raise DamagedError(found)
+
+
+@contextlib.contextmanager
+def _silenced() -> Iterator[None]:
     """Turns whatever a damaged file makes Orbax raise into DamagedError.
 
     Orbax also leaves failed tasks behind, which would write pages to the log when they are

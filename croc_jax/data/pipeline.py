@@ -23,6 +23,8 @@ from croc_jax.data.sources import ImageSource
 from croc_jax.data.views import NUM_VIEWS, random_crops
 
 _MAX_TRIES = 20
+# A worker outlives SIGTERM so long, as the training process may need it to finish its step.
+_SECONDS_TO_SAVE = 60
 
 
 class DatasetError(ValueError):
@@ -228,9 +230,12 @@ def _reason(source: ImageSource, index: int) -> str:
 
 
 def _start_worker(worker: int, workers: int) -> None:
-    """Leaves Ctrl-C, which the terminal sends to all processes, to the one that saves and then ends the workers."""
+    """Leaves signals, which terminals and schedulers send to all processes, to the one that saves and ends this."""
     del worker, workers
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    # An interpreter that ends with workers left sends SIGTERM and waits: then this is the end.
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(_SECONDS_TO_SAVE))
     end_with_parent()
 
 

@@ -5,10 +5,40 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
 from tensorboardX import SummaryWriter
 
 FILE_NAME = "metrics.jsonl"
+
+
+class Log(Protocol):
+    """Where the rows of a run go."""
+
+    def write(self, row: Mapping[str, float]) -> None:
+        """Takes a row that holds `step`."""
+        ...
+
+    def sync(self) -> None:
+        """Returns when all rows are on the disk."""
+        ...
+
+    def close(self) -> None:
+        """Writes what is left."""
+        ...
+
+
+class NoLog:
+    """Drops all rows: of several processes, one writes."""
+
+    def write(self, row: Mapping[str, float]) -> None:
+        """Does nothing."""
+
+    def sync(self) -> None:
+        """Does nothing."""
+
+    def close(self) -> None:
+        """Does nothing."""
 
 
 class MetricsLog:

@@ -187,7 +187,7 @@ class _Feed:
         self.seconds_waited = 0.0
 
     def next(self) -> Any:
-        """Returns the next batch; None if this process is alone and its readers have died of the signal that stops it."""
+        """Returns the next batch; None if this process is alone, and its readers died of the signal that stops it."""
         begin = time.perf_counter()
         try:
             batch = next(self._stream)

@@ -17,6 +17,7 @@ from PIL import Image
 from croc_jax.checkpoints import Checkpointer
 from croc_jax.training.sharding import make_mesh
 from croc_jax.training.start import abstract_state
+from croc_jax.training.stopping import EX_TEMPFAIL
 from croc_jax.training.workdir import read_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -150,7 +151,7 @@ def test_kill_then_sigterm_then_the_end_equals_an_uninterrupted_run(home, uninte
     wait_for_rows(second, workdir, len(rows(workdir)) + 3)
     second.terminate()
     status, output, errors = finish(second)
-    assert status == 0, errors
+    assert status == EX_TEMPFAIL, errors
     saved = max(int(path.name) for path in (workdir / "checkpoints").iterdir())
     assert f"stopped by SIGTERM at step {saved}" in output and "run the same command:\n  python " in output
 

@@ -1,0 +1,76 @@
+"""Two processes of four devices each train as one: killed, stopped, failing, resumed."""
+
+import os
+import random
+import signal
+
+import pytest
+
+from croc_jax.training.stopping import EX_TEMPFAIL
+from tests.launch.several import finish_several, start_several
+from tests.launch.test_pretrain import assert_same_run, finish, home, rows, start, wait_for_rows  # noqa: F401
+
+EPOCHS = 3
+LAST = 3 * EPOCHS
+SETTINGS = {"schedule__epochs": EPOCHS, "runtime__log_every_steps": 1}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(home):  # noqa: F811
+    workdir = home / "undisturbed"
+    ended = finish_several(start_several(home, workdir, **SETTINGS, runtime__checkpoint_every_minutes=1000))
+    assert [status for status, _, _ in ended] == [0, 0], ended
+    assert "on 8 cpu device(s) of 2 processes" in ended[0][1] and f"finished at step {LAST}" in ended[0][1]
+    # Gloo tells of its connections; nothing of ours comes from another process than the first.
+    assert not [line for line in ended[1][1].splitlines() if not line.startswith("[Gloo]")] and not ended[1][2]
+    assert [row["step"] for row in rows(workdir)] == list(range(1, LAST + 1))
+    return workdir
+
+
+def test_a_kill_and_a_stop_of_one_process_lose_nothing(home, undisturbed):  # noqa: F811
+    seed = int(os.environ.get("CROC_CHAOS_SEED", random.randrange(2**32)))
+    print(f"CROC_CHAOS_SEED={seed}")
+    draw = random.Random(seed)
+    workdir, victim = home / "disturbed", draw.randrange(2)
+    processes = start_several(home, workdir, **SETTINGS)
+    wait_for_rows(processes[0], workdir, draw.randint(1, 4))
+    processes[victim].kill()
+    killed, survivor = (finish_several(processes)[index] for index in (victim, 1 - victim))
+    assert killed[0] == -signal.SIGKILL
+    # If it waits for the other one without an exchange, JAX itself ends it, with SIGABRT and an explanation.
+    assert survivor[0] in (1, -signal.SIGABRT), survivor
+    assert "another process was killed" in survivor[2] or "coordination service" in survivor[2], survivor[2]
+
+    processes = start_several(home, workdir, **SETTINGS)
+    wait_for_rows(processes[0], workdir, len(rows(workdir)) + 1)
+    processes[1].terminate()
+    ended = finish_several(processes)
+    assert [status for status, _, _ in ended] == [EX_TEMPFAIL, EX_TEMPFAIL], ended
+    saved = max(int(path.name) for path in (workdir / "checkpoints").iterdir())
+    assert f"stopped by SIGTERM at step {saved}" in ended[0][1] and saved < LAST
+
+    ended = finish_several(start_several(home, workdir, **SETTINGS))
+    assert [status for status, _, _ in ended] == [0, 0], ended
+    assert f"resumes after step {saved}" in ended[0][1]
+    assert_same_run(workdir, undisturbed)
+
+
+def test_when_one_fails_the_other_ends_too_and_says_why(home):  # noqa: F811
+    flags = {1: ["--config.data.folders=nowhere"]}
+    ended = finish_several(start_several(home, home / "failing", arguments=flags, **SETTINGS))
+    reason = "error: process 1 of 2 "
+    for status, _, errors in ended:
+        assert status == 1 and reason in errors and "nowhere" in errors and "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--num_processes=2"], "need --coordinator_address and --process_id too (known: --num_processes=2)"),
+        (["--coordinator_address=localhost:1", "--num_processes=2", "--process_id=2"], "must be from 0 to 1"),
+    ],
+)
+def test_half_given_flags_are_one_line(home, flags, message):  # noqa: F811
+    status, output, errors = finish(start(home, home / "half", *flags))
+    assert status == 1 and errors.startswith("error: ") and errors.count("\n") == 1
+    assert message in errors and not output and not (home / "half").exists()

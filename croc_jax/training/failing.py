@@ -8,10 +8,10 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 
+from croc_jax.training.lifelines import Lifeline, Listener
 from croc_jax.training.processes import connection
 
 _FIRST = "croc_jax/failed/first"
@@ -24,22 +24,28 @@ _SECONDS_TO_BE_HEARD = 10.0
 def failing_together() -> Iterator[None]:
     """Ends all processes of a run with status 1, within seconds, when its block raises in one of them.
 
-    Each prints the reason of the first. A process that is killed cannot give one: the others end
-    when an exchange with it fails, or else after a minute without its heartbeat. Does nothing for
-    a process that is alone; SystemExit with a number is no failure.
+    Each prints the reason of the first. A process that is killed cannot give one: process 0 notices,
+    and tells the others; if it is the one, JAX ends them. A host that falls silent is noticed after a
+    minute. Does nothing for a process that is alone; SystemExit with a number is no failure.
     """
     if jax.process_count() == 1:
         yield
         return
-    watch = _Watch()
+    watch = _Watch(Listener() if jax.process_index() == 0 else Lifeline())
     watch.start()
     try:
         yield
     except BaseException as error:
         if isinstance(error, SystemExit) and not isinstance(error.code, str):
             raise
+        if isinstance(error, jax.errors.JaxRuntimeError):
+            # Most likely another process went first, and it or the watch is about to say so.
+            time.sleep(3 * _SECONDS_BETWEEN_LOOKS)
         watch.stop()
-        _fail(error)
+        if not isinstance(error, SystemExit | ValueError | FileNotFoundError | jax.errors.JaxRuntimeError):
+            traceback.print_exception(error)
+        name = f"process {jax.process_index()} of {jax.process_count()} ({socket.gethostname()})"
+        _fail(f"{name} failed: {_describe(error)}", listeners=jax.process_count() - 1)
     finally:
         watch.stop()
 
@@ -47,19 +53,25 @@ def failing_together() -> Iterator[None]:
 class _Watch(threading.Thread):
     """Looks for a failure of another process while the main thread may be waiting for it for good."""
 
-    def __init__(self) -> None:
+    def __init__(self, line: Listener | Lifeline) -> None:
         super().__init__(name="watch", daemon=True)
-        self._done = threading.Event()
+        self._line, self._done = line, threading.Event()
 
     def run(self) -> None:
-        while not self._done.wait(_SECONDS_BETWEEN_LOOKS):
+        while not self._done.is_set():
+            lost = self._line.wait(_SECONDS_BETWEEN_LOOKS)
             reason = _first_reason()
             if reason is not None and not self._done.is_set():
                 _end(reason)
+            if lost is not None:
+                count = jax.process_count()
+                _fail(f"process {lost} of {count} was killed", listeners=count - 2)
 
     def stop(self) -> None:
-        self._done.set()
-        self.join()
+        if not self._done.is_set():
+            self._done.set()
+            self.join()
+            self._line.close()
 
 
 def _first_reason() -> str | None:
@@ -71,23 +83,15 @@ def _first_reason() -> str | None:
         return None
 
 
-def _fail(error: BaseException) -> None:
+def _fail(reason: str, *, listeners: int) -> None:
     """Tells the others, and ends this process; returns no more."""
-    reason = (
-        f"process {jax.process_index()} of {jax.process_count()} ({socket.gethostname()}) failed: {_describe(error)}"
-    )
-    if isinstance(error, jax.errors.JaxRuntimeError):
-        # Most likely another one went first; it may be about to say why.
-        time.sleep(2 * _SECONDS_BETWEEN_LOOKS)
     try:
         connection().key_value_set(_FIRST, reason)
     except jax.errors.JaxRuntimeError:
         _end(_first_reason() or reason)
-    if not isinstance(error, SystemExit | ValueError | FileNotFoundError | jax.errors.JaxRuntimeError):
-        traceback.print_exception(error)
     print(f"error: {reason}", file=sys.stderr)
     if jax.process_index() == 0:
-        _wait_until_heard()
+        _wait_until_heard(listeners)
     _leave()
 
 
@@ -107,15 +111,14 @@ def _end(reason: str) -> None:
     _leave()
 
 
-def _wait_until_heard() -> None:
-    """Keeps the texts, which lie in process 0, until the others have read them."""
+def _wait_until_heard(listeners: int) -> None:
+    """Keeps the texts, which lie in process 0, until so many others have read them."""
     deadline = time.monotonic() + _SECONDS_TO_BE_HEARD
-    while time.monotonic() < deadline:
-        with contextlib.suppress(jax.errors.JaxRuntimeError):
-            heard: Any = connection().key_value_dir_get(_HEARD)
-            if len(heard) >= jax.process_count() - 1:
-                return
+    heard = 0
+    while heard < listeners and time.monotonic() < deadline:
         time.sleep(0.1)
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            heard = len(connection().key_value_dir_get(_HEARD))
 
 
 def _leave() -> None:

@@ -187,3 +187,10 @@ def connection() -> Any:
     client = distributed.global_state.client
     assert client is not None, "join_processes has found others"
     return client
+
+
+def coordinator_host() -> str:
+    """Returns the name or address of the host of process 0; there are several processes."""
+    address = distributed.global_state.coordinator_address
+    assert address is not None, "join_processes has found others"
+    return address.rpartition(":")[0].strip("[]")

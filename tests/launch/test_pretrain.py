@@ -48,12 +48,16 @@ OVERRIDES = {
 def home(tmp_path_factory):
     """A folder with 24 images and a cache of compiled programs."""
     folder = tmp_path_factory.mktemp("pretrain")
+    fill_home(folder)
+    return folder
+
+
+def fill_home(folder):
     (folder / "photos").mkdir()
     rng = np.random.default_rng(0)
     for index in range(STEPS_PER_EPOCH * 8):
         pixels = rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / "photos" / f"{index}.png")
-    return folder
 
 
 def start(home, workdir, *arguments, devices=1, **changes):

@@ -16,7 +16,7 @@ import time
 from tests.launch.several import finish_several, start_several
 from tests.launch.test_pretrain import assert_same_run, fill_home, rows
 
-EPOCHS = 60
+EPOCHS = 24
 SETTINGS = {"schedule__epochs": EPOCHS, "runtime__log_every_steps": 1}
 
 

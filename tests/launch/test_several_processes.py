@@ -1,4 +1,4 @@
-"""Two processes of four devices each train as one: killed, stopped, failing, resumed."""
+"""Two processes of four devices each train as one: killed, failing, resumed."""
 
 import os
 import random
@@ -6,11 +6,10 @@ import signal
 
 import pytest
 
-from croc_jax.training.stopping import EX_TEMPFAIL
 from tests.launch.several import finish_several, start_several
 from tests.launch.test_pretrain import assert_same_run, home, rows, wait_for_rows  # noqa: F401
 
-EPOCHS = 3
+EPOCHS = 2
 LAST = 3 * EPOCHS
 SETTINGS = {"schedule__epochs": EPOCHS, "runtime__log_every_steps": 1}
 
@@ -27,13 +26,13 @@ def undisturbed(home):  # noqa: F811
     return workdir
 
 
-def test_a_kill_and_a_stop_of_one_process_lose_nothing(home, undisturbed):  # noqa: F811
+def test_a_kill_of_one_process_loses_nothing(home, undisturbed):  # noqa: F811
     seed = int(os.environ.get("CROC_CHAOS_SEED", random.randrange(2**32)))
     print(f"CROC_CHAOS_SEED={seed}")
     draw = random.Random(seed)
     workdir, victim = home / "disturbed", draw.randrange(2)
     processes = start_several(home, workdir, **SETTINGS)
-    wait_for_rows(processes[0], workdir, draw.randint(1, 4))
+    wait_for_rows(processes[0], workdir, draw.randint(1, 3))
     processes[victim].kill()
     ended = finish_several(processes)
     killed, survivor = ended[victim], ended[1 - victim]
@@ -44,17 +43,9 @@ def test_a_kill_and_a_stop_of_one_process_lose_nothing(home, undisturbed):  # no
         # Process 0 holds the line between them: without it, JAX ends the other one with an explanation.
         assert survivor[0] in (1, -signal.SIGABRT) and "coordination service" in survivor[2], survivor
 
-    processes = start_several(home, workdir, **SETTINGS)
-    wait_for_rows(processes[0], workdir, len(rows(workdir)) + 1)
-    processes[1].terminate()
-    ended = finish_several(processes)
-    assert [status for status, _, _ in ended] == [EX_TEMPFAIL, EX_TEMPFAIL], ended
-    saved = max(int(path.name) for path in (workdir / "checkpoints").iterdir())
-    assert f"stopped by SIGTERM at step {saved}" in ended[0][1] and saved < LAST
-
     ended = finish_several(start_several(home, workdir, **SETTINGS))
     assert [status for status, _, _ in ended] == [0, 0], ended
-    assert f"resumes after step {saved}" in ended[0][1]
+    assert "resumes after step" in ended[0][1] or "starts anew" in ended[0][1]
     assert_same_run(workdir, undisturbed)
 
 

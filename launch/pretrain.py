@@ -28,13 +28,13 @@ from rich.console import Console
 
 from croc_jax.checkpoints import Checkpointer
 from croc_jax.checkpoints.continuation import first_state
-from croc_jax.data.damage import UnreadableImagesError
+from croc_jax.data.damage import ReadersLostError, UnreadableImagesError
 from croc_jax.data.pipeline import CropDataset, make_dataset
 from croc_jax.data.sources import open_data
 from croc_jax.training.config import Recipe, recipe_from_dict
 from croc_jax.training.failing import failing_together
 from croc_jax.training.health import NonFiniteError, explain
-from croc_jax.training.loop import Outcome, Outputs, RunLength, run_training
+from croc_jax.training.loop import Outcome, Outputs, RunLength, SaveError, run_training
 from croc_jax.training.metrics_log import MetricsLog, NoLog
 from croc_jax.training.processes import gather_texts, join_processes
 from croc_jax.training.progress import RunProgress
@@ -136,7 +136,7 @@ def explaining(recipe: Recipe, saver: Checkpointer) -> Iterator[None]:
     """Ends the program with status 1 and advice if the numbers blow up."""
     try:
         yield
-    except UnreadableImagesError as error:
+    except (ReadersLostError, SaveError, UnreadableImagesError) as error:
         raise SystemExit(f"error: {error}; the last state is {saver.latest_path()}") from None
     except NonFiniteError as error:
         raise SystemExit(f"error: {explain(error, recipe, last_good=saver.latest_path())}") from None

@@ -5,6 +5,7 @@ import functools
 import gc
 import json
 import logging
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from jax.sharding import SingleDeviceSharding
 
 from croc_jax.checkpoints.contents import DamagedError, check_arrays, check_digest, describe, differing_arrays
 from croc_jax.training.config import Recipe, RecipeError, recipe_from_dict
+from croc_jax.training.loop import SaveError
 from croc_jax.training.networks import init_params, make_networks
 from croc_jax.training.processes import gather_texts
 from croc_jax.training.workdir import CHECKPOINTS_NAME
@@ -27,6 +29,10 @@ T = TypeVar("T")
 
 _KEEP_LATEST = 2
 _DAMAGED_NAME = "damaged-checkpoints"
+# What a checkpoint takes beside the arrays.
+_SMALL_FILES = 2**20
+# Of a save: a network file system may be slow, and training waits only for the one before.
+_SECONDS_TO_SAVE = 3600
 
 
 class CheckpointError(ValueError):
@@ -51,8 +57,12 @@ class Checkpointer:
         self._folder = workdir.absolute() / CHECKPOINTS_NAME
         self._recipe = recipe
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=_KEEP_LATEST, keep_period=keep_every_steps, cleanup_tmp_directories=True
+            max_to_keep=_KEEP_LATEST,
+            keep_period=keep_every_steps,
+            cleanup_tmp_directories=True,
+            async_options=ocp.AsyncOptions(timeout_secs=_SECONDS_TO_SAVE),
         )
+        self._options = options
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def latest_step(self) -> int | None:
@@ -72,13 +82,48 @@ class Checkpointer:
             step: of the state; nothing is written if it has been saved already.
             state: a tree of arrays; may be donated afterwards.
             wait: return only when everything is written.
+
+        Raises:
+            SaveError: if the disk is too full for it, or, in a process that is alone, if the disk
+                refuses this state or the one before.
         """
-        if step != self.latest_step():
-            metadata = describe(self._recipe, step, state)
-            items = {"state": ocp.args.StandardSave(state), "metadata": ocp.args.JsonSave(metadata)}
-            self._manager.save(step, args=ocp.args.Composite(**items), force=True)
-        if wait:
-            self._manager.wait_until_finished()
+        try:
+            if step != self.latest_step():
+                self._check_space(step, state)
+                metadata = describe(self._recipe, step, state)
+                items = {"state": ocp.args.StandardSave(state), "metadata": ocp.args.JsonSave(metadata)}
+                self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+            if wait:
+                self._manager.wait_until_finished()
+        except (OSError, ValueError) as error:
+            # Orbax passes on what the disk says in either form.
+            if jax.process_count() > 1:
+                raise
+            reason = str(error).splitlines()[0][:300]
+            del error
+            self._reopen()
+            raise SaveError(f"a state could not be saved by step {step}: {reason}") from None
+
+    def _check_space(self, step: int, state: Any) -> None:
+        """Raises SaveError, in all processes, if process 0 sees too little space: Orbax fails in many words."""
+        needed = _SMALL_FILES + sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        free = shutil.disk_usage(self._folder).free
+        reason = ""
+        if free < needed:
+            sizes = f"takes {needed / 2**20:.1f} MiB, but {free / 2**20:.1f} MiB are free in {self._folder}"
+            reason = f"step {step} is not saved: its state {sizes}"
+        reason = gather_texts(reason)[0]
+        if reason:
+            raise SaveError(reason)
+
+    def _reopen(self) -> None:
+        """Starts afresh after a failure, which leaves traces in Orbax's manager, and on a disk that may be full."""
+        with contextlib.suppress(DamagedError), _silenced():
+            self._manager.close()
+            gc.collect()
+        for torn in self._folder.glob("*.orbax-checkpoint-tmp"):
+            shutil.rmtree(torn, ignore_errors=True)
+        self._manager = ocp.CheckpointManager(self._folder, options=self._options)
 
     def restore_latest(self, abstract_state: Any) -> Any | None:
         """Returns the latest whole state, or None if there is no checkpoint.

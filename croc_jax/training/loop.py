@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
+from absl import logging
 from jax.sharding import Mesh
 
-from croc_jax.data.damage import UnreadableImagesError
+from croc_jax.data.damage import ReadersLostError, UnreadableImagesError
 from croc_jax.training.agreement import Ballot
 from croc_jax.training.config import RuntimeConfig
 from croc_jax.training.health import check_losses, check_state
 from croc_jax.training.metrics_log import Log
+from croc_jax.training.processes import gather_texts
 from croc_jax.training.progress import RunProgress
 from croc_jax.training.sharding import shard_batch
 from croc_jax.training.stopping import StopRequest
@@ -47,11 +49,15 @@ class Dataset(Protocol):
         ...
 
 
+class SaveError(RuntimeError):
+    """A state, or the log that leads to it, cannot be saved, and no process has; earlier ones are as they were."""
+
+
 class Saver(Protocol):
     """Where states go."""
 
     def save(self, step: int, state: State, *, wait: bool = False) -> None:
-        """Takes a copy of a state at once, and writes it, by default later."""
+        """Takes a copy of a state at once, and writes it, by default later; may raise SaveError."""
         ...
 
 
@@ -123,7 +129,9 @@ def run_training(
 
     Raises:
         NonFiniteError: for a loss or a state that is not finite; nothing of it is saved.
-        UnreadableImagesError: for too many unreadable images; a process that is alone saves the last state.
+        SaveError: if the last state cannot be saved; where an earlier one cannot, the run goes on.
+        ReadersLostError: if a process that reads was killed; a process that is alone saves the last state.
+        UnreadableImagesError: for too many unreadable images; alike.
     """
     step, total = int(state.step), length.total_steps
     if step >= total:
@@ -147,7 +155,7 @@ def run_training(
             if step < total:
                 try:
                     batch = feed.next()
-                except UnreadableImagesError:
+                except (ReadersLostError, UnreadableImagesError):
                     if ballot.alone:
                         reporter.push(step, metrics)
                         _save(step, state, reporter=reporter, outputs=outputs, wait=True)
@@ -172,11 +180,28 @@ def _compile(train_step: jax.stages.Wrapped, *args: Any, display: RunProgress) -
 
 
 def _save(step: int, state: State, *, reporter: "_Reporter", outputs: Outputs, wait: bool) -> None:
-    """Saves a state whose losses and tensors are finite, after the log that leads to it."""
+    """Saves a state whose losses and tensors are finite, after the log that leads to it; must do so if it waits."""
     reporter.drain()
     check_state(step, state)
-    outputs.log.sync()
-    outputs.saver.save(step, state, wait=wait)
+    try:
+        _sync(step, outputs.log)
+        outputs.saver.save(step, state, wait=wait)
+    except SaveError as error:
+        if wait:
+            raise
+        logging.warning("%s; training goes on, and tries again later", error)
+
+
+def _sync(step: int, log: Log) -> None:
+    """Agrees on whether the log is on the disk; one process writes it."""
+    reason = ""
+    try:
+        log.sync()
+    except OSError as error:
+        reason = f"step {step} is not saved, as metrics.jsonl cannot be written: {error.strerror}"
+    found = next(filter(None, gather_texts(reason)), None)
+    if found:
+        raise SaveError(found)
 
 
 class _Feed:

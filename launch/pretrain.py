@@ -12,6 +12,7 @@ Several processes form one run if Slurm, Open MPI, Kubernetes or a TPU starts th
 
 import contextlib
 import datetime
+import errno
 import math
 import shlex
 import sys
@@ -55,6 +56,9 @@ NUM_PROCESSES = flags.DEFINE_integer(
 )
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
 
+# The disk is full, a quota is reached, or nothing may be written.
+_DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+
 
 def main() -> None:
     """Joins the other processes, if any, and trains; status 75 asks to be started again."""
@@ -82,7 +86,7 @@ def pretrain() -> str | None:
     check_shared(workdir)
 
     saver = Checkpointer(workdir, recipe, keep_every_steps=recipe.runtime.keep_every_epochs * epoch)
-    with StopRequest() as stop, contextlib.closing(saver):
+    with StopRequest() as stop, contextlib.closing(saver), explaining(recipe, saver):
         state = saver.restore_latest(shapes)
         console.print(describe(recipe, dataset, shapes, mesh=mesh, restored=state))
         if state is None:
@@ -90,7 +94,7 @@ def pretrain() -> str | None:
         start = int(state.step)
         log = MetricsLog(workdir, restored_step=start) if first else NoLog()
         display = RunProgress(console, start=start, total=length.total_steps)
-        with explaining(recipe, saver), contextlib.closing(log), display:
+        with contextlib.closing(log), display:
             outcome = run_training(
                 make_train_step(recipe, steps_per_epoch=epoch, mesh=mesh),
                 state,
@@ -133,10 +137,14 @@ def open_dataset(recipe: Recipe, workdir: Path) -> CropDataset:
 
 @contextlib.contextmanager
 def explaining(recipe: Recipe, saver: Checkpointer) -> Iterator[None]:
-    """Ends the program with status 1 and advice if the numbers blow up."""
+    """Ends the program with status 1 and advice if the numbers blow up, or what it reads from or writes to does."""
     try:
         yield
     except (ReadersLostError, SaveError, UnreadableImagesError) as error:
+        raise SystemExit(f"error: {error}; the last state is {saver.latest_path()}") from None
+    except OSError as error:
+        if error.errno not in _DISK_REFUSES:
+            raise
         raise SystemExit(f"error: {error}; the last state is {saver.latest_path()}") from None
     except NonFiniteError as error:
         raise SystemExit(f"error: {explain(error, recipe, last_good=saver.latest_path())}") from None

@@ -68,8 +68,8 @@ def main(kills: int, seed: int) -> bool:
     steps = len(rows(disturbed))
     print(
         f"NOTHING LOST: after {kills} kills (seed {seed}), {steps} losses and the final state are those of the "
-        f"undisturbed run, bit for bit; the other process ended by itself after at most {longest:.1f} s, but for {alone} that were starting; "
-        f"{len(damaged)} damaged checkpoints"
+        f"undisturbed run, bit for bit; the other process ended by itself after at most {longest:.1f} s, but for "
+        f"{alone} that were starting; {len(damaged)} damaged checkpoints"
     )
     return True
 

@@ -16,8 +16,8 @@ import time
 from tests.launch.several import finish_several, start_several
 from tests.launch.test_pretrain import assert_same_run, fill_home, rows
 
-EPOCHS = 24
-PATIENCE = 90
+EPOCHS = 20
+PATIENCE = 30
 SETTINGS = {"schedule__epochs": EPOCHS, "runtime__log_every_steps": 1}
 
 
@@ -39,7 +39,7 @@ def main(kills: int, seed: int) -> bool:
         if number % 3:
             while len(rows(disturbed)) == before and all(process.poll() is None for process in processes):
                 time.sleep(0.02)
-            time.sleep(draw.uniform(0, 1.5))
+            time.sleep(draw.uniform(0, 5))
         else:
             time.sleep(draw.uniform(0, 12))
         victim, begin = draw.randrange(2), time.monotonic()

@@ -121,8 +121,8 @@ class MetricsLog:
 
 def _is_alive(board: SummaryWriter) -> bool:
     """Says whether the thread that writes for TensorBoard is there; an error ends it."""
-    writer = board.file_writer
-    return writer is not None and writer.event_writer._worker.is_alive()
+    worker = getattr(getattr(board.file_writer, "event_writer", None), "_worker", None)
+    return worker is not None and worker.is_alive()
 
 
 def drop_lines_after(path: Path, step: int) -> None:

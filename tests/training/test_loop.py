@@ -2,6 +2,7 @@
 
 import errno
 import io
+import itertools
 import json
 import logging
 import math
@@ -333,7 +334,7 @@ def test_a_log_that_cannot_be_written_keeps_the_state_from_being_saved(tmp_path,
 
 
 def test_a_clock_that_jumps_changes_nothing(tmp_path, monkeypatch):
-    wall, jumps = time.time, iter([0, 3600, -86400, 86400] * 1000)
+    wall, jumps = time.time, itertools.cycle([0, 3600, -86400, 86400])
     monkeypatch.setattr(time, "time", lambda: wall() + next(jumps))
     _, saver = run(tmp_path, runtime=RuntimeConfig(log_every_steps=5, checkpoint_every_minutes=1))
     assert list(saver.saved) == [20]

@@ -103,7 +103,7 @@ def test_a_dead_thread_of_tensorboard_is_seen(tmp_path):
     log = MetricsLog(tmp_path, restored_step=0)
     board = log._board
     assert board is not None and metrics_log._is_alive(board)
-    board.file_writer.event_writer._worker.stop()
+    board.file_writer.event_writer._worker.stop()  # pyright: ignore
     assert not metrics_log._is_alive(board)
     log.write(row(1))
     assert log._board is None

@@ -62,14 +62,15 @@ _DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EP
 
 def main() -> None:
     """Joins the other processes, if any, and trains; status 75 asks to be started again."""
-    join_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
-    with failing_together():
-        stopped_by = pretrain()
+    with StopRequest() as stop:
+        join_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+        with failing_together():
+            stopped_by = pretrain(stop)
     if stopped_by:
         raise SystemExit(exit_status(stopped_by))
 
 
-def pretrain() -> str | None:
+def pretrain(stop: StopRequest) -> str | None:
     """Checks all that can be checked, restores or starts a run, and trains it; returns the signal that ended it."""
     begin, first = time.monotonic(), jax.process_index() == 0
     console = Console(soft_wrap=True, highlight=False, markup=False, quiet=not first)
@@ -86,7 +87,7 @@ def pretrain() -> str | None:
     check_shared(workdir)
 
     saver = Checkpointer(workdir, recipe, keep_every_steps=recipe.runtime.keep_every_epochs * epoch)
-    with StopRequest() as stop, contextlib.closing(saver), explaining(recipe, saver):
+    with closing(saver), explaining(recipe, saver):
         state = saver.restore_latest(shapes)
         console.print(describe(recipe, dataset, shapes, mesh=mesh, restored=state))
         if state is None:
@@ -136,6 +137,18 @@ def open_dataset(recipe: Recipe, workdir: Path) -> CropDataset:
 
 
 @contextlib.contextmanager
+def closing(saver: Checkpointer) -> Iterator[None]:
+    """Waits for what is being written, unless other processes, which this one has left alone, would have to help."""
+    try:
+        yield
+    except BaseException:
+        if jax.process_count() == 1:
+            saver.close()
+        raise
+    saver.close()
+
+
+@contextlib.contextmanager
 def explaining(recipe: Recipe, saver: Checkpointer) -> Iterator[None]:
     """Ends the program with status 1 and advice if the numbers blow up, or what it reads from or writes to does."""
     try:
@@ -143,7 +156,7 @@ def explaining(recipe: Recipe, saver: Checkpointer) -> Iterator[None]:
     except (ReadersLostError, SaveError, UnreadableImagesError) as error:
         raise SystemExit(f"error: {error}; the last state is {saver.latest_path()}") from None
     except OSError as error:
-        if error.errno not in _DISK_REFUSES:
+        if error.errno not in _DISK_REFUSES or jax.process_count() > 1:
             raise
         raise SystemExit(f"error: {error}; the last state is {saver.latest_path()}") from None
     except NonFiniteError as error:

@@ -34,10 +34,12 @@ def main(kills: int, seed: int) -> bool:
     longest, alone = 0.0, 0
     for number in range(1, kills + 1):
         processes = start_several(home, disturbed, **SETTINGS)
-        before = len(rows(disturbed))
+        lowest = len(rows(disturbed))
         # A third of the kills comes while the processes start or compile.
         if number % 3:
-            while len(rows(disturbed)) == before and all(process.poll() is None for process in processes):
+            # Rows of steps that run again are removed first.
+            while len(rows(disturbed)) <= lowest and all(process.poll() is None for process in processes):
+                lowest = min(lowest, len(rows(disturbed)))
                 time.sleep(0.02)
             time.sleep(draw.uniform(0, 5))
         else:

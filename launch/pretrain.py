@@ -84,7 +84,7 @@ def pretrain(stop: StopRequest) -> str | None:
     if first:
         claim_workdir(workdir, recipe)
     gather_texts("claimed")
-    check_shared(workdir)
+    check_shared(workdir, recipe)
 
     saver = Checkpointer(workdir, recipe, keep_every_steps=recipe.runtime.keep_every_epochs * epoch)
     with closing(saver), explaining(recipe, saver):

@@ -61,7 +61,9 @@ class _Watch(threading.Thread):
         while not self._done.is_set():
             lost = self._line.wait(_SECONDS_BETWEEN_LOOKS)
             reason = _first_reason()
-            if reason is not None and not self._done.is_set():
+            if self._done.is_set():
+                return
+            if reason is not None:
                 _end(reason)
             if lost is not None:
                 count = jax.process_count()

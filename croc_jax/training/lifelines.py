@@ -19,7 +19,9 @@ class Listener:
 
     def __init__(self) -> None:
         """Opens a port, and tells the other processes which."""
-        self._server = socket.create_server(("", 0))
+        both = socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if both else socket.AF_INET
+        self._server = socket.create_server(("", 0), family=family, dualstack_ipv6=both)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._server, selectors.EVENT_READ)
         self._said: dict[socket.socket, bytes] = {}

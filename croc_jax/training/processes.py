@@ -124,11 +124,6 @@ def _number(name: str, environ: Mapping[str, str]) -> int | None:
 
 def _ask_launcher(environ: Mapping[str, str], known: Mapping[str, Any]) -> dict[str, Any] | None:
     """Returns the three values, those that are known as they are, or None if nothing launched several processes."""
-    if "JOB_COMPLETION_INDEX" in environ and importlib.util.find_spec("kubernetes") is None:
-        raise ProcessesError(
-            "this is a pod of an indexed Kubernetes job: install jax[k8s] to find the others, or set "
-            "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID (--num_processes=1 to run alone)"
-        )
     cluster = _detect_cluster(environ)
     if cluster is not None:
         count = _or(known["num_processes"], cluster.get_process_count)
@@ -141,6 +136,11 @@ def _ask_launcher(environ: Mapping[str, str], known: Mapping[str, Any]) -> dict[
             "num_processes": count,
             "process_id": _or(known["process_id"], cluster.get_process_id),
         }
+    if "JOB_COMPLETION_INDEX" in environ and importlib.util.find_spec("kubernetes") is None:
+        raise ProcessesError(
+            "this is a pod of an indexed Kubernetes job: install jax[k8s] to find the others, or set "
+            "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID (--num_processes=1 to run alone)"
+        )
     # Open MPI from version 5 on does not tell the address of its first host.
     if "OMPI_COMM_WORLD_SIZE" in environ:
         theirs = {"num_processes": "OMPI_COMM_WORLD_SIZE", "process_id": "OMPI_COMM_WORLD_RANK"}
@@ -151,8 +151,8 @@ def _ask_launcher(environ: Mapping[str, str], known: Mapping[str, Any]) -> dict[
 def _detect_cluster(environ: Mapping[str, str]) -> Any | None:
     """Returns the first of JAX's descriptions of a cluster that fits the environment."""
     kinds = [kind for kind in clusters.ClusterEnv._cluster_types if not kind.opt_in_only_method]
-    if "JOB_COMPLETION_INDEX" not in environ:
-        # A pod that is none of an indexed job has no others to look for.
+    if "JOB_COMPLETION_INDEX" not in environ or importlib.util.find_spec("kubernetes") is None:
+        # A pod that is none of an indexed job has no others to look for; without the package, JAX cannot.
         kinds = [kind for kind in kinds if kind is not clusters.K8sCluster]
     return next((kind for kind in kinds if kind.is_env_present()), None)
 

@@ -41,8 +41,12 @@ def claim_workdir(workdir: Path, recipe: Recipe) -> None:
         raise WorkdirError(f"cannot write to the workdir {workdir}: {error.strerror}") from error
 
 
-def check_shared(workdir: Path) -> None:
-    """Raises WorkdirError unless this process sees the config.json that process 0 has written."""
+def check_shared(workdir: Path, recipe: Recipe) -> None:
+    """Looks at the config.json that process 0 has written.
+
+    Raises:
+        WorkdirError: if this process does not see it, or has another recipe, with each differing field.
+    """
     path, deadline = workdir / CONFIG_NAME, time.monotonic() + _SECONDS_TO_SHOW
     while not path.exists():
         if time.monotonic() > deadline:
@@ -50,6 +54,10 @@ def check_shared(workdir: Path) -> None:
                 f"{path}, written by process 0, is not here: --workdir must be on a disk that all hosts share"
             )
         time.sleep(0.5)
+    changes = differing_fields(read_recipe(path), recipe)
+    if changes:
+        listed = ", ".join(f"{name}={new!r} here and {old!r} there" for name, (old, new) in changes.items())
+        raise WorkdirError(f"this process has another recipe than process 0: {listed}")
 
 
 def read_recipe(path: Path) -> Recipe:

@@ -38,10 +38,11 @@ def test_a_kill_of_one_process_loses_nothing(home, undisturbed):  # noqa: F811
     killed, survivor = ended[victim], ended[1 - victim]
     assert killed[0] == -signal.SIGKILL
     if victim == 1:
-        assert survivor[0] == 1 and survivor[2] == "error: process 1 of 2 was killed\n", survivor
+        assert survivor[0] == 1 and "error: process 1 of 2 was killed\n" in survivor[2], survivor
     else:
         # Process 0 holds the line between them: without it, JAX ends the other one with an explanation.
-        assert survivor[0] in (1, -signal.SIGABRT) and "coordination service" in survivor[2], survivor
+        assert survivor[0] in (1, -signal.SIGABRT), survivor
+        assert "coordination service" in survivor[2] or "another process was killed" in survivor[2], survivor
 
     ended = finish_several(start_several(home, workdir, **SETTINGS))
     assert [status for status, _, _ in ended] == [0, 0], ended

@@ -5,10 +5,14 @@ r"""Pre-trains on images, or goes on where the same command stopped.
 
 Every field of the recipe can be set so; several folders are given by repeating the flag. Images
 in other forms (COCO, tar, ArrayRecord, tfds, Hugging Face, a list) go by --config.data.sources=KIND:VALUE.
+
+Several processes form one run if Slurm, Open MPI, Kubernetes or a TPU starts them, or if each is told
+--coordinator_address, --num_processes and --process_id. A run that SIGTERM or SIGUSR1 has ended exits with 75.
 """
 
 import contextlib
 import datetime
+import errno
 import math
 import shlex
 import sys
@@ -25,28 +29,51 @@ from rich.console import Console
 
 from croc_jax.checkpoints import Checkpointer
 from croc_jax.checkpoints.continuation import first_state
-from croc_jax.data.damage import UnreadableImagesError
+from croc_jax.data.damage import ReadersLostError, UnreadableImagesError
 from croc_jax.data.pipeline import CropDataset, make_dataset
 from croc_jax.data.sources import open_data
 from croc_jax.training.config import Recipe, recipe_from_dict
+from croc_jax.training.failing import failing_together
 from croc_jax.training.health import NonFiniteError, explain
-from croc_jax.training.loop import Outcome, Outputs, RunLength, run_training
-from croc_jax.training.metrics_log import MetricsLog
+from croc_jax.training.loop import Outcome, Outputs, RunLength, SaveError, run_training
+from croc_jax.training.metrics_log import MetricsLog, NoLog
+from croc_jax.training.processes import gather_texts, join_processes
 from croc_jax.training.progress import RunProgress
 from croc_jax.training.sharding import check_batch_divides, make_mesh
 from croc_jax.training.start import abstract_state
 from croc_jax.training.state import TrainState
 from croc_jax.training.step import make_train_step
-from croc_jax.training.stopping import StopRequest
-from croc_jax.training.workdir import claim_workdir
+from croc_jax.training.stopping import StopRequest, exit_status
+from croc_jax.training.workdir import check_shared, claim_workdir
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="The recipe, such as configs/demo.py.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where config, metrics and checkpoints go.", required=True)
+COORDINATOR = flags.DEFINE_string(
+    "coordinator_address", None, "HOST:PORT of process 0, if there are several processes."
+)
+NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "How many form the run; 1 ignores what the environment says."
+)
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
+
+# The disk is full, a quota is reached, or nothing may be written.
+_DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def main() -> None:
-    """Checks all that can be checked, restores or starts a run, and trains it."""
-    begin, console = time.monotonic(), Console(soft_wrap=True, highlight=False, markup=False)
+    """Joins the other processes, if any, and trains; status 75 asks to be started again."""
+    with StopRequest() as stop:
+        join_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+        with failing_together():
+            stopped_by = pretrain(stop)
+    if stopped_by:
+        raise SystemExit(exit_status(stopped_by))
+
+
+def pretrain(stop: StopRequest) -> str | None:
+    """Checks all that can be checked, restores or starts a run, and trains it; returns the signal that ended it."""
+    begin, first = time.monotonic(), jax.process_index() == 0
+    console = Console(soft_wrap=True, highlight=False, markup=False, quiet=not first)
     recipe, workdir, mesh = read_recipe_flag(), Path(WORKDIR.value), make_mesh()
     batch_size, slices = recipe.schedule.batch_size, recipe.optimizer.accumulation_steps
     check_batch_divides(batch_size, devices=mesh.size, slices=slices)
@@ -54,18 +81,21 @@ def main() -> None:
     epoch = dataset.steps_per_epoch
     length = RunLength(recipe.schedule.epochs * epoch, steps_per_epoch=epoch, batch_size=batch_size)
     shapes = abstract_state(recipe, steps_per_epoch=epoch, mesh=mesh)
-    claim_workdir(workdir, recipe)
+    if first:
+        claim_workdir(workdir, recipe)
+    gather_texts("claimed")
+    check_shared(workdir, recipe)
 
     saver = Checkpointer(workdir, recipe, keep_every_steps=recipe.runtime.keep_every_epochs * epoch)
-    with StopRequest() as stop, contextlib.closing(saver):
+    with closing(saver), explaining(recipe, saver):
         state = saver.restore_latest(shapes)
         console.print(describe(recipe, dataset, shapes, mesh=mesh, restored=state))
         if state is None:
             state = first_state(recipe, steps_per_epoch=epoch, mesh=mesh)
         start = int(state.step)
-        log = MetricsLog(workdir, restored_step=start)
+        log = MetricsLog(workdir, restored_step=start) if first else NoLog()
         display = RunProgress(console, start=start, total=length.total_steps)
-        with explaining(recipe, saver), contextlib.closing(log), display:
+        with contextlib.closing(log), display:
             outcome = run_training(
                 make_train_step(recipe, steps_per_epoch=epoch, mesh=mesh),
                 state,
@@ -76,7 +106,8 @@ def main() -> None:
                 mesh=mesh,
                 stop=stop,
             )
-        console.print(conclude(outcome, saver, stop=stop, seconds=time.monotonic() - begin))
+        console.print(conclude(outcome, saver, seconds=time.monotonic() - begin))
+    return outcome.stopped_by
 
 
 def read_recipe_flag() -> Recipe:
@@ -91,25 +122,42 @@ def read_recipe_flag() -> Recipe:
 
 def open_dataset(recipe: Recipe, workdir: Path) -> CropDataset:
     """Returns this process's part of the stream of batches."""
+    index = jax.process_index()
     return make_dataset(
         open_data(recipe.data),
         views=recipe.data.views,
         local_views=recipe.data.local_views,
         batch_size=recipe.schedule.batch_size,
         seed=recipe.seed,
-        process_index=jax.process_index(),
+        process_index=index,
         process_count=jax.process_count(),
-        skipped_file=workdir / "skipped.txt",
+        skipped_file=workdir / (f"skipped-{index}.txt" if index else "skipped.txt"),
         max_bad_fraction=recipe.data.max_bad_fraction,
     )
 
 
 @contextlib.contextmanager
-def explaining(recipe: Recipe, saver: Checkpointer) -> Iterator[None]:
-    """Ends the program with status 1 and advice if the numbers blow up."""
+def closing(saver: Checkpointer) -> Iterator[None]:
+    """Waits for what is being written, unless other processes, which this one has left alone, would have to help."""
     try:
         yield
-    except UnreadableImagesError as error:
+    except BaseException:
+        if jax.process_count() == 1:
+            saver.close()
+        raise
+    saver.close()
+
+
+@contextlib.contextmanager
+def explaining(recipe: Recipe, saver: Checkpointer) -> Iterator[None]:
+    """Ends the program with status 1 and advice if the numbers blow up, or what it reads from or writes to does."""
+    try:
+        yield
+    except (ReadersLostError, SaveError, UnreadableImagesError) as error:
+        raise SystemExit(f"error: {error}; the last state is {saver.latest_path()}") from None
+    except OSError as error:
+        if error.errno not in _DISK_REFUSES or jax.process_count() > 1:
+            raise
         raise SystemExit(f"error: {error}; the last state is {saver.latest_path()}") from None
     except NonFiniteError as error:
         raise SystemExit(f"error: {explain(error, recipe, last_good=saver.latest_path())}") from None
@@ -122,6 +170,7 @@ def describe(
     millions = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes.student["backbone"])) / 1e6
     batch, epochs = recipe.schedule.batch_size, recipe.schedule.epochs
     devices = f"{mesh.size} {mesh.devices.flat[0].platform} device(s)"
+    devices += f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
     anew = f"starts from {recipe.init_from.source}" if recipe.init_from.source else "starts anew"
     where = anew if restored is None else f"resumes after step {int(restored.step)}"
     return (
@@ -131,7 +180,7 @@ def describe(
     )
 
 
-def conclude(outcome: Outcome, saver: Checkpointer, *, stop: StopRequest, seconds: float) -> str:
+def conclude(outcome: Outcome, saver: Checkpointer, *, seconds: float) -> str:
     """Says how it ended, and what to do next."""
     took, path = datetime.timedelta(seconds=round(seconds)), saver.latest_path()
     if outcome.finished:
@@ -139,7 +188,7 @@ def conclude(outcome: Outcome, saver: Checkpointer, *, stop: StopRequest, second
     saved = f"the state is saved in {path}" if path else "there was nothing to save yet"
     command = f"python {shlex.join(sys.argv)}"
     return (
-        f"stopped by {stop.received} at step {outcome.step} after {took}; {saved}; "
+        f"stopped by {outcome.stopped_by} at step {outcome.step} after {took}; {saved}; "
         f"to go on, run the same command:\n  {command}"
     )
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, UInt32
 
 from croc_jax.training.config import Recipe, recipe_to_dict
@@ -73,12 +74,14 @@ def _checksum(array: Array) -> UInt32[Array, ""]:
     """Sums the bits of all elements with odd weights, modulo 2^32.
 
     Odd numbers have inverses there, so a change of any one element changes the sum. Integers
-    add up to the same however the array lies on devices.
+    add up to the same however the array lies on devices and hosts; nothing but sums travels.
     """
-    bits = jax.lax.bitcast_convert_type(array, jnp.dtype(f"uint{8 * array.dtype.itemsize}"))
-    flat = bits.astype(jnp.uint32).reshape(-1)
-    weights = 2 * jax.lax.iota(jnp.uint32, flat.size) + 1
-    return jnp.sum(flat * weights, dtype=jnp.uint32)
+    bits = jax.lax.bitcast_convert_type(array, jnp.dtype(f"uint{8 * array.dtype.itemsize}")).astype(jnp.uint32)
+    index, stride = jnp.zeros(bits.shape, jnp.uint32), 1
+    for axis in reversed(range(bits.ndim)):
+        index += np.uint32(stride % 2**32) * jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
+        stride *= bits.shape[axis]
+    return jnp.sum(bits * (2 * index + 1), dtype=jnp.uint32)
 
 
 def _digest(metadata: Mapping[str, Any]) -> str:

@@ -3,7 +3,9 @@
 import contextlib
 import functools
 import gc
+import json
 import logging
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +19,9 @@ from jax.sharding import SingleDeviceSharding
 
 from croc_jax.checkpoints.contents import DamagedError, check_arrays, check_digest, describe, differing_arrays
 from croc_jax.training.config import Recipe, RecipeError, recipe_from_dict
+from croc_jax.training.loop import SaveError
 from croc_jax.training.networks import init_params, make_networks
+from croc_jax.training.processes import gather_texts
 from croc_jax.training.workdir import CHECKPOINTS_NAME
 
 Params = Any
@@ -25,6 +29,10 @@ T = TypeVar("T")
 
 _KEEP_LATEST = 2
 _DAMAGED_NAME = "damaged-checkpoints"
+# What a checkpoint takes beside the arrays.
+_SMALL_FILES = 2**20
+# Of a save: a network file system may be slow, and training waits only for the one before.
+_SECONDS_TO_SAVE = 3600
 
 
 class CheckpointError(ValueError):
@@ -34,7 +42,8 @@ class CheckpointError(ValueError):
 class Checkpointer:
     """The checkpoints of one run, in WORKDIR/checkpoints/<step>/.
 
-    The two latest are kept, and those at every multiple of `keep_every_steps`.
+    The two latest are kept, and those at every multiple of `keep_every_steps`. If several processes
+    form the run, all make the same calls: each writes and reads its part.
     """
 
     def __init__(self, workdir: Path, recipe: Recipe, *, keep_every_steps: int | None = None) -> None:
@@ -48,8 +57,12 @@ class Checkpointer:
         self._folder = workdir.absolute() / CHECKPOINTS_NAME
         self._recipe = recipe
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=_KEEP_LATEST, keep_period=keep_every_steps, cleanup_tmp_directories=True
+            max_to_keep=_KEEP_LATEST,
+            keep_period=keep_every_steps,
+            cleanup_tmp_directories=True,
+            async_options=ocp.AsyncOptions(timeout_secs=_SECONDS_TO_SAVE),
         )
+        self._options = options
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def latest_step(self) -> int | None:
@@ -69,13 +82,48 @@ class Checkpointer:
             step: of the state; nothing is written if it has been saved already.
             state: a tree of arrays; may be donated afterwards.
             wait: return only when everything is written.
+
+        Raises:
+            SaveError: if the disk is too full for it, or, in a process that is alone, if the disk
+                refuses this state or the one before.
         """
-        if step != self.latest_step():
-            metadata = describe(self._recipe, step, state)
-            items = {"state": ocp.args.StandardSave(state), "metadata": ocp.args.JsonSave(metadata)}
-            self._manager.save(step, args=ocp.args.Composite(**items), force=True)
-        if wait:
-            self._manager.wait_until_finished()
+        try:
+            if step != self.latest_step():
+                self._check_space(step, state)
+                metadata = describe(self._recipe, step, state)
+                items = {"state": ocp.args.StandardSave(state), "metadata": ocp.args.JsonSave(metadata)}
+                self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+            if wait:
+                self._manager.wait_until_finished()
+        except (OSError, ValueError) as error:
+            # Orbax passes on what the disk says in either form.
+            if jax.process_count() > 1:
+                raise
+            reason = str(error).splitlines()[0][:300]
+            del error
+            self._reopen()
+            raise SaveError(f"a state could not be saved by step {step}: {reason}") from None
+
+    def _check_space(self, step: int, state: Any) -> None:
+        """Raises SaveError, in all processes, if process 0 sees too little space: Orbax fails in many words."""
+        needed = _SMALL_FILES + sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        free = shutil.disk_usage(self._folder).free
+        reason = ""
+        if free < needed:
+            sizes = f"takes {needed / 2**20:.1f} MiB, but {free / 2**20:.1f} MiB are free in {self._folder}"
+            reason = f"step {step} is not saved: its state {sizes}"
+        reason = gather_texts(reason)[0]
+        if reason:
+            raise SaveError(reason)
+
+    def _reopen(self) -> None:
+        """Starts afresh after a failure, which leaves traces in Orbax's manager, and on a disk that may be full."""
+        with contextlib.suppress(DamagedError), _silenced():
+            self._manager.close()
+            gc.collect()
+        for torn in self._folder.glob("*.orbax-checkpoint-tmp"):
+            shutil.rmtree(torn, ignore_errors=True)
+        self._manager = ocp.CheckpointManager(self._folder, options=self._options)
 
     def restore_latest(self, abstract_state: Any) -> Any | None:
         """Returns the latest whole state, or None if there is no checkpoint.
@@ -90,9 +138,16 @@ class Checkpointer:
             CheckpointError: if the arrays have other shapes or types, or all checkpoints are damaged.
         """
         read = functools.partial(_read_state, abstract=abstract_state)
-        state, damaged = _read_newest(_list_checkpoints(self._folder), read)
-        for folder in damaged:
-            self._set_aside(folder)
+        # One looks: a network file system may show another process other folders for a while.
+        listed = json.dumps([folder.name for folder in _list_checkpoints(self._folder)])
+        names = json.loads(gather_texts(listed)[0])
+        state, damaged = _read_newest([self._folder / name for name in names], read)
+        if damaged:
+            if jax.process_index() == 0:
+                for folder in damaged:
+                    self._set_aside(folder)
+            gather_texts("set aside")
+            self._manager.reload()
         return state
 
     def close(self) -> None:
@@ -105,7 +160,6 @@ class Checkpointer:
         # The run will come by this step again, and that checkpoint may be damaged too.
         copies = len(list(shelf.glob(f"{folder.name}*")))
         folder.rename(shelf / (f"{folder.name}-{copies}" if copies else folder.name))
-        self._manager.reload()
 
 
 def restore_backbone(path: Path | str, *, which: str = "teacher") -> tuple[Recipe, Params, int]:
@@ -208,8 +262,10 @@ def _read_part(
 
 
 def _read_metadata(folder: Path) -> Mapping[str, Any]:
-    with _damage_only(), contextlib.closing(ocp.Checkpointer(ocp.JsonCheckpointHandler())) as reader:
-        metadata = reader.restore(folder / "metadata")
+    own = _own_part()
+    with _damage_only():
+        with contextlib.closing(ocp.Checkpointer(ocp.JsonCheckpointHandler(), multiprocessing_options=own)) as reader:
+            metadata = reader.restore(folder / "metadata")
         check_digest(metadata)
     return metadata
 
@@ -222,14 +278,40 @@ def _read_arrays(folder: Path, abstract: Any, metadata: Mapping[str, Any]) -> An
         raise CheckpointError(f"{folder} holds another architecture: {differences[0]}{more}")
     how = ocp.checkpoint_utils.construct_restore_args(abstract)
     request = ocp.args.PyTreeRestore(item=abstract, restore_args=how, partial_restore=True)  # pyright: ignore
-    with _damage_only(), contextlib.closing(ocp.Checkpointer(ocp.PyTreeCheckpointHandler())) as reader:
+    own = _own_part()
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=own)
+    with _damage_only(), contextlib.closing(ocp.Checkpointer(handler, multiprocessing_options=own)) as reader:
         arrays = reader.restore(folder / "state", args=request)
+    # All have read their parts before the sums of arrays that are spread over processes are compared.
+    with _damage_only():
         check_arrays(arrays, metadata)
     return arrays
 
 
+def _own_part() -> ocp.options.MultiprocessingOptions:
+    """Makes a process read for itself: one that fails keeps no other waiting, and `_damage_only` tells them."""
+    index = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process_{index}"
+    )
+
+
 @contextlib.contextmanager
 def _damage_only() -> Iterator[None]:
+    """Raises DamagedError for whatever damage makes this process raise, or any other one; all come by here."""
+    reason = ""
+    try:
+        with _silenced():
+            yield
+    except DamagedError as error:
+        reason = str(error)
+    found = next(filter(None, gather_texts(reason)), None)
+    if found:
+        raise DamagedError(found)
+
+
+@contextlib.contextmanager
+def _silenced() -> Iterator[None]:
     """Turns whatever a damaged file makes Orbax raise into DamagedError.
 
     Orbax also leaves failed tasks behind, which would write pages to the log when they are

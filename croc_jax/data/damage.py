@@ -12,6 +12,10 @@ class UnreadableImagesError(RuntimeError):
     """So many images are unreadable that something is wrong with all of them."""
 
 
+class ReadersLostError(RuntimeError):
+    """A process that reads images was ended from outside."""
+
+
 class DamageAccount:
     """Counts unreadable images, and names each once in the log and in a file.
 

@@ -16,13 +16,17 @@ from absl import flags
 from jaxtyping import Float32, UInt8
 
 from croc_jax.data.config import LocalViewsConfig, ViewsConfig
-from croc_jax.data.damage import DamageAccount, UnreadableImagesError
+from croc_jax.data.damage import DamageAccount, ReadersLostError, UnreadableImagesError
 from croc_jax.data.decoding import DecodeError, decode
 from croc_jax.data.readers import BY_MACHINE, check_shared_memory, choose_readers, end_with_parent
 from croc_jax.data.sources import ImageSource
 from croc_jax.data.views import NUM_VIEWS, random_crops
 
 _MAX_TRIES = 20
+# What grain says, in a plain RuntimeError.
+_LOST = "Worker process was terminated"
+# A worker outlives SIGTERM so long, as the training process may need it to finish its step.
+_SECONDS_TO_SAVE = 60
 
 
 class DatasetError(ValueError):
@@ -186,10 +190,23 @@ class BatchIterator(Iterator[HostBatch]):
         return self._damage.counts
 
     def __next__(self) -> HostBatch:
-        """Returns the next batch; raises UnreadableImagesError if too many images are unreadable."""
+        """Returns the next batch.
+
+        Raises:
+            ReadersLostError: if a worker process was killed.
+            UnreadableImagesError: if too many images are unreadable.
+        """
         if self._batches is None:
             raise StopIteration
-        batch = next(self._batches)
+        try:
+            batch = next(self._batches)
+        except RuntimeError as error:
+            if _LOST not in str(error):
+                raise
+            raise ReadersLostError(
+                "a process that reads images was killed, as the system does when memory runs out: "
+                f"lower runtime.num_workers, or look for the cause ({str(error).split('. ')[0]})"
+            ) from None
         skipped = batch["skipped"]
         for index in skipped[skipped >= 0]:
             self._count(int(index))
@@ -228,9 +245,12 @@ def _reason(source: ImageSource, index: int) -> str:
 
 
 def _start_worker(worker: int, workers: int) -> None:
-    """Leaves Ctrl-C, which the terminal sends to all processes, to the one that saves and then ends the workers."""
+    """Leaves signals, which terminals and schedulers send to all processes, to the one that saves and ends this."""
     del worker, workers
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    # An interpreter that ends with workers left sends SIGTERM and waits: then this is the end.
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(_SECONDS_TO_SAVE))
     end_with_parent()
 
 

@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
+from absl import logging
 from jax.sharding import Mesh
 
-from croc_jax.data.damage import UnreadableImagesError
+from croc_jax.data.damage import ReadersLostError, UnreadableImagesError
+from croc_jax.training.agreement import Ballot
 from croc_jax.training.config import RuntimeConfig
 from croc_jax.training.health import check_losses, check_state
-from croc_jax.training.metrics_log import MetricsLog
+from croc_jax.training.metrics_log import Log
+from croc_jax.training.processes import gather_texts
 from croc_jax.training.progress import RunProgress
 from croc_jax.training.sharding import shard_batch
 from croc_jax.training.stopping import StopRequest
@@ -46,11 +49,15 @@ class Dataset(Protocol):
         ...
 
 
+class SaveError(RuntimeError):
+    """A state, or the log that leads to it, cannot be saved, and no process has; earlier ones are as they were."""
+
+
 class Saver(Protocol):
     """Where states go."""
 
     def save(self, step: int, state: State, *, wait: bool = False) -> None:
-        """Takes a copy of a state at once, and writes it, by default later."""
+        """Takes a copy of a state at once, and writes it, by default later; may raise SaveError."""
         ...
 
 
@@ -74,7 +81,7 @@ class Outputs:
     """Where the results of a run go."""
 
     saver: Saver
-    log: MetricsLog
+    log: Log
     display: RunProgress
 
 
@@ -85,11 +92,13 @@ class Outcome(NamedTuple):
         state: after the last step.
         step: steps done in all.
         finished: False if a signal ended it early.
+        stopped_by: the name of that signal, which may have reached another process.
     """
 
     state: State
     step: int
     finished: bool
+    stopped_by: str | None = None
 
 
 def run_training(
@@ -106,7 +115,7 @@ def run_training(
     """Trains from a state to the end of the run, or to a signal; saves the last state in any case.
 
     The device never waits for the host: a step is started before the one ahead of it is read, and
-    the next batch travels while it runs.
+    the next batch travels while it runs. Several processes save and stop after the same step.
 
     Args:
         train_step: jitted (state, batch) -> (state, metrics); may donate the state.
@@ -116,11 +125,13 @@ def run_training(
         length: of the whole run.
         runtime: how often to log and save.
         mesh: of all devices.
-        stop: asked after each step.
+        stop: the signals of this process; asked after each step.
 
     Raises:
         NonFiniteError: for a loss or a state that is not finite; nothing of it is saved.
-        UnreadableImagesError: for too many unreadable images; the last state is saved.
+        SaveError: if the last state cannot be saved; where an earlier one cannot, the run goes on.
+        ReadersLostError: if a process that reads was killed; a process that is alone saves the last state.
+        UnreadableImagesError: for too many unreadable images; alike.
     """
     step, total = int(state.step), length.total_steps
     if step >= total:
@@ -128,30 +139,35 @@ def run_training(
     stream = dataset.iterate(step, num_workers=runtime.num_workers, num_threads=runtime.num_threads)
     with contextlib.closing(stream):
         # 1. The first batch, and the one compilation of the run.
+        ballot = Ballot(mesh, stop)
         feed = _Feed(stream, mesh, stop)
         batch = feed.next()
-        if stop.received:
-            return Outcome(state, step, finished=False)
+        verdict = ballot.settle()
+        if verdict.stopped_by:
+            return Outcome(state, step, finished=False, stopped_by=verdict.stopped_by)
         compiled = _compile(train_step, state, batch, display=outputs.display)
         # 2. Steps.
-        reporter = _Reporter(outputs, length, runtime, feed=feed, start=step)
+        reporter = _Reporter(outputs, length, runtime, feed=feed, ballot=ballot, start=step)
         schedule = _SaveSchedule(runtime, length)
-        while step < total and not stop.received:
+        while step < total and not verdict.stopped_by:
             state, metrics = compiled(state, batch)
             step += 1
             if step < total:
                 try:
                     batch = feed.next()
-                except UnreadableImagesError:
-                    reporter.push(step, metrics)
-                    _save(step, state, reporter=reporter, outputs=outputs, wait=True)
+                except (ReadersLostError, UnreadableImagesError):
+                    if ballot.alone:
+                        reporter.push(step, metrics)
+                        _save(step, state, reporter=reporter, outputs=outputs, wait=True)
                     raise
             reporter.push(step, metrics)
-            if schedule.is_due(step):
+            verdict = ballot.cast(save=schedule.is_late(), skipped=feed.skipped)
+            if schedule.is_due(step, late=verdict.save):
                 _save(step, state, reporter=reporter, outputs=outputs, wait=False)
         # 3. The end: nothing is left to be written when this returns.
         _save(step, state, reporter=reporter, outputs=outputs, wait=True)
-    return Outcome(state, step, finished=step == total)
+    finished = step == total
+    return Outcome(state, step, finished=finished, stopped_by=None if finished else verdict.stopped_by)
 
 
 def _compile(train_step: jax.stages.Wrapped, *args: Any, display: RunProgress) -> jax.stages.Compiled:
@@ -164,11 +180,28 @@ def _compile(train_step: jax.stages.Wrapped, *args: Any, display: RunProgress) -
 
 
 def _save(step: int, state: State, *, reporter: "_Reporter", outputs: Outputs, wait: bool) -> None:
-    """Saves a state whose losses and tensors are finite, after the log that leads to it."""
+    """Saves a state whose losses and tensors are finite, after the log that leads to it; must do so if it waits."""
     reporter.drain()
     check_state(step, state)
-    outputs.log.sync()
-    outputs.saver.save(step, state, wait=wait)
+    try:
+        _sync(step, outputs.log)
+        outputs.saver.save(step, state, wait=wait)
+    except SaveError as error:
+        if wait:
+            raise
+        logging.warning("%s; training goes on, and tries again later", error)
+
+
+def _sync(step: int, log: Log) -> None:
+    """Agrees on whether the log is on the disk; one process writes it."""
+    reason = ""
+    try:
+        log.sync()
+    except OSError as error:
+        reason = f"step {step} is not saved, as metrics.jsonl cannot be written: {error.strerror}"
+    found = next(filter(None, gather_texts(reason)), None)
+    if found:
+        raise SaveError(found)
 
 
 class _Feed:
@@ -179,12 +212,12 @@ class _Feed:
         self.seconds_waited = 0.0
 
     def next(self) -> Any:
-        """Returns the next batch; None if a signal, sent to all processes, has ended the readers."""
+        """Returns the next batch; None if this process is alone, and its readers died of the signal that stops it."""
         begin = time.perf_counter()
         try:
             batch = next(self._stream)
         except Exception:
-            if self._stop.received:
+            if self._stop.received and jax.process_count() == 1:
                 return None
             raise
         self.seconds_waited += time.perf_counter() - begin
@@ -198,8 +231,10 @@ class _Feed:
 class _Reporter:
     """Reads a step's numbers when the next one is under way, checks them, and logs some of them."""
 
-    def __init__(self, outputs: Outputs, length: RunLength, runtime: RuntimeConfig, *, feed: _Feed, start: int) -> None:
-        self._outputs, self._length, self._feed = outputs, length, feed
+    def __init__(
+        self, outputs: Outputs, length: RunLength, runtime: RuntimeConfig, *, feed: _Feed, ballot: Ballot, start: int
+    ) -> None:
+        self._outputs, self._length, self._feed, self._ballot = outputs, length, feed, ballot
         self._every = runtime.log_every_steps
         self._pending: tuple[int, Metrics] | None = None
         self._lap = (start, time.perf_counter(), feed.seconds_waited)
@@ -233,7 +268,7 @@ class _Reporter:
         return {
             "images_per_sec": round(steps * self._length.batch_size / seconds, 2),
             "data_wait_fraction": round(waited / seconds, 4),
-            "skipped": self._feed.skipped,
+            "skipped": self._ballot.last.skipped,
         }
 
 
@@ -245,11 +280,18 @@ class _SaveSchedule:
         self._total = length.total_steps
         self._seconds = 60 * runtime.checkpoint_every_minutes
         self._last = time.monotonic()
+        self._asked = False
 
-    def is_due(self, step: int) -> bool:
+    def is_late(self) -> bool:
+        """Says, once a save, that so much time has passed that more should not be lost."""
+        late = not self._asked and time.monotonic() - self._last >= self._seconds
+        self._asked |= late
+        return late
+
+    def is_due(self, step: int, *, late: bool) -> bool:
         if step == self._total:
             return False  # the end of the loop saves
-        due = step % self._every == 0 or time.monotonic() - self._last >= self._seconds
+        due = step % self._every == 0 or late
         if due:
-            self._last = time.monotonic()
+            self._last, self._asked = time.monotonic(), False
         return due

@@ -1,18 +1,54 @@
 """The numbers of a run: metrics.jsonl, one line a logged step, and the same for TensorBoard."""
 
+import contextlib
 import json
 import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
+from absl import logging
 from tensorboardX import SummaryWriter
 
 FILE_NAME = "metrics.jsonl"
+_MOST_EVENTS = 30_000
+
+
+class Log(Protocol):
+    """Where the rows of a run go."""
+
+    def write(self, row: Mapping[str, float]) -> None:
+        """Takes a row that holds `step`."""
+        ...
+
+    def sync(self) -> None:
+        """Returns when all rows are on the disk; raises OSError if it is full."""
+        ...
+
+    def close(self) -> None:
+        """Writes what is left."""
+        ...
+
+
+class NoLog:
+    """Drops all rows: of several processes, one writes."""
+
+    def write(self, row: Mapping[str, float]) -> None:
+        """Does nothing."""
+
+    def sync(self) -> None:
+        """Does nothing."""
+
+    def close(self) -> None:
+        """Does nothing."""
 
 
 class MetricsLog:
-    """Writes each logged step once, however often the run is interrupted."""
+    """Writes each logged step once, however often the run is interrupted.
+
+    Rows that find the disk full wait for the next one; TensorBoard is given up then.
+    """
 
     def __init__(self, workdir: Path, *, restored_step: int) -> None:
         """Opens the log and removes what was logged after the restored step, which is about to run again.
@@ -23,28 +59,70 @@ class MetricsLog:
         """
         path = workdir / FILE_NAME
         drop_lines_after(path, restored_step)
-        self._file = path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=restored_step + 1)
+        self._file = path.open("ab", buffering=0)
+        self._waiting = b""
+        # A full queue would wait for good for a thread that a full disk has ended.
+        board = SummaryWriter(str(workdir / "tensorboard"), purge_step=restored_step + 1, max_queue=_MOST_EVENTS)
+        self._board: SummaryWriter | None = board
 
     def write(self, row: Mapping[str, float]) -> None:
         """Appends a row that holds `step`; a value that is not finite becomes null, as JSON has none."""
         values = {name: value if math.isfinite(value) else None for name, value in row.items()}
-        self._file.write(json.dumps(values) + "\n")
-        self._file.flush()
-        step = int(row["step"])
-        for name, value in row.items():
-            if name != "step":
-                self._board.add_scalar(name, value, step)
+        self._waiting += json.dumps(values).encode() + b"\n"
+        try:
+            self._append()
+        except OSError as error:
+            logging.warning("metrics.jsonl waits for the disk: %s", error.strerror)
+        if self._board is not None and _is_alive(self._board):
+            for name in row.keys() - {"step"}:
+                self._board.add_scalar(name, row[name], int(row["step"]))
+        elif self._board is not None:
+            self._give_up("its thread has ended")
 
     def sync(self) -> None:
-        """Returns when all rows are on the disk, so that no checkpoint is newer than they are."""
+        """Returns when all rows are on the disk, so that no checkpoint is newer than they are.
+
+        Raises:
+            OSError: if the disk is full.
+        """
+        self._append()
         os.fsync(self._file.fileno())
-        self._board.flush()
+        if self._board is not None:
+            try:
+                self._board.flush()
+            except OSError as error:
+                self._give_up(error.strerror)
 
     def close(self) -> None:
         """Writes what is left."""
+        with contextlib.suppress(OSError):
+            self._append()
         self._file.close()
-        self._board.close()
+        if self._board is not None:
+            with contextlib.suppress(OSError):
+                self._board.close()
+
+    def _append(self) -> None:
+        """Writes all that waits, or leaves the file as it was."""
+        end = os.fstat(self._file.fileno()).st_size
+        left = memoryview(self._waiting)
+        try:
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError:
+            os.ftruncate(self._file.fileno(), end)
+            raise
+        self._waiting = b""
+
+    def _give_up(self, reason: str | None) -> None:
+        logging.warning("the files for TensorBoard end here: %s; metrics.jsonl goes on", reason)
+        self._board = None
+
+
+def _is_alive(board: SummaryWriter) -> bool:
+    """Says whether the thread that writes for TensorBoard is there; an error ends it."""
+    worker = getattr(getattr(board.file_writer, "event_writer", None), "_worker", None)
+    return worker is not None and worker.is_alive()
 
 
 def drop_lines_after(path: Path, step: int) -> None:

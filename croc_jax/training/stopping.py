@@ -5,14 +5,19 @@ import threading
 from types import FrameType
 from typing import Any, Self
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+# Of sysexits.h: "temporary failure, try again", which job schedulers can be told to requeue.
+EX_TEMPFAIL = 75
 
 
 class StopRequest:
-    """Catches the first SIGTERM or SIGINT within its block; a second one acts as if uncaught.
+    """Catches SIGTERM, SIGUSR1 (a scheduler's notice) and SIGINT within its block.
+
+    The first one counts. A SIGINT after it acts as if uncaught; schedulers repeat the others, so
+    those change nothing.
 
     Attributes:
-        received: name of the signal, or None.
+        received: name of the first signal, or None.
     """
 
     def __init__(self) -> None:
@@ -33,5 +38,11 @@ class StopRequest:
         self._handlers = {}
 
     def _notice(self, number: int, frame: FrameType | None) -> None:
-        self.received = signal.Signals(number).name
-        self.__exit__()
+        if self.received is None:
+            self.received = signal.Signals(number).name
+            signal.signal(signal.SIGINT, self._handlers.pop(signal.SIGINT))
+
+
+def exit_status(signal_name: str) -> int:
+    """Returns the status of a run that a signal has ended: 75 if it is to be started again, 130 after Ctrl-C."""
+    return 128 + int(signal.SIGINT) if signal_name == "SIGINT" else EX_TEMPFAIL

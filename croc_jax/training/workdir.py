@@ -1,6 +1,7 @@
 """The folder of a run belongs to one recipe."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ from croc_jax.training.config import Recipe, flatten, recipe_from_dict, recipe_t
 
 CONFIG_NAME = "config.json"
 CHECKPOINTS_NAME = "checkpoints"
+# Network file systems take a while to show what another host has written.
+_SECONDS_TO_SHOW = 60.0
 
 
 class WorkdirError(ValueError):
@@ -36,6 +39,25 @@ def claim_workdir(workdir: Path, recipe: Recipe) -> None:
         fresh.replace(path)
     except OSError as error:
         raise WorkdirError(f"cannot write to the workdir {workdir}: {error.strerror}") from error
+
+
+def check_shared(workdir: Path, recipe: Recipe) -> None:
+    """Looks at the config.json that process 0 has written.
+
+    Raises:
+        WorkdirError: if this process does not see it, or has another recipe, with each differing field.
+    """
+    path, deadline = workdir / CONFIG_NAME, time.monotonic() + _SECONDS_TO_SHOW
+    while not path.exists():
+        if time.monotonic() > deadline:
+            raise WorkdirError(
+                f"{path}, written by process 0, is not here: --workdir must be on a disk that all hosts share"
+            )
+        time.sleep(0.5)
+    changes = differing_fields(read_recipe(path), recipe)
+    if changes:
+        listed = ", ".join(f"{name}={new!r} here and {old!r} there" for name, (old, new) in changes.items())
+        raise WorkdirError(f"this process has another recipe than process 0: {listed}")
 
 
 def read_recipe(path: Path) -> Recipe:

@@ -241,6 +241,48 @@ def test_workers_of_a_killed_process_end(folder, tmp_path):
         time.sleep(0.1)
 
 
+KILL_ONE = """
+import multiprocessing
+import os
+import signal
+import sys
+from croc_jax.data.config import ViewsConfig
+from croc_jax.data.damage import ReadersLostError
+from croc_jax.data.pipeline import make_dataset
+from croc_jax.data.sources import FolderSource
+
+if __name__ == "__main__":
+    dataset = make_dataset(FolderSource(sys.argv[1]), views=ViewsConfig(crop_size=64), batch_size=4, seed=0)
+    with dataset.iterate(num_workers=2, num_threads=1) as batches:
+        for _ in range(4):
+            next(batches)
+        workers = multiprocessing.active_children()
+        # Schedulers and terminals send these to all processes of a run.
+        for worker in workers:
+            for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+                os.kill(worker.pid, number)
+        for _ in range(6):
+            next(batches)
+        assert all(worker.is_alive() for worker in workers)
+        os.kill(workers[0].pid, signal.SIGKILL)
+        try:
+            while True:
+                next(batches)
+        except ReadersLostError as error:
+            print(error)
+"""
+
+
+def test_workers_outlive_signals_and_a_killed_one_is_an_error(folder, tmp_path):
+    script = tmp_path / "kill.py"
+    script.write_text(KILL_ONE)
+    done = subprocess.run([sys.executable, script, folder], capture_output=True, text=True, timeout=100, check=True)
+    assert done.stdout == (
+        "a process that reads images was killed, as the system does when memory runs out: lower runtime.num_workers, "
+        "or look for the cause (Worker process was terminated unexpectedly with exit code -9)\n"
+    )
+
+
 def test_workers_end_in_silence(folder, tmp_path):
     script = tmp_path / "read.py"
     script.write_text(READ_AND_WAIT)

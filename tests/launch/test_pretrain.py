@@ -17,6 +17,7 @@ from PIL import Image
 from croc_jax.checkpoints import Checkpointer
 from croc_jax.training.sharding import make_mesh
 from croc_jax.training.start import abstract_state
+from croc_jax.training.stopping import EX_TEMPFAIL
 from croc_jax.training.workdir import read_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,12 +48,16 @@ OVERRIDES = {
 def home(tmp_path_factory):
     """A folder with 24 images and a cache of compiled programs."""
     folder = tmp_path_factory.mktemp("pretrain")
+    fill_home(folder)
+    return folder
+
+
+def fill_home(folder):
     (folder / "photos").mkdir()
     rng = np.random.default_rng(0)
     for index in range(STEPS_PER_EPOCH * 8):
         pixels = rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / "photos" / f"{index}.png")
-    return folder
 
 
 def start(home, workdir, *arguments, devices=1, **changes):
@@ -150,7 +155,7 @@ def test_kill_then_sigterm_then_the_end_equals_an_uninterrupted_run(home, uninte
     wait_for_rows(second, workdir, len(rows(workdir)) + 3)
     second.terminate()
     status, output, errors = finish(second)
-    assert status == 0, errors
+    assert status == EX_TEMPFAIL, errors
     saved = max(int(path.name) for path in (workdir / "checkpoints").iterdir())
     assert f"stopped by SIGTERM at step {saved}" in output and "run the same command:\n  python " in output
 

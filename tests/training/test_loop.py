@@ -1,8 +1,12 @@
 """The loop, around a small step whose numbers can be foretold."""
 
+import errno
 import io
+import itertools
 import json
+import logging
 import math
+import time
 from types import SimpleNamespace
 
 import flax.struct
@@ -12,9 +16,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from croc_jax.data.damage import ReadersLostError
 from croc_jax.training.config import RuntimeConfig
 from croc_jax.training.health import NonFiniteError
-from croc_jax.training.loop import Outputs, RunLength, run_training
+from croc_jax.training.loop import Outputs, RunLength, SaveError, run_training
 from croc_jax.training.metrics_log import MetricsLog
 from croc_jax.training.progress import RunProgress
 from croc_jax.training.sharding import make_mesh
@@ -92,8 +97,8 @@ def fresh():
     return State(jnp.zeros((), jnp.int32), jnp.ones(()))
 
 
-def run(workdir, *, step=None, state=None, dataset=None, runtime=NEVER, stop=None, length=LENGTH):
-    state, dataset, saver = state or fresh(), dataset or Numbers(), Memory()
+def run(workdir, *, step=None, state=None, dataset=None, runtime=NEVER, stop=None, length=LENGTH, saver=None):
+    state, dataset, saver = state or fresh(), dataset or Numbers(), saver or Memory()
     workdir.mkdir(exist_ok=True)
     log = MetricsLog(workdir, restored_step=int(state.step))
     display = RunProgress(Console(file=io.StringIO()), start=0, total=length.total_steps)
@@ -289,3 +294,57 @@ def test_the_device_never_waits_for_the_host(tmp_path):
     # While a step runs, the next batch is read, and the numbers of the step before.
     expected = "batch 1, start 1, batch 2, start 2, batch 3, read 1, start 3, batch 4, read 2, start 4, read 3, read 4"
     assert ", ".join(f"{what} {number}" for what, number in events) == expected
+
+
+class Full(Memory):
+    """Refuses the states of some steps."""
+
+    def __init__(self, refused):
+        super().__init__()
+        self.refused = refused
+
+    def save(self, step, state, *, wait=False):
+        if step in self.refused:
+            raise SaveError(f"step {step} is not saved: no room")
+        super().save(step, state, wait=wait)
+
+
+def test_a_full_disk_does_not_end_a_run_and_costs_no_step(tmp_path, caplog):
+    runtime = RuntimeConfig(checkpoint_every_minutes=1e9, keep_every_epochs=1)
+    with caplog.at_level(logging.WARNING):
+        outcome, saver = run(tmp_path, runtime=runtime, saver=Full({4, 12}))
+    assert outcome.finished and list(saver.saved) == [8, 16, 20]
+    assert [text for text in caplog.messages if "no room" in text] == [
+        f"step {step} is not saved: no room; training goes on, and tries again later" for step in (4, 12)
+    ]
+
+
+def test_the_last_state_must_be_saved(tmp_path):
+    with pytest.raises(SaveError, match="step 20 is not saved: no room"):
+        run(tmp_path, saver=Full({20}))
+
+
+def test_a_log_that_cannot_be_written_keeps_the_state_from_being_saved(tmp_path, monkeypatch):
+    def refuse(log):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(MetricsLog, "sync", refuse)
+    with pytest.raises(SaveError, match="step 20 is not saved, as metrics.jsonl cannot be written: No space left"):
+        run(tmp_path)
+
+
+def test_a_clock_that_jumps_changes_nothing(tmp_path, monkeypatch):
+    wall, jumps = time.time, itertools.cycle([0, 3600, -86400, 86400])
+    monkeypatch.setattr(time, "time", lambda: wall() + next(jumps))
+    _, saver = run(tmp_path, runtime=RuntimeConfig(log_every_steps=5, checkpoint_every_minutes=1))
+    assert list(saver.saved) == [20]
+    assert all(0 < row["images_per_sec"] < 1e6 for row in rows(tmp_path))
+
+
+def test_lost_readers_end_a_run_with_its_state_saved(tmp_path):
+    def lose():
+        raise ReadersLostError("killed")
+
+    with pytest.raises(ReadersLostError) as failure:
+        run(tmp_path, dataset=Numbers({8: lose}))
+    assert list(failure.value.saver.saved) == [8]  # pyright: ignore[reportAttributeAccessIssue]

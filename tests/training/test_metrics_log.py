@@ -1,11 +1,14 @@
 """metrics.jsonl: one line a logged step, whatever interrupts the run."""
 
 import json
+import logging
 import math
 
 import pytest
 
+from croc_jax.training import metrics_log
 from croc_jax.training.metrics_log import MetricsLog, drop_lines_after
+from tests.full_disk import no_file_beyond
 
 
 def row(step, loss=1.5):
@@ -65,3 +68,43 @@ def test_tensorboard_gets_the_same_numbers(tmp_path):
     write(tmp_path, [1], restored_step=0)
     events = b"".join(path.read_bytes() for path in (tmp_path / "tensorboard").iterdir())
     assert b"loss" in events and b"epoch" in events
+
+
+def test_rows_wait_for_a_full_disk_and_lose_nothing(tmp_path, caplog):
+    log = MetricsLog(tmp_path, restored_step=0)
+    log.write(row(1))
+    size = (tmp_path / "metrics.jsonl").stat().st_size
+    with caplog.at_level(logging.WARNING), no_file_beyond(size + 10):
+        for step in range(2, 12):
+            log.write(row(step))
+            # No part of a row is left behind.
+            assert lines(tmp_path) == [row(1)]
+        with pytest.raises(OSError):
+            log.sync()
+    assert "metrics.jsonl waits for the disk: File too large" in caplog.messages
+    log.write(row(12))
+    log.sync()
+    assert lines(tmp_path) == [row(step) for step in range(1, 13)]
+    log.close()
+
+
+def test_tensorboard_is_given_up_when_its_thread_has_died(tmp_path, caplog, monkeypatch):
+    log = MetricsLog(tmp_path, restored_step=0)
+    monkeypatch.setattr(metrics_log, "_is_alive", lambda board: False)
+    with caplog.at_level(logging.WARNING):
+        log.write(row(1))
+        log.write(row(2))
+    assert len([text for text in caplog.messages if "TensorBoard end here" in text]) == 1
+    log.close()
+    assert lines(tmp_path) == [row(1), row(2)]
+
+
+def test_a_dead_thread_of_tensorboard_is_seen(tmp_path):
+    log = MetricsLog(tmp_path, restored_step=0)
+    board = log._board
+    assert board is not None and metrics_log._is_alive(board)
+    board.file_writer.event_writer._worker.stop()  # pyright: ignore
+    assert not metrics_log._is_alive(board)
+    log.write(row(1))
+    assert log._board is None
+    log.close()

@@ -5,8 +5,9 @@ import json
 
 import pytest
 
+from croc_jax.training import workdir as workdir_module
 from croc_jax.training.config import Recipe, RuntimeConfig, ScheduleConfig, recipe_to_dict
-from croc_jax.training.workdir import WorkdirError, claim_workdir, differing_fields, read_recipe
+from croc_jax.training.workdir import WorkdirError, check_shared, claim_workdir, differing_fields, read_recipe
 
 RECIPE = Recipe(seed=3)
 
@@ -70,3 +71,13 @@ def test_a_path_that_cannot_be_a_folder_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(WorkdirError, match="cannot write to the workdir .*file"):
         claim_workdir(tmp_path / "file" / "run", RECIPE)
+
+
+def test_another_process_needs_the_same_disk_and_recipe(tmp_path, monkeypatch):
+    monkeypatch.setattr(workdir_module, "_SECONDS_TO_SHOW", 0.0)
+    with pytest.raises(WorkdirError, match="config.json, written by process 0, is not here: --workdir must be on a"):
+        check_shared(tmp_path, RECIPE)
+    claim_workdir(tmp_path, RECIPE)
+    check_shared(tmp_path, RECIPE)
+    with pytest.raises(WorkdirError, match="another recipe than process 0: seed=4 here and 3 there$"):
+        check_shared(tmp_path, dataclasses.replace(RECIPE, seed=4))

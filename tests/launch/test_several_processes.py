@@ -1,0 +1,58 @@
+"""Two processes of four devices each train as one: killed, failing, resumed."""
+
+import os
+import random
+import signal
+
+import pytest
+
+from tests.launch.several import finish_several, start_several
+from tests.launch.test_pretrain import assert_same_run, home, rows, wait_for_rows  # noqa: F401
+
+EPOCHS = 2
+LAST = 3 * EPOCHS
+SETTINGS = {"schedule__epochs": EPOCHS, "runtime__log_every_steps": 1}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(home):  # noqa: F811
+    workdir = home / "undisturbed"
+    ended = finish_several(start_several(home, workdir, **SETTINGS, runtime__checkpoint_every_minutes=1000))
+    assert [status for status, _, _ in ended] == [0, 0], ended
+    assert "on 8 cpu device(s) of 2 processes" in ended[0][1] and f"finished at step {LAST}" in ended[0][1]
+    # Gloo tells of its connections; nothing of ours comes from another process than the first.
+    assert not [line for line in ended[1][1].splitlines() if not line.startswith("[Gloo]")] and not ended[1][2]
+    assert [row["step"] for row in rows(workdir)] == list(range(1, LAST + 1))
+    return workdir
+
+
+def test_a_kill_of_one_process_loses_nothing(home, undisturbed):  # noqa: F811
+    seed = int(os.environ.get("CROC_CHAOS_SEED", random.randrange(2**32)))
+    print(f"CROC_CHAOS_SEED={seed}")
+    draw = random.Random(seed)
+    workdir, victim = home / "disturbed", draw.randrange(2)
+    processes = start_several(home, workdir, **SETTINGS)
+    wait_for_rows(processes[0], workdir, draw.randint(1, 3))
+    processes[victim].kill()
+    ended = finish_several(processes)
+    killed, survivor = ended[victim], ended[1 - victim]
+    assert killed[0] == -signal.SIGKILL
+    if victim == 1:
+        assert survivor[0] == 1 and "error: process 1 of 2 was killed\n" in survivor[2], survivor
+    else:
+        # Process 0 holds the line between them: without it, JAX ends the other one with an explanation.
+        assert survivor[0] in (1, -signal.SIGABRT), survivor
+        assert "coordination service" in survivor[2] or "another process was killed" in survivor[2], survivor
+
+    ended = finish_several(start_several(home, workdir, **SETTINGS))
+    assert [status for status, _, _ in ended] == [0, 0], ended
+    assert "resumes after step" in ended[0][1] or "starts anew" in ended[0][1]
+    assert_same_run(workdir, undisturbed)
+
+
+def test_when_one_fails_the_other_ends_too_and_says_why(home):  # noqa: F811
+    flags = {1: ["--config.data.folders=nowhere"]}
+    ended = finish_several(start_several(home, home / "failing", arguments=flags, **SETTINGS))
+    reason = "error: process 1 of 2 "
+    for status, _, errors in ended:
+        assert status == 1 and reason in errors and "nowhere" in errors and "Traceback" not in errors

@@ -22,6 +22,7 @@ set -euo pipefail
 # All of these can be set in the environment.
 JOB_NAME=${JOB_NAME:-croc}
 NODES=${NODES:-1}
+PROCESSES_PER_NODE=${PROCESSES_PER_NODE:-8} # 1 for a program that uses one device, such as launch/evaluate.py
 TIME_LIMIT=${TIME_LIMIT:-24:00:00}
 GRACE_SECONDS=${GRACE_SECONDS:-120} # from the notice to the time limit; the last step and a save must fit
 PARTITION=${PARTITION:-standard-g} # whole nodes: the binding below needs them
@@ -86,7 +87,7 @@ submit=(
     sbatch
     --job-name="$JOB_NAME" --nodes="$NODES" --time="$TIME_LIMIT" --partition="$PARTITION" --account="$ACCOUNT"
     # Each process sees all GCDs, as RCCL needs to, and takes the one of its local number. 480 GB is what a node offers.
-    --ntasks-per-node=8 --gpus-per-node=8 --mem=480G
+    --ntasks-per-node="$PROCESSES_PER_NODE" --gpus-per-node=8 --mem=480G
     # The notice goes to the processes of the run, not to the shell of the job.
     --signal="USR1@$GRACE_SECONDS" --requeue
     # Each start of a job adds to the same log.

@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 
 from absl import flags
-from clusters import CLUSTERS, preview, submit_due
 from command_line import UserError, run
+from jobs import CLUSTERS, preview, submit_due
 from ml_collections import config_flags
 from rich.console import Console
 from sweeps import Sweep, read_sweep, run_here, run_program, write_report

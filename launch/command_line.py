@@ -21,6 +21,9 @@ from rich.progress import (
 )
 from rich.text import Text
 
+# Flags that name a config file.
+EXAMPLES = {"config": "configs/NAME.py", "sweep": "configs/sweeps/NAME.py"}
+
 TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where an error came from.")
 
 
@@ -28,16 +31,17 @@ class UserError(ValueError):
     """A mistake on the command line; the message says what to do."""
 
 
-def run(main: Callable[[], None]) -> None:
+def run(main: Callable[[], None], *, config_flag: str = "config") -> None:
     """Parses flags and runs a program; mistakes of the user end it with one line and status 1.
 
     A ValueError or a missing file is taken for a mistake of the user: that is how the library
-    reports unusable settings and data. The flag --traceback shows more.
+    reports unusable settings and data. The flag --traceback shows more. A program that has the
+    flag `config_flag` cannot do without a file for it.
     """
 
     def parse(argv: list[str]) -> list[str]:
         try:
-            _check_config_exists(argv)
+            _check_config_exists(argv, config_flag)
             # Where --config may be repeated, `parse_configs` reads the overrides.
             several = "config" in flags.FLAGS and isinstance(flags.FLAGS["config"], flags.MultiFlag)
             return flags.FLAGS([a for a in argv if not (several and re.match(r"--?config\.", a))])
@@ -88,13 +92,13 @@ def parse_configs(argv: Sequence[str], files: Sequence[str]) -> dict[str, Any]:
     known = [load_config_file(file).to_dict() for file in files]
     for flag in overrides:
         if not any(_has_field(config, flag) for config in known):
-            _parse_config(files[0], [flag])
+            parse_config(files[0], [flag])
     for file, fields in zip(files, known, strict=True):
         name = "-".join([Path(file.partition(":")[0]).stem, *file.split(":")[1:]])
         while name in configs:
             stem, _, number = name.partition(".")
             name = f"{stem}.{int(number or 1) + 1}"
-        configs[name] = _parse_config(file, [flag for flag in overrides if _has_field(fields, flag)])
+        configs[name] = parse_config(file, [flag for flag in overrides if _has_field(fields, flag)])
     return configs
 
 
@@ -106,7 +110,8 @@ def _has_field(config: Any, flag: str) -> bool:
     return True
 
 
-def _parse_config(file: str, overrides: Sequence[str]) -> Any:
+def parse_config(file: str, overrides: Sequence[str]) -> Any:
+    """Returns the config of a file with overrides --config.FIELD=VALUE; UserError names one that has no field."""
     argv, values = ["", f"--config={file}", *overrides], flags.FlagValues()
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
     try:
@@ -139,16 +144,17 @@ def make_progress(console: Console) -> Progress:
     )
 
 
-def _check_config_exists(argv: list[str]) -> None:
-    """Raises UserError if a program that needs --config gets none, or no file."""
-    if "config" not in flags.FLAGS or any(re.fullmatch("--?help(short|full)?", flag) for flag in argv):
+def _check_config_exists(argv: list[str], required: str) -> None:
+    """Raises UserError if a program gets no config file that it needs, or one that is not there."""
+    if required not in flags.FLAGS or any(re.fullmatch("--?help(short|full)?", flag) for flag in argv):
         return
-    given = re.findall(r"(?:^|\n)--?config[=\n]([^\n]*)", "\n".join(argv))
-    if not given:
-        raise UserError("no configuration: add --config=configs/NAME.py")
-    for file in given:
-        if not Path(file.partition(":")[0]).is_file():
-            raise UserError(f"--config={file}: there is no such file")
+    given = {name: re.findall(rf"(?:^|\n)--?{name}[=\n]([^\n]*)", "\n".join(argv)) for name in EXAMPLES}
+    if not given[required]:
+        raise UserError(f"no configuration: add --{required}={EXAMPLES[required]}")
+    for name, files in given.items():
+        for file in files if name in flags.FLAGS else ():
+            if not Path(file.partition(":")[0]).is_file():
+                raise UserError(f"--{name}={file}: there is no such file")
 
 
 def _explain_override(error: Exception, argv: list[str]) -> str:

@@ -10,7 +10,8 @@ class ClusteringConfig:
     Attributes:
         k_start: centroids at the first round (K_start; official `n_tokens`).
         k_max: the largest K that may be chosen (official `n_centroids_max`).
-        lambda_pos: weight of the positional cost, Eq. 18 (official `pos_alpha`).
+        lambda_pos: weight of the positional cost, Eq. 18 (official `pos_alpha`); infinity leaves
+            nothing but positions.
         sinkhorn_lambda: inverse of the entropic regularization, Eq. 11.
         sinkhorn_iterations: row-then-column scalings a round.
         temp_r: temperature of the token marginal and of the draw of the first centroids.

@@ -1,5 +1,6 @@
 """The merging loop: from K_start clusters to 2, with arrays of one fixed size."""
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -77,11 +78,15 @@ def init_clusters(tokens: JoinedTokens, scores: Float[Array, "b h k"], indices: 
 def transport_cost(tokens: JoinedTokens, clusters: Clusters, config: ClusteringConfig) -> Float[Array, "b h k n"]:
     """Returns the cost of moving tokens to clusters, Eq. 18, scaled to [0, 1] over the active clusters."""
     active = clusters.active[..., None]
-    norms = jnp.linalg.norm(clusters.centroids, axis=-1, keepdims=True)
-    centroids = clusters.centroids / jnp.maximum(norms, 1e-12)
-    cost = -jnp.einsum("bhkd,bhdn->bhkn", centroids, tokens.features, precision=HIGHEST)
-    if config.lambda_pos:
-        cost += config.lambda_pos * _relative_distance(tokens.positions, clusters.positions, active)
+    if math.isinf(config.lambda_pos):
+        # The limit of the scaled cost: features no longer count.
+        cost = _relative_distance(tokens.positions, clusters.positions, active)
+    else:
+        norms = jnp.linalg.norm(clusters.centroids, axis=-1, keepdims=True)
+        centroids = clusters.centroids / jnp.maximum(norms, 1e-12)
+        cost = -jnp.einsum("bhkd,bhdn->bhkn", centroids, tokens.features, precision=HIGHEST)
+        if config.lambda_pos:
+            cost += config.lambda_pos * _relative_distance(tokens.positions, clusters.positions, active)
     axes = (2, 3) if config.cost_scale == "image" else (0, 1, 2, 3)
     low = jnp.min(cost, axis=axes, keepdims=True, where=active, initial=jnp.inf)
     high = jnp.max(cost, axis=axes, keepdims=True, where=active, initial=-jnp.inf)

@@ -13,7 +13,7 @@ from croc_jax.data.decoding import decode
 from croc_jax.data.sources import ImageSource, open_data
 from croc_jax.evaluation.backbones import FrozenBackbone, trained_backbone
 from croc_jax.models import VisionTransformer
-from croc_jax.report.comparison import comparison_facts, comparison_sections
+from croc_jax.report.comparison import comparison_facts, comparison_sections, group_titles
 from croc_jax.report.evaluations import group_evaluations, read_evaluations
 from croc_jax.report.exploration import Exploration, explore, overlap
 from croc_jax.report.figures import (
@@ -26,7 +26,9 @@ from croc_jax.report.figures import (
     plot_num_clusters,
 )
 from croc_jax.report.html import Fact, Picture, Section, write_page
+from croc_jax.report.sweep import Settings, sweep_sections
 from croc_jax.training.config import flatten, recipe_to_dict
+from croc_jax.training.sweep import Axis
 
 NUM_IMAGES = 64
 NUM_CANDIDATES = 24
@@ -80,12 +82,16 @@ def build_report(workdir: Path, *, file: Path | None = None) -> Path:
     return file
 
 
-def build_comparison(folders: Sequence[Path], file: Path) -> Path:
+def build_comparison(
+    folders: Sequence[Path], file: Path, *, axes: Sequence[Axis] = (), swept: Settings | None = None
+) -> Path:
     """Writes a page of all evaluations below some folders; returns its path.
 
     Args:
         folders: that evaluate.py wrote in, or workdirs; the losses of the latter are shown, too.
         file: the page.
+        axes: of a sweep, if the folders are its runs.
+        swept: the settings that it varies, by folder.
 
     Raises:
         ValueError: for a missing folder, an unusable results.json, or none at all.
@@ -103,6 +109,7 @@ def build_comparison(folders: Sequence[Path], file: Path) -> Path:
         lead=COMPARISON_LEAD.format(weights=", ".join(labels)),
         facts=comparison_facts(groups),
         sections=[
+            *sweep_sections(groups, group_titles(groups), axes, swept or {}),
             *comparison_sections(groups),
             *([Section("How training went", LOSSES_TEXT, pictures)] if pictures else []),
         ],

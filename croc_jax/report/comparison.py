@@ -9,7 +9,7 @@ from croc_jax.evaluation.results import RESULTS
 from croc_jax.report.evaluations import MAIN_SCORES, Entry, Group, differing_settings
 from croc_jax.report.figures import SERIES_COLORS, plot_class_scores
 from croc_jax.report.html import Block, Details, Fact, Photo, Picture, Section, Table
-from croc_jax.report.paper import PAPER, PROTOCOL_SETTINGS, TABLES, PaperTable
+from croc_jax.report.paper import PAPER, PAPER_DATASETS, PROTOCOL_SETTINGS, TABLES, PaperTable
 
 # Further scores of a protocol, and their names.
 OTHER_SCORES = {
@@ -27,8 +27,6 @@ TITLES = {
     "classification": "Linear classification",
     "discovery": "Object discovery",
 }
-# Of the paper, by the kind of data set that results.json names.
-PAPER_DATASETS = {"voc": "PVOC12", "coco-things": "COCO-Things", "coco-stuff": "COCO-Stuff", "ade20k": "ADE20K"}
 # Beyond this, only the classes that the weights differ most in have bars.
 MOST_CLASSES = 40
 PICTURES = {"best": "where most pixels are right", "worst": "where fewest pixels are right", "typical": "typical"}
@@ -60,14 +58,24 @@ def comparison_sections(groups: Sequence[Group]) -> list[Section]:
     Args:
         groups: of evaluations; one at least.
     """
-    sections = [
-        _group_section(group, different) for group, different in zip(groups, differing_settings(groups), strict=True)
-    ]
+    sections = [_group_section(group, title) for group, title in zip(groups, group_titles(groups), strict=True)]
     return [*sections, paper_section(groups)]
 
 
-def _group_section(group: Group, different: dict[str, Any]) -> Section:
-    title = f"{TITLES[group.protocol]}: {_dataset_name(group.dataset)}{_notes(different)}"
+def group_titles(groups: Sequence[Group]) -> list[str]:
+    """Returns a title for each group, no two alike.
+
+    Args:
+        groups: of evaluations.
+    """
+    return [_title(group, different) for group, different in zip(groups, differing_settings(groups), strict=True)]
+
+
+def _title(group: Group, different: dict[str, Any]) -> str:
+    return f"{TITLES[group.protocol]}: {_dataset_name(group.dataset)}{_notes(different)}"
+
+
+def _group_section(group: Group, title: str) -> Section:
     blocks: list[Block] = [_score_table(group)]
     if figure := _class_figure(group):
         blocks.append(figure)

@@ -60,6 +60,8 @@ PROTOCOL_SETTINGS = {
     },
     UNSUPERVISED: {"image_size": [448, 448], "num_clusters": None, "matching": "hungarian"},
 }
+# Of the paper, by the kind of data set that results.json names.
+PAPER_DATASETS = {"voc": "PVOC12", "coco-things": "COCO-Things", "coco-stuff": "COCO-Stuff", "ade20k": "ADE20K"}
 THREE_SETS = ("PVOC12", "COCO-Things", "COCO-Stuff")
 
 _RESNET, _VIT = "ResNet50", "ViT-S/16"

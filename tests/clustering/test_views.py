@@ -205,3 +205,14 @@ def test_bad_input_is_named(change, message):
 def test_bad_settings_are_named(field, value):
     with pytest.raises(ValueError, match=field):
         ClusteringConfig(**{field: value})
+
+
+def test_an_infinite_weight_is_the_limit_of_large_ones():
+    tokens, cls_tokens, positions, indices = scene(3)
+    config = dataclasses.replace(CONFIG, lambda_pos=float("inf"), cost_scale="image")
+    ours = cluster_views(tokens, cls_tokens, positions, config, init_indices=indices)
+    for image in range(BATCH):
+        for head in range(HEADS):
+            one = (tokens[:, image, head], cls_tokens[:, image, head], positions[:, image], indices[image, head])
+            costs, *_ = reference(*one, dataclasses.replace(config, lambda_pos=1e9))
+            np.testing.assert_allclose(ours.costs[image, head], costs, rtol=1e-4)

@@ -39,3 +39,23 @@ def test_an_override_that_no_config_takes_is_a_mistake(command_line, flag, words
         command_line.parse_configs(["evaluate.py", flag], [LINEAR, RETRIEVAL])
     assert all(word in str(caught.value) for word in words), caught.value
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--config=a.py"], "no configuration: add --sweep=configs/sweeps/NAME.py"),
+        (["--sweep", "a.py"], "--sweep=a.py: there is no such file"),
+        ([f"--sweep={LINEAR}:paper", "--config=b.py:x"], "--config=b.py:x: there is no such file"),
+    ],
+)
+def test_files_are_looked_for_before_they_are_read(command_line, monkeypatch, argv, message):
+    values = command_line.flags.FlagValues()
+    for name in ("sweep", "config"):
+        command_line.flags.DEFINE_string(name, "", "", flag_values=values)
+    monkeypatch.setattr(command_line.flags, "FLAGS", values)
+    with pytest.raises(command_line.UserError) as caught:
+        command_line._check_config_exists(argv, "sweep")
+    assert str(caught.value) == message
+    command_line._check_config_exists([f"--sweep={LINEAR}"], "sweep")
+    command_line._check_config_exists(["--help"], "sweep")

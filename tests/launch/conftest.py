@@ -1,0 +1,36 @@
+"""The modules behind launch/sweep.py, which define no flags, and images for them."""
+
+import importlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def sweeps(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "launch"))
+    monkeypatch.chdir(ROOT)
+    return importlib.import_module("sweeps")
+
+
+@pytest.fixture
+def jobs(sweeps):
+    return importlib.import_module("jobs")
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """Twelve images with labels."""
+    folder, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    for split, count in (("train", 8), ("val", 4)):
+        for kind in ("images", "labels"):
+            (folder / kind / split).mkdir(parents=True)
+        for index in range(count):
+            pixels = rng.integers(0, 256, (20, 20, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "images" / split / f"{index}.png")
+            Image.fromarray((pixels[..., 0] > 127).astype(np.uint8)).save(folder / "labels" / split / f"{index}.png")
+    return folder

@@ -6,7 +6,7 @@ import time
 from tests.launch.test_pretrain import finish, start
 
 # Longer than all take to train, or to end when one has died: a minute where JAX itself has to notice.
-SECONDS_TO_END = 280
+SECONDS_TO_END = 600
 
 
 def start_several(home, workdir, *, count=2, devices=4, **changes):

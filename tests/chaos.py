@@ -16,8 +16,8 @@ import time
 from tests.launch.several import finish_several, start_several
 from tests.launch.test_pretrain import assert_same_run, fill_home, rows
 
-EPOCHS = 20
-PATIENCE = 30
+EPOCHS = 14
+PATIENCE = 15
 SETTINGS = {"schedule__epochs": EPOCHS, "runtime__log_every_steps": 1}
 
 
@@ -31,19 +31,16 @@ def main(kills: int, seed: int) -> bool:
     begin = time.monotonic()
     expect_end(start_several(home, calm, **SETTINGS, runtime__checkpoint_every_minutes=1000))
     print(f"undisturbed: {time.monotonic() - begin:.0f} s, final loss {rows(calm)[-1]['loss']:.6f}", flush=True)
-    longest, alone = 0.0, 0
+    longest, alone, resumed, start_seconds = 0.0, 0, set(), 60.0
     for number in range(1, kills + 1):
-        processes = start_several(home, disturbed, **SETTINGS)
-        lowest = len(rows(disturbed))
-        # A third of the kills comes while the processes start or compile.
+        processes, started = start_several(home, disturbed, **SETTINGS), time.monotonic()
         if number % 3:
-            # Rows of steps that run again are removed first.
-            while len(rows(disturbed)) <= lowest and all(process.poll() is None for process in processes):
-                lowest = min(lowest, len(rows(disturbed)))
-                time.sleep(0.02)
-            time.sleep(draw.uniform(0, 5))
+            wait_for_new_rows(processes, disturbed, draw.randint(1, 7))
+            start_seconds = min(start_seconds, time.monotonic() - started)
+            time.sleep(draw.uniform(0, 0.5))
         else:
-            time.sleep(draw.uniform(0, 12))
+            # While the processes start, meet, restore or compile.
+            time.sleep(draw.uniform(0.2, 1) * start_seconds)
         victim, begin = draw.randrange(2), time.monotonic()
         processes[victim].kill()
         # One that has not met the other yet waits for it, for JAX's five minutes; a scheduler would not.
@@ -57,7 +54,13 @@ def main(kills: int, seed: int) -> bool:
             longest = max(longest, seconds)
         ended = finish_several(processes)
         step = rows(disturbed)[-1]["step"] if rows(disturbed) else 0
-        print(f"{number}: killed {victim} at step {step}; {ended[1 - victim][0]} after {seconds:.1f} s", flush=True)
+        saved = [int(path.name) for path in (disturbed / "checkpoints").glob("[0-9]*") if path.name.isdigit()]
+        resumed.add(max(saved, default=0))
+        print(
+            f"{number}: killed {victim} at step {step}, saved {max(saved, default=0)}; "
+            f"the other: {ended[1 - victim][0]} after {seconds:.1f} s",
+            flush=True,
+        )
         if waited:
             print(*(line for text in ended[1 - victim][1:] for line in text.splitlines()[-3:]), sep="\n", flush=True)
     expect_end(start_several(home, disturbed, **SETTINGS))
@@ -71,9 +74,17 @@ def main(kills: int, seed: int) -> bool:
     print(
         f"NOTHING LOST: after {kills} kills (seed {seed}), {steps} losses and the final state are those of the "
         f"undisturbed run, bit for bit; the other process ended by itself after at most {longest:.1f} s, but for "
-        f"{alone} that were starting; {len(damaged)} damaged checkpoints"
+        f"{alone} that were starting; it resumed from steps {sorted(resumed)}; {len(damaged)} damaged checkpoints"
     )
     return True
+
+
+def wait_for_new_rows(processes, workdir, count):
+    """Waits until so many steps are logged, beside those of before; those that run again are removed first."""
+    lowest = len(rows(workdir))
+    while len(rows(workdir)) < lowest + count and all(process.poll() is None for process in processes):
+        lowest = min(lowest, len(rows(workdir)))
+        time.sleep(0.02)
 
 
 def expect_end(processes):

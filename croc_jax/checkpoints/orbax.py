@@ -63,6 +63,8 @@ class Checkpointer:
             async_options=ocp.AsyncOptions(timeout_secs=_SECONDS_TO_SAVE),
         )
         self._options = options
+        self._hook = sys.unraisablehook
+        sys.unraisablehook = functools.partial(_report_unraisable, self._hook)
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def latest_step(self) -> int | None:
@@ -152,6 +154,7 @@ class Checkpointer:
 
     def close(self) -> None:
         """Returns when everything is written."""
+        sys.unraisablehook = self._hook
         self._manager.close()
 
     def _set_aside(self, folder: Path) -> None:
@@ -308,6 +311,12 @@ def _damage_only() -> Iterator[None]:
     found = next(filter(None, gather_texts(reason)), None)
     if found:
         raise DamagedError(found)
+
+
+def _report_unraisable(report: Callable[[Any], None], unraisable: Any) -> None:
+    """Leaves out what Orbax's writers, when one has met a full disk, say one by one: that no one waits for them."""
+    if "Event loop is closed" not in str(unraisable.exc_value):
+        report(unraisable)
 
 
 @contextlib.contextmanager

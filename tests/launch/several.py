@@ -6,16 +6,16 @@ import time
 from tests.launch.test_pretrain import finish, start
 
 # Longer than all take to train, or to end when one has died: a minute where JAX itself has to notice.
-SECONDS_TO_END = 280
+SECONDS_TO_END = 600
 
 
-def start_several(home, workdir, *, count=2, devices=4, arguments=None, **changes):
-    """Starts `count` processes with so many devices each; `arguments` are further ones by process."""
+def start_several(home, workdir, *, count=2, devices=4, **changes):
+    """Starts `count` processes with so many devices each."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         address = f"localhost:{probe.getsockname()[1]}"
     several = [f"--coordinator_address={address}", f"--num_processes={count}"]
-    given = [[*several, f"--process_id={index}", *(arguments or {}).get(index, ())] for index in range(count)]
+    given = [[*several, f"--process_id={index}"] for index in range(count)]
     return [start(home, workdir, *flags, devices=devices, **changes) for flags in given]
 
 

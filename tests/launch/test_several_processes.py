@@ -1,4 +1,4 @@
-"""Two processes of four devices each train as one: killed, failing, resumed."""
+"""Two processes of four devices each train as one, and go on after one was killed."""
 
 import os
 import random
@@ -9,7 +9,7 @@ import pytest
 from tests.launch.several import finish_several, start_several
 from tests.launch.test_pretrain import assert_same_run, home, rows, wait_for_rows  # noqa: F401
 
-EPOCHS = 2
+EPOCHS = 3
 LAST = 3 * EPOCHS
 SETTINGS = {"schedule__epochs": EPOCHS, "runtime__log_every_steps": 1}
 
@@ -32,7 +32,8 @@ def test_a_kill_of_one_process_loses_nothing(home, undisturbed):  # noqa: F811
     draw = random.Random(seed)
     workdir, victim = home / "disturbed", draw.randrange(2)
     processes = start_several(home, workdir, **SETTINGS)
-    wait_for_rows(processes[0], workdir, draw.randint(1, 3))
+    # From the fifth row on there is a checkpoint: the save before is done when the next one starts.
+    wait_for_rows(processes[0], workdir, draw.randint(5, 7))
     processes[victim].kill()
     ended = finish_several(processes)
     killed, survivor = ended[victim], ended[1 - victim]
@@ -46,13 +47,5 @@ def test_a_kill_of_one_process_loses_nothing(home, undisturbed):  # noqa: F811
 
     ended = finish_several(start_several(home, workdir, **SETTINGS))
     assert [status for status, _, _ in ended] == [0, 0], ended
-    assert "resumes after step" in ended[0][1] or "starts anew" in ended[0][1]
+    assert "resumes after step" in ended[0][1]
     assert_same_run(workdir, undisturbed)
-
-
-def test_when_one_fails_the_other_ends_too_and_says_why(home):  # noqa: F811
-    flags = {1: ["--config.data.folders=nowhere"]}
-    ended = finish_several(start_several(home, home / "failing", arguments=flags, **SETTINGS))
-    reason = "error: process 1 of 2 "
-    for status, _, errors in ended:
-        assert status == 1 and reason in errors and "nowhere" in errors and "Traceback" not in errors

@@ -39,8 +39,8 @@ from croc_jax.training.loop import Outcome, Outputs, RunLength, SaveError, run_t
 from croc_jax.training.metrics_log import MetricsLog, NoLog
 from croc_jax.training.processes import gather_texts, join_processes
 from croc_jax.training.progress import RunProgress
-from croc_jax.training.sharding import check_batch_divides, make_mesh
-from croc_jax.training.start import abstract_state
+from croc_jax.training.sharding import batch_parts, check_batch_divides, make_mesh
+from croc_jax.training.start import abstract_state, state_shapes, training_bytes
 from croc_jax.training.state import TrainState
 from croc_jax.training.step import make_train_step
 from croc_jax.training.stopping import StopRequest, exit_status
@@ -74,9 +74,11 @@ def pretrain(stop: StopRequest) -> str | None:
     """Checks all that can be checked, restores or starts a run, and trains it; returns the signal that ended it."""
     begin, first = time.monotonic(), jax.process_index() == 0
     console = Console(soft_wrap=True, highlight=False, markup=False, quiet=not first)
-    recipe, workdir, mesh = read_recipe_flag(), Path(WORKDIR.value), make_mesh()
+    recipe, workdir = read_recipe_flag(), Path(WORKDIR.value)
+    state_bytes = training_bytes(state_shapes(recipe, steps_per_epoch=1))
+    mesh = make_mesh(config=recipe.runtime.mesh, state_bytes=state_bytes)
     batch_size, slices = recipe.schedule.batch_size, recipe.optimizer.accumulation_steps
-    check_batch_divides(batch_size, devices=mesh.size, slices=slices)
+    check_batch_divides(batch_size, devices=batch_parts(mesh), slices=slices)
     dataset = open_dataset(recipe, workdir)
     epoch = dataset.steps_per_epoch
     length = RunLength(recipe.schedule.epochs * epoch, steps_per_epoch=epoch, batch_size=batch_size)
@@ -170,12 +172,14 @@ def describe(
     millions = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes.student["backbone"])) / 1e6
     batch, epochs = recipe.schedule.batch_size, recipe.schedule.epochs
     devices = f"{mesh.size} {mesh.devices.flat[0].platform} device(s)"
+    if mesh.size > batch_parts(mesh) or mesh.shape["fsdp"] > 1:
+        devices += f" ({' x '.join(f'{name} {size}' for name, size in mesh.shape.items())})"
     devices += f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
     anew = f"starts from {recipe.init_from.source}" if recipe.init_from.source else "starts anew"
     where = anew if restored is None else f"resumes after step {int(restored.step)}"
     return (
         f"{recipe.backbone.variant}/{recipe.backbone.patch_size}, {millions:.1f} M parameters, on {devices}: "
-        f"{dataset.images_per_epoch} images, batch {batch} ({batch // mesh.size} a device), "
+        f"{dataset.images_per_epoch} images, batch {batch} ({batch // batch_parts(mesh)} a device), "
         f"{dataset.steps_per_epoch} steps an epoch, {epochs} epochs; {where}"
     )
 

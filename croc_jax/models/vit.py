@@ -1,6 +1,7 @@
 """The vision transformer, returning every token that a caller may want."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -44,6 +45,7 @@ class VisionTransformer(nn.Module):
         positions: "learned", or "rope": rotations of queries and keys in every block.
         position_resizing: how a learned embedding fits other grids, see `RESIZINGS`.
         norm_epsilon: of the layer normalizations.
+        fetch: gets the parameters of one block just before it runs, to bring together what devices share.
     """
 
     patch_size: int
@@ -62,6 +64,7 @@ class VisionTransformer(nn.Module):
     positions: str = "learned"
     position_resizing: str = "offset"
     norm_epsilon: float = LAYER_NORM_EPSILON
+    fetch: Callable[[Any], Any] | None = None
 
     @nn.compact
     def __call__(self, images: Float[Array, "b H W c"], train: bool = False) -> Features:
@@ -135,6 +138,7 @@ class VisionTransformer(nn.Module):
 
         def run(tokens: Array, layer: tuple) -> tuple[Array, tuple[Array, Array, Array]]:
             layer_params, rate, key = layer
+            layer_params = layer_params if self.fetch is None else self.fetch(layer_params)
             drop = DropPath(rate, key) if drop_path else None
             return block.apply({"params": layer_params}, tokens, drop, rotation)  # pyright: ignore
 

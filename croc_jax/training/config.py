@@ -11,6 +11,7 @@ from croc_jax.clustering.config import ClusteringConfig
 from croc_jax.data.config import DataConfig
 from croc_jax.models.config import BackboneConfig, HeadConfig
 from croc_jax.objectives import ObjectiveConfig
+from croc_jax.training.sharding import MeshConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,6 +87,7 @@ class RuntimeConfig:
         log_every_steps: steps between two lines of metrics.jsonl.
         checkpoint_every_minutes: longest time between two saves of the latest state.
         keep_every_epochs: epochs between two checkpoints that are kept for good.
+        mesh: how devices share the work.
     """
 
     num_workers: int = -1
@@ -93,6 +95,7 @@ class RuntimeConfig:
     log_every_steps: int = 10
     checkpoint_every_minutes: float = 10.0
     keep_every_epochs: int = 50
+    mesh: MeshConfig = MeshConfig()
 
     def __post_init__(self) -> None:
         """Raises ValueError, naming the field and the value, for settings that cannot work."""

@@ -14,6 +14,7 @@ from croc_jax.data.damage import ReadersLostError, UnreadableImagesError
 from croc_jax.training.agreement import Ballot
 from croc_jax.training.config import RuntimeConfig
 from croc_jax.training.health import check_losses, check_state
+from croc_jax.training.memory import describe_memory
 from croc_jax.training.metrics_log import Log
 from croc_jax.training.processes import gather_texts
 from croc_jax.training.progress import RunProgress
@@ -175,7 +176,7 @@ def _compile(train_step: jax.stages.Wrapped, *args: Any, display: RunProgress) -
     display.say("compiling the training step ...")
     begin = time.perf_counter()
     compiled = train_step.lower(*args).compile()
-    display.say(f"compiled in {time.perf_counter() - begin:.1f} s")
+    display.say(f"compiled in {time.perf_counter() - begin:.1f} s; {describe_memory(compiled, args[0])}")
     return compiled
 
 

@@ -1,12 +1,13 @@
 """The backbone and the head of a recipe, applied to pairs of views."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from croc_jax.models import Backbone, Features, ProjectionHead, make_backbone, make_head
+from croc_jax.models import Backbone, Features, ProjectionHead, VisionTransformer, make_backbone, make_head
 from croc_jax.models.batch_norm import STATISTICS
 from croc_jax.training.config import Recipe
 
@@ -20,9 +21,16 @@ class Networks(NamedTuple):
     head: ProjectionHead
 
 
-def make_networks(recipe: Recipe) -> Networks:
-    """Returns the modules of a recipe."""
+def make_networks(recipe: Recipe, *, fetch: Callable[[Params], Params] | None = None) -> Networks:
+    """Returns the modules of a recipe.
+
+    Args:
+        recipe: of the run.
+        fetch: brings together, block by block, the parameters of a transformer that devices share.
+    """
     backbone = make_backbone(recipe.backbone, image_size=recipe.data.views.crop_size)
+    if fetch is not None and isinstance(backbone, VisionTransformer):
+        backbone = backbone.clone(fetch=fetch)
     return Networks(backbone, make_head(recipe.head, dtype=backbone.dtype))
 
 

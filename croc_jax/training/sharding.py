@@ -1,5 +1,8 @@
 """The mesh of devices, and where arrays live on it."""
 
+import dataclasses
+import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,12 +10,84 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-DATA_AXIS = "data"
+DATA_AXIS, FSDP_AXIS, MODEL_AXIS = AXES = ("data", "fsdp", "model")
+# Axes that split the batch.
+BATCH_AXES = (DATA_AXIS, FSDP_AXIS)
+
+# Where parts of a state live: the first pattern that ends its path counts. The optimizer's moments have the
+# paths of their parameters. An axis that does not divide its dimension leaves it whole.
+RULES: tuple[tuple[str, PartitionSpec], ...] = (
+    # Prototypes, and the centers of their logits.
+    (r"last_layer(_dense)?/(direction|scale)", PartitionSpec(MODEL_AXIS, FSDP_AXIS)),
+    (r"center(_dense)?", PartitionSpec(MODEL_AXIS)),
+    # Matrices and convolutions, by their outputs.
+    (r"(qkv|projection|mlp_\d)/kernel", PartitionSpec(None, FSDP_AXIS)),
+    (r"(conv_\d|shortcut|downsample_\d)/kernel", PartitionSpec(None, None, None, FSDP_AXIS)),
+    (r".*", PartitionSpec()),
+)
+# What a device may hold of state and gradients, of its memory; the rest is for activations.
+_SHARE_OF_MEMORY = 0.5
 
 
-def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
-    """Returns a mesh along one axis that splits the batch, of all devices of all processes by default."""
-    return Mesh(np.array(jax.devices() if devices is None else devices), (DATA_AXIS,))
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshConfig:
+    """How devices share the work: data x fsdp x model of them.
+
+    Attributes:
+        data: groups of devices that split the batch; 0 takes all that the others leave.
+        fsdp: devices that split the batch and, between them, the parameters; 0 chooses: 1 if a
+            whole state fits a device, else the least that makes it fit.
+        model: devices that split the prototypes of both heads.
+    """
+
+    data: int = 0
+    fsdp: int = 0
+    model: int = 1
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, naming the field and the value, for settings that cannot work."""
+        for name, least in (("data", 0), ("fsdp", 0), ("model", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)}: must be {least} or more")
+
+
+def make_mesh(devices: Sequence[Any] | None = None, config: MeshConfig | None = None, *, state_bytes: int = 0) -> Mesh:
+    """Returns a mesh with the axes data, fsdp and model.
+
+    Args:
+        devices: all devices of all processes by default; neighbors end up on the axes that
+            exchange most (model, then fsdp).
+        config: sizes of the axes; by default, all devices are on the data axis.
+        state_bytes: of a whole state with its gradients, for the choice of fsdp.
+
+    Raises:
+        ValueError: if the axes do not multiply to the devices.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    config = config or MeshConfig(fsdp=1)
+    count, model = len(devices), config.model
+    if model > jax.local_device_count() and jax.process_count() > 1:
+        raise ValueError(
+            f"runtime.mesh.model={model}: must not exceed the devices of a process, which read the same rows"
+        )
+    if count % model:
+        raise ValueError(f"runtime.mesh.model={model}: must divide the {count} device(s)")
+    fsdp = config.fsdp or _choose_fsdp(devices[0], count // model // (config.data or 1), state_bytes // model)
+    data = config.data or count // (fsdp * model)
+    if data * fsdp * model != count:
+        raise ValueError(
+            f"runtime.mesh: data={config.data or 'auto'} x fsdp={fsdp} x model={model} does not give "
+            f"the {count} device(s); leave data=0 to take what fsdp and model leave"
+        )
+    return Mesh(np.array(devices).reshape(data, fsdp, model), AXES)
+
+
+def _choose_fsdp(device: Any, available: int, state_bytes: int) -> int:
+    """Returns the least divisor of the devices at which a part of the state fits one."""
+    memory = (device.memory_stats() or {}).get("bytes_limit", math.inf)
+    divisors = [size for size in range(1, available + 1) if available % size == 0]
+    fitting = (size for size in divisors if state_bytes / size <= _SHARE_OF_MEMORY * memory)
+    return next(fitting, available)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -22,7 +97,49 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def batch_sharded(mesh: Mesh) -> NamedSharding:
     """Returns the sharding of an array whose first axis is the batch."""
-    return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def state_shardings(shapes: Any, mesh: Mesh) -> Any:
+    """Returns where each array of a state (or of a part of one) lives, by `RULES`.
+
+    Args:
+        shapes: a tree of arrays or of their shapes.
+        mesh: of all devices.
+
+    Raises:
+        ValueError: if the model axis does not divide the prototypes.
+    """
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: NamedSharding(mesh, _spec(path, leaf, mesh)), shapes)
+
+
+def used_whole(params: Any, mesh: Mesh) -> Any:
+    """Fetches what the fsdp axis splits, and leaves what the model axis splits; to be called under jit.
+
+    Gradients come back split.
+
+    Args:
+        params: a tree of parameters.
+        mesh: of all devices.
+    """
+
+    def fetch(path: tuple, leaf: Any) -> Any:
+        spec = PartitionSpec(*(None if axis == FSDP_AXIS else axis for axis in _spec(path, leaf, mesh)))
+        return jax.lax.with_sharding_constraint(leaf, NamedSharding(mesh, spec))
+
+    return params if mesh.shape[FSDP_AXIS] == 1 else jax.tree_util.tree_map_with_path(fetch, params)
+
+
+def _spec(path: tuple, leaf: Any, mesh: Mesh) -> PartitionSpec:
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    rule = next(spec for pattern, spec in RULES if re.search(rf"(^|/)({pattern})$", name))
+    axes = []
+    for size, axis in zip(leaf.shape, rule, strict=False):
+        splits = axis is not None and mesh.shape[axis] > 1
+        if splits and axis == MODEL_AXIS and size % mesh.shape[axis]:
+            raise ValueError(f"runtime.mesh.model={mesh.shape[axis]}: must divide the {size} prototypes of {name}")
+        axes.append(axis if splits and size % mesh.shape[axis] == 0 else None)
+    return PartitionSpec(*axes)
 
 
 def shard_batch(batch: Any, mesh: Mesh) -> Any:
@@ -41,7 +158,7 @@ def check_batch_divides(batch_size: int, *, devices: int, slices: int) -> None:
 
     Args:
         batch_size: images of an update.
-        devices: that share them.
+        devices: that share them (data x fsdp).
         slices: gradient accumulation steps.
     """
     parts = devices * slices
@@ -52,6 +169,11 @@ def check_batch_divides(batch_size: int, *, devices: int, slices: int) -> None:
             f"schedule.batch_size={batch_size} does not divide over {devices} device(s) and "
             f"{slices} accumulation step(s); the nearest sizes that do: {near}"
         )
+
+
+def batch_parts(mesh: Mesh) -> int:
+    """Returns how many devices split the batch."""
+    return mesh.shape[DATA_AXIS] * mesh.shape[FSDP_AXIS]
 
 
 def one_copy(array: jax.Array) -> jax.Array:

@@ -17,8 +17,8 @@ from croc_jax.objectives import DistillationSums, update_center
 from croc_jax.training.comparison import Teaching, compare_clusters, compare_images
 from croc_jax.training.config import Recipe
 from croc_jax.training.networks import encode_views, make_networks
-from croc_jax.training.sharding import batch_sharded, replicated
-from croc_jax.training.state import TrainState, make_recipe_optimizer, make_recipe_schedules
+from croc_jax.training.sharding import FSDP_AXIS, batch_sharded, replicated, state_shardings, used_whole
+from croc_jax.training.state import TrainState, init_state, make_recipe_optimizer, make_recipe_schedules
 
 Metrics = dict[str, Array]
 HostBatch = Mapping[str, Array]
@@ -49,7 +49,7 @@ class Located(NamedTuple):
 def make_train_step(recipe: Recipe, *, steps_per_epoch: int, mesh: Mesh) -> jax.stages.Wrapped:
     """Returns the jitted step: (state, batch) -> (state, metrics).
 
-    The state is donated and lies whole on every device; the batch is split over them. All
+    The state is donated and lies where `state_shardings` puts it; the batch is split over devices. All
     randomness is a function of the recipe's seed and the state's step.
 
     Args:
@@ -57,7 +57,7 @@ def make_train_step(recipe: Recipe, *, steps_per_epoch: int, mesh: Mesh) -> jax.
         steps_per_epoch: updates an epoch.
         mesh: of all devices.
     """
-    update = make_update(recipe, steps_per_epoch=steps_per_epoch)
+    update = make_update(recipe, steps_per_epoch=steps_per_epoch, mesh=mesh)
     size = recipe.data.views.crop_size
     grid = patch_grid((size, size), recipe.backbone.patch_size)
 
@@ -72,18 +72,25 @@ def make_train_step(recipe: Recipe, *, steps_per_epoch: int, mesh: Mesh) -> jax.
             local_images = augment_local(local_rng, batch["local_views"], recipe.data.photometric)
         return update(state, ViewPair(images, positions, local_images), update_rng)
 
-    whole = replicated(mesh)
+    state = state_shardings(jax.eval_shape(partial(init_state, recipe, steps_per_epoch=steps_per_epoch)), mesh)
     return jax.jit(
-        train_step, in_shardings=(whole, batch_sharded(mesh)), out_shardings=(whole, whole), donate_argnums=0
+        train_step,
+        in_shardings=(state, batch_sharded(mesh)),
+        out_shardings=(state, replicated(mesh)),
+        donate_argnums=0,
     )
 
 
-def make_update(recipe: Recipe, *, steps_per_epoch: int) -> Callable[..., tuple[TrainState, Metrics]]:
+def make_update(
+    recipe: Recipe, *, steps_per_epoch: int, mesh: Mesh | None = None
+) -> Callable[..., tuple[TrainState, Metrics]]:
     """Returns the pure function (state, views, rng, init_indices=None) -> (state, metrics).
 
-    `init_indices` fixes the first centroids, for comparisons with other code.
+    `init_indices` fixes the first centroids, for comparisons with other code. With a mesh, what
+    its fsdp axis splits is fetched where it is used.
     """
-    networks = make_networks(recipe)
+    fetch = None if mesh is None or mesh.shape[FSDP_AXIS] == 1 else partial(used_whole, mesh=mesh)
+    networks = make_networks(recipe, fetch=fetch)
     schedules = make_recipe_schedules(recipe, steps_per_epoch=steps_per_epoch)
     optimizer = make_recipe_optimizer(recipe, steps_per_epoch=steps_per_epoch)
     slices, objective = recipe.optimizer.accumulation_steps, recipe.objective
@@ -110,7 +117,9 @@ def make_update(recipe: Recipe, *, steps_per_epoch: int) -> Callable[..., tuple[
             if views.local_images is not None:
                 local, _ = encode(backbone, views.local_images, drop_path_rng=jax.random.fold_in(drop_path_rng, 1))
                 cls_tokens = jnp.concatenate((cls_tokens, local.cls))
-            head, teaching = student_params["head"], Teaching(state.teacher["head"], state.center, **temps)
+            heads = student_params["head"], state.teacher["head"]
+            head, teacher_head = heads if fetch is None else map(fetch, heads)
+            teaching = Teaching(teacher_head, state.center, **temps)
             whole = compare_images(networks.head, head, cls_tokens, teacher.cls, teaching, slices=slices)
             if located is None:
                 return whole.loss, (whole, _no_clusters(state.center_dense), statistics)

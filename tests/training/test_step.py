@@ -10,16 +10,17 @@ import pytest
 from croc_jax.data.config import LocalViewsConfig
 from croc_jax.models import BackboneConfig
 from croc_jax.objectives import ObjectiveConfig
-from croc_jax.training.sharding import make_mesh, replicated, shard_batch
+from croc_jax.training.sharding import MeshConfig, make_mesh, shard_batch, state_shardings
 from croc_jax.training.state import init_state
 from croc_jax.training.step import make_train_step
 from tests.training.tiny import STEPS_PER_EPOCH, batches, tiny_recipe
 
 
-def train(recipe, num_devices, steps=5, step=None, extra=None):
-    mesh = make_mesh(jax.devices()[:num_devices])
+def train(recipe, num_devices, steps=5, step=None, extra=None, mesh=None):
+    mesh = mesh or make_mesh(jax.devices()[:num_devices])
     step = step or make_train_step(recipe, steps_per_epoch=STEPS_PER_EPOCH, mesh=mesh)
-    state = jax.device_put(init_state(recipe, steps_per_epoch=STEPS_PER_EPOCH), replicated(mesh))
+    state = init_state(recipe, steps_per_epoch=STEPS_PER_EPOCH)
+    state = jax.device_put(state, state_shardings(state, mesh))
     history = []
     for batch, more in zip(batches(steps), extra or [{}] * steps, strict=True):
         state, metrics = step(state, shard_batch(batch | more, mesh))
@@ -40,19 +41,28 @@ def losses(history):
     return np.array([[metrics[name] for name in ("loss", "loss_dense", "loss_global")] for metrics in history])
 
 
-def test_eight_devices_give_the_same_losses_and_exchange_sums_alone(one_device):
-    mesh = make_mesh(jax.devices())
+# What may travel besides sums, and never anything of a batch, a cluster or a logit.
+PARAMETERS = r"sharding_constraint|run_blocks|patch_embedding/projection"
+
+
+@pytest.mark.parametrize("config", [MeshConfig(fsdp=1), MeshConfig(fsdp=4), MeshConfig(fsdp=1, model=2)], ids=str)
+def test_eight_devices_give_the_same_losses_and_exchange_sums_and_parameters_alone(one_device, config):
+    mesh = make_mesh(jax.devices(), config)
     step = make_train_step(tiny_recipe(), steps_per_epoch=STEPS_PER_EPOCH, mesh=mesh)
     fresh = init_state(tiny_recipe(), steps_per_epoch=STEPS_PER_EPOCH)
     compiled = step.lower(fresh, next(batches(1))).compile()
-    _, state, history = train(tiny_recipe(), 8, step=compiled)
+    _, state, history = train(tiny_recipe(), 8, step=compiled, mesh=mesh)
     np.testing.assert_allclose(losses(history), losses(one_device[2]), **ROUNDING)
     for ours, theirs in zip(jax.tree.leaves(state.teacher), jax.tree.leaves(one_device[1].teacher), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
     assert all(len(leaf.sharding.device_set) == 8 for leaf in jax.tree.leaves(state))
 
     lines = compiled.as_text().splitlines()
-    assert not [line for line in lines if re.search(r"\b(all-gather|all-to-all|collective-permute)(-start)?\(", line)]
+    moved = [line for line in lines if re.search(r"\b(all-gather|all-to-all|collective-permute)(-start)?\(", line)]
+    assert bool(moved) == (config.fsdp > 1) and all(re.search(PARAMETERS, line) for line in moved)
+    # A block at a time.
+    blocks = [line for line in moved if "run_blocks" in line]
+    assert all(re.search(r" = f32\[(1,)?\d+,\d+\]", line) for line in blocks)
     clustering = [line for line in lines if re.search(r" = .* all-reduce(-start)?\(.*_cluster_views", line)]
     # The extremes of the cost over the whole batch.
     assert sorted(re.findall(r" = (\S+) .*/reduce_(\w+)", line)[0] for line in clustering) == [

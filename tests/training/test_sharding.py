@@ -1,0 +1,133 @@
+"""Meshes of devices, and where the parts of a state live on them."""
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from croc_jax.training.memory import bytes_on_device, describe_memory
+from croc_jax.training.sharding import MeshConfig, batch_parts, make_mesh, shard_batch, state_shardings, used_whole
+from croc_jax.training.start import state_shapes, training_bytes
+from tests.training.tiny import STEPS_PER_EPOCH, tiny_recipe
+
+
+class Device:
+    """Something with a memory."""
+
+    def __init__(self, gib):
+        self.platform, self._gib = "none", gib
+
+    def memory_stats(self):
+        return {"bytes_limit": self._gib * 2**30}
+
+
+def shape_of(config, devices=None, **options):
+    return tuple(make_mesh(devices or jax.devices(), config, **options).shape.values())
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (None, (8, 1, 1)),
+        (MeshConfig(), (8, 1, 1)),
+        (MeshConfig(fsdp=4), (2, 4, 1)),
+        (MeshConfig(fsdp=2, model=2), (2, 2, 2)),
+        (MeshConfig(data=1, fsdp=8), (1, 8, 1)),
+        (MeshConfig(model=8), (1, 1, 8)),
+    ],
+)
+def test_the_data_axis_takes_what_is_left(config, expected):
+    assert shape_of(config) == expected
+
+
+@pytest.mark.parametrize(("state_gib", "expected"), [(3, (8, 1, 1)), (7, (4, 2, 1)), (30, (1, 8, 1)), (900, (1, 8, 1))])
+def test_parameters_are_split_as_far_as_they_must(state_gib, expected):
+    devices = [Device(8) for _ in range(8)]
+    assert shape_of(MeshConfig(), devices, state_bytes=state_gib * 2**30) == expected
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (MeshConfig(fsdp=3), r"data=auto x fsdp=3 x model=1 does not give the 8 device\(s\); leave data=0"),
+        (MeshConfig(data=4, fsdp=4), "data=4 x fsdp=4 x model=1"),
+        (MeshConfig(model=3), r"runtime.mesh.model=3: must divide the 8 device\(s\)"),
+    ],
+)
+def test_axes_that_do_not_multiply_to_the_devices_are_named(config, message):
+    with pytest.raises(ValueError, match=message):
+        make_mesh(jax.devices(), config)
+
+
+def test_impossible_settings_are_named():
+    with pytest.raises(ValueError, match="fsdp=-1: must be 0 or more"):
+        MeshConfig(fsdp=-1)
+    with pytest.raises(ValueError, match="model=0: must be 1 or more"):
+        MeshConfig(model=0)
+
+
+def test_rules_split_matrices_prototypes_and_what_follows_them():
+    mesh = make_mesh(jax.devices(), MeshConfig(fsdp=4, model=2))
+    shardings = state_shardings(state_shapes(tiny_recipe(), steps_per_epoch=STEPS_PER_EPOCH), mesh)
+    block = shardings.teacher["backbone"]["block_1"]
+    assert block["attention"]["qkv"]["kernel"].spec == PartitionSpec(None, "fsdp")
+    assert block["attention"]["qkv"]["bias"].spec == block["norm_1"]["scale"].spec == PartitionSpec()
+    head = shardings.student["head"]
+    assert head["last_layer"]["direction"].spec == PartitionSpec("model", "fsdp")
+    # One column divides by nothing.
+    assert head["last_layer_dense"]["scale"].spec == PartitionSpec("model", None)
+    assert head["mlp_2"]["kernel"].spec == PartitionSpec(None, "fsdp")
+    assert shardings.center.spec == shardings.center_dense.spec == PartitionSpec("model")
+    moments = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.spec
+        for path, leaf in jax.tree_util.tree_leaves_with_path(shardings.opt_state)
+    }
+    split = {name.rsplit("/", 2)[-2] for name, spec in moments.items() if "fsdp" in str(spec)}
+    assert split == {"qkv", "projection", "mlp_1", "mlp_2", "mlp_3", "last_layer", "last_layer_dense"}
+    assert [spec for name, spec in moments.items() if name.endswith("mu/head/last_layer/direction")] == [
+        PartitionSpec("model", "fsdp")
+    ]
+
+
+def test_prototypes_that_do_not_divide_are_named():
+    mesh = make_mesh(jax.devices(), MeshConfig(model=8))
+    with pytest.raises(ValueError, match="runtime.mesh.model=8: must divide the 12 prototypes of .*last_layer"):
+        state_shardings(state_shapes(tiny_recipe(), steps_per_epoch=STEPS_PER_EPOCH), mesh)
+
+
+def test_what_is_used_is_whole_but_for_prototypes():
+    mesh = make_mesh(jax.devices(), MeshConfig(fsdp=2, model=2))
+    params = {"mlp_1": {"kernel": np.ones((4, 6))}, "last_layer": {"direction": np.arange(12.0).reshape(4, 3)}}
+    split = jax.device_put(params, state_shardings(params, mesh))
+    assert split["mlp_1"]["kernel"].sharding.shard_shape((4, 6)) == (4, 3)
+    whole = jax.jit(lambda params: used_whole(params, mesh))(split)
+    assert whole["mlp_1"]["kernel"].sharding.is_fully_replicated
+    assert whole["last_layer"]["direction"].sharding.spec == PartitionSpec("model", None)
+    np.testing.assert_array_equal(whole["last_layer"]["direction"], params["last_layer"]["direction"])
+    alone = make_mesh(jax.devices()[:1])
+    assert used_whole(params, alone) is params
+
+
+def test_rows_are_split_by_data_and_fsdp():
+    mesh = make_mesh(jax.devices(), MeshConfig(fsdp=2, model=2))
+    rows = shard_batch(np.arange(8.0), mesh)
+    assert batch_parts(mesh) == 4 and rows.sharding.shard_shape((8,)) == (2,)
+    np.testing.assert_array_equal(rows, np.arange(8.0))
+
+
+def test_memory_is_told_with_the_largest_arrays():
+    mesh = make_mesh(jax.devices(), MeshConfig(fsdp=8))
+    state = {"a": np.zeros((1024, 1024), np.float32), "mlp_1": {"kernel": np.zeros((512, 2048), np.float32)}}
+    state = jax.device_put(state, state_shardings(state, mesh))
+    assert [bytes_on_device(leaf) for leaf in jax.tree.leaves(state)] == [2**22, 2**19]
+    compiled = jax.jit(lambda state: jax.tree.map(lambda leaf: (leaf @ leaf.T).sum(), state)).lower(state).compile()
+    text = describe_memory(compiled, state)
+    assert text.startswith("a device holds 4.5 MiB of state (largest: a 4.0, mlp_1/kernel 0.5), and ")
+    assert text.endswith(" MiB for the work of a step")
+
+
+def test_a_state_and_its_gradients_are_counted():
+    shapes = state_shapes(tiny_recipe(), steps_per_epoch=STEPS_PER_EPOCH)
+    params = sum(leaf.size for leaf in jax.tree.leaves(shapes.student))
+    # Student, teacher, both moments, gradients; counters and centers are small, frozen scales have no moments.
+    assert 0.98 < training_bytes(shapes) / (4 * 5 * params) < 1.02

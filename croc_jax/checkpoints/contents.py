@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, UInt32
 
 from croc_jax.training.config import Recipe, recipe_to_dict
-from croc_jax.training.sharding import one_copy
+from croc_jax.training.sharding import reduce_each
 
 
 class DamagedError(ValueError):
@@ -65,8 +65,9 @@ def name_leaves(tree: Any) -> dict[str, Any]:
 
 
 def _checksums(tree: Any) -> dict[str, int]:
-    sums = {name: _checksum(one_copy(leaf)) for name, leaf in name_leaves(tree).items()}
-    return {name: int(value) for name, value in jax.device_get(sums).items()}
+    leaves = name_leaves(tree)
+    sums = reduce_each(_checksum, list(leaves.values()))
+    return {name: int(value) for name, value in zip(leaves, sums, strict=True)}
 
 
 @jax.jit

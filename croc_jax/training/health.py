@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from croc_jax.training.config import Recipe
-from croc_jax.training.sharding import one_copy
+from croc_jax.training.sharding import reduce_each
 
 
 class NonFiniteError(ArithmeticError):
@@ -40,7 +40,7 @@ def check_state(step: int, state: Any) -> None:
         for path, leaf in jax.tree_util.tree_leaves_with_path(state)
         if jnp.issubdtype(leaf.dtype, jnp.inexact)
     ]
-    finite = jax.device_get([_all_finite(one_copy(leaf)) for _, leaf in arrays])
+    finite = reduce_each(_all_finite, [leaf for _, leaf in arrays])
     for (path, _), good in zip(arrays, finite, strict=True):
         if not good:
             name = jax.tree_util.keystr(path, simple=True, separator="/")

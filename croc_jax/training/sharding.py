@@ -1,9 +1,10 @@
 """The mesh of devices, and where arrays live on it."""
 
 import dataclasses
+import functools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -176,6 +177,26 @@ def batch_parts(mesh: Mesh) -> int:
     return mesh.shape[DATA_AXIS] * mesh.shape[FSDP_AXIS]
 
 
-def one_copy(array: jax.Array) -> jax.Array:
-    """Returns an array that every device holds whole as one device has it, to be read only once."""
-    return array.addressable_data(0) if array.is_fully_replicated else array
+def reduce_each(reduction: Callable[[jax.Array], jax.Array], arrays: Sequence[jax.Array]) -> list[np.ndarray]:
+    """Returns a number of each array, wherever it lies.
+
+    An array that every device holds whole is read from one of them. The others go through one
+    program: many that exchange numbers at the same time can wait for each other for good on CPU.
+
+    Args:
+        reduction: a jitted function of one array.
+        arrays: in any order.
+    """
+    spread = [index for index, array in enumerate(arrays) if not array.is_fully_replicated]
+    found: list[Any] = [None] * len(arrays)
+    for index, number in zip(spread, _reduce_all(reduction, [arrays[i] for i in spread]), strict=True):
+        found[index] = number
+    for index, array in enumerate(arrays):
+        if found[index] is None:
+            found[index] = reduction(array.addressable_data(0))
+    return jax.device_get(found)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _reduce_all(reduction: Callable[[jax.Array], jax.Array], arrays: list[jax.Array]) -> list[jax.Array]:
+    return [reduction(array) for array in arrays]

@@ -14,7 +14,7 @@ import pytest
 
 from croc_jax.checkpoints import Checkpointer, CheckpointError, contents, orbax, restore_backbone
 from croc_jax.training.loop import SaveError
-from croc_jax.training.sharding import make_mesh
+from croc_jax.training.sharding import MeshConfig, make_mesh
 from croc_jax.training.start import abstract_state, fresh_state
 from tests.full_disk import no_file_beyond
 from tests.training.tiny import STEPS_PER_EPOCH, tiny_recipe
@@ -24,8 +24,11 @@ RECIPE = tiny_recipe(backbone=dataclasses.replace(tiny_recipe().backbone, depth=
 
 @functools.cache
 def shapes(num_devices=1, recipe=RECIPE):
-    mesh = make_mesh(jax.devices()[:num_devices])
-    assert mesh.size == num_devices
+    if num_devices == "split":
+        mesh = make_mesh(jax.devices(), MeshConfig(fsdp=4, model=2))
+    else:
+        mesh = make_mesh(jax.devices()[:num_devices])
+        assert mesh.size == num_devices
     return abstract_state(recipe, steps_per_epoch=STEPS_PER_EPOCH, mesh=mesh)
 
 
@@ -62,13 +65,14 @@ def kept(workdir):
     return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
 
 
-@pytest.mark.parametrize(("before", "after"), [(1, 1), (8, 1), (1, 8), (8, 8)])
+@pytest.mark.parametrize(("before", "after"), [(1, 1), (8, 1), (1, 8), (8, 8), ("split", 1), (8, "split")])
 def test_a_state_comes_back_on_any_number_of_devices(tmp_path, before, after):
     save(tmp_path, [3], num_devices=before)
     state = restore(tmp_path, num_devices=after)
     assert_same(state, state_at(3))
     for leaf, target in zip(jax.tree.leaves(state), jax.tree.leaves(shapes(after)), strict=True):
-        assert leaf.sharding == target.sharding and len(leaf.sharding.device_set) == after
+        assert leaf.sharding == target.sharding
+        assert len(leaf.sharding.device_set) == (8 if after == "split" else after)
 
 
 def test_a_fresh_state_has_the_shapes_that_are_restored_into():

@@ -189,8 +189,9 @@ def save(figure: Figure, file: Path) -> None:
             page.alpha_composite(picture)
         # One color is kept for what is transparent.
         few = page.convert("RGB").quantize(255, Image.Quantize.MEDIANCUT, dither=Image.Dither.FLOYDSTEINBERG)
+        few.putpalette([*few.getpalette()[: 3 * 255], 255, 255, 255])  # pyright: ignore[reportOptionalSubscript]
         few.paste(255, mask=Image.fromarray(opacity < 128))
-        few.save(file, optimize=True, transparency=255)
+        few.save(file, transparency=255)
 
 
 if __name__ == "__main__":

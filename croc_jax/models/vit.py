@@ -119,7 +119,7 @@ class VisionTransformer(nn.Module):
         if not self.num_registers:
             return tokens, 1
         registers = self.param("register_tokens", truncated_normal, (1, self.num_registers, self.width))
-        registers = jnp.broadcast_to(registers, (len(tokens), *registers.shape[1:])).astype(self.dtype)
+        registers = jnp.broadcast_to(registers, (tokens.shape[0], *registers.shape[1:])).astype(self.dtype)
         return jnp.concatenate([tokens[:, :1], registers, tokens[:, 1:]], axis=1), 1 + self.num_registers
 
     def run_blocks(

@@ -12,6 +12,7 @@ from croc_jax.checkpoints.convolutional_names import describe_for_hf, is_convolu
 from croc_jax.checkpoints.foreign import HF_CONFIG, HF_WEIGHTS
 from croc_jax.checkpoints.names import Params, WeightNamesError, flatten, write_names
 from croc_jax.models import BackboneConfig, VisionTransformer, make_backbone
+from croc_jax.models.position_embedding import ROPE_BASE
 
 # For people; the tables know Hugging Face's three families apart.
 FORMATS = ("official", "timm", "hf")
@@ -59,6 +60,8 @@ def _rename_transformer(
         raise ExportError(str(error)) from error
     if form == "timm" and config.num_registers:
         weights = _without_cls_position(weights)
+    if family == "hf_dinov3" and config.mlp == "swiglu":
+        weights = _with_gates(weights)
     if form != "hf":
         return weights, {}
     return weights, _hf_config(config, family, image_size=image_size, num_blocks=_count_blocks(params))
@@ -101,13 +104,29 @@ def _without_cls_position(weights: dict[str, np.ndarray]) -> dict[str, np.ndarra
     return weights | {"cls_token": weights["cls_token"] + position[:, :1], "pos_embed": position[:, 1:].copy()}
 
 
+def _with_gates(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Hugging Face's DINOv3 keeps what gates, and what is gated, in two matrices."""
+    split = {}
+    for name, array in weights.items():
+        if ".mlp.up_proj." in name:
+            gate, up = np.split(array, 2)
+            split |= {name.replace("up_proj", "gate_proj"): np.ascontiguousarray(gate), name: np.ascontiguousarray(up)}
+        else:
+            split[name] = array
+    return split
+
+
 def _count_blocks(params: Params) -> int:
     return len({path.split("/")[0] for path in flatten(params) if path.startswith("block_")})
 
 
 def _hf_family(config: BackboneConfig) -> str:
     if config.positions == "rope":
-        raise ExportError("positions='rope': Hugging Face's DINOv3 is read, but not written; choose official")
+        if not config.layer_scale:
+            raise ExportError(
+                "positions='rope', layer_scale=False: Hugging Face's DINOv3 always scales; choose official"
+            )
+        return "hf_dinov3"
     return "hf_dinov2" if config.layer_scale else "hf_vit"
 
 
@@ -122,6 +141,11 @@ def _hf_config(config: BackboneConfig, family: str, *, image_size: int, num_bloc
         kind, name = ("dinov2_with_registers", "Dinov2WithRegistersModel") if registers else ("dinov2", "Dinov2Model")
         extra = {"mlp_ratio": 4, "use_swiglu_ffn": config.mlp == "swiglu"}
         extra |= {"num_register_tokens": registers} if registers else {}
+    if family == "hf_dinov3":
+        kind, name, gated = "dinov3_vit", "DINOv3ViTModel", config.mlp == "swiglu"
+        extra = {"intermediate_size": round(module.width * config.mlp_ratio), "use_gated_mlp": gated}
+        extra |= {"num_register_tokens": config.num_registers, "rope_theta": ROPE_BASE, "key_bias": True}
+        extra |= {"hidden_act": "silu" if gated else "gelu"}
     return {
         "architectures": [name],
         "model_type": kind,

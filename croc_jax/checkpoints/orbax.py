@@ -165,6 +165,29 @@ class Checkpointer:
         folder.rename(shelf / (f"{folder.name}-{copies}" if copies else folder.name))
 
 
+def save_backbone(params: Params, recipe: Recipe, *, step: int, workdir: Path) -> Path:
+    """Writes a backbone alone, for both networks, as evaluation reads that of a run; returns the checkpoint.
+
+    It has no heads and no optimizer: a run cannot resume from it, but start (`init_from`).
+
+    Args:
+        params: of the backbone.
+        recipe: stored with it.
+        step: that the weights come from.
+        workdir: a new folder.
+
+    Raises:
+        CheckpointError: if there is a checkpoint in the folder already.
+    """
+    if (workdir / CHECKPOINTS_NAME).exists():
+        raise CheckpointError(f"{workdir} has checkpoints already: choose a new folder")
+    arrays = jax.tree.map(jax.numpy.asarray, params)
+    saver = Checkpointer(workdir, recipe)
+    saver.save(step, {"student": {"backbone": arrays}, "teacher": {"backbone": arrays}}, wait=True)
+    saver.close()
+    return workdir / CHECKPOINTS_NAME / str(step)
+
+
 def restore_backbone(path: Path | str, *, which: str = "teacher") -> tuple[Recipe, Params, int]:
     """Reads the backbone of a run, and nothing else of its state.
 

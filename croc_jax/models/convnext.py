@@ -72,7 +72,7 @@ class ConvNeXt(nn.Module):
                 name = f"stage_{stage}_block_{index}"
                 x = block(plan.dilation, self.dtype, self.norm_epsilon, name=name)(x, drop_path)
                 number += 1
-        norm, places = self._norm("norm"), x.reshape(len(x), -1, self.width)
+        norm, places = self._norm("norm"), x.reshape(x.shape[0], -1, self.width)
         pooled = jnp.mean(places.astype(jnp.float32), axis=1).astype(self.dtype)
         return Features(norm(pooled).astype(jnp.float32), norm(places).astype(jnp.float32))
 

@@ -1,5 +1,7 @@
 """Where a token comes from: learned embeddings for other grids, and rotations by row and column."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,44 +26,58 @@ def resize_position_embedding(
     """
     if grid == new_grid:
         return embedding
+    # Sizes are numbers, or unknown until a program runs that is exported.
+    known = all(isinstance(size, int) for size in new_grid)
     width = embedding.shape[-1]
     patches = embedding[0, 1:].reshape(*grid, width)
     matrix = {"offset": lambda *sizes: _cubic_matrix(*sizes, excess=0.1), "plain": _cubic_matrix}.get(
         resizing, _antialiased_matrix
     )
     rows, columns = (matrix(old, new) for old, new in zip(grid, new_grid, strict=True))
+    if not known:
+        same = jnp.all(jnp.array(grid) == jnp.stack([jnp.array(size) for size in new_grid]))
+        rows, columns = (jnp.where(same, jnp.eye(*weights.shape), weights) for weights in (rows, columns))
     precision = jax.lax.Precision.HIGHEST
     patches = jnp.einsum("rR,cC,RCd->rcd", rows, columns, patches, precision=precision)
     return jnp.concatenate([embedding[:, :1], patches.reshape(1, -1, width)], axis=1)
 
 
-def _cubic_matrix(old: int, new: int, excess: float = 0.0) -> np.ndarray:
+def _cubic_matrix(old: int, new: Any, excess: float = 0.0) -> Any:
     """Returns the weights `[new old]` of a cubic interpolation; the excess, meant against rounding, shifts samples."""
-    centers = (np.arange(new) + 0.5) * old / (new + excess) - 0.5
-    left = np.floor(centers).astype(int)
-    weights = np.zeros((new, old))
+    xp = _array_module(new)
+    centers = (xp.arange(new) + 0.5) * old / (xp.array(new) + excess) - 0.5
+    left = xp.floor(centers)
+    weights = 0.0
     for offset in range(-1, 3):
-        weight = _cubic_kernel(np.abs(centers - (left + offset)))
-        np.add.at(weights, (np.arange(new), np.clip(left + offset, 0, old - 1)), weight)
-    return weights.astype(np.float32)
+        weight = _cubic_kernel(xp.abs(centers - (left + offset)))
+        source = xp.clip(left + offset, 0, old - 1)
+        weights += xp.where(source[:, None] == xp.arange(old), weight[:, None], 0.0)
+    return weights.astype(np.float32)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _antialiased_matrix(old: int, new: int) -> np.ndarray:
+def _antialiased_matrix(old: int, new: Any) -> Any:
     """Returns the weights `[new old]` of Pillow's bicubic filter, which widens where it shrinks."""
-    scale = max(old / new, 1.0)
-    centers = (np.arange(new)[:, None] + 0.5) * old / new
-    distance = np.abs(np.arange(old) + 0.5 - centers) / scale
+    xp = _array_module(new)
+    scale = xp.maximum(old / xp.array(new), 1.0)
+    centers = (xp.arange(new)[:, None] + 0.5) * old / xp.array(new)
+    distance = xp.abs(xp.arange(old) + 0.5 - centers) / scale
     weights = _cubic_kernel(distance, a=-0.5)
     return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def _cubic_kernel(distance: np.ndarray, a: float = -0.75) -> np.ndarray:
+def _array_module(size: Any) -> Any:
+    """Returns NumPy where a size is known, which computes in double precision and at once; else JAX's."""
+    return np if isinstance(size, int | np.integer) else jnp
+
+
+def _cubic_kernel(distance: Any, a: float = -0.75) -> Any:
+    xp = np if isinstance(distance, np.ndarray) else jnp
     near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
     far = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
-    return np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))
+    return xp.where(distance <= 1, near, xp.where(distance < 2, far, 0.0))
 
 
-def rotation_tables(grid: tuple[int, int], head_width: int, *, prefix: int) -> Float[np.ndarray, "2 n dh"]:
+def rotation_tables(grid: tuple[int, int], head_width: int, *, prefix: int) -> Float[np.ndarray | Array, "2 n dh"]:
     """Returns cosines and sines that rotate queries and keys by row and column, as in DINOv3.
 
     Rows and columns run from -1 to 1, whatever the grid; half of the angles belong to rows. Tokens
@@ -72,12 +88,14 @@ def rotation_tables(grid: tuple[int, int], head_width: int, *, prefix: int) -> F
         head_width: a multiple of 4.
         prefix: tokens without a place, which come first.
     """
+    xp = np if all(isinstance(size, int) for size in grid) else jnp
     periods = ROPE_BASE ** (np.arange(head_width // 4) / (head_width // 4))
-    places = np.stack(np.meshgrid(*((2 * np.arange(n) + 1) / n - 1 for n in grid), indexing="ij"), axis=-1)
+    lines = [(2 * xp.arange(n) + 1) / xp.array(n) - 1 for n in grid]
+    places = xp.stack(xp.meshgrid(*lines, indexing="ij"), axis=-1)
     angles = (2 * np.pi * places.reshape(-1, 2, 1) / periods).reshape(-1, head_width // 2)
-    angles = np.concatenate([np.zeros((prefix, head_width // 2)), angles])
-    angles = np.concatenate([angles, angles], axis=1)
-    return np.stack([np.cos(angles), np.sin(angles)]).astype(np.float32)
+    angles = xp.concatenate([xp.zeros((prefix, head_width // 2)), angles])
+    angles = xp.concatenate([angles, angles], axis=1)
+    return xp.stack([xp.cos(angles), xp.sin(angles)]).astype(np.float32)
 
 
 def rotate(tokens: Float[Array, "b n h dh"], tables: Float[Array | np.ndarray, "2 n dh"]) -> Float[Array, "b n h dh"]:

@@ -64,7 +64,7 @@ class ResNet(nn.Module):
                     dtype=self.dtype,
                     name=f"stage_{stage}_block_{index}",
                 )(x, train)
-        patches = x.reshape(len(x), -1, self.width).astype(jnp.float32)
+        patches = x.reshape(x.shape[0], -1, self.width).astype(jnp.float32)
         return Features(jnp.mean(patches, axis=1), patches)
 
 

@@ -104,11 +104,11 @@ class VisionTransformer(nn.Module):
         if not self.num_registers:
             return tokens, 1
         registers = self.param("register_tokens", truncated_normal, (1, self.num_registers, self.width))
-        registers = jnp.broadcast_to(registers, (len(tokens), *registers.shape[1:])).astype(self.dtype)
+        registers = jnp.broadcast_to(registers, (tokens.shape[0], *registers.shape[1:])).astype(self.dtype)
         return jnp.concatenate([tokens[:, :1], registers, tokens[:, 1:]], axis=1), 1 + self.num_registers
 
     def run_blocks(
-        self, tokens: Float[Array, "b n d"], train: bool, rotation: np.ndarray | None = None
+        self, tokens: Float[Array, "b n d"], train: bool, rotation: np.ndarray | Array | None = None
     ) -> tuple[Array, tuple[Array, Array, Array]]:
         """Returns the last block's tokens, and its queries, keys and values `[b n h dh]`.
 
@@ -185,7 +185,10 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens: Float[Array, "b n d"], drop_path: DropPath | None = None, rotation: np.ndarray | None = None
+        self,
+        tokens: Float[Array, "b n d"],
+        drop_path: DropPath | None = None,
+        rotation: np.ndarray | Array | None = None,
     ) -> tuple[Array, tuple[Array, Array, Array]]:
         """Returns the tokens, and the queries, keys and values `[b n h dh]`, not rotated."""
         update, qkv = Attention(self.num_heads, self.dtype, self.attention, name="attention")(
@@ -219,7 +222,7 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens: Float[Array, "b n d"], rotation: np.ndarray | None = None
+        self, tokens: Float[Array, "b n d"], rotation: np.ndarray | Array | None = None
     ) -> tuple[Array, tuple[Array, Array, Array]]:
         """Returns the update, and the queries, keys and values `[b n h dh]`, not rotated."""
         batch, count, width = tokens.shape
@@ -233,7 +236,7 @@ class Attention(nn.Module):
 
 
 def _cls_attention(
-    queries: Float[Array, "b n h dh"], keys: Float[Array, "b n h dh"], rotation: np.ndarray | None
+    queries: Float[Array, "b n h dh"], keys: Float[Array, "b n h dh"], rotation: np.ndarray | Array | None
 ) -> Float[Array, "b h n"]:
     """Returns the attention that [CLS], which no rotation moves, pays to each token."""
     keys = keys if rotation is None else rotate(keys, rotation)

@@ -159,13 +159,13 @@ def plot_clusters(
             _show_scene(figure.add_subplot(layout[:, 0]), *scene)
         for view in range(len(views)):
             title, frame = (f"view {view + 1}", VIEW_COLORS[view]) if len(views) > 1 else ("image", None)
-            _show(figure.add_subplot(layout[view, first]), enlarge(views[view]), title, frame)
+            show_image(figure.add_subplot(layout[view, first]), enlarge(views[view]), title, frame)
             for head in range(heads):
                 picture = overlay(views[view], labels[view, head], grid, valid=valid[head])
                 name = f"head {head + 1}: " if heads > 1 else ""
                 count = f"{int(valid[head].sum())} {'shared' if len(views) > 1 else 'clusters'}"
                 title = f"{name}{count}" if view == 0 else ""
-                _show(figure.add_subplot(layout[view, first + 1 + head]), picture, title)
+                show_image(figure.add_subplot(layout[view, first + 1 + head]), picture, title)
         return figure
 
 
@@ -201,7 +201,7 @@ def plot_merging(
                     cell = figure.add_subplot(layout[len(views) * head + view, index])
                     picture = overlay(views[view], merging[index, view, head], grid)
                     frame = _head_color(head) if k == num_clusters[head] else None
-                    _show(cell, picture, f"K = {k}" if head == view == 0 else "", frame)
+                    show_image(cell, picture, f"K = {k}" if head == view == 0 else "", frame)
                     if index == 0:
                         name = f"head {head + 1}\nview {view + 1}" if len(views) > 1 else f"head {head + 1}"
                         cell.set_ylabel(name, fontsize=7.5)
@@ -261,7 +261,7 @@ def _show_scene(axes: Axes, image: np.ndarray, boxes: np.ndarray) -> None:
     height, width = image.shape[:2]
     small = Image.fromarray(image)
     small.thumbnail((640, 640))
-    _show(axes, np.asarray(small), "image")
+    show_image(axes, np.asarray(small), "image")
     # Boxes are in pixels of the original.
     axes.images[0].set_extent((-0.5, width - 0.5, height - 0.5, -0.5))
     axes.set_anchor("N")
@@ -283,7 +283,15 @@ def _show_scene(axes: Axes, image: np.ndarray, boxes: np.ndarray) -> None:
         )
 
 
-def _show(axes: Axes, image: np.ndarray, title: str, frame: str | None = None) -> None:
+def show_image(axes: Axes, image: np.ndarray, title: str, frame: str | None = None) -> None:
+    """Draws an image without ticks, with a title above and maybe a colored frame around.
+
+    Args:
+        axes: where.
+        image: RGB.
+        title: may be empty.
+        frame: its color.
+    """
     axes.imshow(image, interpolation="lanczos")
     axes.set(xticks=[], yticks=[])
     axes.grid(visible=False)

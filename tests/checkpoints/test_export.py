@@ -17,7 +17,7 @@ from croc_jax.checkpoints.export import ExportError, export_backbone, write_arra
 from croc_jax.checkpoints.foreign import ForeignWeightsError, load_foreign_backbone
 from croc_jax.checkpoints.names import WeightNamesError
 from croc_jax.checkpoints.official_run import export_run, load_official_run
-from croc_jax.checkpoints.orbax import Checkpointer
+from croc_jax.checkpoints.orbax import Checkpointer, restore_backbone
 from croc_jax.models import BackboneConfig, HeadConfig, make_backbone
 from croc_jax.training.networks import init_params, make_networks
 from croc_jax.training.state import init_state
@@ -30,6 +30,8 @@ PLAIN = BackboneConfig(width=128, depth=2, num_heads=2, patch_size=14, dtype="fl
 DINOV2 = dataclasses.replace(PLAIN, layer_scale=True)
 GATED = dataclasses.replace(DINOV2, mlp="swiglu", mlp_ratio=8 / 3)
 REGISTERS = dataclasses.replace(DINOV2, num_registers=4, position_resizing="antialias")
+DINOV3 = dataclasses.replace(REGISTERS, positions="rope", norm_epsilon=1e-5)
+DINOV3_GATED = dataclasses.replace(DINOV3, mlp="swiglu", mlp_ratio=8 / 3)
 SIZE = 70
 
 
@@ -111,7 +113,20 @@ def test_timm_loads_it_strictly(tmp_path, name, config):
     np.testing.assert_allclose(found.patches, expected[:, 1 + config.num_registers :], atol=1e-4)
 
 
-@pytest.mark.parametrize("config", [PLAIN, DINOV2, REGISTERS], ids=["plain", "dinov2", "registers"])
+@pytest.mark.parametrize("config", [DINOV3, DINOV3_GATED], ids=["gelu", "gated"])
+def test_dinov3_comes_back_from_hugging_face_s_folder(tmp_path, config):
+    params = random_params(config)
+    export_backbone(params, config, image_size=SIZE, output=tmp_path, form="hf")
+    found = load_foreign_backbone(tmp_path)
+    equal_trees(found.params, params)
+    assert (found.config.positions, found.config.mlp, found.config.num_registers) == ("rope", config.mlp, 4)
+    assert found.config.norm_epsilon == 1e-5
+
+
+HF = {"plain": PLAIN, "dinov2": DINOV2, "registers": REGISTERS, "dinov3": DINOV3, "dinov3_gated": DINOV3_GATED}
+
+
+@pytest.mark.parametrize("config", HF.values(), ids=HF)
 def test_hugging_face_loads_it(tmp_path, config):
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     params = random_params(config)
@@ -127,9 +142,9 @@ def test_hugging_face_loads_it(tmp_path, config):
 
 
 def test_what_cannot_be_written_is_named(tmp_path, monkeypatch):
-    rope = dataclasses.replace(DINOV2, positions="rope")
+    rope = dataclasses.replace(PLAIN, positions="rope")
     params = random_params(rope)
-    with pytest.raises(ExportError, match="DINOv3 is read, but not written"):
+    with pytest.raises(ExportError, match="positions='rope', layer_scale=False"):
         export_backbone(params, rope, image_size=SIZE, output=tmp_path / "hf", form="hf")
     with pytest.raises(ExportError, match="format='onnx'"):
         export_backbone(params, rope, image_size=SIZE, output=tmp_path / "hf", form="onnx")
@@ -191,6 +206,21 @@ def test_the_program_reads_back_what_it_wrote(run, tmp_path):
     assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "vit"
     done = subprocess.run([*command, "--run", "--format=hf"], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.strip().splitlines()[-1].startswith("error: --format=hf: only")
+
+
+def test_weights_of_others_become_a_folder_of_ours(run, tmp_path):
+    params = random_params(DINOV3)
+    file = export_backbone(params, DINOV3, image_size=SIZE, output=tmp_path / "theirs", form="hf")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "launch/convert.py", f"--checkpoint={file.parent}", f"--output={tmp_path / 'ours'}"]
+    done = subprocess.run([*command, "--format=orbax"], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "differ by 0.0e+00" in done.stdout
+    recipe, found, step = restore_backbone(tmp_path / "ours")
+    equal_trees(jax.device_get(found), params)
+    assert step == 0 and recipe.backbone.positions == "rope" and recipe.backbone.num_registers == 4
+    done = subprocess.run([*command, "--format=orbax"], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and "has checkpoints already" in done.stderr
 
 
 def test_pytorch_is_not_imported_by_the_package():

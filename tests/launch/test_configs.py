@@ -48,6 +48,7 @@ def test_no_config_is_missing():
         "croc_vits16_imagenet",
         "demo",
         "dino_vits16_coco",
+        "post_training",
     }
 
 
@@ -84,6 +85,17 @@ def test_the_baseline_differs_from_croc_in_its_objective_alone():
     croc, dino = read("croc_vits16_coco"), read("dino_vits16_coco")
     assert dataclasses.replace(dino, objective=croc.objective) == croc
     assert dataclasses.replace(dino.objective, alpha=1.0) == croc.objective
+
+
+def test_post_training_is_shorter_and_gentler_than_training_from_scratch():
+    post, scratch = read("post_training"), read("croc_vits16_coco")
+    assert post.init_from.source and not scratch.init_from.source
+    assert (post.backbone, post.clustering) == (scratch.backbone, scratch.clustering)
+    assert post.schedule.epochs * 10 <= scratch.schedule.epochs
+    assert post.optimizer.base_lr < scratch.optimizer.base_lr / 5
+    assert post.optimizer.warmup_epochs < post.schedule.epochs / 10 + 1
+    assert post.objective.warmup_teacher_temp_epochs < post.schedule.epochs
+    assert scratch.optimizer.teacher_momentum < post.optimizer.teacher_momentum < 1
 
 
 def one_device():

@@ -1,0 +1,118 @@
+"""Pictures of what patch features know: their components, and objects that they follow through a video."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from matplotlib.figure import Figure
+from PIL import Image
+
+from croc_jax.report.figures import show_image
+from croc_jax.report.style import NEUTRAL, cluster_color, figure_style
+
+# A share of the values on either end is cut off: a few odd patches would leave all others gray.
+_TAIL = 2.0
+_OPACITY = 0.6
+
+
+def component_colors(features: Float[np.ndarray, "b n d"]) -> UInt8[np.ndarray, "b n 3"]:
+    """Returns the first three principal components of all patches of all images, as red, green and blue.
+
+    What has one color in several images is alike to the network.
+
+    Args:
+        features: of patches, with three features at least.
+
+    Raises:
+        ValueError: for fewer features, or values that are not finite.
+    """
+    if features.ndim != 3 or features.shape[-1] < 3:
+        raise ValueError(f"features {features.shape}: expected [b n d] with d of 3 or more")
+    if not np.isfinite(features).all():
+        raise ValueError("features: expected finite numbers, found NaN or infinity")
+    flat = features.reshape(-1, features.shape[-1]).astype(np.float64)
+    flat = flat - flat.mean(axis=0)
+    _, axes = np.linalg.eigh(flat.T @ flat)
+    axes = axes[:, :-4:-1]
+    # The sign of an axis is arbitrary: its largest entry is made positive, whatever the machine.
+    axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(3)])
+    low, high = np.percentile(flat @ axes, [_TAIL, 100 - _TAIL], axis=0)
+    shares = np.clip((flat @ axes - low) / np.maximum(high - low, np.finfo(np.float64).tiny), 0, 1)
+    return np.round(255 * shares).astype(np.uint8).reshape(*features.shape[:2], 3)
+
+
+def plot_components(
+    images: UInt8[np.ndarray, "b H W 3"], features: Float[np.ndarray, "b n d"], grid: tuple[int, int]
+) -> Figure:
+    """Returns images above the first three principal components of their patches, common to all of them.
+
+    Args:
+        images: of one size.
+        features: of their patches, in row-major order.
+        grid: rows and columns of patches.
+
+    Raises:
+        ValueError: if images, features and grid do not fit together; see also `component_colors`.
+    """
+    if features.shape[:2] != (len(images), grid[0] * grid[1]):
+        raise ValueError(f"features {features.shape}: expected [{len(images)} {grid[0] * grid[1]} d] for grid={grid}")
+    height, width = images.shape[1:3]
+    maps = component_colors(features).reshape(len(images), *grid, 3)
+    with figure_style(ink=NEUTRAL, soft=NEUTRAL):
+        tile = 1.9
+        figure = Figure(figsize=(tile * len(images), 2 * tile * height / width), layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)  # pyright: ignore
+        cells = figure.subplots(2, len(images), squeeze=False)
+        for column, (image, colors) in enumerate(zip(images, maps, strict=True)):
+            show_image(cells[0, column], image, "")
+            smooth = Image.fromarray(colors).resize((width, height), Image.Resampling.BICUBIC)
+            show_image(cells[1, column], np.asarray(smooth), "")
+        return figure
+
+
+def tint_objects(image: UInt8[np.ndarray, "H W 3"], ids: UInt8[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
+    """Returns an image whose objects are tinted and have a white outline.
+
+    Args:
+        image: a frame.
+        ids: the object that each pixel belongs to; 0 is none.
+    """
+    gray = image @ np.array((0.299, 0.587, 0.114))
+    colors = 255 * np.stack([cluster_color(index) for index in range(max(1, int(ids.max())))])
+    tinted = (1 - _OPACITY) * gray[..., None] + _OPACITY * colors[np.maximum(ids, 1) - 1]
+    result = np.where(ids[..., None] > 0, tinted, image)
+    result[_outline(ids)] = 255
+    return np.round(result).astype(np.uint8)
+
+
+def plot_video(
+    frames: Sequence[UInt8[np.ndarray, "H W 3"]], ids: Sequence[UInt8[np.ndarray, "H W"]], *, num_shown: int = 5
+) -> Figure:
+    """Returns a strip of frames, evenly spread over a video, with their objects.
+
+    Args:
+        frames: of the video.
+        ids: of their objects; those of the first are given, the others found.
+        num_shown: how many.
+    """
+    places = np.unique(np.linspace(0, len(frames) - 1, num_shown).round().astype(int))
+    height, width = frames[0].shape[:2]
+    with figure_style(ink=NEUTRAL, soft=NEUTRAL):
+        tile = 2.3
+        figure = Figure(figsize=(tile * len(places), tile * height / width + 0.25), layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0)  # pyright: ignore
+        for cell, place in zip(figure.subplots(1, len(places), squeeze=False)[0], places, strict=True):
+            title = f"frame {place + 1}" if place else "frame 1: given"
+            show_image(cell, tint_objects(frames[place], ids[place]), title)
+        return figure
+
+
+def _outline(ids: np.ndarray) -> np.ndarray:
+    """Pixels on both sides of where one object or none ends and another begins."""
+    edges = np.zeros(ids.shape, bool)
+    across, down = ids[:, 1:] != ids[:, :-1], ids[1:] != ids[:-1]
+    edges[:, 1:] |= across
+    edges[:, :-1] |= across
+    edges[1:] |= down
+    edges[:-1] |= down
+    return edges

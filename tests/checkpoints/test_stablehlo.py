@@ -1,0 +1,52 @@
+"""A backbone that is exported as a program gives the module's features at sizes it was not traced for."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from jax import export
+
+from croc_jax.checkpoints.stablehlo import export_program, make_dense_fn, program_difference
+from croc_jax.models import BackboneConfig
+from tests.checkpoints.test_export import random_params
+
+pytest.importorskip("flatbuffers")
+PLAIN = BackboneConfig(width=32, depth=2, num_heads=2, patch_size=4, dtype="float32")
+CONFIGS = {
+    "offset": PLAIN,
+    "antialias": dataclasses.replace(PLAIN, position_resizing="antialias", num_registers=2),
+    "convnext": BackboneConfig(
+        variant="convnext_tiny", width=32, stages=(1, 1, 1, 1), patch_size=8, dtype="float32", drop_path_rate=0.0
+    ),
+    "rope": dataclasses.replace(PLAIN, positions="rope", layer_scale=True, mlp="swiglu"),
+}
+SIZE = 16
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_a_program_takes_images_of_any_size(tmp_path, config):
+    params = random_params(config, size=SIZE)
+    file = export_program(params, config, image_size=SIZE, output=tmp_path / "a.stablehlo", platforms=("cpu", "cuda"))
+    program = export.deserialize(bytearray(file.read_bytes()))
+    assert program.platforms == ("cpu", "cuda")
+    encode = make_dense_fn(params, config, image_size=SIZE)
+    for batch, height, width in ((1, SIZE, SIZE), (3, 8, 24)):
+        images = np.random.default_rng(0).integers(0, 256, (batch, height, width, 3), dtype=np.uint8)
+        found, expected = program.call(images), encode(images)
+        assert found["patches"].shape == (batch, height // config.patch_size, width // config.patch_size, 32)
+        for name in ("cls", "patches"):
+            np.testing.assert_allclose(found[name], expected[name], atol=2e-5)
+    with pytest.raises(ValueError, match="remainder 2"):
+        program.call(np.zeros((1, 10, 16, 3), np.uint8))
+
+
+def test_the_difference_is_that_of_the_file(tmp_path):
+    params, others = (random_params(PLAIN, size=SIZE, seed=seed) for seed in (0, 1))
+    file = export_program(params, PLAIN, image_size=SIZE, output=tmp_path / "a.stablehlo", platforms=("cpu",))
+    assert program_difference(params, PLAIN, image_size=SIZE, file=file) < 2e-5
+    assert program_difference(others, PLAIN, image_size=SIZE, file=file) > 1e-2
+
+
+def test_the_name_says_what_it_is(tmp_path):
+    with pytest.raises(ValueError, match=r"ends in .stablehlo"):
+        export_program({}, PLAIN, image_size=SIZE, output=tmp_path / "a.onnx")

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, UInt8
 
 from croc_jax.data.photometric import normalize
 from croc_jax.models import BackboneConfig, make_backbone, patch_grid
+from croc_jax.models.zoo import VARIANTS
 
 SUFFIX = ".stablehlo"
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -51,9 +52,11 @@ def export_program(
 
 def make_dense_fn(params: Any, config: BackboneConfig, *, image_size: int) -> Any:
     """Returns the function that is exported; see `export_program`."""
-    module = make_backbone(
-        dataclasses.replace(config, dtype="float32", attention="xla", remat=False), image_size=image_size
-    )
+    config = dataclasses.replace(config, dtype="float32", remat=False)
+    if config.variant in VARIANTS:
+        # Another platform has no say in what this one would choose.
+        config = dataclasses.replace(config, attention="xla")
+    module = make_backbone(config, image_size=image_size)
     weights = jax.tree.map(jnp.asarray, params)
 
     def encode(images: UInt8[Array, "b H W 3"]) -> dict[str, Float[Array, "..."]]:

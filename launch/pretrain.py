@@ -38,12 +38,14 @@ from croc_jax.training.health import NonFiniteError, explain
 from croc_jax.training.loop import Outcome, Outputs, RunLength, SaveError, run_training
 from croc_jax.training.metrics_log import MetricsLog, NoLog
 from croc_jax.training.processes import gather_texts, join_processes
+from croc_jax.training.profiling import Profiler, parse_steps
 from croc_jax.training.progress import RunProgress
 from croc_jax.training.sharding import batch_parts, check_batch_divides, make_mesh
 from croc_jax.training.start import abstract_state, state_shapes, training_bytes
 from croc_jax.training.state import TrainState
 from croc_jax.training.step import make_train_step
 from croc_jax.training.stopping import StopRequest, exit_status
+from croc_jax.training.watchdog import CollapseError, Watchdog
 from croc_jax.training.workdir import check_shared, claim_workdir
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="The recipe, such as configs/demo.py.")
@@ -55,6 +57,7 @@ NUM_PROCESSES = flags.DEFINE_integer(
     "num_processes", None, "How many form the run; 1 ignores what the environment says."
 )
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
+PROFILE_STEPS = flags.DEFINE_string("profile_steps", None, "START:STOP, steps that the profiler of JAX traces.")
 
 # The disk is full, a quota is reached, or nothing may be written.
 _DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -82,6 +85,7 @@ def pretrain(stop: StopRequest) -> str | None:
     dataset = open_dataset(recipe, workdir)
     epoch = dataset.steps_per_epoch
     length = RunLength(recipe.schedule.epochs * epoch, steps_per_epoch=epoch, batch_size=batch_size)
+    traced = parse_steps(PROFILE_STEPS.value, total_steps=length.total_steps) if PROFILE_STEPS.value else None
     shapes = abstract_state(recipe, steps_per_epoch=epoch, mesh=mesh)
     if first:
         claim_workdir(workdir, recipe)
@@ -97,12 +101,14 @@ def pretrain(stop: StopRequest) -> str | None:
         start = int(state.step)
         log = MetricsLog(workdir, restored_step=start) if first else NoLog()
         display = RunProgress(console, start=start, total=length.total_steps)
-        with contextlib.closing(log), display:
+        profiler = Profiler(workdir / "profile", traced if first else None, say=display.say)
+        watchdog = Watchdog(recipe, steps_per_epoch=epoch)
+        with contextlib.closing(log), display, profiler:
             outcome = run_training(
                 make_train_step(recipe, steps_per_epoch=epoch, mesh=mesh),
                 state,
                 dataset,
-                outputs=Outputs(saver=saver, log=log, display=display),
+                outputs=Outputs(saver=saver, log=log, display=display, watchdog=watchdog, profiler=profiler),
                 length=length,
                 runtime=recipe.runtime,
                 mesh=mesh,
@@ -155,7 +161,7 @@ def explaining(recipe: Recipe, saver: Checkpointer) -> Iterator[None]:
     """Ends the program with status 1 and advice if the numbers blow up, or what it reads from or writes to does."""
     try:
         yield
-    except (ReadersLostError, SaveError, UnreadableImagesError) as error:
+    except (CollapseError, ReadersLostError, SaveError, UnreadableImagesError) as error:
         raise SystemExit(f"error: {error}; the last state is {saver.latest_path()}") from None
     except OSError as error:
         if error.errno not in _DISK_REFUSES or jax.process_count() > 1:

@@ -77,6 +77,48 @@ class InitConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class WatchdogConfig:
+    """When the numbers of a run count as a collapse, and what follows.
+
+    Entropies and divergences are shares of the logarithm of the number of prototypes.
+
+    Attributes:
+        stop_on_collapse: whether a finding ends the run, once its state is saved; else it warns.
+        window: logged rows in a row that show a condition before it counts; 0 never looks.
+        grace_steps: steps that are not watched, at least; nor is the warm-up of the learning rate.
+        uniform_entropy: above it, answers are uniform.
+        single_entropy: below it, each answer is one prototype ...
+        single_kl: ... and below it, the student knows which.
+        min_feature_rank: least healthy participation ratio of the [CLS] tokens.
+        min_feature_spread: least healthy variance of them, as a share of their squared norm.
+        min_feature_norm: least healthy mean norm of them.
+        min_num_clusters: least healthy mean K; not looked at where no more than two are possible.
+        min_valid_fraction: least healthy share of clusters that both views show.
+    """
+
+    stop_on_collapse: bool = False
+    window: int = 20
+    grace_steps: int = 200
+    uniform_entropy: float = 0.99
+    single_entropy: float = 0.01
+    single_kl: float = 0.2
+    min_feature_rank: float = 1.2
+    min_feature_spread: float = 1e-4
+    min_feature_norm: float = 1e-3
+    min_num_clusters: float = 2.05
+    min_valid_fraction: float = 0.2
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, naming the field and the value, for settings that cannot work."""
+        for name in ("window", "grace_steps"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)}: must be 0 or more")
+        for name in ("uniform_entropy", "single_entropy", "single_kl", "min_feature_spread", "min_valid_fraction"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)}: a share, from 0 to 1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RuntimeConfig:
     """Settings that change no number of a run, and so may differ when it is resumed.
 
@@ -88,6 +130,7 @@ class RuntimeConfig:
         checkpoint_every_minutes: longest time between two saves of the latest state.
         keep_every_epochs: epochs between two checkpoints that are kept for good.
         mesh: how devices share the work.
+        watchdog: when the run warns of a collapse.
     """
 
     num_workers: int = -1
@@ -96,6 +139,7 @@ class RuntimeConfig:
     checkpoint_every_minutes: float = 10.0
     keep_every_epochs: int = 50
     mesh: MeshConfig = MeshConfig()
+    watchdog: WatchdogConfig = WatchdogConfig()
 
     def __post_init__(self) -> None:
         """Raises ValueError, naming the field and the value, for settings that cannot work."""

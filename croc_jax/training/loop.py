@@ -17,9 +17,12 @@ from croc_jax.training.health import check_losses, check_state
 from croc_jax.training.memory import describe_memory
 from croc_jax.training.metrics_log import Log
 from croc_jax.training.processes import gather_texts
+from croc_jax.training.profiling import Profiler
 from croc_jax.training.progress import RunProgress
 from croc_jax.training.sharding import shard_batch
+from croc_jax.training.step_times import StepTimes
 from croc_jax.training.stopping import StopRequest
+from croc_jax.training.watchdog import CollapseError, Finding, Watchdog, explain_stop
 
 State = Any
 Metrics = Mapping[str, jax.Array]
@@ -79,11 +82,17 @@ class RunLength:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outputs:
-    """Where the results of a run go."""
+    """Where the results of a run go, and who looks at them; without a watchdog or a profiler, nobody does."""
 
     saver: Saver
     log: Log
     display: RunProgress
+    watchdog: Watchdog | None = None
+    profiler: Profiler | None = None
+
+    def profile(self, step: int, state: State) -> contextlib.AbstractContextManager[None]:
+        """Marks the dispatch of a step from a state for the profiler, if there is one."""
+        return self.profiler.step(step, state) if self.profiler else contextlib.nullcontext()
 
 
 class Outcome(NamedTuple):
@@ -130,6 +139,7 @@ def run_training(
 
     Raises:
         NonFiniteError: for a loss or a state that is not finite; nothing of it is saved.
+        CollapseError: for a collapse, if the watchdog stops runs; the last state is saved.
         SaveError: if the last state cannot be saved; where an earlier one cannot, the run goes on.
         ReadersLostError: if a process that reads was killed; a process that is alone saves the last state.
         UnreadableImagesError: for too many unreadable images; alike.
@@ -150,8 +160,9 @@ def run_training(
         # 2. Steps.
         reporter = _Reporter(outputs, length, runtime, feed=feed, ballot=ballot, start=step)
         schedule = _SaveSchedule(runtime, length)
-        while step < total and not verdict.stopped_by:
-            state, metrics = compiled(state, batch)
+        while step < total and not verdict.stopped_by and not reporter.collapse:
+            with outputs.profile(step + 1, state):
+                state, metrics = compiled(state, batch)
             step += 1
             if step < total:
                 try:
@@ -168,6 +179,8 @@ def run_training(
         # 3. The end: nothing is left to be written when this returns.
         _save(step, state, reporter=reporter, outputs=outputs, wait=True)
     finished = step == total
+    if reporter.collapse and not finished:
+        raise CollapseError(explain_stop(step, reporter.collapse))
     return Outcome(state, step, finished=finished, stopped_by=None if finished else verdict.stopped_by)
 
 
@@ -239,6 +252,8 @@ class _Reporter:
         self._every = runtime.log_every_steps
         self._pending: tuple[int, Metrics] | None = None
         self._lap = (start, time.perf_counter(), feed.seconds_waited)
+        self._times = StepTimes()
+        self.collapse: list[Finding] = []
 
     def push(self, step: int, metrics: Metrics) -> None:
         """Reports the step before, and keeps this one."""
@@ -253,13 +268,26 @@ class _Reporter:
             return
         step, arrays = self._pending
         self._pending = None
-        metrics = {name: float(value) for name, value in arrays.items()}
+        with self._times.waiting():
+            metrics = {name: float(value) for name, value in arrays.items()}
+        self._times.tick()
         check_losses(step, metrics)
         self._outputs.display.advance(step)
         if step % self._every == 0 or step in (1, self._length.total_steps):
             row = {"step": step, "epoch": step / self._length.steps_per_epoch, **metrics, **self._speed(step)}
+            row |= {name: round(value, 6) for name, value in self._times.take().items()}
             self._outputs.log.write(row)
             self._outputs.display.show(row)
+            self._watch(row)
+
+    def _watch(self, row: Mapping[str, float]) -> None:
+        """Tells what the watchdog finds: the same in all processes, as it looks at nothing that differs."""
+        watchdog = self._outputs.watchdog
+        findings = watchdog.look(row) if watchdog else []
+        for finding in findings:
+            self._outputs.display.say(f"warning: step {row['step']}: {finding.text}")
+        if watchdog and watchdog.stops:
+            self.collapse += findings
 
     def _speed(self, step: int) -> dict[str, float]:
         """Returns means since the last logged step."""

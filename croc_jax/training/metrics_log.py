@@ -1,4 +1,4 @@
-"""The numbers of a run: metrics.jsonl, one line a logged step, and the same for TensorBoard."""
+"""The numbers of a run: metrics.jsonl, one line a logged step, and the same for TensorBoard and Prometheus."""
 
 import contextlib
 import json
@@ -10,6 +10,8 @@ from typing import Protocol
 
 from absl import logging
 from tensorboardX import SummaryWriter
+
+from croc_jax.training.prometheus import write_prometheus
 
 FILE_NAME = "metrics.jsonl"
 _MOST_EVENTS = 30_000
@@ -57,7 +59,7 @@ class MetricsLog:
             workdir: folder of the run; exists.
             restored_step: steps that the restored state has taken; 0 for a new run.
         """
-        path = workdir / FILE_NAME
+        self._workdir, path = workdir, workdir / FILE_NAME
         drop_lines_after(path, restored_step)
         self._file = path.open("ab", buffering=0)
         self._waiting = b""
@@ -73,6 +75,8 @@ class MetricsLog:
             self._append()
         except OSError as error:
             logging.warning("metrics.jsonl waits for the disk: %s", error.strerror)
+        with contextlib.suppress(OSError):
+            write_prometheus(self._workdir, row)
         if self._board is not None and _is_alive(self._board):
             for name in row.keys() - {"step"}:
                 self._board.add_scalar(name, row[name], int(row["step"]))

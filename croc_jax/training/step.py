@@ -16,6 +16,7 @@ from croc_jax.models import Features, clustering_tokens, follow_statistics, patc
 from croc_jax.objectives import DistillationSums, update_center
 from croc_jax.training.comparison import Teaching, compare_clusters, compare_images
 from croc_jax.training.config import Recipe
+from croc_jax.training.feature_health import feature_health
 from croc_jax.training.networks import encode_views, make_networks
 from croc_jax.training.sharding import FSDP_AXIS, batch_sharded, replicated, state_shardings, used_whole
 from croc_jax.training.state import TrainState, init_state, make_recipe_optimizer, make_recipe_schedules
@@ -150,6 +151,10 @@ def make_update(
             "loss_global": whole.loss,
             "teacher_entropy": whole.entropy,
             "teacher_entropy_c": parts.entropy,
+            # A cross-entropy is the teacher's entropy and the divergence of the student from it.
+            "kl": whole.loss - whole.entropy,
+            "kl_c": parts.loss - parts.entropy,
+            **feature_health(teacher.cls),
             "lr": schedules.learning_rate(state.step),
             "weight_decay": schedules.weight_decay(state.step),
             "momentum": momentum,

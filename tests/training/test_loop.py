@@ -1,5 +1,6 @@
 """The loop, around a small step whose numbers can be foretold."""
 
+import dataclasses
 import errno
 import io
 import itertools
@@ -17,13 +18,15 @@ import pytest
 from rich.console import Console
 
 from croc_jax.data.damage import ReadersLostError
-from croc_jax.training.config import RuntimeConfig
+from croc_jax.training.config import OptimizerConfig, Recipe, RuntimeConfig, WatchdogConfig
 from croc_jax.training.health import NonFiniteError
 from croc_jax.training.loop import Outputs, RunLength, SaveError, run_training
 from croc_jax.training.metrics_log import MetricsLog
+from croc_jax.training.profiling import Profiler, StepRange
 from croc_jax.training.progress import RunProgress
 from croc_jax.training.sharding import make_mesh
 from croc_jax.training.stopping import StopRequest
+from croc_jax.training.watchdog import CollapseError, Watchdog
 
 LENGTH = RunLength(20, steps_per_epoch=4, batch_size=2)
 NEVER = RuntimeConfig(
@@ -97,7 +100,7 @@ def fresh():
     return State(jnp.zeros((), jnp.int32), jnp.ones(()))
 
 
-def run(workdir, *, step=None, state=None, dataset=None, runtime=NEVER, stop=None, length=LENGTH, saver=None):
+def run(workdir, *, step=None, state=None, dataset=None, runtime=NEVER, stop=None, length=LENGTH, saver=None, **more):
     state, dataset, saver = state or fresh(), dataset or Numbers(), saver or Memory()
     workdir.mkdir(exist_ok=True)
     log = MetricsLog(workdir, restored_step=int(state.step))
@@ -107,7 +110,7 @@ def run(workdir, *, step=None, state=None, dataset=None, runtime=NEVER, stop=Non
             step or make_step(),
             state,
             dataset,
-            outputs=Outputs(saver=saver, log=log, display=display),
+            outputs=Outputs(saver=saver, log=log, display=display, **more),
             length=length,
             runtime=runtime,
             mesh=make_mesh(jax.devices()[:1]),
@@ -348,3 +351,53 @@ def test_lost_readers_end_a_run_with_its_state_saved(tmp_path):
     with pytest.raises(ReadersLostError) as failure:
         run(tmp_path, dataset=Numbers({8: lose}))
     assert list(failure.value.saver.saved) == [8]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def guard(*, stop):
+    """Returns a watchdog that the constant K = 0 of these steps alarms at the second row that it looks at."""
+    watchdog = WatchdogConfig(window=2, grace_steps=5, stop_on_collapse=stop, min_valid_fraction=0.0)
+    recipe = Recipe(runtime=RuntimeConfig(watchdog=watchdog))
+    return Watchdog(dataclasses.replace(recipe, optimizer=OptimizerConfig(warmup_epochs=0)), steps_per_epoch=4)
+
+
+def test_a_collapse_is_told_once_and_the_run_goes_on(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(RunProgress, "say", lambda _, text: said.append(text))
+    outcome, _ = run(tmp_path, watchdog=guard(stop=False))
+    assert outcome.finished
+    (warning,) = [text for text in said if "two clusters" in text]
+    assert warning.startswith("warning: step 10: ") and "num_clusters is 0.00" in warning
+
+
+def test_a_collapse_ends_the_run_after_its_state_is_saved_if_asked(tmp_path):
+    with pytest.raises(CollapseError, match=r"step 11: .*stop_on_collapse is set: .*num_clusters is 0.00") as caught:
+        run(tmp_path, watchdog=guard(stop=True))
+    saver = caught.value.saver  # pyright: ignore[reportAttributeAccessIssue]
+    assert list(saver.saved) == saver.waited == [11]
+    assert rows(tmp_path)[-1]["step"] == 10
+
+
+def test_rows_say_how_long_steps_took(tmp_path):
+    run(tmp_path, dataset=Numbers({7: lambda: time.sleep(0.3)}))
+    slow = {row["step"]: row["step_seconds_max"] for row in rows(tmp_path)}
+    assert slow[10] >= 0.3 > slow[20]
+    for row in rows(tmp_path):
+        assert 0 < row["step_seconds"] <= row["step_seconds_p95"] <= row["step_seconds_max"]
+        assert 0 <= row["host_seconds"] and "straggler" not in row
+
+
+def test_the_profiler_sees_each_step_and_the_state_before_it(tmp_path):
+    seen = []
+
+    class Spy(Profiler):
+        def step(self, number, state):
+            seen.append((number, int(state.step)))
+            return super().step(number, state)
+
+    run(tmp_path, profiler=Spy(tmp_path, StepRange(50, 51), say=print))
+    assert seen == [(number, number - 1) for number in range(1, 21)]
+
+
+def test_the_latest_row_is_there_for_prometheus(tmp_path):
+    run(tmp_path)
+    assert f'croc_step{{run="{tmp_path.name}"}} 20.0' in (tmp_path / "metrics.prom").read_text().splitlines()

@@ -106,6 +106,8 @@ def test_metrics_say_what_happened(one_device):
         assert 2 <= metrics["num_clusters"] <= 4
         assert 0 < metrics["valid_fraction"] <= 1
         assert 0 < metrics["teacher_entropy"] < np.log(12) and 0 < metrics["teacher_entropy_c"] < np.log(10)
+        assert 0 < metrics["kl"] < metrics["loss_global"] and 0 < metrics["kl_c"] < metrics["loss_dense"]
+        assert 1 <= metrics["feature_rank"] <= 8 and 0 < metrics["feature_spread"] <= 1 and metrics["feature_norm"] > 0
     np.testing.assert_allclose(
         [metrics["teacher_temp"] for metrics in history], [0.04, 0.04, 0.07, 0.07, 0.07], rtol=1e-6
     )

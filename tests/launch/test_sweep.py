@@ -200,6 +200,7 @@ def call(*flags, home):
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_a_real_sweep_of_two_runs(data, tmp_path):
     file = tmp_path / "small.py"
     file.write_text(SMALL)

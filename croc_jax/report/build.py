@@ -29,6 +29,7 @@ from croc_jax.report.html import Fact, Picture, Section, write_page
 from croc_jax.report.sweep import Settings, sweep_sections
 from croc_jax.training.config import flatten, recipe_to_dict
 from croc_jax.training.sweep import Axis
+from croc_jax.training.watchdog import describe_findings
 
 NUM_IMAGES = 64
 NUM_CANDIDATES = 24
@@ -244,7 +245,8 @@ def _training_section(rows: Rows, typical: Exploration, backbone: FrozenBackbone
     ]
     if any(row["num_clusters"] for row in rows):
         pictures.append(Picture(plot_mean_num_clusters(rows, k_start=k_start), MEAN_TEXT))
-    return Section("How training went", TRAINING_TEXT, pictures)
+    warnings = describe_findings(rows, backbone.recipe)
+    return Section("How training went", " ".join([TRAINING_TEXT, *warnings]), pictures)
 
 
 COMPARISON_LEAD = (

@@ -229,6 +229,20 @@ def _more(value: float) -> str:
     return f"{2 * value or 1:g}"
 
 
+def describe_findings(rows: Sequence[Row], recipe: Recipe) -> list[str]:
+    """Returns a sentence for each warning of a run, by what it logged.
+
+    Args:
+        rows: of metrics.jsonl, from the first one on.
+        recipe: of the run.
+    """
+    if not rows:
+        return []
+    steps_per_epoch = round(rows[-1]["step"] / rows[-1]["epoch"])
+    watchdog = Watchdog(recipe, steps_per_epoch=steps_per_epoch)
+    return [f"Warning at step {row['step']:,}: {finding.text}." for row in rows for finding in watchdog.look(row)]
+
+
 def explain_stop(step: int, findings: Sequence[Finding]) -> str:
     """Returns the one line that a stopped run ends with."""
     return f"step {step}: training has collapsed, and runtime.watchdog.stop_on_collapse is set: " + "; ".join(

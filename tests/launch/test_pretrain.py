@@ -23,6 +23,7 @@ from croc_jax.training.workdir import read_recipe
 ROOT = Path(__file__).resolve().parents[2]
 STEPS_PER_EPOCH, EPOCHS = 3, 10
 LAST = STEPS_PER_EPOCH * EPOCHS
+TIMING = ["step_seconds", "step_seconds_p95", "step_seconds_max", "host_seconds", "straggler", "straggler_excess"]
 LOGGED = [1, *range(2, LAST + 1, 2)]
 OVERRIDES = {
     "backbone.width": 16,
@@ -116,7 +117,7 @@ def assert_same_run(workdir, reference):
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)
     for our_leaf, their_leaf in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         np.testing.assert_array_equal(our_leaf, their_leaf)
-    timing = {"images_per_sec", "data_wait_fraction"}
+    timing = {"images_per_sec", "data_wait_fraction", *TIMING}
     for our_row, their_row in zip(rows(workdir), rows(reference), strict=True):
         assert {name: our_row[name] for name in our_row.keys() - timing} == {
             name: their_row[name] for name in their_row.keys() - timing
@@ -127,8 +128,10 @@ def assert_same_run(workdir, reference):
 def uninterrupted(home):
     """A run from start to end, with a single save."""
     workdir = home / "uninterrupted"
-    status, output, errors = finish(start(home, workdir, runtime__checkpoint_every_minutes=1000))
+    process = start(home, workdir, "--profile_steps=4:6", runtime__checkpoint_every_minutes=1000)
+    status, output, errors = finish(process)
     assert status == 0, errors
+    assert f"the trace of steps 4 to 5 is in {workdir / 'profile'}" in output
     assert f"finished at step {LAST}" in output and "starts anew" in output
     return workdir
 
@@ -216,3 +219,24 @@ def test_numbers_that_blow_up_end_the_run_with_advice(home):
     assert max(saved) == step - 1
     assert f"The last good checkpoint is {workdir / 'checkpoints' / str(step - 1)}" in message
     assert "--config.optimizer.base_lr=" in message and "float32" in message
+
+
+def test_a_run_leaves_a_trace_and_numbers_for_prometheus(home, uninterrupted):
+    assert list((uninterrupted / "profile").rglob("*.xplane.pb"))
+    assert f'croc_step{{run="uninterrupted"}} {LAST}.0' in (uninterrupted / "metrics.prom").read_text().splitlines()
+
+
+def test_steps_to_trace_that_never_come_are_refused(home):
+    status, _, errors = finish(start(home, home / "untraced", f"--profile_steps=5:{LAST + 2}"))
+    assert status == 1 and f"STOP is {LAST + 1} at most in a run of {LAST} steps" in errors
+    assert not (home / "untraced").exists()
+
+
+def test_a_collapse_ends_a_run_that_asks_for_it_and_its_state_is_saved(home):
+    changes = {"window": 2, "grace_steps": 0, "min_feature_rank": 100.0, "stop_on_collapse": True}
+    changes = {f"runtime__watchdog__{name}": value for name, value in changes.items()}
+    status, output, errors = finish(start(home, home / "collapsed", runtime__checkpoint_every_minutes=1000, **changes))
+    # The warm-up ends at step 6; the rows of 6 and 8 are looked at, and the step under way is finished.
+    assert status == 1 and "warning: step 8: the teacher's [CLS] tokens lie on a line" in output
+    assert "error: step 9: training has collapsed" in errors and errors.rstrip().endswith("checkpoints/9")
+    assert int(last_state(home / "collapsed").step) == 9

@@ -8,7 +8,7 @@ import pytest
 from croc_jax.clustering import ClusteringConfig
 from croc_jax.objectives import ObjectiveConfig
 from croc_jax.training.config import RecipeError, RuntimeConfig, WatchdogConfig, recipe_from_dict
-from croc_jax.training.watchdog import Watchdog, find_collapse, first_step
+from croc_jax.training.watchdog import Watchdog, describe_findings, find_collapse, first_step
 from tests.training.tiny import STEPS_PER_EPOCH, tiny_recipe
 
 WINDOW = 3
@@ -103,6 +103,16 @@ def test_the_first_steps_and_the_warm_up_are_not_watched():
     watchdog = Watchdog(recipe, steps_per_epoch=STEPS_PER_EPOCH)
     told = [len(watchdog.look({"step": step, **HEALTHY, "num_clusters": 2.0})) for step in range(1, 12)]
     assert [step for step, count in enumerate(told, 1) if count] == [9]
+
+
+def test_warnings_can_be_told_again_from_the_rows():
+    steps = (1, *range(500, 2100, 100))
+    rows = [{"step": step, "epoch": step / 2, **HEALTHY, "feature_rank": 1.0 + (step < 1500)} for step in steps]
+    (sentence,) = describe_findings(rows, watched())
+    assert (
+        sentence.startswith("Warning at step 1,700: the teacher's [CLS] tokens lie on a line") and sentence[-1] == "."
+    )
+    assert describe_findings(rows[:8], watched()) == describe_findings([], watched()) == []
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ class WatchdogConfig:
     uniform_entropy: float = 0.99
     single_entropy: float = 0.01
     single_kl: float = 0.2
-    min_feature_rank: float = 1.2
+    min_feature_rank: float = 1.1
     min_feature_spread: float = 1e-4
     min_feature_norm: float = 1e-3
     min_num_clusters: float = 2.05

@@ -73,7 +73,7 @@ def make_mesh(devices: Sequence[Any] | None = None, config: MeshConfig | None = 
         )
     if count % model:
         raise ValueError(f"runtime.mesh.model={model}: must divide the {count} device(s)")
-    fsdp = config.fsdp or _choose_fsdp(devices[0], count // model // (config.data or 1), state_bytes // model)
+    fsdp = config.fsdp or _choose_fsdp(_own_device(devices), count // model // (config.data or 1), state_bytes // model)
     data = config.data or count // (fsdp * model)
     if data * fsdp * model != count:
         raise ValueError(
@@ -81,6 +81,11 @@ def make_mesh(devices: Sequence[Any] | None = None, config: MeshConfig | None = 
             f"the {count} device(s); leave data=0 to take what fsdp and model leave"
         )
     return Mesh(np.array(devices).reshape(data, fsdp, model), AXES)
+
+
+def _own_device(devices: Sequence[Any]) -> Any:
+    """Returns a device of this process: those of others do not tell their memory."""
+    return next(device for device in devices if device.process_index == jax.process_index())
 
 
 def _choose_fsdp(device: Any, available: int, state_bytes: int) -> int:

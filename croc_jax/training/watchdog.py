@@ -151,8 +151,8 @@ def _entropy_checks(config: WatchdogConfig, suffix: str, prototypes: int) -> lis
 def _feature_checks(config: WatchdogConfig) -> list[_Check]:
     def explain_rank(means: _Means, recipe: Recipe) -> str:
         return (
-            f"the teacher's [CLS] tokens lie on a line: feature_rank is {means['feature_rank']:.2f}, where healthy "
-            f"features have many times {config.min_feature_rank:g}. Try {_lower_rate(recipe)}, or "
+            f"the teacher's [CLS] tokens lie on a line: feature_rank is {means['feature_rank']:.2f}, below "
+            f"{config.min_feature_rank:g}. Try {_lower_rate(recipe)}, or "
             f"--config.optimizer.warmup_epochs={_longer_warmup(recipe)} (now {recipe.optimizer.warmup_epochs})"
         )
 

@@ -14,10 +14,12 @@ from tests.training.tiny import STEPS_PER_EPOCH, tiny_recipe
 class Device:
     """Something with a memory."""
 
-    def __init__(self, gib):
-        self.platform, self._gib = "none", gib
+    def __init__(self, gib, process_index=0):
+        self.platform, self.process_index, self._gib = "none", process_index, gib
 
     def memory_stats(self):
+        if self.process_index:
+            raise RuntimeError("MemoryStats is only supported for addressable PjRt devices")
         return {"bytes_limit": self._gib * 2**30}
 
 
@@ -42,7 +44,8 @@ def test_the_data_axis_takes_what_is_left(config, expected):
 
 @pytest.mark.parametrize(("state_gib", "expected"), [(3, (8, 1, 1)), (7, (4, 2, 1)), (30, (1, 8, 1)), (900, (1, 8, 1))])
 def test_parameters_are_split_as_far_as_they_must(state_gib, expected):
-    devices = [Device(8) for _ in range(8)]
+    # Of other processes come first: those do not tell their memory.
+    devices = [Device(8, 1), Device(8, 1), *(Device(8) for _ in range(6))]
     assert shape_of(MeshConfig(), devices, state_bytes=state_gib * 2**30) == expected
 
 

@@ -5,13 +5,13 @@ import time
 import jax
 import numpy as np
 from absl import app, flags
+from flops import model_flops, transformer
 from timing import median_seconds, peak_memory_gib, print_table
 
 from croc_jax.clustering import cluster_views, patch_positions
-from croc_jax.models import BackboneConfig, VisionTransformer
+from croc_jax.models import BackboneConfig
 from croc_jax.objectives import ObjectiveConfig
 from croc_jax.training.config import Recipe, ScheduleConfig
-from croc_jax.training.networks import make_networks
 from croc_jax.training.sharding import make_mesh, replicated, shard_batch
 from croc_jax.training.state import init_state
 from croc_jax.training.step import make_train_step
@@ -62,7 +62,7 @@ def main(_: list[str]) -> None:
     }
     if PEAK.value:
         rows["share of the peak"] = f"{100 * flops / 1e12 / PEAK.value:.1f}%"
-    print_table(f"{VARIANT.value}/16 step, batch {BATCH.value}, {make_networks(recipe).backbone.dtype}", rows)
+    print_table(f"{VARIANT.value}/16 step, batch {BATCH.value}, {transformer(recipe).dtype}", rows)
 
 
 def random_batch(size: int, crop_size: int) -> dict[str, np.ndarray]:
@@ -73,14 +73,6 @@ def random_batch(size: int, crop_size: int) -> dict[str, np.ndarray]:
     )
     views = rng.integers(0, 256, (size, 2, crop_size, crop_size, 3), dtype=np.uint8)
     return {"views": views, "boxes": boxes.astype(np.float32)}
-
-
-def transformer(recipe: Recipe) -> VisionTransformer:
-    """Returns the backbone, whose work is counted for transformers alone."""
-    backbone = make_networks(recipe).backbone
-    if not isinstance(backbone, VisionTransformer):
-        raise SystemExit(f"error: backbone.variant={recipe.backbone.variant!r}: choose a transformer")
-    return backbone
 
 
 def clustering_seconds(recipe: Recipe) -> float:
@@ -97,28 +89,6 @@ def clustering_seconds(recipe: Recipe) -> float:
     return median_seconds(
         lambda: cluster_views(patches, cls_tokens, positions, recipe.clustering, rng=rng), repeats=REPEATS.value
     )
-
-
-def model_flops(recipe: Recipe, clusters: float) -> float:
-    """Returns the multiplications and additions of an image that the method asks for.
-
-    Both views go once through the teacher and, with gradients, three times through the student;
-    work that is done twice to save memory does not count.
-
-    Args:
-        recipe: of the step.
-        clusters: of a head that both views show, on average.
-    """
-    backbone = transformer(recipe)
-    tokens, width = backbone.grid_size**2 + 1, backbone.width
-    block = 2 * tokens * width**2 * (4 + 2 * backbone.mlp_ratio) + 4 * tokens**2 * width
-    patches = 2 * (tokens - 1) * width * 3 * backbone.patch_size**2
-    head = recipe.head
-    shared = width * head.hidden_dim + head.hidden_dim**2 + head.hidden_dim * head.bottleneck_dim
-    rows = 2 * (shared + head.bottleneck_dim * head.num_prototypes)
-    if recipe.objective.alpha:
-        rows += 2 * backbone.num_heads * clusters * (shared + head.bottleneck_dim * head.num_prototypes_dense)
-    return 2 * 4 * (backbone.depth * block + patches + rows)
 
 
 if __name__ == "__main__":

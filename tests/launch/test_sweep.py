@@ -24,6 +24,8 @@ from tests.launch.test_pretrain import OVERRIDES
 ROOT = Path(__file__).resolve().parents[2]
 ABLATIONS = ROOT / "configs" / "sweeps" / "ablations.py"
 SMALL = """
+from ml_collections import ConfigDict
+
 
 def get_config():
     grids = ({"seed": (7, 8)},)

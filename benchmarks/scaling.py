@@ -35,8 +35,9 @@ IMAGES_A_DEVICE = 8
 CLUSTERS = 5.0
 # Of the peak of the matrix units.
 UTILIZATION = 0.4
-EPOCHS = 300
-DATA = {"COCO": 118_287, "ImageNet": 1_281_167, "a billion images": 1_000_000_000}
+# For the prediction, images of a device in one step.
+IMAGES_OF_STEPS = (8, 32)
+SEEN = {"COCO, 300 epochs": 300 * 118_287, "ImageNet, 300 epochs": 300 * 1_281_167, "a billion images, once": 10**9}
 GIB = 2**30
 
 
@@ -105,18 +106,18 @@ at a time. The clustering exchanges two numbers a round: the extremes of the cos
 ## How long a run may take
 
 A prediction, not a measurement: arithmetic at {utilization:.0%} of the peak in bfloat16, then the exchanges of
-a step one after the other and not hidden behind the arithmetic; {images} images a device, {epochs} epochs,
-{clusters:.0f} clusters a head in both views. Reading the images, saving and compiling are left out.
+a step (which do not depend on its images) in float32, one after the other and not hidden behind the arithmetic;
+{clusters:.0f} clusters a head in both views. Reading the images, saving and compiling are left out. Several
+epochs of a billion images take as many times as long.
 
 | machine | peak a device | exchange a device |
 |---|---|---|
 {machines}
 
-{times}
+The first time of a pair is for {small} images a device in each step, the second for {large}. Few images ask for
+the exchanges more often: where the two differ much, a slow link between nodes decides.
 
-Smaller batches keep the arithmetic and exchange more often: with the paper's 256 images, 64 devices see 4 each,
-and
-the exchanges of the first table count twice as much.
+{times}
 """
 
 
@@ -132,7 +133,8 @@ def main(argv: Sequence[str]) -> None:
     page = PAGE.format(
         images=IMAGES_A_DEVICE,
         utilization=UTILIZATION,
-        epochs=EPOCHS,
+        small=IMAGES_OF_STEPS[0],
+        large=IMAGES_OF_STEPS[1],
         clusters=CLUSTERS,
         needs=table_of_needs(figures),
         machines="\n".join(f"| {m.name} | {m.peak / 1e12:g} TFLOP/s | {m.bandwidth / 1e9:g} GB/s |" for m in MACHINES),
@@ -190,32 +192,34 @@ def table_of_needs(figures: dict[tuple[Model, int], Figures]) -> str:
 
 def table_of_times(figures: dict[tuple[Model, int], Figures]) -> str:
     """Returns the second table in Markdown."""
-    names = [f"{name}, {machine.name}" for name in DATA for machine in MACHINES]
-    lines = ["| model | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    names = [machine.name for machine in MACHINES]
+    lines = [f"| model | images seen | {' | '.join(names)} |", "|---" * (len(names) + 2) + "|"]
     for model in MODELS:
-        cells = [
-            duration(EPOCHS * count * seconds_an_image(model, machine, figures))
-            for count in DATA.values()
-            for machine in MACHINES
-        ]
-        lines.append(f"| {model.name} | {' | '.join(cells)} |")
+        for data, seen in SEEN.items():
+            cells = (
+                ", ".join(
+                    duration(seen * seconds_an_image(model, machine, images, figures)) for images in IMAGES_OF_STEPS
+                )
+                for machine in MACHINES
+            )
+            lines.append(f"| {model.name} | {data} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def seconds_an_image(model: Model, machine: Machine, figures: dict[tuple[Model, int], Figures]) -> float:
-    """Returns the predicted time of a step over its images."""
+def seconds_an_image(model: Model, machine: Machine, images: int, figures: dict[tuple[Model, int], Figures]) -> float:
+    """Returns the predicted time of a step over its images, of which each device has so many."""
     compiled_for = max(count for count in NUM_DEVICES if count <= machine.devices)
     traffic = figures[model, compiled_for].traffic
     # A ring sends what it sums up twice, once to add and once to tell.
     sent = sum(size * (2 if kind == "all-reduce" else 1) for kind, size in traffic.items())
-    arithmetic = IMAGES_A_DEVICE * model_flops(recipe_of(model, compiled_for), CLUSTERS) / (UTILIZATION * machine.peak)
-    return (arithmetic + sent / machine.bandwidth) / (IMAGES_A_DEVICE * machine.devices)
+    arithmetic = images * model_flops(recipe_of(model, compiled_for), CLUSTERS) / (UTILIZATION * machine.peak)
+    return (arithmetic + sent / machine.bandwidth) / (images * machine.devices)
 
 
 def duration(seconds: float) -> str:
-    """Returns hours, or days where these are many."""
-    hours = seconds / 3600
-    return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:,.0f} d" if hours >= 240 else f"{hours / 24:.1f} d"
+    """Returns minutes, hours or days."""
+    minutes, hours, days = seconds / 60, seconds / 3600, seconds / 86400
+    return f"{days:.1f} d" if days >= 2 else f"{hours:.1f} h" if hours >= 1 else f"{minutes:.0f} min"
 
 
 if __name__ == "__main__":

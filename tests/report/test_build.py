@@ -91,7 +91,7 @@ def report(recipe, tmp_path_factory):
 
 def test_the_report_lies_in_the_workdir(report):
     assert report.file == report.workdir / "report.html"
-    assert {path.suffix for path in report.workdir.iterdir() if path.is_file()} == {".html", ".json", ".jsonl"}
+    assert {path.suffix for path in report.workdir.iterdir() if path.is_file()} == {".html", ".json", ".jsonl", ".prom"}
 
 
 def test_the_page_opens_with_what_was_trained_and_the_facts(report):

@@ -4,20 +4,28 @@ import contextlib
 import functools
 import gc
 import json
-import logging
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import logging as absl_logging
 from jax.sharding import SingleDeviceSharding
 
-from croc_jax.checkpoints.contents import DamagedError, check_arrays, check_digest, describe, differing_arrays
+from croc_jax.checkpoints.contents import DamagedError, describe
+from croc_jax.checkpoints.reading import (
+    CheckpointError,
+    find_checkpoints,
+    list_checkpoints,
+    read_arrays,
+    read_metadata,
+    read_newest,
+    report_unraisable,
+    silenced,
+)
 from croc_jax.training.config import Recipe, RecipeError, recipe_from_dict
 from croc_jax.training.loop import SaveError
 from croc_jax.training.networks import init_params, make_networks
@@ -25,7 +33,6 @@ from croc_jax.training.processes import gather_texts
 from croc_jax.training.workdir import CHECKPOINTS_NAME
 
 Params = Any
-T = TypeVar("T")
 
 _KEEP_LATEST = 2
 _DAMAGED_NAME = "damaged-checkpoints"
@@ -33,10 +40,6 @@ _DAMAGED_NAME = "damaged-checkpoints"
 _SMALL_FILES = 2**20
 # Of a save: a network file system may be slow, and training waits only for the one before.
 _SECONDS_TO_SAVE = 3600
-
-
-class CheckpointError(ValueError):
-    """There is no checkpoint that can be used; the message says why and what to do."""
 
 
 class Checkpointer:
@@ -59,13 +62,12 @@ class Checkpointer:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=_KEEP_LATEST,
             keep_period=keep_every_steps,
-            cleanup_tmp_directories=True,
             async_options=ocp.AsyncOptions(timeout_secs=_SECONDS_TO_SAVE),
         )
         self._options = options
         self._hook = sys.unraisablehook
-        sys.unraisablehook = functools.partial(_report_unraisable, self._hook)
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        sys.unraisablehook = functools.partial(report_unraisable, self._hook)
+        self._manager = self._open()
 
     def latest_step(self) -> int | None:
         """Returns the step of the latest checkpoint, if any."""
@@ -120,12 +122,17 @@ class Checkpointer:
 
     def _reopen(self) -> None:
         """Starts afresh after a failure, which leaves traces in Orbax's manager, and on a disk that may be full."""
-        with contextlib.suppress(DamagedError), _silenced():
+        with contextlib.suppress(DamagedError), silenced():
             self._manager.close()
             gc.collect()
-        for torn in self._folder.glob("*.orbax-checkpoint-tmp"):
-            shutil.rmtree(torn, ignore_errors=True)
-        self._manager = ocp.CheckpointManager(self._folder, options=self._options)
+        self._manager = self._open()
+
+    def _open(self) -> ocp.CheckpointManager:
+        # Orbax would do so too, but then fails to save where a writer of a failed save goes on meanwhile.
+        if jax.process_index() == 0:
+            for torn in self._folder.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
+                shutil.rmtree(torn, ignore_errors=True)
+        return ocp.CheckpointManager(self._folder, options=self._options)
 
     def restore_latest(self, abstract_state: Any) -> Any | None:
         """Returns the latest whole state, or None if there is no checkpoint.
@@ -141,9 +148,9 @@ class Checkpointer:
         """
         read = functools.partial(_read_state, abstract=abstract_state)
         # One looks: a network file system may show another process other folders for a while.
-        listed = json.dumps([folder.name for folder in _list_checkpoints(self._folder)])
+        listed = json.dumps([folder.name for folder in list_checkpoints(self._folder)])
         names = json.loads(gather_texts(listed)[0])
-        state, damaged = _read_newest([self._folder / name for name in names], read)
+        state, damaged = read_newest([self._folder / name for name in names], read)
         if damaged:
             if jax.process_index() == 0:
                 for folder in damaged:
@@ -220,59 +227,20 @@ def restore_networks(path: Path | str) -> tuple[Recipe, dict[str, Any], int]:
 def _restore_part(
     path: Path | str, choose: Callable[[Params], dict[str, Any]], *, centers: bool = False
 ) -> tuple[Recipe, dict[str, Any], int]:
-    folders = _find_checkpoints(Path(path).absolute())
-    found, _ = _read_newest(folders, functools.partial(_read_part, choose=choose, centers=centers))
+    folders = find_checkpoints(Path(path).absolute())
+    found, _ = read_newest(folders, functools.partial(_read_part, choose=choose, centers=centers))
     assert found is not None, "there is at least one folder, and damage raises"
     return found
 
 
-def _find_checkpoints(path: Path) -> list[Path]:
-    """Returns the checkpoints that a path stands for, the latest first."""
-    if not path.is_dir():
-        raise CheckpointError(f"{path} does not exist: expected a workdir or a checkpoint in one")
-    if path.name.isdigit() and path.parent.name == CHECKPOINTS_NAME:
-        return [path]
-    inner = path if path.name == CHECKPOINTS_NAME else path / CHECKPOINTS_NAME
-    if not inner.is_dir():
-        raise CheckpointError(
-            f"{path} is not a workdir: it has no folder {CHECKPOINTS_NAME}; name the --workdir of a run, "
-            f"or one of its {CHECKPOINTS_NAME}/<step>"
-        )
-    folders = _list_checkpoints(inner)
-    if not folders:
-        raise CheckpointError(f"no checkpoint in {inner}: the run has not saved one yet")
-    return folders
-
-
-def _list_checkpoints(folder: Path) -> list[Path]:
-    """Returns the finished checkpoints in a folder, the latest first; unfinished ones have longer names."""
-    found = [path for path in folder.iterdir() if path.name.isdigit()]
-    return sorted(found, key=lambda path: int(path.name), reverse=True)
-
-
-def _read_newest(folders: Sequence[Path], read: Callable[[Path], T]) -> tuple[T | None, list[Path]]:
-    """Returns what the first whole checkpoint gives, None if there are no folders, and the damaged ones."""
-    damaged = []
-    for folder in folders:
-        try:
-            return read(folder), damaged
-        except DamagedError as error:
-            absl_logging.warning("skipping the damaged checkpoint %s: %s", folder, error)
-            damaged.append(folder)
-    if damaged:
-        names = ", ".join(str(folder) for folder in damaged)
-        raise CheckpointError(f"damaged: {names}; no whole one is left, so start anew in another workdir")
-    return None, damaged
-
-
 def _read_state(folder: Path, *, abstract: Any) -> Any:
-    return _read_arrays(folder, abstract, _read_metadata(folder))
+    return read_arrays(folder, abstract, read_metadata(folder))
 
 
 def _read_part(
     folder: Path, *, choose: Callable[[Params], dict[str, Any]], centers: bool
 ) -> tuple[Recipe, dict[str, Any], int]:
-    metadata = _read_metadata(folder)
+    metadata = read_metadata(folder)
     try:
         recipe = recipe_from_dict(metadata["recipe"])
     except RecipeError as error:
@@ -284,83 +252,4 @@ def _read_part(
         abstract |= {name: jax.ShapeDtypeStruct((count,), np.float32) for name, count in counts.items()}
     here = SingleDeviceSharding(jax.local_devices()[0])
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), abstract)
-    return recipe, _read_arrays(folder, abstract, metadata), metadata["step"]
-
-
-def _read_metadata(folder: Path) -> Mapping[str, Any]:
-    own = _own_part()
-    with _damage_only():
-        with contextlib.closing(ocp.Checkpointer(ocp.JsonCheckpointHandler(), multiprocessing_options=own)) as reader:
-            metadata = reader.restore(folder / "metadata")
-        check_digest(metadata)
-    return metadata
-
-
-def _read_arrays(folder: Path, abstract: Any, metadata: Mapping[str, Any]) -> Any:
-    """Returns the arrays of a tree, which may be a part of what was saved."""
-    differences = differing_arrays(abstract, metadata)
-    if differences:
-        more = f" and {len(differences) - 1} more" if len(differences) > 1 else ""
-        raise CheckpointError(f"{folder} holds another architecture: {differences[0]}{more}")
-    how = ocp.checkpoint_utils.construct_restore_args(abstract)
-    request = ocp.args.PyTreeRestore(item=abstract, restore_args=how, partial_restore=True)  # pyright: ignore
-    own = _own_part()
-    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=own)
-    with _damage_only(), contextlib.closing(ocp.Checkpointer(handler, multiprocessing_options=own)) as reader:
-        arrays = reader.restore(folder / "state", args=request)
-    # All have read their parts before the sums of arrays that are spread over processes are compared.
-    with _damage_only():
-        check_arrays(arrays, metadata)
-    return arrays
-
-
-def _own_part() -> ocp.options.MultiprocessingOptions:
-    """Makes a process read for itself: one that fails keeps no other waiting, and `_damage_only` tells them."""
-    index = jax.process_index()
-    return ocp.options.MultiprocessingOptions(
-        primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process_{index}"
-    )
-
-
-@contextlib.contextmanager
-def _damage_only() -> Iterator[None]:
-    """Raises DamagedError for whatever damage makes this process raise, or any other one; all come by here."""
-    reason = ""
-    try:
-        with _silenced():
-            yield
-    except DamagedError as error:
-        reason = str(error)
-    found = next(filter(None, gather_texts(reason)), None)
-    if found:
-        raise DamagedError(found)
-
-
-def _report_unraisable(report: Callable[[Any], None], unraisable: Any) -> None:
-    """Leaves out what Orbax's writers, when one has met a full disk, say one by one: that no one waits for them."""
-    if "Event loop is closed" not in str(unraisable.exc_value):
-        report(unraisable)
-
-
-@contextlib.contextmanager
-def _silenced() -> Iterator[None]:
-    """Turns whatever a damaged file makes Orbax raise into DamagedError.
-
-    Orbax also leaves failed tasks behind, which would write pages to the log when they are
-    collected; that is done here, in silence.
-    """
-    hook, disabled = sys.unraisablehook, logging.root.manager.disable
-    sys.unraisablehook = lambda unraisable: None
-    logging.disable(logging.CRITICAL)
-    try:
-        yield
-    except (DamagedError, MemoryError, jax.errors.JaxRuntimeError):
-        raise
-    except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-        del error
-        gc.collect()
-        raise DamagedError(reason) from None
-    finally:
-        sys.unraisablehook = hook
-        logging.disable(disabled)
+    return recipe, read_arrays(folder, abstract, metadata), metadata["step"]

@@ -65,6 +65,11 @@ def kept(workdir):
     return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
 
 
+def finished(workdir):
+    """As `kept`, but where saves fail: what is written late, behind a failure, lies in folders with longer names."""
+    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit())
+
+
 @pytest.mark.parametrize(("before", "after"), [(1, 1), (8, 1), (1, 8), (8, 8), ("split", 1), (8, "split")])
 def test_a_state_comes_back_on_any_number_of_devices(tmp_path, before, after):
     save(tmp_path, [3], num_devices=before)
@@ -272,11 +277,6 @@ def test_a_disk_without_room_is_one_line_and_leaves_the_older_state(tmp_path, mo
 
 @pytest.mark.parametrize("wait", [True, False])
 def test_a_disk_that_refuses_a_state_midway_leaves_the_older_one(tmp_path, wait):
-
-    def finished(workdir):
-        """What is written late, behind a failure, lies in folders with longer names."""
-        return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit())
-
     saver = Checkpointer(tmp_path, RECIPE)
     saver.save(3, state_at(3), wait=True)
     with no_file_beyond(1000):
@@ -293,3 +293,25 @@ def test_a_disk_that_refuses_a_state_midway_leaves_the_older_one(tmp_path, wait)
     saver.close()
     assert finished(tmp_path) == [3, 8]
     assert_same(restore(tmp_path), state_at(8))
+
+
+def test_leftovers_that_cannot_be_removed_yet_hinder_no_later_save(tmp_path, monkeypatch):
+    torn = tmp_path / "checkpoints" / "6.orbax-checkpoint-tmp"
+    (torn / "state").mkdir(parents=True)
+    remove = shutil.rmtree
+
+    def remove_while_written(folder, ignore_errors=False, **options):
+        """Fails for the leftovers, as it does where another thread puts files into them meanwhile."""
+        if str(folder) != str(torn):
+            remove(folder, ignore_errors=ignore_errors, **options)
+        elif not ignore_errors:
+            raise OSError(39, "Directory not empty", "array_metadatas")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", remove_while_written)
+        saver = Checkpointer(tmp_path, RECIPE)
+        saver.save(8, state_at(8), wait=True)
+        saver.close()
+    assert torn.exists() and finished(tmp_path) == [8]
+    assert_same(restore(tmp_path), state_at(8))
+    assert not torn.exists()

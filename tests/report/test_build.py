@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from croc_jax.checkpoints import Checkpointer
-from croc_jax.checkpoints.orbax import CheckpointError
+from croc_jax.checkpoints import Checkpointer, CheckpointError
 from croc_jax.data.pipeline import make_dataset
 from croc_jax.data.sources import FolderSource
 from croc_jax.report import build, build_comparison, build_report, read_metrics

@@ -30,6 +30,9 @@ def test_clustering_equals_the_official_one(golden):
     np.testing.assert_allclose(result.costs, golden["costs"], atol=2e-5)
     last = golden["last_tokens"]
     centroids = np.asarray(view_centroids(last[:, :, 1:], last[:, :, 0], result.assignments))
+    # Scaling a short sum to one length magnifies the rounding of both sides.
+    sums = np.einsum("vbhnk,vbnd->vbhkd", result.assignments, last[:, :, 1:])
+    shortness = np.linalg.norm(sums, axis=-1) / np.linalg.norm(last[:, :, 1:], axis=-1).mean()
     norm_scale = np.abs(golden["centroids"]).max()
     batch, heads = golden["num_clusters"].shape
     for b in range(batch):
@@ -43,11 +46,17 @@ def test_clustering_equals_the_official_one(golden):
             others = np.setdiff1d(np.arange(config.k_start), pairs)
             assert not ours[..., others].any() and not np.asarray(result.valid[b, h])[others].any()
             valid = golden["valid"][b, h, :k]
-            np.testing.assert_allclose(
-                centroids[:, b, h][:, pairs][:, valid],
-                golden["centroids"][:, b, h, :k][:, valid],
-                atol=2e-5 * norm_scale,
-            )
+            difference = np.abs(centroids[:, b, h][:, pairs] - golden["centroids"][:, b, h, :k])[:, valid]
+            weighted = difference.max(-1) * np.minimum(shortness[:, b, h][:, pairs][:, valid], 1.0)
+            assert weighted.max() <= 5e-6 * norm_scale
+
+
+@pytest.mark.parametrize("golden", golden_cases("clustering_*.npz"))
+def test_official_assignments_give_the_official_centroids(golden):
+    last, expected = golden["last_tokens"], golden["centroids"]
+    found = np.asarray(view_centroids(last[:, :, 1:], last[:, :, 0], golden["assignments"]))
+    valid = np.broadcast_to(golden["valid"], expected.shape[:-1])
+    np.testing.assert_allclose(found[valid], expected[valid], atol=1e-6 * np.abs(expected).max())
 
 
 def match_columns(ours, theirs):

@@ -1,10 +1,13 @@
 """Notebooks run from the first cell to the last, and were committed with their pictures."""
 
+import base64
+import io
 import json
 from pathlib import Path
 
 import matplotlib
 import pytest
+from PIL import Image
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.ipynb"))
 
@@ -29,6 +32,8 @@ def test_it_runs(notebook):
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
 def test_it_shows_what_it_does(notebook):
     outputs = [output for cell in code_cells(notebook) for output in cell["outputs"]]
-    assert any("image/png" in output.get("data", {}) for output in outputs)
+    pictures = [output["data"]["image/png"] for output in outputs if "image/png" in output.get("data", {})]
+    widths = [Image.open(io.BytesIO(base64.b64decode(picture))).width for picture in pictures]
+    assert pictures and min(widths) >= 400
     assert not any(output["output_type"] == "error" for output in outputs)
     assert notebook.stat().st_size < 600_000

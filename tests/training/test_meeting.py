@@ -2,6 +2,8 @@
 
 import contextlib
 import socket
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -85,6 +87,23 @@ def test_strangers_and_those_who_leave_do_not_count(address):
         gone.close()
         others = [pool.submit(meet, address, 3, index, seconds=20) for index in (1, 2)]
         assert [one.result(10) for one in (host, *others)] == [None] * 3
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_signal_ends_one_that_waits(address, index):
+    code = f"""
+from croc_jax.training.meeting import meet
+from croc_jax.training.stopping import end_at_once
+end_at_once()
+print("waits", flush=True)
+meet("{address}", 2, {index})
+"""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as process:
+        assert process.stdout.readline() == "waits\n"
+        process.terminate()
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 75 and errors.startswith("stopped by SIGTERM before the start")
 
 
 def test_a_port_that_is_taken_is_an_error_at_once():

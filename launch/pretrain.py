@@ -10,6 +10,12 @@ Several processes form one run if Slurm, Open MPI, Kubernetes or a TPU starts th
 --coordinator_address, --num_processes and --process_id. A run that SIGTERM or SIGUSR1 has ended exits with 75.
 """
 
+from croc_jax.training.stopping import StopRequest, end_at_once, exit_status
+
+if __name__ == "__main__":
+    # The imports take minutes from a slow disk, and a signal in the meantime is no failure.
+    end_at_once()
+
 import contextlib
 import datetime
 import errno
@@ -44,7 +50,6 @@ from croc_jax.training.sharding import batch_parts, check_batch_divides, make_me
 from croc_jax.training.start import abstract_state, state_shapes, training_bytes
 from croc_jax.training.state import TrainState
 from croc_jax.training.step import make_train_step
-from croc_jax.training.stopping import StopRequest, exit_status
 from croc_jax.training.watchdog import CollapseError, Watchdog
 from croc_jax.training.workdir import check_shared, claim_workdir
 
@@ -65,10 +70,9 @@ _DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EP
 
 def main() -> None:
     """Joins the other processes, if any, and trains; status 75 asks to be started again."""
-    with StopRequest() as stop:
-        join_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
-        with failing_together():
-            stopped_by = pretrain(stop)
+    join_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    with StopRequest() as stop, failing_together():
+        stopped_by = pretrain(stop)
     if stopped_by:
         raise SystemExit(exit_status(stopped_by))
 

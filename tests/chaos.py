@@ -43,7 +43,7 @@ def main(kills: int, seed: int) -> bool:
             time.sleep(draw.uniform(0.2, 1) * start_seconds)
         victim, begin = draw.randrange(2), time.monotonic()
         processes[victim].kill()
-        # One that has not met the other yet waits for it, for JAX's five minutes; a scheduler would not.
+        # One that has not met the other yet waits for it, for five minutes; a scheduler would not.
         while processes[1 - victim].poll() is None and time.monotonic() - begin < PATIENCE:
             time.sleep(0.05)
         waited, seconds = processes[1 - victim].poll() is None, time.monotonic() - begin

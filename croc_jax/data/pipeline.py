@@ -1,10 +1,12 @@
 """The stream of training batches: which images, which crops, and in which order."""
 
+import contextlib
 import dataclasses
 import functools
 import signal
 import sys
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NotRequired, Self, TypedDict
@@ -27,6 +29,7 @@ _MAX_TRIES = 20
 _LOST = "Worker process was terminated"
 # A worker outlives SIGTERM so long, as the training process may need it to finish its step.
 _SECONDS_TO_SAVE = 60
+_SCHEDULERS_SEND = (signal.SIGUSR1, signal.SIGTERM)
 
 
 class DatasetError(ValueError):
@@ -96,6 +99,9 @@ class CropDataset:
             check_shared_memory(num_workers, batch_bytes=self.batch_bytes)
             _mark_flags_as_parsed()
             _silence_leftovers()
+            with _shielding():
+                # Python itself shields its tracker of shared memory from SIGTERM alone, and all batches end with it.
+                resource_tracker.ensure_running()
             stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers), _start_worker)
         damage = DamageAccount(file=self._skipped_file, max_fraction=self._max_bad_fraction)
         return BatchIterator(iter(stream), self.source, damage)
@@ -182,6 +188,7 @@ class BatchIterator(Iterator[HostBatch]):
     def __init__(self, batches: Any, source: ImageSource, damage: DamageAccount) -> None:
         """Wraps grain's iterator over batches of `source`."""
         self._batches: Any | None = batches
+        self._started = False
         self._source, self._damage = source, damage
 
     @property
@@ -199,7 +206,10 @@ class BatchIterator(Iterator[HostBatch]):
         if self._batches is None:
             raise StopIteration
         try:
-            batch = next(self._batches)
+            # The first one starts the worker processes.
+            with contextlib.nullcontext() if self._started else _shielding():
+                batch = next(self._batches)
+            self._started = True
         except RuntimeError as error:
             if _LOST not in str(error):
                 raise
@@ -251,6 +261,7 @@ def _start_worker(worker: int, workers: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     # An interpreter that ends with workers left sends SIGTERM and waits: then this is the end.
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(_SECONDS_TO_SAVE))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SCHEDULERS_SEND)
     end_with_parent()
 
 
@@ -269,3 +280,13 @@ def _silence_leftovers() -> None:
     option = "ignore:resource_tracker:UserWarning"
     if option not in sys.warnoptions:
         sys.warnoptions.append(option)
+
+
+@contextlib.contextmanager
+def _shielding() -> Iterator[None]:
+    """Keeps from processes that start in the block what schedulers may send to all processes, until they ask for it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SCHEDULERS_SEND)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -8,25 +8,29 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import jax
 
-from croc_jax.training.lifelines import Lifeline, Listener
-from croc_jax.training.processes import connection
+from croc_jax.training.lifelines import Lifeline, Listener, Lost
+from croc_jax.training.processes import connection, gather_texts
+from croc_jax.training.stopping import EX_TEMPFAIL
 
 _FIRST = "croc_jax/failed/first"
 _HEARD = "croc_jax/failed/heard"
 _SECONDS_BETWEEN_LOOKS = 1.0
 _SECONDS_TO_BE_HEARD = 10.0
+_ENDING = threading.RLock()
 
 
 @contextlib.contextmanager
 def failing_together() -> Iterator[None]:
-    """Ends all processes of a run with status 1, within seconds, when its block raises in one of them.
+    """Ends all processes of a run within seconds when its block raises in one of them; else all leave it together.
 
-    Each prints the reason of the first. A process that is killed cannot give one: process 0 notices,
-    and tells the others; if it is the one, JAX ends them. A host that falls silent is noticed after a
-    minute. Does nothing for a process that is alone; SystemExit with a number is no failure.
+    Each prints the reason of the first, and exits with 1. A process that is killed cannot give one: process 0
+    notices, and tells the others; if it is the one, they notice themselves. If a whole host falls silent,
+    the others exit with 75 within a minute, as a new start may do. Does nothing for a process that is alone;
+    SystemExit with a number is no failure.
     """
     if jax.process_count() == 1:
         yield
@@ -35,6 +39,8 @@ def failing_together() -> Iterator[None]:
     watch.start()
     try:
         yield
+        # One that left earlier would not hear of a later failure of another.
+        gather_texts("done")
     except BaseException as error:
         if isinstance(error, SystemExit) and not isinstance(error.code, str):
             raise
@@ -45,56 +51,93 @@ def failing_together() -> Iterator[None]:
         if not isinstance(error, SystemExit | ValueError | FileNotFoundError | jax.errors.JaxRuntimeError):
             traceback.print_exception(error)
         name = f"process {jax.process_index()} of {jax.process_count()} ({socket.gethostname()})"
-        _fail(f"{name} failed: {_describe(error)}", listeners=jax.process_count() - 1)
+        _fail(_Failure(1, f"{name} failed: {_describe(error)}"), listeners=jax.process_count() - 1)
     finally:
         watch.stop()
 
 
-class _Watch(threading.Thread):
+class _Failure(NamedTuple):
+    """Why a run ends.
+
+    Attributes:
+        status: with which all processes exit.
+        reason: that they print.
+    """
+
+    status: int
+    reason: str
+
+
+class _Watch:
     """Looks for a failure of another process while the main thread may be waiting for it for good."""
 
     def __init__(self, line: Listener | Lifeline) -> None:
-        super().__init__(name="watch", daemon=True)
         self._line, self._done = line, threading.Event()
+        # Two, as a question to process 0 hangs while its host is silent, which the other one notices.
+        self._ear = threading.Thread(target=self._listen, name="listen", daemon=True)
+        self._eye = threading.Thread(target=self._look, name="look", daemon=True)
 
-    def run(self) -> None:
+    def start(self) -> None:
+        self._ear.start()
+        self._eye.start()
+
+    def _listen(self) -> None:
         while not self._done.is_set():
             lost = self._line.wait(_SECONDS_BETWEEN_LOOKS)
-            reason = _first_reason()
-            if self._done.is_set():
-                return
-            if reason is not None:
-                _end(reason)
-            if lost is not None:
-                count = jax.process_count()
-                _fail(f"process {lost} of {count} was killed", listeners=count - 2)
+            if lost is None or self._done.is_set():
+                continue
+            if lost.index == 0:
+                # All that it kept is gone with it, and JAX is about to abort this process.
+                failure = _mourn(lost)
+                _say(failure)
+                _leave(failure.status)
+            # One that has heard of a failure ends without a word, too.
+            failure = _first_failure()
+            if failure is not None:
+                _end(failure)
+            _fail(_mourn(lost), listeners=jax.process_count() - 2)
+
+    def _look(self) -> None:
+        while not self._done.wait(_SECONDS_BETWEEN_LOOKS):
+            failure = _first_failure()
+            if failure is not None and not self._done.is_set():
+                _end(failure)
 
     def stop(self) -> None:
         if not self._done.is_set():
             self._done.set()
-            self.join()
+            self._ear.join()
+            self._eye.join(_SECONDS_BETWEEN_LOOKS)
             self._line.close()
 
 
-def _first_reason() -> str | None:
+def _mourn(lost: Lost) -> _Failure:
+    name = f"process {lost.index} of {jax.process_count()}"
+    if lost.silent:
+        return _Failure(EX_TEMPFAIL, f"the host of {name} does not answer any more")
+    return _Failure(1, f"{name} was killed")
+
+
+def _first_failure() -> _Failure | None:
     """Returns what the first process that failed has left, if any."""
     try:
-        return connection().key_value_try_get(_FIRST)
+        status, _, reason = connection().key_value_try_get(_FIRST).partition(" ")
     except jax.errors.JaxRuntimeError:
-        # There is none, or process 0 is gone, and JAX ends this one.
+        # There is none, or process 0 is gone.
         return None
+    return _Failure(int(status), reason)
 
 
-def _fail(reason: str, *, listeners: int) -> None:
+def _fail(failure: _Failure, *, listeners: int) -> None:
     """Tells the others, and ends this process; returns no more."""
     try:
-        connection().key_value_set(_FIRST, reason)
+        connection().key_value_set(_FIRST, f"{failure.status} {failure.reason}")
     except jax.errors.JaxRuntimeError:
-        _end(_first_reason() or reason)
-    print(f"error: {reason}", file=sys.stderr)
+        _end(_first_failure() or failure)
+    _say(failure)
     if jax.process_index() == 0:
         _wait_until_heard(listeners)
-    _leave()
+    _leave(failure.status)
 
 
 def _describe(error: BaseException) -> str:
@@ -105,12 +148,15 @@ def _describe(error: BaseException) -> str:
     return str(error) if isinstance(error, ValueError | FileNotFoundError) else f"{type(error).__name__}: {error}"
 
 
-def _end(reason: str) -> None:
+def _end(failure: _Failure) -> None:
     """Ends this process because another one has failed; returns no more."""
-    print(f"error: {reason}", file=sys.stderr)
+    _say(failure)
     with contextlib.suppress(jax.errors.JaxRuntimeError):
         connection().key_value_set(f"{_HEARD}/{jax.process_index()}", "")
-    _leave()
+    if jax.process_index() == 0:
+        # All but the first and this one, which has just been counted.
+        _wait_until_heard(jax.process_count() - 1)
+    _leave(failure.status)
 
 
 def _wait_until_heard(listeners: int) -> None:
@@ -123,8 +169,14 @@ def _wait_until_heard(listeners: int) -> None:
             heard = len(connection().key_value_dir_get(_HEARD))
 
 
-def _leave() -> None:
+def _say(failure: _Failure) -> None:
+    # The first thread here is about to end the process; any other waits for that.
+    _ENDING.acquire()
+    print(f"error: {failure.reason}", file=sys.stderr, flush=True)
+
+
+def _leave(status: int) -> None:
     """Ends at once: a polite end would wait for processes that are no more."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(1)
+    os._exit(status)

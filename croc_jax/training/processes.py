@@ -8,7 +8,10 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+from absl import logging
 from jax._src import clusters, distributed
+
+from croc_jax.training.meeting import meet
 
 # Time for one that reads a large state from a slow disk; one that is gone is noticed by its heartbeats.
 _PATIENCE_MS = 3_600_000
@@ -16,6 +19,7 @@ _PATIENCE_MS = 3_600_000
 _HEARTBEAT_SECONDS = 60
 _SHUTDOWN_SECONDS = 120
 _NAMES = ("coordinator_address", "num_processes", "process_id")
+_VISIBLE = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
 _calls = itertools.count()
 
 
@@ -46,7 +50,7 @@ def join_processes(
 
     What is not given comes from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or from
     what started the processes: Slurm, Open MPI, Kubernetes, or a TPU's metadata. `num_processes=1` joins
-    nothing, whatever the environment says.
+    nothing, whatever the environment says. Warnings of absl are those of process 0 from here on.
 
     Args:
         coordinator_address: host and port of process 0, which all can reach.
@@ -58,9 +62,11 @@ def join_processes(
 
     Raises:
         ProcessesError: if only some of the three are known.
+        MeetingError: if the others do not come, or disagree.
     """
     placement = find_placement(os.environ, coordinator_address, num_processes, process_id)
     if placement is not None:
+        meet(placement.coordinator_address, placement.num_processes, placement.process_id)
         # Signals are agreed upon by the loop; JAX's own service would take SIGTERM for itself.
         jax.config.update("jax_enable_preemption_service", False)
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -73,6 +79,8 @@ def join_processes(
             heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
         )
+        if placement.process_id > 0:
+            logging.set_verbosity(logging.ERROR)
     return placement
 
 
@@ -90,12 +98,11 @@ def find_placement(
     }
     if known["num_processes"] == 1:
         return None
-    local_device_ids = ()
     if None in known.values():
         found = _ask_launcher(environ, known)
         if found is None and set(known.values()) == {None}:
             return None
-        known, local_device_ids = found or known, _own_devices(environ)
+        known = found or known
         if known["num_processes"] == 1:
             return None
     missing = [f"--{name}" for name in _NAMES if known[name] is None]
@@ -112,7 +119,7 @@ def find_placement(
         )
     if not re.fullmatch(r".+:\d+", known["coordinator_address"]):
         raise ProcessesError(f"--coordinator_address={known['coordinator_address']}: expected HOST:PORT of process 0")
-    return Placement(**known, local_device_ids=local_device_ids)
+    return Placement(**known, local_device_ids=_own_devices(environ))
 
 
 def _number(name: str, environ: Mapping[str, str]) -> int | None:
@@ -126,7 +133,11 @@ def _ask_launcher(environ: Mapping[str, str], known: Mapping[str, Any]) -> dict[
     """Returns the three values, those that are known as they are, or None if nothing launched several processes."""
     cluster = _detect_cluster(environ)
     if cluster is not None:
-        count = _or(known["num_processes"], cluster.get_process_count)
+        count = known["num_processes"]
+        if count is None and cluster is clusters.SlurmCluster:
+            # In a step of its own, as an interactive shell is, the tasks of the job say nothing.
+            count = _number("SLURM_STEP_NUM_TASKS", environ)
+        count = _or(count, cluster.get_process_count)
         if count == 1:
             return {**known, "num_processes": 1}
         port = environ.get("JAX_COORDINATOR_PORT")
@@ -158,14 +169,35 @@ def _detect_cluster(environ: Mapping[str, str]) -> Any | None:
 
 
 def _own_devices(environ: Mapping[str, str]) -> tuple[int, ...]:
-    """Returns the device of a process that shares its host, unless the launcher has hidden the others."""
-    visible = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
-    bound = any(name in environ and "," not in environ[name] for name in visible)
-    alone = re.fullmatch(r"1(\(x\d+\))?", environ.get("SLURM_STEP_TASKS_PER_NODE", ""))
-    if bound or alone or environ.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1" or "JAX_LOCAL_DEVICE_IDS" in environ:
+    """Returns the places, among the devices that it sees, of those of a process that shares them; else nothing."""
+    local, tasks = _place_on_host(environ)
+    if "JAX_LOCAL_DEVICE_IDS" in environ or local is None or tasks == 1:
         return ()
-    local = _or(_number("SLURM_LOCALID", environ), lambda: _number("OMPI_COMM_WORLD_LOCAL_RANK", environ))
-    return () if local is None else (local,)
+    lists = [environ[name].split(",") for name in _VISIBLE if name in environ]
+    seen = min((len(devices) for devices in lists), default=None)
+    on_host = _number("SLURM_GPUS_ON_NODE", environ)
+    # Such as a100:4.
+    bound = seen is not None and environ.get("SLURM_GPUS_PER_TASK", "").rpartition(":")[2] == str(seen)
+    if seen == 1 or bound or (seen and tasks and on_host and seen * tasks <= on_host):
+        # The launcher has hidden those of the others.
+        return ()
+    share = max(1, seen // tasks) if seen and tasks else 1
+    return tuple(range(local * share, (local + 1) * share))
+
+
+def _place_on_host(environ: Mapping[str, str]) -> tuple[int | None, int | None]:
+    """Returns the number of this process among those that were launched with it on its host, and theirs, if known."""
+    rank = _number("OMPI_COMM_WORLD_LOCAL_RANK", environ)
+    if rank is not None:
+        return rank, _number("OMPI_COMM_WORLD_LOCAL_SIZE", environ)
+    # Such as 8(x2),4: in the order of hosts.
+    layout = environ.get("SLURM_STEP_TASKS_PER_NODE")
+    if layout is None:
+        return None, None
+    groups = re.findall(r"(\d+)(?:\(x(\d+)\))?", layout)
+    counts = [int(tasks) for tasks, hosts in groups for _ in range(int(hosts or 1))]
+    host = _number("SLURM_NODEID", environ) or 0
+    return _number("SLURM_LOCALID", environ), counts[host] if host < len(counts) else None
 
 
 def _or(value: Any, otherwise: Any) -> Any:

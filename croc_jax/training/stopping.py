@@ -1,11 +1,17 @@
 """A polite end: a signal is remembered until the step is done."""
 
+import os
 import signal
 import threading
 from types import FrameType
 from typing import Any, Self
 
-_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+_UNCAUGHT = {
+    signal.SIGTERM: signal.SIG_DFL,
+    signal.SIGUSR1: signal.SIG_DFL,
+    signal.SIGINT: signal.default_int_handler,
+}
+_SIGNALS = tuple(_UNCAUGHT)
 # Of sysexits.h: "temporary failure, try again", which job schedulers can be told to requeue.
 EX_TEMPFAIL = 75
 
@@ -28,7 +34,9 @@ class StopRequest:
     def __enter__(self) -> Self:
         """Starts to listen; only a main thread can."""
         if threading.current_thread() is threading.main_thread():
-            self._handlers = {number: signal.signal(number, self._notice) for number in _SIGNALS}
+            before = {number: signal.signal(number, self._notice) for number in _SIGNALS}
+            # From now on there may be a state, so that `end_at_once` has no place any more.
+            self._handlers = {n: _UNCAUGHT[n] if handler is _end else handler for n, handler in before.items()}
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -41,6 +49,22 @@ class StopRequest:
         if self.received is None:
             self.received = signal.Signals(number).name
             signal.signal(signal.SIGINT, self._handlers.pop(signal.SIGINT))
+
+
+def end_at_once() -> None:
+    """Lets each of these signals end the process at once with its `exit_status`, while there is no state to save.
+
+    Call it in the main thread. `StopRequest` takes over for good.
+    """
+    for number in _SIGNALS:
+        signal.signal(number, _end)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    name = signal.Signals(number).name
+    # Below what print needs: this may be in the midst of anything, such as an import.
+    os.write(2, f"stopped by {name} before the start; there was nothing to save yet\n".encode())
+    os._exit(exit_status(name))
 
 
 def exit_status(signal_name: str) -> int:

@@ -15,6 +15,7 @@ JOB_NAME=${JOB_NAME:-croc}
 NAMESPACE=${NAMESPACE:-default}
 IMAGE=${IMAGE:-}
 CLAIM=${CLAIM:-}
+MOUNT=${MOUNT:-/data} # where the pods have the volume
 NODES=${NODES:-1}
 DEVICE=${DEVICE:-nvidia.com/gpu} # or amd.com/gpu
 DEVICES_PER_NODE=${DEVICES_PER_NODE:-8}
@@ -25,26 +26,41 @@ GRACE_SECONDS=${GRACE_SECONDS:-120} # from the notice to the end; the last step 
 MAX_RESTARTS=${MAX_RESTARTS:-10}
 PROGRAM=${PROGRAM:-launch/pretrain.py}
 
-dry_run=
-if [[ ${1:-} == --dry-run ]]; then
-    dry_run=yes
+dry_run='' workdir='' before=''
+for flag in "$@"; do
     shift
-fi
+    # Wherever it stands: what only looks must never submit.
+    if [[ $flag == --dry[-_]run ]]; then dry_run=yes; else set -- "$@" "$flag"; fi
+    if [[ $flag =~ ^--?workdir=(.*)$ ]]; then workdir=${BASH_REMATCH[1]}; fi
+    if [[ $before =~ ^--?workdir$ ]]; then workdir=$flag; fi
+    before=$flag
+done
 if (($# == 0)); then
-    echo "error: no flags for $PROGRAM: add --config=configs/NAME.py --workdir=/data/DIR" >&2
+    echo "error: no flags for $PROGRAM: add --config=configs/NAME.py --workdir=$MOUNT/DIR" >&2
     exit 1
 fi
 if [[ -z $IMAGE || -z $CLAIM ]]; then
     echo "error: set IMAGE to the container image, and CLAIM to the name of a volume claim that all nodes can write to" >&2
     exit 1
 fi
+if [[ $workdir && $workdir != "$MOUNT"/?* ]]; then
+    echo "error: --workdir=$workdir would be lost with the pod: choose a folder of the volume, $MOUNT/DIR" >&2
+    exit 1
+fi
+
+# A text as YAML has it. Kubernetes would put variables in place of $(NAME), and makes one $ of two.
+literal() {
+    local text=${1//\\/\\\\}
+    text=${text//\"/\\\"}
+    text=${text//$'\n'/\\n}
+    printf '"%s"' "${text//\$/\$\$}"
+}
 
 # Each argument as a line of a YAML list.
 arguments() {
     local text
     for text in "$@"; do
-        text=${text//\\/\\\\}
-        printf '                    - "%s"\n' "${text//\"/\\\"}"
+        printf '                    - %s\n' "$(literal "$text")"
     done
 }
 
@@ -53,8 +69,8 @@ jobset() {
 apiVersion: jobset.x-k8s.io/v1alpha2
 kind: JobSet
 metadata:
-  name: $JOB_NAME
-  namespace: $NAMESPACE
+  name: "$JOB_NAME"
+  namespace: "$NAMESPACE"
 spec:
   # A day to look at what has ended.
   ttlSecondsAfterFinished: 86400
@@ -79,13 +95,14 @@ spec:
           backoffLimit: 0
           podFailurePolicy:
             rules:
-              # The run has saved and asks for another start.
+              # The run has saved and asks for another start; or SIGUSR1 or SIGTERM came before it could listen; or a node
+              # is gone, and what ran on the others has noticed.
               - action: FailJob
                 onExitCodes:
                   containerName: train
                   operator: In
-                  values: [75]
-              # The node was drained, lost, or given to a more urgent pod.
+                  values: [75, 138, 143]
+              # The node was drained or given to a more urgent pod, or Kubernetes knows that it is lost.
               - action: FailJob
                 onPodConditions:
                   - type: DisruptionTarget
@@ -109,7 +126,7 @@ spec:
                           fieldPath: metadata.annotations['batch.kubernetes.io/job-completion-index']
                   command:
                     - python
-                    - "$PROGRAM"
+                    - $(literal "$PROGRAM")
                   args:
 $(arguments "$@")
                   resources:
@@ -119,13 +136,13 @@ $(arguments "$@")
                       memory: "$MEMORY_PER_NODE"
                   volumeMounts:
                     - name: data
-                      mountPath: /data
+                      mountPath: "$MOUNT"
                     - name: shared-memory
                       mountPath: /dev/shm
               volumes:
                 - name: data
                   persistentVolumeClaim:
-                    claimName: $CLAIM
+                    claimName: "$CLAIM"
                 - name: shared-memory
                   emptyDir:
                     medium: Memory

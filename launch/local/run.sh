@@ -14,10 +14,11 @@ PYTHON=${PYTHON:-python}
 PROGRAM=${PROGRAM:-launch/pretrain.py}
 
 dry_run=
-if [[ ${1:-} == --dry-run ]]; then
-    dry_run=yes
+for flag in "$@"; do
     shift
-fi
+    # Wherever it stands: what only looks must never submit.
+    if [[ $flag == --dry[-_]run ]]; then dry_run=yes; else set -- "$@" "$flag"; fi
+done
 if (($# == 0)); then
     echo "error: no flags for $PROGRAM: add --config=configs/NAME.py --workdir=DIR" >&2
     exit 1
@@ -42,10 +43,10 @@ while :; do
         [[ $interrupted ]] || break
     done
     [[ -z $stopping ]] || exit "$status"
-    if ((status > 128 && RESTARTS > 0)); then
-        RESTARTS=$((RESTARTS - 1))
-    elif ((status != 75)); then
-        exit "$status"
+    # It asks for another start: by itself, or as SIGUSR1 or SIGTERM came before it could listen.
+    if ((status != 75 && status != 138 && status != 143)); then
+        # Killed; 130 is somebody's wish.
+        ((status > 128 && status != 130 && RESTARTS-- > 0)) || exit "$status"
     fi
     echo "$PROGRAM ended with status $status and starts again" >&2
 done

@@ -10,11 +10,11 @@
 # Once, on a login node, install into a virtual environment on top of the container's Python 3.12:
 #
 #     singularity exec "$SIF" python -m venv "$VENV"
-#     singularity exec "$SIF" "$VENV/bin/pip" install -e . jax==0.10.2 jaxlib==0.10.2 jax-rocm7-plugin==0.10.2
+#     singularity exec "$SIF" "$VENV/bin/pip" install -c constraints/constraints-3.11.txt -e . jax-rocm7-plugin==0.10.2
 #
 # Assumed, and not tried on LUMI:
 # - constraints-3.11.txt pins jax 0.10.2, and jax-rocm7-plugin and jax-rocm7-pjrt 0.10.2 exist for Python 3.11 and 3.12:
-#   this pair is used. constraints-3.12.txt pins jax 0.12.0.1, whose extra rocm7-local asks for a plugin 0.12.0.1, and the
+#   this pair is used; all else that it pins can be installed on Python 3.12, too. constraints-3.12.txt pins jax 0.12.0.1, whose extra rocm7-local asks for a plugin 0.12.0.1, and the
 #   newest is 0.12.0: that extra cannot be installed with this pin (jax 0.12.0 with plugin 0.12.0 can).
 # - The container has ROCm 7 and RCCL with the plugin for LUMI's network (aws-ofi), and LUMI's driver runs ROCm 7.
 set -euo pipefail
@@ -25,6 +25,7 @@ NODES=${NODES:-1}
 PROCESSES_PER_NODE=${PROCESSES_PER_NODE:-8} # 1 for a program that uses one device, such as launch/evaluate.py
 TIME_LIMIT=${TIME_LIMIT:-24:00:00}
 GRACE_SECONDS=${GRACE_SECONDS:-120} # from the notice to the time limit; the last step and a save must fit
+RESTARTS=${RESTARTS:-3} # in one job, of a run that was killed, as when memory runs out
 PARTITION=${PARTITION:-standard-g} # whole nodes: the binding below needs them
 ACCOUNT=${ACCOUNT:-}
 LOGS=${LOGS:-logs}
@@ -41,20 +42,29 @@ if [[ ${1:-} == --in-job ]]; then
     set -u
     # A preempted job's shell is told to end, too; it has to outlive the run to see its status.
     trap : TERM USR1
-    status=0
-    "${@:2}" || status=$?
-    # 75 asks for another start. A job that scancel has ended is not RUNNING any more, and stays ended.
-    if ((status == 75)) && [[ $(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) == RUNNING ]]; then
-        scontrol requeue "$SLURM_JOB_ID"
-    fi
+    while :; do
+        status=0
+        "${@:2}" || status=$?
+        # A job that scancel has ended is not RUNNING any more, and stays ended.
+        [[ $(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) == RUNNING ]] || break
+        # It asks for another start: by itself, or as SIGUSR1 or SIGTERM came before it could listen.
+        if ((status == 75 || status == 138 || status == 143)); then
+            scontrol requeue "$SLURM_JOB_ID"
+            break
+        fi
+        # Killed, or aborted as another process was; 130 is somebody's wish.
+        ((status > 128 && status != 130 && RESTARTS-- > 0)) || break
+        echo "the run ended with status $status and starts again" >&2
+    done
     exit "$status"
 fi
 
 dry_run=
-if [[ ${1:-} == --dry-run ]]; then
-    dry_run=yes
+for flag in "$@"; do
     shift
-fi
+    # Wherever it stands: what only looks must never submit.
+    if [[ $flag == --dry[-_]run ]]; then dry_run=yes; else set -- "$@" "$flag"; fi
+done
 if (($# == 0)); then
     echo "error: no flags for $PROGRAM: add --config=configs/NAME.py --workdir=DIR" >&2
     exit 1

@@ -5,7 +5,8 @@
 #
 # All that follows goes to launch/pretrain.py. --dry-run prints the command that would be given to Slurm, and does nothing.
 # Shortly before the time limit, or when a more urgent job needs the nodes, the run saves and exits with 75; its job then
-# queues again and goes on. A lost node queues the job again, too. The workdir must be on a disk that all nodes share.
+# queues again and goes on. A lost node queues the job again, too. A run that was killed starts again in the same job, a few
+# times. The workdir must be on a disk that all nodes share.
 set -euo pipefail
 
 # All of these can be set in the environment.
@@ -16,6 +17,7 @@ CPUS_PER_GPU=${CPUS_PER_GPU:-8} # they decode and crop
 MEMORY_PER_NODE=${MEMORY_PER_NODE:-} # what the cluster gives by default, if empty; 0 is all
 TIME_LIMIT=${TIME_LIMIT:-24:00:00}
 GRACE_SECONDS=${GRACE_SECONDS:-120} # from the notice to the time limit; the last step and a save must fit
+RESTARTS=${RESTARTS:-3} # in one job, of a run that was killed, as when memory runs out
 PARTITION=${PARTITION:-} # the default one, if empty
 ACCOUNT=${ACCOUNT:-}
 LOGS=${LOGS:-logs}
@@ -26,20 +28,29 @@ PROGRAM=${PROGRAM:-launch/pretrain.py}
 if [[ ${1:-} == --in-job ]]; then
     # A preempted job's shell is told to end, too; it has to outlive the run to see its status.
     trap : TERM USR1
-    status=0
-    "${@:2}" || status=$?
-    # 75 asks for another start. A job that scancel has ended is not RUNNING any more, and stays ended.
-    if ((status == 75)) && [[ $(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) == RUNNING ]]; then
-        scontrol requeue "$SLURM_JOB_ID"
-    fi
+    while :; do
+        status=0
+        "${@:2}" || status=$?
+        # A job that scancel has ended is not RUNNING any more, and stays ended.
+        [[ $(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) == RUNNING ]] || break
+        # It asks for another start: by itself, or as SIGUSR1 or SIGTERM came before it could listen.
+        if ((status == 75 || status == 138 || status == 143)); then
+            scontrol requeue "$SLURM_JOB_ID"
+            break
+        fi
+        # Killed, or aborted as another process was; 130 is somebody's wish.
+        ((status > 128 && status != 130 && RESTARTS-- > 0)) || break
+        echo "the run ended with status $status and starts again" >&2
+    done
     exit "$status"
 fi
 
 dry_run=
-if [[ ${1:-} == --dry-run ]]; then
-    dry_run=yes
+for flag in "$@"; do
     shift
-fi
+    # Wherever it stands: what only looks must never submit.
+    if [[ $flag == --dry[-_]run ]]; then dry_run=yes; else set -- "$@" "$flag"; fi
+done
 if (($# == 0)); then
     echo "error: no flags for $PROGRAM: add --config=configs/NAME.py --workdir=DIR" >&2
     exit 1

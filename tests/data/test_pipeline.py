@@ -283,6 +283,52 @@ def test_workers_outlive_signals_and_a_killed_one_is_an_error(folder, tmp_path):
     )
 
 
+SIGNAL_ALL = """
+import os
+import signal
+import sys
+import threading
+import time
+from croc_jax.data.config import ViewsConfig
+from croc_jax.data.pipeline import make_dataset
+from croc_jax.data.sources import FolderSource
+
+received = {}
+
+def count(number, frame):
+    received[number] = received.get(number, 0) + 1
+
+def send():
+    while not done.wait(0.01):
+        for number in (signal.SIGUSR1, signal.SIGTERM):
+            os.killpg(0, number)
+
+if __name__ == "__main__":
+    for number in (signal.SIGUSR1, signal.SIGTERM):
+        signal.signal(number, count)
+    done = threading.Event()
+    thread = threading.Thread(target=send)
+    thread.start()
+    dataset = make_dataset(FolderSource(sys.argv[1]), views=ViewsConfig(crop_size=64), batch_size=4, seed=0)
+    with dataset.iterate(num_workers=1, num_threads=1) as batches:
+        for _ in range(4):
+            next(batches)
+            time.sleep(0.05)
+        done.set()
+        thread.join()
+        print(len(received))
+"""
+
+
+def test_signals_to_all_processes_end_no_reader_at_any_time(folder, tmp_path):
+    script = tmp_path / "shout.py"
+    script.write_text(SIGNAL_ALL)
+    done = subprocess.run(
+        [sys.executable, script, folder], capture_output=True, text=True, timeout=100, start_new_session=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "2\n", "")
+
+
 def test_workers_end_in_silence(folder, tmp_path):
     script = tmp_path / "read.py"
     script.write_text(READ_AND_WAIT)

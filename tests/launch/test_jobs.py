@@ -24,7 +24,8 @@ def desk(tmp_path_factory, monkeypatch):
 
 
 @pytest.mark.parametrize("where", ["slurm", "lumi", "k8s", "local"])
-def test_a_dry_run_asks_and_writes_nothing(sweeps, jobs, data, tmp_path, desk, where):
+def test_a_dry_run_asks_and_writes_nothing(sweeps, jobs, data, tmp_path, desk, monkeypatch, where):
+    monkeypatch.setenv("MOUNT", str(tmp_path))
     workdir = tmp_path / "runs"
     lines = list(jobs.preview(sweeps.read_sweep(sweep_config(data), workdir, base="", overrides=()), workdir, where))
     assert desk.calls() == [] and not workdir.exists() and lines[::2] == ["# lambda_pos-0", "# base"]
@@ -64,7 +65,8 @@ def test_slurm_gets_each_job_once_and_scores_when_runs_are_finished(sweeps, jobs
     assert evaluation[-2:] == [f"--checkpoint={workdir}/lambda_pos-0", f"--output={workdir}/lambda_pos-0/eval/dense"]
 
 
-def test_kubernetes_is_asked_by_name(sweeps, jobs, data, tmp_path, desk):
+def test_kubernetes_is_asked_by_name(sweeps, jobs, data, tmp_path, desk, monkeypatch):
+    monkeypatch.setenv("MOUNT", str(tmp_path))
     workdir = tmp_path / "runs"
     sweep = sweeps.read_sweep(sweep_config(data), workdir, base="", overrides=())
     list(jobs.submit_due(sweep, workdir, "k8s"))

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 
 import pytest
@@ -20,8 +21,10 @@ def undisturbed(home):  # noqa: F811
     ended = finish_several(start_several(home, workdir, **SETTINGS, runtime__checkpoint_every_minutes=1000))
     assert [status for status, _, _ in ended] == [0, 0], ended
     assert "on 8 cpu device(s) of 2 processes" in ended[0][1] and f"finished at step {LAST}" in ended[0][1]
-    # Gloo tells of its connections; nothing of ours comes from another process than the first.
-    assert not [line for line in ended[1][1].splitlines() if not line.startswith("[Gloo]")] and not ended[1][2]
+    # Gloo tells of its connections, all at the same time; nothing of ours comes from another process than the first.
+    gloo = r"\[Gloo\] Rank|is connected to|peer ranks\.|Expected number of connected peer ranks is :"
+    said = re.sub(rf"{gloo}|\d|\s", "", ended[1][1])
+    assert not said and not ended[1][2]
     assert [row["step"] for row in rows(workdir)] == list(range(1, LAST + 1))
     return workdir
 
@@ -38,12 +41,7 @@ def test_a_kill_of_one_process_loses_nothing(home, undisturbed):  # noqa: F811
     ended = finish_several(processes)
     killed, survivor = ended[victim], ended[1 - victim]
     assert killed[0] == -signal.SIGKILL
-    if victim == 1:
-        assert survivor[0] == 1 and "error: process 1 of 2 was killed\n" in survivor[2], survivor
-    else:
-        # Process 0 holds the line between them: without it, JAX ends the other one with an explanation.
-        assert survivor[0] in (1, -signal.SIGABRT), survivor
-        assert "coordination service" in survivor[2] or "another process was killed" in survivor[2], survivor
+    assert survivor[0] == 1 and f"error: process {victim} of 2 was killed\n" in survivor[2], survivor
 
     ended = finish_several(start_several(home, workdir, **SETTINGS))
     assert [status for status, _, _ in ended] == [0, 0], ended

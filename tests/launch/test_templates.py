@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 LAUNCH = ROOT / "launch"
 SCRIPTS = sorted(str(path.relative_to(ROOT)) for path in LAUNCH.rglob("*.sh"))
 SCHEMA = json.loads(Path(__file__).with_name("jobset.schema.json").read_text())
-FLAGS = ("--config=configs/demo.py", "--workdir=runs/one two", '--config.data.folders=a"b\\c')
-QUOTED = r"--config=configs/demo.py --workdir=runs/one\ two --config.data.folders=a\"b\\c"
+FLAGS = ("--config=configs/demo.py", "--workdir=/mnt/croc/one two", '--config.data.folders=a"b\\c')
+QUOTED = r"--config=configs/demo.py --workdir=/mnt/croc/one\ two --config.data.folders=a\"b\\c"
 # Writes down its name and arguments, and what the test wants it to say.
 FAKE = r"""#!/usr/bin/env bash
 { printf '%s\x1f' "${0##*/}" "$@"; printf '\x1e'; } >> "$CALLS"
@@ -27,7 +27,7 @@ NEEDED = {
     "slurm/submit.sh": {},
     "lumi/submit.sh": {"ACCOUNT": "project_1", "SIF": "croc.sif", "VENV": "/venv"},
     "tpu/submit.sh": {"ZONE": "here", "FILESTORE": "10.0.0.2:/croc", "POLL_SECONDS": "0"},
-    "k8s/submit.sh": {"IMAGE": "registry/croc", "CLAIM": "croc"},
+    "k8s/submit.sh": {"IMAGE": "registry/croc", "CLAIM": "croc", "MOUNT": "/mnt/croc"},
     "local/run.sh": {},
 }
 
@@ -111,13 +111,30 @@ def test_what_has_no_default_is_asked_for(desk, template):
     assert desk.calls() == []
 
 
-def dry(desk, template, **variables):
+def dry(desk, template, *flags, **variables):
     """Returns what a dry run prints, which calls nothing and writes nothing."""
     before = set(desk.folder.rglob("*"))
-    done = desk.run(template, "--dry-run", *FLAGS, **variables)
+    done = desk.run(template, "--dry-run", *FLAGS, *flags, **variables)
     assert (done.returncode, done.stderr) == (0, "")
     assert desk.calls() == [] and set(desk.folder.rglob("*")) == before
     return done.stdout
+
+
+@pytest.mark.parametrize("template", NEEDED)
+def test_a_dry_run_is_one_wherever_the_flag_stands(desk, template):
+    shown = dry(desk, template)
+    for flags in ((*FLAGS, "--dry-run"), (FLAGS[0], "--dry-run", *FLAGS[1:]), (*FLAGS, "--dry_run")):
+        done = desk.run(template, *flags)
+        assert (done.returncode, done.stdout) == (0, shown) and desk.calls() == []
+
+
+@pytest.mark.parametrize("template", ["tpu/submit.sh", "k8s/submit.sh"])
+@pytest.mark.parametrize("flags", [["--workdir=runs/one"], ["--workdir", "/tmp/one"], ["-workdir=/mnt/croc/"]])
+def test_a_workdir_that_would_be_lost_is_refused(desk, template, flags):
+    done = desk.run(template, FLAGS[0], *flags)
+    workdir = flags[-1].rpartition("=")[2]
+    assert done.returncode == 1 and f"error: --workdir={workdir} would be lost with the " in done.stderr
+    assert "/mnt/croc/DIR" in done.stderr and desk.calls() == []
 
 
 SLURM = (
@@ -161,15 +178,33 @@ def test_each_core_mask_belongs_to_one_die():
 
 @pytest.mark.parametrize("template", ["slurm/submit.sh", "lumi/submit.sh"])
 @pytest.mark.parametrize(
-    ("status", "state", "requeued"),
-    [(75, "RUNNING", True), (75, "CANCELLED", False), (0, "RUNNING", False), (1, "RUNNING", False)],
+    ("statuses", "state", "requeued"),
+    [
+        ("75", "RUNNING", True),
+        ("75", "CANCELLED", False),
+        # SIGUSR1 or SIGTERM came before the program could listen.
+        ("138", "RUNNING", True),
+        ("143", "RUNNING", True),
+        ("0", "RUNNING", False),
+        ("1", "RUNNING", False),
+        ("130", "RUNNING", False),
+        # Killed, and aborted: it starts again here, twice at most.
+        ("137 75", "RUNNING", True),
+        ("137 134 0", "RUNNING", False),
+        ("137 137 137", "RUNNING", False),
+        ("137", "CANCELLED", False),
+    ],
 )
-def test_a_job_queues_again_upon_75_alone(desk, template, status, state, requeued):
-    desk.fake("srun", f"exit {status}\n")
+def test_a_job_queues_again_upon_75_and_starts_again_after_a_kill(desk, template, statuses, state, requeued):
+    desk.fake(
+        "srun", f'set -- {statuses}; echo >> "$CALLS.srun"; starts=$(wc -l < "$CALLS.srun"); exit "${{!starts}}"\n'
+    )
     desk.fake("squeue", f"echo {state}\n")
-    done = desk.run(template, "--in-job", "srun", "python", "launch/pretrain.py", *FLAGS, SLURM_JOB_ID="17")
-    calls = [call for call in desk.calls() if call[0] != "module"]
-    assert done.returncode == status and calls[0] == ["srun", "python", "launch/pretrain.py", *FLAGS]
+    command = ["srun", "python", "launch/pretrain.py", *FLAGS]
+    done = desk.run(template, "--in-job", *command, SLURM_JOB_ID="17", RESTARTS="2")
+    calls = desk.calls()
+    assert done.returncode == int(statuses.split()[-1])
+    assert [call for call in calls if call[0] == "srun"] == [command] * len(statuses.split())
     assert (["scontrol", "requeue", "17"] in calls) == requeued
 
 
@@ -215,14 +250,29 @@ def test_an_end_with_75_and_a_lost_node_count_as_no_failure(desk):
     job = spec["replicatedJobs"][0]["template"]["spec"]
     codes, conditions = job["podFailurePolicy"]["rules"]
     (name,) = [container["name"] for container in job["template"]["spec"]["containers"]]
-    assert codes == {"action": "FailJob", "onExitCodes": {"containerName": name, "operator": "In", "values": [75]}}
+    starts_again = {"containerName": name, "operator": "In", "values": [75, 128 + signal.SIGUSR1, 128 + signal.SIGTERM]}
+    assert codes == {"action": "FailJob", "onExitCodes": starts_again}
     assert conditions["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
     (rule,) = spec["failurePolicy"]["rules"]
     assert rule["action"] == "RestartJobSetAndIgnoreMaxRestarts" and rule["onJobFailureReasons"] == ["PodFailurePolicy"]
     assert spec["failurePolicy"]["maxRestarts"] == 10 and job["backoffLimit"] == 0
 
 
-@pytest.mark.parametrize(("old", "new"), [("maxRestarts", "maxRestart"), ("Indexed", "Index"), ("[75]", "[zero]")])
+def test_kubernetes_takes_names_and_flags_as_they_are(desk):
+    given = ("--a=$(HOME)", "--b=$$(HOME)", "--c=$HOME$", "--d=one\ntwo")
+    names = {"JOB_NAME": "12", "NAMESPACE": "1e3", "CLAIM": "007"}
+    jobset = yaml.safe_load(dry(desk, "k8s/submit.sh", *given, **names))
+    jsonschema.Draft202012Validator(SCHEMA).validate(jobset)
+    pod = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    assert jobset["metadata"] == {"name": "12", "namespace": "1e3"}
+    assert pod["volumes"][0]["persistentVolumeClaim"] == {"claimName": "007"}
+    args = pod["containers"][0]["args"][len(FLAGS) :]
+    # Kubernetes makes one $ of two, and puts a variable in place of what a single one begins.
+    assert not any(re.search(r"(?<!\$)(\$\$)*\$\(", text) for text in args)
+    assert tuple(text.replace("$$", "$") for text in args) == given
+
+
+@pytest.mark.parametrize(("old", "new"), [("maxRestarts", "maxRestart"), ("Indexed", "Index"), ("[75,", "[zero,")])
 def test_the_schema_notices_mistakes(desk, old, new):
     shown = dry(desk, "k8s/submit.sh")
     assert old in shown
@@ -230,46 +280,116 @@ def test_the_schema_notices_mistakes(desk, old, new):
         jsonschema.Draft202012Validator(SCHEMA).validate(yaml.safe_load(shown.replace(old, new)))
 
 
-# A slice that is ACTIVE at the second look, gone while the second run is on, and there again; the runs end with 75,
-# without a word, and with 0.
+# A slice of two hosts, which are folders, where commands really run. A connection is lost before or behind a command,
+# as a file says line by line; another one holds the states of the slice, which is ACTIVE otherwise.
 GCLOUD = r"""
-count() { local n; n=$(($(cat "$STORY/$1" 2>/dev/null || echo 0) + 1)); echo "$n" > "$STORY/$1"; echo "$n"; }
+cd "$STORY"
+pop() { head -n 1 "$1" 2> /dev/null && sed -i 1d "$1"; }
 case "$*" in
-*describe*) sed -n "$(count states)p" <<< $'PROVISIONING\nACTIVE\nACTIVE\nSUSPENDED\nACTIVE' ;;
-*worker=0*) case $(count runs) in 1) echo 75 ;; 2) exit 255 ;; *) echo "$LAST" ;; esac ;;
+*" create "*) touch there ;;
+*" delete "*) rm there ;;
+*" describe "*) [[ -e there ]] || exit 1; state=$(pop states); echo "${state:-ACTIVE}" ;;
+*)
+    fate=$(pop fates)
+    [[ $fate != before ]] || exit 255
+    for host in 0 1; do
+        mkdir -p "$host"
+        case "$*" in *" ssh "*) (cd "$host"; HOSTNAME=$host bash -c "${!#/--command=/}") || exit ;; esac
+    done
+    [[ $fate != behind ]] || exit 255
+    ;;
 esac
+"""
+# Instead of Python in the environment of a host: it runs until connections have no more to suffer.
+TRAINING = r"""#!/usr/bin/env bash
+echo "$PWD: $*" >> "$STORY/starts-$HOSTNAME"
+echo "output of $HOSTNAME"
+sleep 0.2; while [[ -s $STORY/fates ]]; do sleep 0.05; done
+exit "$(sed -n "$(wc -l < "$STORY/starts-$HOSTNAME")p" "$STORY/ends")"
 """
 
 
+@pytest.fixture
+def slice_of_two(desk):
+    """Returns what runs the template, with its variables; the story of runs and connections is in files."""
+    desk.fake("gcloud", GCLOUD)
+    for name in ("sudo", "mountpoint", "tar"):
+        desk.fake(name)
+    desk.fake("python3", 'case "$*" in *venv*) mkdir -p .venv/bin; ln -s "$STORY/training" .venv/bin/python ;; esac\n')
+    (desk.folder / "training").write_text(TRAINING)
+    (desk.folder / "training").chmod(0o755)
+
+    def run(ends, *, fates="", states="", **variables):
+        for name, words in {"ends": ends, "fates": fates, "states": states}.items():
+            (desk.folder / name).write_text("".join(f"{word}\n" for word in words.split()))
+        given = {"STORY": str(desk.folder), "LOGS": str(desk.folder / "logs"), "POLL_SECONDS": "0.05"} | variables
+        return desk.run("tpu/submit.sh", *FLAGS, **given)
+
+    return run
+
+
+def starts(desk):
+    return [(desk.folder / f"starts-{host}").read_text().splitlines() for host in (0, 1)]
+
+
 def verbs(calls):
-    return [
-        next(
-            word
-            for word in call
-            if word in ("create", "describe", "scp", "delete") or "--worker" in word or call[0] != "gcloud"
-        )
-        for call in calls
-    ]
+    """What was asked of Google, and of hosts, without the questions for the state of the slice."""
+    asked = [call for call in calls if call[0] == "gcloud" and call[4] != "describe"]
+    return [call[-1].removeprefix("--command=").split()[0] if call[4] == "ssh" else call[4] for call in asked]
 
 
-def test_a_slice_that_is_taken_away_is_asked_for_again(desk):
+def test_a_dry_run_for_tpus_shows_all_commands(desk):
     shown = dry(desk, "tpu/submit.sh")
-    lines = desk.follow(shown)
-    assert verbs(lines) == ["create", "scp", "--worker=all", "--worker=all", "delete"]
     create = "gcloud compute tpus queued-resources create croc --zone=here --node-id=croc "
     assert create + "--accelerator-type=v5litepod-256 --runtime-version=v2-alpha-tpuv5-lite --spot\n" in shown
-    assert re.search(r"jax\[tpu\]", shown) and "mount -t nfs 10.0.0.2:/croc /mnt/croc" in shown
-    train = lines[3][-1]
-    assert train == f"--command=cd croc; .venv/bin/python launch/pretrain.py {QUOTED} ; echo $? > status"
+    calls = [call for call in desk.follow(shown) if call[0] == "gcloud"]
+    assert verbs(calls) == ["create", "scp", "exec", "if", "delete"]
+    assert all("--ssh-flag=-oServerAliveInterval=30" in call for call in calls[2:4])
+    assert "jax[tpu]" in calls[2][-1] and "mount -t nfs 10.0.0.2:/croc /mnt/croc" in calls[2][-1]
 
-    desk.fake("gcloud", GCLOUD)
-    done = desk.run("tpu/submit.sh", *FLAGS, LAST="0", STORY=str(desk.folder))
-    calls = desk.calls()
-    assert done.returncode == 0 and "croc was taken away" in done.stderr
-    begin, run = ["create", "describe"], ["--worker=all", "--worker=0"]
-    first = [*begin, "describe", "scp", "--worker=all", *run, "describe", *run, "describe", "delete"]
-    assert verbs(calls) == [*first, *begin, "scp", "--worker=all", *run, "delete"]
-    assert all(line in calls for line in lines)
+
+def test_a_run_on_tpus_starts_again_after_75_and_after_a_kill(desk, slice_of_two):
+    done = slice_of_two("75 137 143 0", RESTARTS="1")
+    assert done.returncode == 0, done.stderr
+    command = f"{desk.folder}/{{}}/croc: launch/pretrain.py {' '.join(FLAGS)}"
+    assert starts(desk) == [[command.format(host)] * 4 for host in (0, 1)]
+    assert (desk.folder / "logs" / "croc-1.log").read_text() == "output of 1\n" * 4
+    assert verbs(desk.calls())[-1] == "delete" and not (desk.folder / "there").exists()
+
+
+@pytest.mark.parametrize(("ends", "status", "count"), [("3", 3, 1), ("137 137", 137, 2), ("130", 130, 1)])
+def test_an_end_on_tpus_that_asks_for_no_start_ends_the_script(desk, slice_of_two, ends, status, count):
+    assert slice_of_two(ends, RESTARTS="1").returncode == status
+    assert [len(lines) for lines in starts(desk)] == [count, count] and verbs(desk.calls())[-1] == "delete"
+
+
+def test_lost_connections_to_a_living_slice_start_nothing_twice(desk, slice_of_two):
+    # The copy, then its second try; the start, which all hosts have heard, and again with a copy; two looks.
+    done = slice_of_two("0", fates="before fine behind fine fine before behind")
+    assert done.returncode == 0, done.stderr
+    assert [len(lines) for lines in starts(desk)] == [1, 1]
+    assert done.stderr.count("could not be prepared") == 2
+    assert verbs(desk.calls())[:6] == ["create", "scp", "scp", "exec", "scp", "exec"]
+
+
+def test_a_slice_that_can_never_be_prepared_is_given_back(desk, slice_of_two):
+    done = slice_of_two("0", fates="before " * 9)
+    assert done.returncode == 1 and verbs(desk.calls()) == ["create", *["scp"] * 5, "delete"]
+
+
+def test_a_slice_that_is_taken_away_is_asked_for_again(desk, slice_of_two):
+    # Waiting, there, and gone at the first look at the run.
+    done = slice_of_two("75 0", states="PROVISIONING ACTIVE SUSPENDING")
+    assert done.returncode == 0 and done.stderr.count("croc was taken away; it is asked for again") == 1
+    asked = verbs(desk.calls())
+    assert asked[:6] == ["create", "scp", "exec", "delete", "create", "scp"] and asked.count("delete") == 2
+
+
+def test_a_request_of_that_name_is_left_alone(desk, slice_of_two):
+    (desk.folder / "there").touch()
+    done = slice_of_two("0")
+    assert done.returncode == 1 and "there is a request croc already: choose another JOB_NAME" in done.stderr
+    assert verbs(desk.calls()) == [] and (desk.folder / "there").exists()
 
 
 @pytest.mark.parametrize(("accelerator", "image"), [("v4-512", "tpu-ubuntu2204-base"), ("v6e-256", "v2-alpha-tpuv6e")])
@@ -281,12 +401,9 @@ def test_every_generation_has_its_image(desk, accelerator, image):
     )
 
 
-def test_an_unknown_generation_and_a_failed_run_end_the_script(desk):
+def test_an_unknown_generation_ends_the_script(desk):
     done = desk.run("tpu/submit.sh", *FLAGS, ACCELERATOR="v9-8")
     assert done.returncode == 1 and "ACCELERATOR=v9-8: choose v4-N" in done.stderr and desk.calls() == []
-    desk.fake("gcloud", 'case "$*" in *describe*) echo ACTIVE ;; *worker=0*) echo 3 ;; esac\n')
-    done = desk.run("tpu/submit.sh", *FLAGS)
-    assert done.returncode == 3 and verbs(desk.calls())[-1] == "delete"
 
 
 # Ends as the lines of a file say, one a start.
@@ -318,7 +435,14 @@ def local(desk):
 
 @pytest.mark.parametrize(
     ("ends", "status"),
-    [("75 75 0", 0), ("killed 75 0", 0), ("3", 3), ("killed killed 9", 137), ("killed 75 killed 0", 137)],
+    [
+        ("75 143 138 75 0", 0),
+        ("killed 75 0", 0),
+        ("3", 3),
+        ("130", 130),
+        ("killed killed 9", 137),
+        ("killed 75 killed 0", 137),
+    ],
 )
 def test_a_local_run_starts_again_after_75_and_once_after_a_kill(desk, story, ends, status):
     story.write_text(ends)
@@ -345,5 +469,5 @@ def test_a_signal_to_the_local_script_lets_the_run_save(desk, story, number):
 def test_the_rocm_versions_are_those_that_the_tests_passed_with():
     text = (LAUNCH / "lumi" / "submit.sh").read_text()
     pins = (ROOT / "constraints" / "constraints-3.11.txt").read_text()
-    (version,) = set(re.findall(r"jax(?:lib|-rocm7-plugin)?==([\d.]+)", text))
+    (version,) = re.findall(r"install -c constraints/constraints-3\.11\.txt -e \. jax-rocm7-plugin==([\d.]+)\n", text)
     assert f"\njax=={version}\njaxlib=={version}\n" in pins

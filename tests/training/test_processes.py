@@ -23,6 +23,17 @@ OPEN_MPI = {
     "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
 }
 GIVEN = {"JAX_COORDINATOR_ADDRESS": "host0:12345", "JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "3"}
+LAUNCHERS = ("SLURM_", "OMPI_", "JAX_COORD", "JAX_NUM_P", "JAX_PROCESS", "KUBERNETES_", "JOB_COM")
+DEVICES = ("JAX_LOCAL", "CUDA_V", "ROCR_V", "HIP_V")
+VISIBLE = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+FOUR_A_HOST = SLURM | {
+    "SLURM_NTASKS": "8",
+    "SLURM_PROCID": "6",
+    "SLURM_LOCALID": "2",
+    "SLURM_STEP_TASKS_PER_NODE": "4,1",
+}
+SEES_EIGHT = {"CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5,6,7", "SLURM_GPUS_ON_NODE": "8"}
+ALL_IT_SEES = Placement("gpu007:61441", 8, 6)
 # Without a coordinator, as Open MPI from version 5 on has it.
 OPEN_MPI_5 = {name: value for name, value in OPEN_MPI.items() if "uri" not in name}
 
@@ -35,7 +46,7 @@ def environ(monkeypatch):
         import os
 
         for name in list(os.environ):
-            if name.startswith(("SLURM_", "OMPI_", "JAX_COORD", "JAX_NUM_P", "JAX_PROCESS", "KUBERNETES_", "JOB_COM")):
+            if name.startswith((*LAUNCHERS, *DEVICES)):
                 monkeypatch.delenv(name)
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
@@ -61,7 +72,22 @@ def environ(monkeypatch):
         # A process that has its host to itself takes all devices, and so does one that sees only its own.
         (SLURM | {"SLURM_STEP_TASKS_PER_NODE": "1(x16)"}, {}, Placement("gpu007:61441", 16, 11)),
         (SLURM | {"ROCR_VISIBLE_DEVICES": "3"}, {}, Placement("gpu007:61441", 16, 11)),
-        (SLURM | {"ROCR_VISIBLE_DEVICES": "0,1,2,3"}, {}, Placement("gpu007:61441", 16, 11, (3,))),
+        (SLURM | {"ROCR_VISIBLE_DEVICES": "0,1,2,3,4,5,6,7"}, {}, Placement("gpu007:61441", 16, 11, (3,))),
+        # Devices that all processes of a host see are shared out ...
+        (FOUR_A_HOST | SEES_EIGHT, {}, Placement("gpu007:61441", 8, 6, (4, 5))),
+        (FOUR_A_HOST | SEES_EIGHT | {"SLURM_NODEID": "1"}, {}, Placement("gpu007:61441", 8, 6)),
+        # ... but those that a process sees alone are its own, whatever their numbers.
+        (FOUR_A_HOST | {"SLURM_GPUS_ON_NODE": "8"} | {name: "4,5" for name in VISIBLE}, {}, ALL_IT_SEES),
+        (FOUR_A_HOST | {"SLURM_GPUS_PER_TASK": "a100:2", "CUDA_VISIBLE_DEVICES": "4,5"}, {}, ALL_IT_SEES),
+        (FOUR_A_HOST | {"JAX_LOCAL_DEVICE_IDS": "4"}, {}, ALL_IT_SEES),
+        # Who gives the three values has not given the device.
+        (SLURM | GIVEN, {}, Placement("host0:12345", 4, 3, (3,))),
+        (OPEN_MPI_5 | GIVEN, {}, Placement("host0:12345", 4, 3, (1,))),
+        # A script of a job, which starts processes by itself.
+        ({"SLURM_LOCALID": "0", "SLURM_NTASKS": "8"} | GIVEN, {}, Placement("host0:12345", 4, 3)),
+        # A shell in a step of one task, in a job of sixteen.
+        (SLURM | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}, {}, None),
+        (SLURM | {"SLURM_STEP_NUM_TASKS": "16"}, {}, Placement("gpu007:61441", 16, 11, (3,))),
         (OPEN_MPI, {}, Placement("10.96.0.1:62624", 4, 2, (1,))),
         (OPEN_MPI_5, {"coordinator_address": "a:1"}, Placement("a:1", 4, 2, (1,))),
         (OPEN_MPI_5 | {"OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, {"coordinator_address": "a:1"}, Placement("a:1", 4, 2)),

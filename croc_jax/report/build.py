@@ -1,7 +1,6 @@
 """The pages: of one pre-training run, and of the evaluations of several."""
 
 import datetime
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +27,7 @@ from croc_jax.report.figures import (
 from croc_jax.report.html import Fact, Picture, Section, write_page
 from croc_jax.report.sweep import Settings, sweep_sections
 from croc_jax.training.config import flatten, recipe_to_dict
+from croc_jax.training.metrics_log import read_rows
 from croc_jax.training.sweep import Axis
 from croc_jax.training.watchdog import describe_findings
 
@@ -125,8 +125,7 @@ def read_metrics(file: Path) -> list[dict[str, float]]:
     Raises:
         ValueError: if there are none.
     """
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    rows = [{name: math.nan if value is None else value for name, value in json.loads(line).items()} for line in lines]
+    rows = [{name: math.nan if value is None else value for name, value in row.items()} for row in read_rows(file)]
     if not rows:
         raise ValueError(f"{file} holds no metrics: train first (launch/pretrain.py)")
     return rows

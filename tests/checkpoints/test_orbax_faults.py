@@ -11,7 +11,7 @@ import pytest
 
 from croc_jax.checkpoints import Checkpointer, CheckpointError, aftermath, folder, orbax
 from croc_jax.training.loop import SaveError
-from tests.checkpoints.test_orbax import RECIPE, assert_same, kept, restore, save, shapes, state_at
+from tests.checkpoints.test_orbax import RECIPE, assert_same, kept, restore, save, state_at
 from tests.full_disk import no_file_beyond
 
 

@@ -200,6 +200,20 @@ def test_a_workdir_of_another_config_is_refused_field_by_field(home, uninterrupt
     assert "runtime" not in message and (uninterrupted / "config.json").read_text() == before
 
 
+def test_a_workdir_in_use_is_refused_and_what_stands_in_the_way_is_one_line(home):
+    workdir = home / "taken"
+    for name in ("metrics.jsonl", "held"):
+        (workdir / name).mkdir(parents=True)
+    assert_refused(start(home, workdir), "Is a directory", f"{workdir}/metrics.jsonl", "no state has been saved")
+    holder = subprocess.Popen(["flock", str(workdir / "lock"), "sleep", "300"])
+    try:
+        message = assert_refused(start(home, workdir), f"{workdir} is in use by process ", "choose another --workdir")
+    finally:
+        holder.terminate()
+        subprocess.run(["pkill", "-P", str(holder.pid)], check=False)
+    assert message.count("\n") == 1
+
+
 def test_an_unknown_field_gets_a_hint(home):
     process = start(home, home / "unknown", "--config.schedule.epoch=3")
     message = assert_refused(process, "--config.schedule.epoch", "did you mean epochs?")

@@ -7,9 +7,12 @@ import threading
 import time
 from types import SimpleNamespace
 
+import jax
 import pytest
 
 from croc_jax.checkpoints import Checkpointer, CheckpointError, aftermath, folder, orbax
+from croc_jax.checkpoints.contents import DamagedError
+from croc_jax.checkpoints.reading import read_newest
 from croc_jax.training.loop import SaveError
 from tests.checkpoints.test_orbax import RECIPE, assert_same, kept, restore, save, state_at
 from tests.full_disk import no_file_beyond
@@ -113,6 +116,29 @@ def test_a_folder_that_turns_read_only_is_told_before_orbax_meets_it(tmp_path, m
     shutil.rmtree(tmp_path / "checkpoints")
     assert saver.latest_path() is None
     saver.close()
+
+
+def test_what_one_process_cannot_write_none_saves(tmp_path, monkeypatch):
+    saver = Checkpointer(tmp_path, RECIPE)
+    with monkeypatch.context() as patch:
+        patch.setattr(orbax, "gather_texts", lambda text: [text, "cannot write to its disk"])
+        with pytest.raises(SaveError, match=r"^step 6 is not saved: cannot write to its disk$"):
+            saver.save(6, state_at(6))
+        with pytest.raises(CheckpointError, match=r"^no checkpoint could be saved: cannot write to its disk$"):
+            Checkpointer(tmp_path, RECIPE)
+    saver.close()
+    assert kept(tmp_path) == []
+
+
+def test_only_one_process_names_damage(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+
+    def read(place):
+        raise DamagedError("bits")
+
+    with caplog.at_level(logging.WARNING), pytest.raises(CheckpointError, match="damaged: .*6; no whole one is left"):
+        read_newest([tmp_path / "6"], read)
+    assert caplog.messages == []
 
 
 def test_a_probe_leaves_nothing_and_may_find_the_traces_of_another(tmp_path):

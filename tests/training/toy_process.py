@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from rich.console import Console
 
-from croc_jax.checkpoints import Checkpointer, orbax
+from croc_jax.checkpoints import Checkpointer, reading
 from croc_jax.training.config import RuntimeConfig
 from croc_jax.training.failing import failing_together
 from croc_jax.training.loop import Outputs, run_training
@@ -78,14 +78,14 @@ def save_and_restore(mesh, workdir, index):
         saver.save(step, state_at(step), wait=True)
     assert_restored(6)
     # One process alone meets damage, in the first checkpoint that it reads.
-    real, meet = orbax.check_arrays, [True] * index
+    real, meet = reading.check_arrays, [True] * index
 
     def check_arrays(arrays, metadata):
         real(arrays, metadata)
         if meet and meet.pop():
-            raise orbax.DamagedError("the disk of process 1 lies")
+            raise reading.DamagedError("the disk of process 1 lies")
 
-    orbax.check_arrays = check_arrays
+    reading.check_arrays = check_arrays
     assert_restored(3)
     assert [path.name for path in (workdir / "damaged-checkpoints").iterdir()] == ["6"]
     saver.close()

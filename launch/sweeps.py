@@ -230,7 +230,7 @@ def name_damaged(sweep: Sweep) -> Iterator[str]:
             folder = job.workdir / "eval" / one.name
             if is_scored(folder, last) and (step := scored_step(folder)) != progress.step:
                 yield (
-                    f"{name_task(job, one)}: scored at step {step}, as {last} is damaged; "
+                    f"{name_task(job, one)}: scored at step {step}, as {last} seems damaged; "
                     "remove that folder and give the same command again, to train from there"
                 )
 

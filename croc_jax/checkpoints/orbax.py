@@ -214,14 +214,18 @@ def save_backbone(params: Params, recipe: Recipe, *, step: int, workdir: Path) -
         workdir: a new folder.
 
     Raises:
-        CheckpointError: if there is a checkpoint in the folder already.
+        CheckpointError: if there is a checkpoint in the folder already, or the disk refuses this one.
     """
     if (workdir / CHECKPOINTS_NAME).exists():
         raise CheckpointError(f"{workdir} has checkpoints already: choose a new folder")
     arrays = jax.tree.map(jax.numpy.asarray, params)
     saver = Checkpointer(workdir, recipe)
-    saver.save(step, {"student": {"backbone": arrays}, "teacher": {"backbone": arrays}}, wait=True)
-    saver.close()
+    try:
+        saver.save(step, {"student": {"backbone": arrays}, "teacher": {"backbone": arrays}}, wait=True)
+    except SaveError as error:
+        raise CheckpointError(str(error)) from error
+    finally:
+        saver.close()
     return workdir / CHECKPOINTS_NAME / str(step)
 
 

@@ -14,8 +14,8 @@ from absl import logging
 from croc_jax.training.workdir import WorkdirError
 
 LOCK_NAME = "lock"
-# A process that was killed takes a moment to end; a file system takes longer to notice that a host has.
-_SECONDS_TO_END, _SECONDS_TO_LOSE_HOST = 15.0, 120.0
+# A process that was told to end takes a while to save; a file system takes longer to notice that a host has.
+_SECONDS_TO_END, _SECONDS_TO_LOSE_HOST = 30.0, 120.0
 _NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL)
 
 

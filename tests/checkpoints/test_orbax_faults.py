@@ -85,6 +85,11 @@ def test_a_save_that_failed_in_the_background_does_not_cost_the_next_one(tmp_pat
     assert_same(restore(tmp_path), state_at(step))
 
 
+def test_a_backbone_that_the_disk_refuses_is_one_line(tmp_path):
+    with no_file_beyond(1000), pytest.raises(CheckpointError, match="^the state of step 3 could not be saved: "):
+        orbax.save_backbone(state_at(3).teacher["backbone"], RECIPE, step=3, workdir=tmp_path)
+
+
 def test_a_save_that_failed_in_the_background_hinders_no_close(tmp_path, caplog):
     saver = Checkpointer(tmp_path, RECIPE)
     with caplog.at_level(logging.WARNING), no_file_beyond(1000):

@@ -203,7 +203,7 @@ def test_a_damaged_end_is_named_and_not_scored_again_and_again(sweeps, data, tmp
     assert list(sweeps.due_tasks(job, sweep.evaluations)) == []
     (line,) = sweeps.name_damaged(sweep)
     last = job.workdir / "checkpoints" / "6"
-    assert line.startswith(f"lambda_pos-0, dense: scored at step 3, as {last} is damaged; remove that folder")
+    assert line.startswith(f"lambda_pos-0, dense: scored at step 3, as {last} seems damaged; remove that folder")
     last.rmdir()
     assert [task.program for task in sweeps.due_tasks(job, sweep.evaluations)] == ["pretrain.py"]
     results.write_text('{"st')

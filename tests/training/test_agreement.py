@@ -41,10 +41,9 @@ def told(output):
 def test_a_signal_for_one_process_stops_both_after_the_same_step(tmp_path):
     ended = run_both(tmp_path, "SIGUSR1")
     assert [status for status, _, _ in ended] == [0, 0], ended
-    # Process 0 says what process 1 has met, for both.
-    errors = [errors for _, _, errors in ended]
-    assert "skipping the damaged checkpoint" in errors[0] and "the disk of process 1 lies" in errors[0]
-    assert "damaged" not in errors[1]
+    # Warnings are those of process 0.
+    for index, (_, _, errors) in enumerate(ended):
+        assert ("skipping the damaged checkpoint" in errors) == ("the disk of process 1 lies" in errors) == (index == 0)
     first, second = (told(output) for _, output, _ in ended)
     # The votes of step 8 are read behind step 9.
     assert (

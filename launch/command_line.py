@@ -1,7 +1,11 @@
 """What the programs share: flags, config files, and one line instead of a traceback for a user's mistake."""
 
+import contextlib
+import ctypes
 import importlib.util
+import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +27,10 @@ from rich.text import Text
 
 # Flags that name a config file.
 EXAMPLES = {"config": "configs/NAME.py", "sweep": "configs/sweeps/NAME.py"}
+
+# Set, to its own process, by a program that starts another one, which is to end with it.
+PARENT = "CROC_PARENT"
+_PR_SET_PDEATHSIG = 1
 
 TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where an error came from.")
 
@@ -61,8 +69,20 @@ def run(main: Callable[[], None], *, config_flag: str = "config") -> None:
                 raise
             raise SystemExit(_say(error)) from None
 
+    end_with_parent()
     logging.set_verbosity(logging.WARNING)
     app.run(guarded, flags_parser=parse)
+
+
+def end_with_parent() -> None:
+    """Asks the kernel for a SIGTERM when the program that started this one is gone, if it wished so; on Linux alone."""
+    parent = os.environ.pop(PARENT, "")
+    if not parent or sys.platform != "linux":
+        return
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
+    if os.getppid() != int(parent):
+        raise SystemExit("error: the program that started this one is gone")
 
 
 def load_config_file(source: str) -> ConfigDict:

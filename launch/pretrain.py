@@ -34,6 +34,7 @@ from ml_collections import config_flags
 from rich.console import Console
 
 from croc_jax.checkpoints import Checkpointer
+from croc_jax.checkpoints.aftermath import leaving_writers_behind
 from croc_jax.checkpoints.continuation import first_state
 from croc_jax.data.damage import ReadersLostError, UnreadableImagesError
 from croc_jax.data.pipeline import CropDataset, make_dataset
@@ -41,6 +42,7 @@ from croc_jax.data.sources import open_data
 from croc_jax.training.config import Recipe, recipe_from_dict
 from croc_jax.training.failing import failing_together
 from croc_jax.training.health import NonFiniteError, explain
+from croc_jax.training.lock import lock_workdir
 from croc_jax.training.loop import Outcome, Outputs, RunLength, SaveError, run_training
 from croc_jax.training.metrics_log import MetricsLog, NoLog
 from croc_jax.training.processes import gather_texts, join_processes
@@ -64,8 +66,9 @@ NUM_PROCESSES = flags.DEFINE_integer(
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
 PROFILE_STEPS = flags.DEFINE_string("profile_steps", None, "START:STOP, steps that the profiler of JAX traces.")
 
-# The disk is full, a quota is reached, or nothing may be written.
+# The disk is full, a quota is reached, nothing may be written, or something else has the name of what would be.
 _DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+_DISK_REFUSES += (errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
 
 
 def main() -> None:
@@ -92,6 +95,7 @@ def pretrain(stop: StopRequest) -> str | None:
     traced = parse_steps(PROFILE_STEPS.value, total_steps=length.total_steps) if PROFILE_STEPS.value else None
     shapes = abstract_state(recipe, steps_per_epoch=epoch, mesh=mesh)
     if first:
+        lock_workdir(workdir)
         claim_workdir(workdir, recipe)
     gather_texts("claimed")
     check_shared(workdir, recipe)
@@ -166,13 +170,19 @@ def explaining(recipe: Recipe, saver: Checkpointer) -> Iterator[None]:
     try:
         yield
     except (CollapseError, ReadersLostError, SaveError, UnreadableImagesError) as error:
-        raise SystemExit(f"error: {error}; the last state is {saver.latest_path()}") from None
+        raise SystemExit(f"error: {error}; {name_last(saver)}") from None
     except OSError as error:
-        if error.errno not in _DISK_REFUSES or jax.process_count() > 1:
+        if error.errno not in _DISK_REFUSES:
             raise
-        raise SystemExit(f"error: {error}; the last state is {saver.latest_path()}") from None
+        raise SystemExit(f"error: {error}; {name_last(saver)}") from None
     except NonFiniteError as error:
         raise SystemExit(f"error: {explain(error, recipe, last_good=saver.latest_path())}") from None
+
+
+def name_last(saver: Checkpointer) -> str:
+    """Says where the last state is."""
+    path = saver.latest_path()
+    return f"the last state is {path}" if path else "no state has been saved"
 
 
 def describe(
@@ -208,4 +218,5 @@ def conclude(outcome: Outcome, saver: Checkpointer, *, seconds: float) -> str:
 
 
 if __name__ == "__main__":
-    run(main)
+    with leaving_writers_behind():
+        run(main)

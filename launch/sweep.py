@@ -11,6 +11,7 @@ each by launch/WHERE/submit.sh, whose variables come from the environment.
 
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
@@ -18,7 +19,9 @@ from command_line import UserError, run
 from jobs import CLUSTERS, preview, submit_due
 from ml_collections import config_flags
 from rich.console import Console
-from sweeps import Sweep, read_sweep, run_here, run_program, write_report
+from sweeps import Failure, Sweep, name_damaged, read_sweep, run_here, run_program, write_report
+
+from croc_jax.training.stopping import exit_status
 
 SWEEP = config_flags.DEFINE_config_file("sweep", help_string="A sweep, such as configs/sweeps/ablations.py.")
 CONFIG = flags.DEFINE_multi_string("config", [], "Another base config than that of the sweep.")
@@ -52,12 +55,12 @@ def main() -> None:
 
 
 def run_all(sweep: Sweep, workdir: Path, console: Console) -> None:
-    """Runs a sweep on this machine; ends with status 75 if a signal came, and 1 if something failed."""
+    """Runs a sweep on this machine; ends as a run does if a signal came, and with status 1 if something failed."""
     failures, signal_name = run_here(sweep, console, run_program)
     if signal_name:
         console.print(f"stopped by {signal_name}; the same command goes on")
-        raise SystemExit(75)
-    report(sweep, workdir, console)
+        raise SystemExit(exit_status(signal_name))
+    report(sweep, workdir, console, failures)
     for failure in failures:
         console.print(f"failed: {failure.what}, with status {failure.status}; see {failure.log}")
     if failures:
@@ -65,11 +68,13 @@ def run_all(sweep: Sweep, workdir: Path, console: Console) -> None:
         raise SystemExit(1)
 
 
-def report(sweep: Sweep, workdir: Path, console: Console) -> None:
-    """Writes the page if any run has been scored."""
-    page = write_report(sweep, workdir / "report.html")
+def report(sweep: Sweep, workdir: Path, console: Console, failures: Sequence[Failure] = ()) -> None:
+    """Writes the page, once any run has been started, and names runs whose end is damaged."""
+    page = write_report(sweep, workdir / "report.html", failures)
     if page:
         console.print(f"Open this page in a browser:\n  {page.resolve()}")
+    for line in name_damaged(sweep):
+        console.print(line)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """From the config of a sweep to its runs: checked before anything starts, then trained, scored and reported."""
 
+import functools
 import itertools
 import json
+import os
 import subprocess
 import sys
 import time
@@ -9,16 +11,18 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from command_line import UserError, make_progress, parse_config
+from command_line import PARENT, UserError, make_progress, parse_config
 from protocols import plan
 from rich.console import Console
+from rich.progress import Progress as Bars
 
 from croc_jax.evaluation.results import RESULTS
 from croc_jax.report import build_comparison
+from croc_jax.report.sweep import overview_section, read_run
 from croc_jax.training.config import Recipe, flatten, recipe_from_dict
 from croc_jax.training.stopping import StopRequest
 from croc_jax.training.sweep import Axis, Grid, Run, expand, parse_grid, read_progress
-from croc_jax.training.workdir import CONFIG_NAME, differing_fields, read_recipe
+from croc_jax.training.workdir import CHECKPOINTS_NAME, CONFIG_NAME, differing_fields, read_recipe
 
 HERE = Path(__file__).resolve().parent
 LOG_NAME = "sweep.log"
@@ -192,15 +196,43 @@ def due_tasks(job: Job, evaluations: Sequence[Evaluation]) -> Iterator[Task]:
     progress = read_progress(job.workdir, job.recipe)
     for one in evaluations if progress.state == "finished" else ():
         folder = job.workdir / "eval" / one.name
-        if scored_step(folder) != progress.step:
+        if not is_scored(folder, job.workdir / CHECKPOINTS_NAME / str(progress.step)):
             flags = (*one.flags, f"--checkpoint={job.workdir}", f"--output={folder}")
-            yield Task(f"{job.run.name}, {one.name}", "evaluate.py", flags, folder)
+            yield Task(name_task(job, one), "evaluate.py", flags, folder)
+
+
+def name_task(job: Job, evaluation: Evaluation) -> str:
+    """Returns what a scoring is called."""
+    return f"{job.run.name}, {evaluation.name}"
 
 
 def scored_step(folder: Path) -> int | None:
-    """Returns the step of a results.json, or None."""
-    file = folder / RESULTS
-    return json.loads(file.read_text(encoding="utf-8"))["step"] if file.is_file() else None
+    """Returns the step of a results.json, or None if there is none that is whole."""
+    try:
+        return json.loads((folder / RESULTS).read_bytes())["step"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def is_scored(folder: Path, checkpoint: Path) -> bool:
+    """Says whether the last checkpoint of a run has been scored, or an older one in its place, as it is damaged."""
+    step = scored_step(folder)
+    later = step is not None and (folder / RESULTS).stat().st_mtime > checkpoint.stat().st_mtime
+    return step == int(checkpoint.name) or later
+
+
+def name_damaged(sweep: Sweep) -> Iterator[str]:
+    """Yields a line for each score of a finished run that is of an older checkpoint than its last."""
+    for job in sweep.jobs:
+        progress = read_progress(job.workdir, job.recipe)
+        last = job.workdir / CHECKPOINTS_NAME / str(progress.step)
+        for one in sweep.evaluations if progress.state == "finished" else ():
+            folder = job.workdir / "eval" / one.name
+            if is_scored(folder, last) and (step := scored_step(folder)) != progress.step:
+                yield (
+                    f"{name_task(job, one)}: scored at step {step}, as {last} seems damaged; "
+                    "remove that folder and give the same command again, to train from there"
+                )
 
 
 def run_here(sweep: Sweep, console: Console, run: RunFn) -> tuple[list[Failure], str | None]:
@@ -215,19 +247,12 @@ def run_here(sweep: Sweep, console: Console, run: RunFn) -> tuple[list[Failure],
         What failed, and the signal that ended it all, if one did.
     """
     failures: list[Failure] = []
-    epochs = [job.recipe.schedule.epochs for job in sweep.jobs]
     with StopRequest() as stop, make_progress(console) as bars:
-        bar = bars.add_task("", total=sum(epochs))
+        show = make_display(bars, sweep)
         for index, job in enumerate(sweep.jobs):
-
-            def show(job: Job = job, index: int = index) -> None:
-                epoch = read_progress(job.workdir, job.recipe).epoch
-                label = f"{index + 1}/{len(sweep.jobs)} {job.run.name} (epochs)"
-                bars.update(bar, description=label, completed=sum(epochs[:index]) + int(epoch))
-
-            show()
+            show(index)
             for task in due_tasks(job, sweep.evaluations):
-                status = run(task.command, task.folder / LOG_NAME, show, stop)
+                status = run(task.command, task.folder / LOG_NAME, functools.partial(show, index), stop)
                 if stop.received:
                     return failures, stop.received
                 unfinished = (
@@ -236,8 +261,21 @@ def run_here(sweep: Sweep, console: Console, run: RunFn) -> tuple[list[Failure],
                 if status or unfinished:
                     failures.append(Failure(task.what, status, task.folder / LOG_NAME))
                 console.print(f"{task.what}: {'failed' if status or unfinished else 'done'}")
-            show()
+            show(index)
     return failures, None
+
+
+def make_display(bars: Bars, sweep: Sweep) -> Callable[[int], None]:
+    """Returns a function that shows how far the run of an index is, and with it the sweep."""
+    epochs = [job.recipe.schedule.epochs for job in sweep.jobs]
+    bar = bars.add_task("", total=sum(epochs))
+
+    def show(index: int) -> None:
+        job = sweep.jobs[index]
+        done = sum(epochs[:index]) + int(read_progress(job.workdir, job.recipe).epoch)
+        bars.update(bar, description=f"{index + 1}/{len(sweep.jobs)} {job.run.name} (epochs)", completed=done)
+
+    return show
 
 
 def run_program(command: Sequence[str], log: Path, watch: Callable[[], None], stop: StopRequest) -> int:
@@ -251,8 +289,11 @@ def run_program(command: Sequence[str], log: Path, watch: Callable[[], None], st
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file:
+        environment = os.environ | {PARENT: str(os.getpid())}
         # In a session of its own, it does not hear the Ctrl-C that this program passes on.
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True, env=environment
+        )
         told, last = False, time.monotonic()
         while True:
             try:
@@ -266,10 +307,27 @@ def run_program(command: Sequence[str], log: Path, watch: Callable[[], None], st
                     watch()
 
 
-def write_report(sweep: Sweep, file: Path) -> Path | None:
-    """Writes the page about all runs that have been scored; None if there are none."""
-    scored = [job for job in sweep.jobs if any((job.workdir / "eval").glob(f"*/{RESULTS}"))]
-    if not scored:
+def write_report(sweep: Sweep, file: Path, failures: Sequence[Failure] = ()) -> Path | None:
+    """Writes the page about all runs, whatever has become of them; None if none has been started.
+
+    Args:
+        sweep: that the runs are of.
+        file: the page.
+        failures: of this call.
+    """
+    started = [job for job in sweep.jobs if job.workdir.is_dir()]
+    if not started:
         return None
-    swept = {job.workdir: job.run.settings for job in scored}
-    return build_comparison(list(swept), file, axes=sweep.axes, swept=swept)
+    scored = {job.workdir: job.run.settings for job in started if any((job.workdir / "eval").glob(f"*/{RESULTS}"))}
+    states = [read_run(job.run.name, job.workdir, job.recipe, note=note_of(job, sweep, failures)) for job in sweep.jobs]
+    folders = [job.workdir for job in started]
+    return build_comparison(folders, file, axes=sweep.axes, swept=scored, overview=overview_section(states))
+
+
+def note_of(job: Job, sweep: Sweep, failures: Sequence[Failure]) -> str:
+    """Returns what has failed of a run in this call, or else which scores it lacks."""
+    failed = [one for one in failures if one.log.is_relative_to(job.workdir)]
+    if failed:
+        return "; ".join(f"failed: {one.what}, with status {one.status}" for one in failed)
+    lacking = [one.name for one in sweep.evaluations if scored_step(job.workdir / "eval" / one.name) is None]
+    return f"no score yet: {', '.join(lacking)}" if lacking else ""

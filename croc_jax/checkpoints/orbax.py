@@ -5,7 +5,6 @@ import functools
 import gc
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,17 +12,18 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 from jax.sharding import SingleDeviceSharding
 
+from croc_jax.checkpoints.aftermath import mute_orbax
 from croc_jax.checkpoints.contents import DamagedError, describe
+from croc_jax.checkpoints.folder import find_torn, list_checkpoints, probe, remove_torn, remove_torn_for_good
 from croc_jax.checkpoints.reading import (
     CheckpointError,
     find_checkpoints,
-    list_checkpoints,
     read_arrays,
     read_metadata,
     read_newest,
-    report_unraisable,
     silenced,
 )
 from croc_jax.training.config import Recipe, RecipeError, recipe_from_dict
@@ -50,12 +50,15 @@ class Checkpointer:
     """
 
     def __init__(self, workdir: Path, recipe: Recipe, *, keep_every_steps: int | None = None) -> None:
-        """Opens the folder, and removes what saves that were cut short have left.
+        """Opens the folder, names what saves that were cut short have left, and removes it.
 
         Args:
             workdir: of the run.
             recipe: of the run; stored in each checkpoint.
             keep_every_steps: steps between two checkpoints that are kept for good.
+
+        Raises:
+            CheckpointError: if the folder cannot be written, in any process of the run.
         """
         self._folder = workdir.absolute() / CHECKPOINTS_NAME
         self._recipe = recipe
@@ -65,22 +68,34 @@ class Checkpointer:
             async_options=ocp.AsyncOptions(timeout_secs=_SECONDS_TO_SAVE),
         )
         self._options = options
-        self._hook = sys.unraisablehook
-        sys.unraisablehook = functools.partial(report_unraisable, self._hook)
+        if reason := _agree(probe(self._folder)):
+            raise CheckpointError(f"no checkpoint could be saved: {reason}")
+        if jax.process_index() == 0:
+            for step in find_torn(self._folder):
+                logging.warning("skipping step %s: its save was cut short", step)
+        mute_orbax()
         self._manager = self._open()
 
     def latest_step(self) -> int | None:
-        """Returns the step of the latest checkpoint, if any."""
+        """Returns the step of the latest checkpoint, if any, be it written or under way."""
         return self._manager.latest_step()
 
     def latest_path(self) -> Path | None:
-        """Returns the folder of the latest checkpoint, if any, when it is written."""
-        self._manager.wait_until_finished()
-        step = self.latest_step()
-        return None if step is None else self._folder / str(step)
+        """Returns the folder of the latest checkpoint on the disk, if any, whatever has failed before.
+
+        A process that is alone waits for what is being written.
+        """
+        if jax.process_count() == 1:
+            self._settle()
+        try:
+            return next(iter(list_checkpoints(self._folder)), None)
+        except OSError:
+            return None
 
     def save(self, step: int, state: Any, *, wait: bool = False) -> None:
         """Takes a copy of a state at once and writes it in the background.
+
+        If the save before has failed, in a process that is alone, a warning says so, and this one goes ahead.
 
         Args:
             step: of the state; nothing is written if it has been saved already.
@@ -88,17 +103,36 @@ class Checkpointer:
             wait: return only when everything is written.
 
         Raises:
-            SaveError: if the disk is too full for it, or, in a process that is alone, if the disk
-                refuses this state or the one before.
+            SaveError: if the folder cannot be written or the disk is too full for it, or, in a process that is
+                alone, if the disk refuses this state.
         """
+        if self._settle() == step:
+            # What still writes for it would mix with what is written now.
+            remove_torn_for_good(self._folder)
+        if step != self.latest_step():
+            if reason := _agree(probe(self._folder) or self._find_lack(state)):
+                raise SaveError(f"step {step} is not saved: {reason}")
+            metadata = describe(self._recipe, step, state)
+            items = {"state": ocp.args.StandardSave(state), "metadata": ocp.args.JsonSave(metadata)}
+            if reason := self._try(lambda: self._manager.save(step, args=ocp.args.Composite(**items), force=True)):
+                raise SaveError(f"the state of step {step} could not be saved: {reason}")
+        if wait and (reason := self._try(self._manager.wait_until_finished)):
+            raise SaveError(f"the state of step {step} could not be saved: {reason}")
+
+    def _settle(self) -> int | None:
+        """Waits for the save before; one that has failed is named, hinders no other, and its step is returned."""
+        step = self.latest_step()
+        reason = self._try(self._manager.wait_until_finished)
+        if not reason:
+            return None
+        logging.warning("the state of step %d could not be saved: %s", step, reason)
+        return step
+
+    def _try(self, act: Callable[[], Any]) -> str:
+        """Returns what the disk refuses; several processes cannot mend that, and end with it."""
         try:
-            if step != self.latest_step():
-                self._check_space(step, state)
-                metadata = describe(self._recipe, step, state)
-                items = {"state": ocp.args.StandardSave(state), "metadata": ocp.args.JsonSave(metadata)}
-                self._manager.save(step, args=ocp.args.Composite(**items), force=True)
-            if wait:
-                self._manager.wait_until_finished()
+            act()
+            return ""
         except (OSError, ValueError) as error:
             # Orbax passes on what the disk says in either form.
             if jax.process_count() > 1:
@@ -106,19 +140,15 @@ class Checkpointer:
             reason = str(error).splitlines()[0][:300]
             del error
             self._reopen()
-            raise SaveError(f"a state could not be saved by step {step}: {reason}") from None
+            return reason
 
-    def _check_space(self, step: int, state: Any) -> None:
-        """Raises SaveError, in all processes, if process 0 sees too little space: Orbax fails in many words."""
+    def _find_lack(self, state: Any) -> str:
+        """Says that there is too little space, if so: Orbax fails in many words."""
         needed = _SMALL_FILES + sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         free = shutil.disk_usage(self._folder).free
-        reason = ""
-        if free < needed:
-            sizes = f"takes {needed / 2**20:.1f} MiB, but {free / 2**20:.1f} MiB are free in {self._folder}"
-            reason = f"step {step} is not saved: its state {sizes}"
-        reason = gather_texts(reason)[0]
-        if reason:
-            raise SaveError(reason)
+        if free >= needed:
+            return ""
+        return f"its state takes {needed / 2**20:.1f} MiB, but {free / 2**20:.1f} MiB are free in {self._folder}"
 
     def _reopen(self) -> None:
         """Starts afresh after a failure, which leaves traces in Orbax's manager, and on a disk that may be full."""
@@ -130,8 +160,7 @@ class Checkpointer:
     def _open(self) -> ocp.CheckpointManager:
         # Orbax would do so too, but then fails to save where a writer of a failed save goes on meanwhile.
         if jax.process_index() == 0:
-            for torn in self._folder.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
-                shutil.rmtree(torn, ignore_errors=True)
+            remove_torn(self._folder)
         return ocp.CheckpointManager(self._folder, options=self._options)
 
     def restore_latest(self, abstract_state: Any) -> Any | None:
@@ -160,8 +189,9 @@ class Checkpointer:
         return state
 
     def close(self) -> None:
-        """Returns when everything is written."""
-        sys.unraisablehook = self._hook
+        """Returns when everything is written; a warning says what could not be."""
+        if jax.process_count() == 1:
+            self._settle()
         self._manager.close()
 
     def _set_aside(self, folder: Path) -> None:
@@ -184,14 +214,18 @@ def save_backbone(params: Params, recipe: Recipe, *, step: int, workdir: Path) -
         workdir: a new folder.
 
     Raises:
-        CheckpointError: if there is a checkpoint in the folder already.
+        CheckpointError: if there is a checkpoint in the folder already, or the disk refuses this one.
     """
     if (workdir / CHECKPOINTS_NAME).exists():
         raise CheckpointError(f"{workdir} has checkpoints already: choose a new folder")
     arrays = jax.tree.map(jax.numpy.asarray, params)
     saver = Checkpointer(workdir, recipe)
-    saver.save(step, {"student": {"backbone": arrays}, "teacher": {"backbone": arrays}}, wait=True)
-    saver.close()
+    try:
+        saver.save(step, {"student": {"backbone": arrays}, "teacher": {"backbone": arrays}}, wait=True)
+    except SaveError as error:
+        raise CheckpointError(str(error)) from error
+    finally:
+        saver.close()
     return workdir / CHECKPOINTS_NAME / str(step)
 
 
@@ -231,6 +265,11 @@ def _restore_part(
     found, _ = read_newest(folders, functools.partial(_read_part, choose=choose, centers=centers))
     assert found is not None, "there is at least one folder, and damage raises"
     return found
+
+
+def _agree(reason: str) -> str:
+    """Returns what the first process that has one gives; all come by here."""
+    return next(filter(None, gather_texts(reason)), "")
 
 
 def _read_state(folder: Path, *, abstract: Any) -> Any:

@@ -13,6 +13,7 @@ import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 
 from croc_jax.checkpoints.contents import DamagedError, check_arrays, check_digest, differing_arrays
+from croc_jax.checkpoints.folder import list_checkpoints
 from croc_jax.training.processes import gather_texts
 from croc_jax.training.workdir import CHECKPOINTS_NAME
 
@@ -48,12 +49,6 @@ def find_checkpoints(path: Path) -> list[Path]:
     return folders
 
 
-def list_checkpoints(folder: Path) -> list[Path]:
-    """Returns the finished checkpoints in a folder, the latest first; unfinished ones have longer names."""
-    found = [path for path in folder.iterdir() if path.name.isdigit()]
-    return sorted(found, key=lambda path: int(path.name), reverse=True)
-
-
 def read_newest(folders: Sequence[Path], read: Callable[[Path], T]) -> tuple[T | None, list[Path]]:
     """Reads the first whole checkpoint; the log says which are passed over, and why.
 
@@ -72,7 +67,8 @@ def read_newest(folders: Sequence[Path], read: Callable[[Path], T]) -> tuple[T |
         try:
             return read(folder), damaged
         except DamagedError as error:
-            absl_logging.warning("skipping the damaged checkpoint %s: %s", folder, error)
+            if jax.process_index() == 0:
+                absl_logging.warning("skipping the damaged checkpoint %s: %s", folder, error)
             damaged.append(folder)
     if damaged:
         names = ", ".join(str(folder) for folder in damaged)
@@ -138,12 +134,6 @@ def _damage_only() -> Iterator[None]:
     found = next(filter(None, gather_texts(reason)), None)
     if found:
         raise DamagedError(found)
-
-
-def report_unraisable(report: Callable[[Any], None], unraisable: Any) -> None:
-    """Leaves out what Orbax's writers, when one has met a full disk, say one by one: that no one waits for them."""
-    if "Event loop is closed" not in str(unraisable.exc_value):
-        report(unraisable)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,6 @@
 """The pages: of one pre-training run, and of the evaluations of several."""
 
 import datetime
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +27,7 @@ from croc_jax.report.figures import (
 from croc_jax.report.html import Fact, Picture, Section, write_page
 from croc_jax.report.sweep import Settings, sweep_sections
 from croc_jax.training.config import flatten, recipe_to_dict
+from croc_jax.training.metrics_log import last_row, read_rows
 from croc_jax.training.sweep import Axis
 from croc_jax.training.watchdog import describe_findings
 
@@ -84,7 +84,12 @@ def build_report(workdir: Path, *, file: Path | None = None) -> Path:
 
 
 def build_comparison(
-    folders: Sequence[Path], file: Path, *, axes: Sequence[Axis] = (), swept: Settings | None = None
+    folders: Sequence[Path],
+    file: Path,
+    *,
+    axes: Sequence[Axis] = (),
+    swept: Settings | None = None,
+    overview: Section | None = None,
 ) -> Path:
     """Writes a page of all evaluations below some folders; returns its path.
 
@@ -93,25 +98,27 @@ def build_comparison(
         file: the page.
         axes: of a sweep, if the folders are its runs.
         swept: the settings that it varies, by folder.
+        overview: of all its runs; with it, there need be no evaluation yet.
 
     Raises:
         ValueError: for a missing folder, an unusable results.json, or none at all.
     """
     groups = group_evaluations(read_evaluations(folders))
-    if not groups:
+    if not groups and overview is None:
         names = ", ".join(map(str, folders))
         raise ValueError(f"no results.json in {names}: evaluate first (launch/evaluate.py)")
-    curves = [folder for folder in folders if (folder / "metrics.jsonl").is_file()]
+    curves = [folder for folder in folders if last_row(folder / "metrics.jsonl")]
     pictures = [Picture(plot_losses(read_metrics(folder / "metrics.jsonl")), folder.name) for folder in curves]
     labels = dict.fromkeys(entry.label for group in groups for entry in group.entries)
     write_page(
         file,
         title="What frozen features are worth",
-        lead=COMPARISON_LEAD.format(weights=", ".join(labels)),
+        lead=COMPARISON_LEAD.format(weights=", ".join(labels)) if groups else NO_SCORES_LEAD,
         facts=comparison_facts(groups),
         sections=[
+            *([overview] if overview else []),
             *sweep_sections(groups, group_titles(groups), axes, swept or {}),
-            *comparison_sections(groups),
+            *(comparison_sections(groups) if groups else []),
             *([Section("How training went", LOSSES_TEXT, pictures)] if pictures else []),
         ],
         settings={"folders": ", ".join(str(folder) for folder in folders)},
@@ -125,8 +132,7 @@ def read_metrics(file: Path) -> list[dict[str, float]]:
     Raises:
         ValueError: if there are none.
     """
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    rows = [{name: math.nan if value is None else value for name, value in json.loads(line).items()} for line in lines]
+    rows = [{name: math.nan if value is None else value for name, value in row.items()} for row in read_rows(file)]
     if not rows:
         raise ValueError(f"{file} holds no metrics: train first (launch/pretrain.py)")
     return rows
@@ -253,6 +259,7 @@ COMPARISON_LEAD = (
     "The weights {weights} at work, frozen, by protocols that see their features alone. Each score comes with the "
     "settings that move it."
 )
+NO_SCORES_LEAD = "No run has been scored yet."
 CLUSTERS_TEXT = (
     "Two random crops of an image (framed) are cut into patches, and all patches of both are clustered together, once "
     "for each attention head. The same color in both views is the same cluster: training asks that the two views of "

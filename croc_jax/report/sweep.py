@@ -11,12 +11,33 @@ from croc_jax.report.figures import SMALL
 from croc_jax.report.html import Picture, Section, Table
 from croc_jax.report.paper import PAPER, PAPER_DATASETS, TABLES, PaperTable
 from croc_jax.report.style import BLUE, GREEN, MUTED, ORANGE, figure_style
-from croc_jax.training.sweep import Axis, format_value
+from croc_jax.training.config import Recipe
+from croc_jax.training.metrics_log import FILE_NAME, read_rows
+from croc_jax.training.sweep import Axis, format_value, read_progress
+from croc_jax.training.watchdog import describe_findings
 
 LINE_COLORS = (BLUE, ORANGE, GREEN)
 # {workdir: {swept field: value}}
 Settings = Mapping[Path, Mapping[str, Any]]
 Point = tuple[float, float | None]
+
+
+class RunState(NamedTuple):
+    """What has become of a run.
+
+    Attributes:
+        name: of it.
+        state: in words.
+        epoch: of its last logged step; None if there is none.
+        loss: likewise; None also if it is not finite.
+        warnings: a sentence each.
+    """
+
+    name: str
+    state: str
+    epoch: float | None
+    loss: float | None
+    warnings: tuple[str, ...]
 
 
 class Line(NamedTuple):
@@ -41,6 +62,43 @@ class Curve(NamedTuple):
 
     label: str
     points: dict[str, Point]
+
+
+def read_run(name: str, workdir: Path, recipe: Recipe, *, note: str = "") -> RunState:
+    """Returns what has become of a run, from its files.
+
+    Args:
+        name: of it.
+        workdir: which may be missing.
+        recipe: of the run.
+        note: what else is known, such as that it has failed.
+    """
+    words = {"new": "not started", "started": "unfinished", "finished": "finished"}
+    state, rows = words[read_progress(workdir, recipe).state], read_rows(workdir / FILE_NAME)
+    warnings = tuple(describe_findings(rows, recipe))
+    last = rows[-1] if rows else {}
+    return RunState(name, f"{state} ({note})" if note else state, last.get("epoch"), last.get("loss"), warnings)
+
+
+def overview_section(runs: Sequence[RunState]) -> Section:
+    """Returns a table of all runs of a sweep, whatever has become of them.
+
+    Args:
+        runs: in order.
+    """
+    rows = [
+        [
+            run.name,
+            run.state,
+            "" if run.epoch is None else f"{run.epoch:.1f}",
+            "" if run.loss is None else f"{run.loss:.3f}",
+            " ".join(run.warnings),
+        ]
+        for run in runs
+    ]
+    finished = sum(run.state.startswith("finished") for run in runs)
+    text = f"{finished} of {len(runs)} are finished. Epoch and loss are those of the last logged step."
+    return Section("All runs", text, [Table(["run", "state", "epoch", "loss", "warnings"], rows)])
 
 
 def sweep_sections(

@@ -110,8 +110,10 @@ class WatchdogConfig:
 
     def __post_init__(self) -> None:
         """Raises ValueError, naming the field and the value, for settings that cannot work."""
-        for name in ("window", "grace_steps"):
-            if getattr(self, name) < 0:
+        least = ("min_feature_rank", "min_feature_norm", "min_num_clusters")
+        for name in ("window", "grace_steps", *least):
+            # Nothing compares with a NaN.
+            if not getattr(self, name) >= 0:
                 raise ValueError(f"{name}={getattr(self, name)}: must be 0 or more")
         for name in ("uniform_entropy", "single_entropy", "single_kl", "min_feature_spread", "min_valid_fraction"):
             if not 0 <= getattr(self, name) <= 1:

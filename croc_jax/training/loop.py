@@ -24,6 +24,9 @@ from croc_jax.training.step_times import StepTimes
 from croc_jax.training.stopping import StopRequest
 from croc_jax.training.watchdog import CollapseError, Finding, Watchdog, explain_stop
 
+# Between two tries to save, where the disk refuses.
+_SECONDS_TO_RETRY = 60.0
+
 State = Any
 Metrics = Mapping[str, jax.Array]
 
@@ -174,8 +177,10 @@ def run_training(
                     raise
             reporter.push(step, metrics)
             verdict = ballot.cast(save=schedule.is_late(), skipped=feed.skipped)
-            if schedule.is_due(step, late=verdict.save):
-                _save(step, state, reporter=reporter, outputs=outputs, wait=False)
+            if schedule.is_due(step, late=verdict.save) and not _save(
+                step, state, reporter=reporter, outputs=outputs, wait=False
+            ):
+                schedule.retry()
         # 3. The end: nothing is left to be written when this returns.
         _save(step, state, reporter=reporter, outputs=outputs, wait=True)
     finished = step == total
@@ -193,8 +198,12 @@ def _compile(train_step: jax.stages.Wrapped, *args: Any, display: RunProgress) -
     return compiled
 
 
-def _save(step: int, state: State, *, reporter: "_Reporter", outputs: Outputs, wait: bool) -> None:
-    """Saves a state whose losses and tensors are finite, after the log that leads to it; must do so if it waits."""
+def _save(step: int, state: State, *, reporter: "_Reporter", outputs: Outputs, wait: bool) -> bool:
+    """Saves a state whose losses and tensors are finite, after the log that leads to it; must do so if it waits.
+
+    Returns:
+        Whether it could be saved, as far as is known.
+    """
     reporter.drain()
     check_state(step, state)
     try:
@@ -203,7 +212,10 @@ def _save(step: int, state: State, *, reporter: "_Reporter", outputs: Outputs, w
     except SaveError as error:
         if wait:
             raise
-        logging.warning("%s; training goes on, and tries again later", error)
+        if jax.process_index() == 0:
+            logging.warning("%s; training goes on, and a later state is saved as soon as it can be", error)
+        return False
+    return True
 
 
 def _sync(step: int, log: Log) -> None:
@@ -308,12 +320,12 @@ class _SaveSchedule:
         self._every = runtime.keep_every_epochs * length.steps_per_epoch
         self._total = length.total_steps
         self._seconds = 60 * runtime.checkpoint_every_minutes
-        self._last = time.monotonic()
+        self._next = time.monotonic() + self._seconds
         self._asked = False
 
     def is_late(self) -> bool:
         """Says, once a save, that so much time has passed that more should not be lost."""
-        late = not self._asked and time.monotonic() - self._last >= self._seconds
+        late = not self._asked and time.monotonic() >= self._next
         self._asked |= late
         return late
 
@@ -322,5 +334,9 @@ class _SaveSchedule:
             return False  # the end of the loop saves
         due = step % self._every == 0 or late
         if due:
-            self._last, self._asked = time.monotonic(), False
+            self._next, self._asked = time.monotonic() + self._seconds, False
         return due
+
+    def retry(self) -> None:
+        """Asks for another save soon."""
+        self._next = min(self._next, time.monotonic() + _SECONDS_TO_RETRY)

@@ -6,11 +6,12 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from absl import logging
 from tensorboardX import SummaryWriter
 
+from croc_jax.training.durable import replace_file
 from croc_jax.training.prometheus import write_prometheus
 
 FILE_NAME = "metrics.jsonl"
@@ -130,21 +131,33 @@ def _is_alive(board: SummaryWriter) -> bool:
 
 
 def drop_lines_after(path: Path, step: int) -> None:
-    """Keeps the lines of a metrics file up to a step; drops later ones and one that a kill cut short.
+    """Keeps the lines of a metrics file up to a step; drops later ones and those that a kill or a crash has spoiled.
 
     The file is replaced in one move, so that another kill leaves the old one or the new one.
     """
     if not path.exists():
         return
-    lines = path.read_text(encoding="utf-8").splitlines()
-    kept = [line for line in lines if _step_of(line) <= step]
-    shorter = path.with_suffix(".tmp")
-    shorter.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-    shorter.replace(path)
+    lines = path.read_bytes().split(b"\n")
+    kept = [line for line in lines if (row := parse_row(line)) and row["step"] <= step]
+    replace_file(path, b"".join(line + b"\n" for line in kept))
 
 
-def _step_of(line: str) -> float:
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Returns the rows of a metrics file, which may be missing, but those that a kill or a crash has spoiled."""
+    lines = path.read_bytes().split(b"\n") if path.is_file() else []
+    return [row for line in lines if (row := parse_row(line))]
+
+
+def last_row(path: Path) -> dict[str, Any] | None:
+    """Returns the last of `read_rows`, if any."""
+    lines = path.read_bytes().split(b"\n") if path.is_file() else []
+    return next((row for line in reversed(lines) if (row := parse_row(line))), None)
+
+
+def parse_row(line: bytes) -> dict[str, Any] | None:
+    """Returns what a line of a metrics file says, or None if it is no whole row."""
     try:
-        return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError, TypeError):
-        return math.inf
+        row = json.loads(line.decode())
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int | float) else None

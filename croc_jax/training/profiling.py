@@ -67,6 +67,9 @@ class Profiler:
             number: of the step.
             state: before it; waited for only where a trace begins or ends, so that it holds whole steps.
         """
+        if self._steps and not self._running and number > self._steps.start:
+            self._say(f"step {self._steps.start}, where the trace would begin, is past: nothing is traced")
+            self._steps = None
         steps = self._steps
         if steps is None:
             yield
@@ -74,6 +77,8 @@ class Profiler:
         if self._running and number >= steps.stop:
             jax.block_until_ready(state)
             self._end()
+            yield
+            return
         if not self._running and number == steps.start:
             jax.block_until_ready(state)
             self._begin()
@@ -81,15 +86,26 @@ class Profiler:
             yield
 
     def _begin(self) -> None:
-        jax.profiler.start_trace(self._folder)
+        try:
+            jax.profiler.start_trace(self._folder)
+        except (OSError, RuntimeError) as error:
+            self._steps = None
+            self._say(f"warning: no trace can be made: {error}; training goes on")
+            return
         self._running = True
 
     def _end(self) -> None:
         if not self._running or self._steps is None:
             return
-        self._running = False
-        jax.profiler.stop_trace()
+        steps, self._steps, self._running = self._steps, None, False
+        name = f"the trace of steps {steps.start} to {steps.stop - 1}"
+        try:
+            jax.profiler.stop_trace()
+        except (OSError, RuntimeError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0][:300]
+            self._say(f"warning: {name} cannot be written to {self._folder}: {reason}; training goes on")
+            return
         self._say(
-            f"the trace of steps {self._steps.start} to {self._steps.stop - 1} is in {self._folder}; to see it: "
+            f"{name} is in {self._folder}; to see it: "
             f"pip install xprof, then xprof --logdir={self._folder}; or open its trace.json.gz in ui.perfetto.dev"
         )

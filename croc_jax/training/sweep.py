@@ -2,14 +2,13 @@
 
 import dataclasses
 import itertools
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from croc_jax.training.config import Recipe
-from croc_jax.training.metrics_log import FILE_NAME
+from croc_jax.training.metrics_log import FILE_NAME, last_row
 from croc_jax.training.workdir import CHECKPOINTS_NAME
 
 
@@ -131,11 +130,9 @@ def read_progress(workdir: Path, recipe: Recipe) -> Progress:
         workdir: which may be missing.
         recipe: of the run.
     """
-    log = workdir / FILE_NAME
-    # A line that is still being written does not end.
-    lines = log.read_text(encoding="utf-8").split("\n")[:-1] if log.is_file() else []
-    if not lines:
+    row = last_row(workdir / FILE_NAME)
+    if row is None:
         return Progress("started" if (workdir / CHECKPOINTS_NAME).is_dir() else "new")
-    row = json.loads(lines[-1])
-    ended = row["epoch"] >= recipe.schedule.epochs and (workdir / CHECKPOINTS_NAME / str(row["step"])).is_dir()
-    return Progress("finished" if ended else "started", row["step"], row["epoch"])
+    epoch = row.get("epoch", 0.0)
+    ended = epoch >= recipe.schedule.epochs and (workdir / CHECKPOINTS_NAME / str(row["step"])).is_dir()
+    return Progress("finished" if ended else "started", row["step"], epoch)

@@ -117,23 +117,24 @@ def _checks(recipe: Recipe) -> list[_Check]:
 def _entropy_checks(config: WatchdogConfig, suffix: str, prototypes: int) -> list[_Check]:
     name, kl, most = f"teacher_entropy{suffix}", f"kl{suffix}", math.log(prototypes)
     who = "of clusters" if suffix else "of images"
-    momentum = "--config.objective.center_momentum"
 
     def explain_uniform(means: _Means, recipe: Recipe) -> str:
         temp = recipe.objective.teacher_temp
         return (
             f"the teacher's answers {who} are uniform: {name} is {means[name]:.3f}, and {most:.3f} is the most that "
-            f"{prototypes} prototypes allow. Nothing is told apart. Try --config.objective.teacher_temp={temp / 2:g} "
-            f"(now {temp:g}) or {_lower_rate(recipe)}"
+            f"{prototypes} prototypes allow. Nothing is told apart"
+            + _advise(_change("objective.teacher_temp", temp, temp / 2), _lower_rate(recipe))
         )
 
     def explain_single(means: _Means, recipe: Recipe) -> str:
         center, temp = recipe.objective.center_momentum, recipe.objective.teacher_temp
         return (
             f"the teacher's answers {who} are one prototype: {name} is {means[name]:.4f} of at most {most:.3f}, and "
-            f"the student already agrees ({kl} is {means[kl]:.4f}). Try {momentum}={max(0.0, 2 * center - 1):g} "
-            f"(now {center:g}), so that the center follows faster, or --config.objective.teacher_temp={2 * temp:g} "
-            f"(now {temp:g})"
+            f"the student already agrees ({kl} is {means[kl]:.4f})"
+            + _advise(
+                _change("objective.center_momentum", center, max(0.0, 2 * center - 1), "the center follows faster"),
+                _change("objective.teacher_temp", temp, 2 * temp),
+            )
         )
 
     return [
@@ -150,25 +151,24 @@ def _entropy_checks(config: WatchdogConfig, suffix: str, prototypes: int) -> lis
 
 def _feature_checks(config: WatchdogConfig) -> list[_Check]:
     def explain_rank(means: _Means, recipe: Recipe) -> str:
+        warmup = recipe.optimizer.warmup_epochs
         return (
             f"the teacher's [CLS] tokens lie on a line: feature_rank is {means['feature_rank']:.2f}, below "
-            f"{config.min_feature_rank:g}. Try {_lower_rate(recipe)}, or "
-            f"--config.optimizer.warmup_epochs={_longer_warmup(recipe)} (now {recipe.optimizer.warmup_epochs})"
+            f"{config.min_feature_rank:g}"
+            + _advise(_lower_rate(recipe), _change("optimizer.warmup_epochs", warmup, 2 * warmup or 1))
         )
 
     def explain_spread(means: _Means, recipe: Recipe) -> str:
-        decay = recipe.optimizer.weight_decay_end
         return (
             f"the teacher's [CLS] tokens are all the same: their variance is {means['feature_spread']:.2g} of their "
-            f"squared norm (feature_norm {means['feature_norm']:.3g}). Try {_lower_rate(recipe)}, or "
-            f"--config.optimizer.weight_decay_end={decay / 2:g} (now {decay:g})"
+            f"squared norm (feature_norm {means['feature_norm']:.3g})"
+            + _advise(_lower_rate(recipe), _less_decay(recipe))
         )
 
     def explain_norm(means: _Means, recipe: Recipe) -> str:
-        decay = recipe.optimizer.weight_decay_end
         return (
             f"the teacher's [CLS] tokens vanish: feature_norm is {means['feature_norm']:.2g}, below "
-            f"{config.min_feature_norm:g}. Try --config.optimizer.weight_decay_end={decay / 2:g} (now {decay:g})"
+            f"{config.min_feature_norm:g}" + _advise(_less_decay(recipe))
         )
 
     return [
@@ -188,18 +188,23 @@ def _cluster_checks(config: WatchdogConfig, clustering: ClusteringConfig) -> lis
         lambda_pos = recipe.clustering.lambda_pos
         return (
             f"nearly all images merge down to two clusters: num_clusters is {means['num_clusters']:.2f}, of "
-            f"{recipe.clustering.k_start} at the start. Try --config.clustering.lambda_pos={_more(lambda_pos)} (now "
-            f"{lambda_pos:g}), so that places count more, or other --config.objective.tokens (now "
-            f"{recipe.objective.tokens})"
+            f"{recipe.clustering.k_start} at the start"
+            + _advise(
+                _change("clustering.lambda_pos", lambda_pos, 2 * lambda_pos or 1.0, "places count more"),
+                f"other --config.objective.tokens (now {recipe.objective.tokens})",
+            )
         )
 
     def explain_valid(means: _Means, recipe: Recipe) -> str:
         lambda_pos, low, high = recipe.clustering.lambda_pos, *recipe.data.views.scale
+        larger = (
+            f"larger crops, which overlap more, --config.data.views.scale='({(low + high) / 2:g}, {high:g})' "
+            f"(now ({low:g}, {high:g}))"
+        )
         return (
             f"few clusters lie in both views: valid_fraction is {means['valid_fraction']:.3f}, so that little is left "
-            f"to learn from. Try larger crops, which overlap more, --config.data.views.scale='({(low + high) / 2:g}, "
-            f"{high:g})' (now ({low:g}, {high:g})), or --config.clustering.lambda_pos={lambda_pos / 2:g} "
-            f"(now {lambda_pos:g})"
+            f"to learn from"
+            + _advise(larger if low < high else "", _change("clustering.lambda_pos", lambda_pos, lambda_pos / 2))
         )
 
     few = _Check(
@@ -216,17 +221,26 @@ def _cluster_checks(config: WatchdogConfig, clustering: ClusteringConfig) -> lis
     return [two, few]
 
 
+def _advise(*changes: str) -> str:
+    """Returns what to try: in a new workdir, as one holds a single recipe."""
+    kept = [change for change in changes if change]
+    return f". In a new workdir, try {', or '.join(kept)}" if kept else ""
+
+
+def _change(field: str, now: float, new: float, purpose: str = "") -> str:
+    """Returns a change of a setting; nothing where it would change nothing."""
+    if f"{new:g}" == f"{now:g}":
+        return ""
+    return f"--config.{field}={new:g} (now {now:g})" + (f", so that {purpose}" if purpose else "")
+
+
 def _lower_rate(recipe: Recipe) -> str:
-    rate = recipe.optimizer.base_lr
-    return f"--config.optimizer.base_lr={rate / 2:g} (now {rate:g})"
+    return _change("optimizer.base_lr", recipe.optimizer.base_lr, recipe.optimizer.base_lr / 2)
 
 
-def _longer_warmup(recipe: Recipe) -> int:
-    return 2 * recipe.optimizer.warmup_epochs or 1
-
-
-def _more(value: float) -> str:
-    return f"{2 * value or 1:g}"
+def _less_decay(recipe: Recipe) -> str:
+    decay = recipe.optimizer.weight_decay_end
+    return _change("optimizer.weight_decay_end", decay, decay / 2)
 
 
 def describe_findings(rows: Sequence[Row], recipe: Recipe) -> list[str]:

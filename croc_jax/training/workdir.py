@@ -5,7 +5,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from absl import logging
+
 from croc_jax.training.config import Recipe, flatten, recipe_from_dict, recipe_to_dict
+from croc_jax.training.durable import replace_file
 
 CONFIG_NAME = "config.json"
 CHECKPOINTS_NAME = "checkpoints"
@@ -21,7 +24,7 @@ def claim_workdir(workdir: Path, recipe: Recipe) -> None:
     """Makes the folder if need be, and writes config.json unless another run is there.
 
     Settings of the group `runtime` change no number of a run: they may differ, and the new ones
-    are written.
+    are written. A config.json that a crash of the host has emptied is written anew.
 
     Raises:
         WorkdirError: if the folder holds another recipe, with each differing field, or checkpoints
@@ -30,13 +33,13 @@ def claim_workdir(workdir: Path, recipe: Recipe) -> None:
     path = workdir / CONFIG_NAME
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        if path.exists():
+        if path.exists() and not path.stat().st_size:
+            logging.warning("%s is empty, as a crash leaves it: it gets the settings of this command", path)
+        elif path.exists():
             _check_same(workdir, read_recipe(path), recipe)
         elif (workdir / CHECKPOINTS_NAME).exists():
             raise WorkdirError(f"{workdir} holds checkpoints but no {CONFIG_NAME}: choose another --workdir")
-        fresh = path.with_suffix(".tmp")
-        fresh.write_text(json.dumps(recipe_to_dict(recipe), indent=2) + "\n", encoding="utf-8")
-        fresh.replace(path)
+        replace_file(path, (json.dumps(recipe_to_dict(recipe), indent=2) + "\n").encode())
     except OSError as error:
         raise WorkdirError(f"cannot write to the workdir {workdir}: {error.strerror}") from error
 

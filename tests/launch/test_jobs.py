@@ -1,8 +1,10 @@
 """The jobs of a sweep on a cluster, whose commands are fakes."""
 
 import os
+import re
 import shlex
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +17,10 @@ def desk(tmp_path_factory, monkeypatch):
     """Fakes of the commands of Slurm and Kubernetes, found before the real ones."""
     found = Desk(tmp_path_factory.mktemp("desk"))
     found.fake("squeue", 'cat "$QUEUE" 2>/dev/null || :\n')
-    found.fake("kubectl", "[[ $1 == get ]] || cat > /dev/null\n")
+    found.fake(
+        "kubectl",
+        'case $1 in get) cat "$QUEUE" 2>/dev/null || : ;; delete) rm "$QUEUE" ;; *) cat > /dev/null ;; esac\n',
+    )
     variables = {"QUEUE": str(found.folder / "queue"), "IMAGE": "croc", "CLAIM": "croc", "ACCOUNT": "mine"}
     for name, value in found.environment(**variables).items():
         if os.environ.get(name) != value:
@@ -70,8 +75,46 @@ def test_kubernetes_is_asked_by_name(sweeps, jobs, data, tmp_path, desk, monkeyp
     workdir = tmp_path / "runs"
     sweep = sweeps.read_sweep(sweep_config(data), workdir, base="", overrides=())
     list(jobs.submit_due(sweep, workdir, "k8s"))
-    get = ["kubectl", "get", "jobset", "runs-base", "--ignore-not-found", "--output=name", "--namespace=default"]
+    get = ["kubectl", "get", "jobset", "runs-base", "--ignore-not-found", "--namespace=default"]
+    get += ["--output=jsonpath={.metadata.name} {.status.terminalState}"]
     assert desk.calls()[2:] == [get, ["kubectl", "create", "--filename=-"]]
+    (desk.folder / "queue").write_text("runs-lambda-pos-0 ")
+    first, *_ = jobs.submit_due(sweep, workdir, "k8s")
+    assert first == "lambda_pos-0: is there as runs-lambda-pos-0" and {call[1] for call in desk.calls()} == {"get"}
+
+
+def test_a_job_of_kubernetes_that_has_ended_makes_room(sweeps, jobs, data, tmp_path, desk):
+    workdir = tmp_path / "runs"
+    sweep = sweeps.read_sweep(sweep_config(data, points=(0.0,)), workdir, base="", overrides=())
+    # Where the volume is not mounted, a run that ended well must not start anew.
+    (desk.folder / "queue").write_text("runs-lambda-pos-0 Completed")
+    first, _ = jobs.submit_due(sweep, workdir, "k8s")
+    assert first == "lambda_pos-0: is finished as runs-lambda-pos-0; its files are not here, so it is left alone"
+    assert [call[1] for call in desk.calls()] == ["get"]
+    for state in ("Failed", "Completed"):
+        workdir.mkdir(exist_ok=True)
+        (desk.folder / "queue").write_text(f"runs-lambda-pos-0 {state}")
+        first, _ = jobs.submit_due(sweep, workdir, "k8s")
+        assert first == f"lambda_pos-0: submitted as runs-lambda-pos-0; the one before has ended ({state})"
+        _, removed, created = desk.calls()
+        assert removed == [*"kubectl delete jobset runs-lambda-pos-0 --cascade=foreground --namespace=default".split()]
+        assert created[1] == "create"
+
+
+def test_no_two_jobs_have_the_same_name(sweeps, jobs, data):
+    def named(points):
+        grids = ({"optimizer.base_lr": points},)
+        sweep = sweeps.read_sweep(sweep_config(data, grids=grids), Path("w"), base="", overrides=())
+        runs = [job._replace(run=job.run._replace(name=name)) for job, name in zip(sweep.jobs, names, strict=True)]
+        return jobs.name_jobs(sweep._replace(jobs=runs), Path("w"))
+
+    names = ["b--1", "b-1", "b-0.5", "b-0-5", "c", "c-dense"]
+    found = named((1.0, 2.0, 3.0, 4.0, 5.0, 6.0))
+    assert set(found) == {*names, *(f"{name}, dense" for name in names)} and len(set(found.values())) == 12
+    assert all(re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", name) for name in found.values())
+    # What differs anyway keeps its name.
+    assert (found["c"], found["c-dense, dense"]) == ("w-c", "w-c-dense-dense")
+    assert found["b-1"].startswith("w-b-1-") and found == named((1.0, 2.0, 3.0, 4.0, 5.0, 6.0))
 
 
 def test_a_template_that_refuses_is_quoted(sweeps, jobs, data, tmp_path, desk, monkeypatch):

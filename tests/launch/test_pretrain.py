@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -145,6 +146,7 @@ def test_a_run_leaves_config_metrics_and_checkpoint(home, uninterrupted):
         assert {*keys.split(), "teacher_entropy_c"} <= set(row) and row["epoch"] == row["step"] / 3
     assert [path.name for path in (uninterrupted / "checkpoints").iterdir()] == [str(LAST)]
     assert any((uninterrupted / "tensorboard").iterdir())
+    assert re.fullmatch(r"process \d+ on .+\n", (uninterrupted / "lock").read_text())
 
 
 def test_kill_then_sigterm_then_the_end_equals_an_uninterrupted_run(home, uninterrupted):
@@ -198,6 +200,13 @@ def test_a_workdir_of_another_config_is_refused_field_by_field(home, uninterrupt
         process, "optimizer.base_lr: 0.01 there, 0.5 now", f"schedule.epochs: {EPOCHS} there, 7 now"
     )
     assert "runtime" not in message and (uninterrupted / "config.json").read_text() == before
+
+
+def test_what_stands_in_the_way_of_a_file_is_one_line(home):
+    workdir = home / "taken"
+    (workdir / "metrics.jsonl").mkdir(parents=True)
+    message = assert_refused(start(home, workdir), "Is a directory", f"{workdir}/metrics.jsonl", "no state has been")
+    assert message.count("\n") == 1
 
 
 def test_an_unknown_field_gets_a_hint(home):

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import runpy
 import signal
 import subprocess
@@ -162,6 +163,82 @@ def test_a_training_that_ends_early_without_an_error_counts_as_failed(sweeps, da
     sweep = read(sweeps, sweep_config(data), tmp_path)
     failures = sweeps.run_here(sweep, Console(quiet=True), lambda *_: 0)[0]
     assert [(failure.what, failure.status) for failure in failures] == [("lambda_pos-0", 0), ("base", 0)]
+
+
+def test_all_runs_are_on_the_page_whatever_has_become_of_them(sweeps, data, tmp_path):
+    sweep = read(sweeps, sweep_config(data, points=(0.0, 1.0, 2.0, 4.0)), tmp_path)
+    assert sweeps.write_report(sweep, tmp_path / "report.html") is None
+    runner = FakeRunner(sweep)
+    first, second, *_ = sweep.jobs
+    runner.train(first)
+    claim_workdir(second.workdir, second.recipe)
+    row = {"step": 3, "epoch": 0.5, "loss": None, "loss_dense": 1.0, "loss_global": 1.0}
+    (second.workdir / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    failures = [sweeps.Failure("lambda_pos-1", 9, second.workdir / "sweep.log")]
+    page = sweeps.write_report(sweep, tmp_path / "report.html", failures).read_text(encoding="utf-8")
+    text = " ".join(re.sub("<[^>]+>", " ", page).split())
+    assert "All runs 1 of 4 are finished." in text and "No run has been scored yet." in text
+    epochs = first.recipe.schedule.epochs
+    assert f"lambda_pos-0 finished (no score yet: dense) {epochs:.1f} 1.000" in text
+    assert "lambda_pos-1 unfinished (failed: lambda_pos-1, with status 9) 0.5 lambda_pos-2 not started (no" in text
+    # The page about scores keeps the table.
+    go(sweeps, sweep, fails=("pretrain.py lambda_pos-1", "pretrain.py lambda_pos-2"))
+    page = sweeps.write_report(sweep, tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.index("2 of 4 are finished") < page.index("What clustering.lambda_pos does")
+
+
+def test_a_damaged_end_is_named_and_not_scored_again_and_again(sweeps, data, tmp_path):
+    sweep = read(sweeps, sweep_config(data, points=(0.0,)), tmp_path)
+    (job,) = sweep.jobs
+    FakeRunner(sweep).train(job)
+    results = job.workdir / "eval" / "dense" / "results.json"
+    results.parent.mkdir(parents=True)
+    results.write_text('{"step": 3}')
+    # Scored on the way, before the last checkpoint was there.
+    os.utime(results, (1, 1))
+    assert [task.program for task in sweeps.due_tasks(job, sweep.evaluations)] == ["evaluate.py"]
+    assert list(sweeps.name_damaged(sweep)) == []
+    # Scored after that, by the one before it.
+    os.utime(results, (2**33, 2**33))
+    assert list(sweeps.due_tasks(job, sweep.evaluations)) == []
+    (line,) = sweeps.name_damaged(sweep)
+    last = job.workdir / "checkpoints" / "6"
+    assert line.startswith(f"lambda_pos-0, dense: scored at step 3, as {last} seems damaged; remove that folder")
+    last.rmdir()
+    assert [task.program for task in sweeps.due_tasks(job, sweep.evaluations)] == ["pretrain.py"]
+    results.write_text('{"st')
+    assert sweeps.scored_step(results.parent) is None
+
+
+def test_programs_end_with_the_sweep_that_started_them(sweeps, tmp_path):
+    log = tmp_path / "one" / "sweep.log"
+    child = (
+        "import signal, sys, time, command_line; command_line.end_with_parent();"
+        "signal.signal(15, lambda *_: (print('saved', flush=True), sys.exit(75)));"
+        "print('up', flush=True); time.sleep(60)"
+    )
+    parent = (
+        "import sys, pathlib, sweeps; from croc_jax.training.stopping import StopRequest;"
+        f"command, log = [sys.executable, '-c', {child!r}], pathlib.Path({str(log)!r});"
+        "sweeps.run_program(command, log, lambda: None, StopRequest())"
+    )
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'launch'}"}
+    process = subprocess.Popen([sys.executable, "-c", parent], env=environment)
+    wait_for(lambda: log.exists() and "up" in log.read_text())
+    process.kill()
+    process.wait()
+    if sys.platform == "linux":
+        wait_for(lambda: log.read_text() == "up\nsaved\n")
+
+
+def test_ctrl_c_ends_a_sweep_as_it_ends_a_run():
+    code = (
+        "import rich.console, sweep; sweep.run_here = lambda *_: ([], 'SIGINT');"
+        "sweep.run_all(None, None, rich.console.Console(quiet=True))"
+    )
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'launch'}"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "")
 
 
 def test_a_program_gets_one_sigterm_and_its_output_is_kept(sweeps, tmp_path):

@@ -13,7 +13,7 @@ import pytest
 from croc_jax.training.agreement import Ballot, Verdict
 from croc_jax.training.sharding import make_mesh
 from croc_jax.training.stopping import StopRequest
-from tests.training.test_loop import expected_weights, rows
+from tests.training.counting import expected_weights, rows
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from croc_jax.training import metrics_log
-from croc_jax.training.metrics_log import MetricsLog, drop_lines_after
+from croc_jax.training.metrics_log import MetricsLog, drop_lines_after, last_row, read_rows
 from tests.full_disk import no_file_beyond
 
 
@@ -45,13 +45,24 @@ def test_resuming_removes_what_will_be_logged_again(tmp_path):
     assert [line["step"] for line in lines(tmp_path)] == [1, 5, 10, 15]
 
 
-@pytest.mark.parametrize("torn", ['{"step": 9, "lo', '{"loss": 2.0}', "[]", "\x00\x00\x00", "9"])
-def test_a_line_that_a_kill_cut_short_is_dropped(tmp_path, torn):
+TORN = [b'{"step": 9, "lo', b'{"st\n', b'{"loss": 2.0}', b"[]", b"\x00\x00\x00", b"\xff\xfe{\n", b"9"]
+
+
+@pytest.mark.parametrize("torn", TORN)
+def test_a_line_that_a_kill_or_a_crash_has_spoiled_is_passed_over_and_dropped(tmp_path, torn):
     path = tmp_path / "metrics.jsonl"
-    path.write_text(json.dumps(row(1)) + "\n" + torn)
+    path.write_bytes(json.dumps(row(1)).encode() + b"\n" + torn)
+    assert read_rows(path) == [row(1)] and last_row(path) == row(1)
     drop_lines_after(path, 100)
     assert lines(tmp_path) == [row(1)]
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_a_file_that_is_missing_or_holds_nothing_has_no_rows(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    assert read_rows(path) == [] and last_row(path) is None
+    path.write_bytes(b"\x00" * 40)
+    assert read_rows(path) == [] and last_row(path) is None
 
 
 def test_every_line_is_json_even_for_numbers_that_json_lacks(tmp_path):

@@ -53,13 +53,28 @@ def test_the_steps_of_the_range_are_traced_and_no_others(tmp_path, calls):
     assert len(said) == 1 and "steps 3 to 4" in said[0] and f"xprof --logdir={tmp_path}" in said[0]
 
 
-def test_a_trace_ends_with_the_run_and_a_range_that_is_past_or_none_traces_nothing(tmp_path, calls):
+def test_a_trace_ends_with_the_run_and_a_range_that_is_past_is_told_once(tmp_path, calls):
     assert len(trace(tmp_path, StepRange(8, 9), calls)) == 1
     assert calls[-3:] == [("start", tmp_path), 8, ("stop",)]
     calls.clear()
-    assert trace(tmp_path, StepRange(3, 5), calls, first=5) == [] and calls == [5, 6, 7, 8]
+    for first in (4, 5):
+        said = trace(tmp_path, StepRange(3, 5), calls, first=first)
+        assert said == ["step 3, where the trace would begin, is past: nothing is traced"]
+        assert calls == [*range(first, 9)]
+        calls.clear()
     calls.clear()
     assert trace(tmp_path, None, calls) == [] and calls == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("INTERNAL: no\nmore")])
+def test_a_trace_that_cannot_be_written_does_not_end_the_run(tmp_path, calls, monkeypatch, error):
+    def refuse():
+        raise error
+
+    monkeypatch.setattr(jax.profiler, "stop_trace", refuse)
+    (said,) = trace(tmp_path, StepRange(3, 5), calls)
+    assert said.startswith(f"warning: the trace of steps 3 to 4 cannot be written to {tmp_path}: ")
+    assert said.endswith("; training goes on") and "\n" not in said and calls[-1] == 8
 
 
 def test_a_real_trace_lies_in_the_folder(tmp_path):

@@ -76,6 +76,10 @@ def test_progress_is_read_from_the_files_of_a_run(tmp_path):
     # The second line is still being written.
     log.write_text(json.dumps(rows[0]) + "\n" + json.dumps(rows[1])[:7])
     assert read_progress(tmp_path, recipe) == Progress("started", 4, 1.0)
+    # A crash of the host leaves such ends.
+    for spoiled in (b'{"st\n', b"\x00" * 9, b"\xff\n"):
+        log.write_bytes(json.dumps(rows[0]).encode() + b"\n" + spoiled)
+        assert read_progress(tmp_path, recipe) == Progress("started", 4, 1.0)
     log.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert read_progress(tmp_path, recipe) == Progress("started", 8, 2.0)
     (tmp_path / "checkpoints" / "8").mkdir()

@@ -57,7 +57,25 @@ def test_each_condition_is_found_alone_and_explained(condition):
     assert finding.condition == condition
     for word in words:
         assert word in finding.text
-    assert "--config." in finding.text and "\n" not in finding.text
+    assert ". In a new workdir, try " in finding.text and "--config." in finding.text and "\n" not in finding.text
+
+
+def advice(condition, **changes):
+    (finding,) = find_collapse([HEALTHY | ILL[condition][0]] * WINDOW, watched(**changes))
+    return finding.text.partition(". In a new workdir, try ")[2]
+
+
+def test_what_would_change_nothing_is_not_advised():
+    for weight in (0.0, math.inf):
+        clustering = ClusteringConfig(k_start=4, k_max=4, lambda_pos=weight)
+        assert "lambda_pos" not in advice("few_valid", clustering=clustering)
+        assert ("lambda_pos=1 (now 0), so" in advice("two_clusters", clustering=clustering)) == (weight == 0)
+    assert advice("one_prototype", objective=ObjectiveConfig(center_momentum=0.0)).startswith(
+        "--config.objective.teacher_temp=0.14"
+    )
+    optimizer = dataclasses.replace(tiny_recipe().optimizer, weight_decay_end=0.0)
+    assert advice("spread", optimizer=optimizer) == "--config.optimizer.base_lr=0.025 (now 0.05)"
+    assert advice("norm", optimizer=optimizer) == ""
 
 
 @pytest.mark.parametrize("condition", ILL)
@@ -116,7 +134,13 @@ def test_warnings_can_be_told_again_from_the_rows():
 
 
 @pytest.mark.parametrize(
-    "field, value, reason", [("window", -1, "0 or more"), ("uniform_entropy", 1.5, "a share, from 0 to 1")]
+    "field, value, reason",
+    [
+        ("window", -1, "0 or more"),
+        ("uniform_entropy", 1.5, "a share, from 0 to 1"),
+        ("min_feature_rank", math.nan, "0 or more"),
+        ("min_num_clusters", -1.0, "0 or more"),
+    ],
 )
 def test_thresholds_that_cannot_work_are_refused(field, value, reason):
     with pytest.raises(RecipeError, match=rf"runtime.watchdog.{field}={value}: .*{reason}"):

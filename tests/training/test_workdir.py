@@ -2,11 +2,15 @@
 
 import dataclasses
 import json
+import logging
+import os
+import stat
 
 import pytest
 
 from croc_jax.training import workdir as workdir_module
 from croc_jax.training.config import Recipe, RuntimeConfig, ScheduleConfig, recipe_to_dict
+from croc_jax.training.durable import replace_file
 from croc_jax.training.workdir import WorkdirError, check_shared, claim_workdir, differing_fields, read_recipe
 
 RECIPE = Recipe(seed=3)
@@ -53,7 +57,32 @@ def test_a_setting_that_older_runs_lack_has_its_default(tmp_path):
     assert read_recipe(tmp_path / "config.json") == RECIPE
 
 
-@pytest.mark.parametrize("content", ["", "{", "[1]", '{"sead": 1}', '{"schedule": {"epochs": "many"}}'])
+def test_a_config_that_a_crash_has_emptied_is_written_anew(tmp_path, caplog):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.json").write_text("")
+    with caplog.at_level(logging.WARNING):
+        claim_workdir(tmp_path, RECIPE)
+    assert read_recipe(tmp_path / "config.json") == RECIPE
+    (warning,) = caplog.messages
+    assert warning == f"{tmp_path}/config.json is empty, as a crash leaves it: it gets the settings of this command"
+
+
+def test_a_file_is_on_the_disk_before_it_takes_the_place_of_another(tmp_path, monkeypatch):
+    synced = []
+
+    def note(descriptor):
+        held = os.fstat(descriptor)
+        synced.append("folder" if stat.S_ISDIR(held.st_mode) else held.st_size)
+        # The old one is there until the new one is safe.
+        assert (tmp_path / "file").read_bytes() == (b"new" if synced[-1] == "folder" else b"old")
+
+    (tmp_path / "file").write_bytes(b"old")
+    monkeypatch.setattr(os, "fsync", note)
+    replace_file(tmp_path / "file", b"new")
+    assert synced == [3, "folder"] and [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '{"sead": 1}', '{"schedule": {"epochs": "many"}}'])
 def test_a_strange_config_is_refused_by_name(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(WorkdirError, match="config.json is no recipe"):

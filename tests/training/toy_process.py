@@ -21,7 +21,7 @@ from croc_jax.training.processes import gather_texts, join_processes
 from croc_jax.training.progress import RunProgress
 from croc_jax.training.sharding import make_mesh, replicated
 from croc_jax.training.stopping import StopRequest
-from tests.training.test_loop import LENGTH, Memory, Numbers, State, make_step
+from tests.training.counting import LENGTH, Memory, Numbers, State, make_step
 from tests.training.tiny import tiny_recipe
 
 

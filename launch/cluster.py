@@ -2,11 +2,13 @@ r"""Clusters the patches of each image in a folder, and finds how many clusters 
 
     python launch/cluster.py --images=FOLDER --checkpoint=CHECKPOINT --output=DIR
 
-A checkpoint is all that evaluate.py takes, or 'random'. DIR gets labels/NAME.png (the cluster of each pixel, in color),
-overview.png and clusters.json (the number of clusters of each image).
+A checkpoint is all that evaluate.py takes, or 'random'. DIR gets labels/NAME.png (the cluster of each pixel, in color;
+the colors come again after 16 clusters, the ids do not), overview.png and clusters.json (the number of clusters of each
+image). Where a folder has images that differ by their suffix alone, all of its images keep it: labels/NAME.jpg.png.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from croc_jax.data.photometric import normalize
 from croc_jax.data.sources import FolderSource
 from croc_jax.evaluation.backbones import RANDOM, FrozenBackbone, random_backbone, trained_backbone
 from croc_jax.models import patch_grid
-from croc_jax.report.overlay import enlarge, overlay
+from croc_jax.report.overlay import SIDE, enlarge, overlay
 from croc_jax.report.style import CLUSTER_COLORS
 from croc_jax.training.config import Recipe
 
@@ -35,13 +37,13 @@ IMAGES = flags.DEFINE_string("images", None, "A folder of images, at any depth."
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A workdir, a checkpoint, a file, or 'random'.", required=True)
 OUTPUT = flags.DEFINE_string("output", None, "Where labels and pictures go.", required=True)
 SIZE = flags.DEFINE_integer("size", 448, "Side of the square that images are resized to, in whole patches.")
-K_START = flags.DEFINE_integer("k_start", 12, "Clusters that the merging starts from.")
+K_START = flags.DEFINE_integer("k_start", 12, "Clusters that the merging starts from; 256 at most.", upper_bound=256)
 LAMBDA_POS = flags.DEFINE_float("lambda_pos", 4.0, "How much patches of a cluster keep together.")
 WHICH = flags.DEFINE_enum("which", "teacher", ("teacher", "student"), "Of a run.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Images at a time.", lower_bound=1)
 
 # Of overview.png.
-NUM_SHOWN, COLUMNS, SIDE = 24, 4, 224
+NUM_SHOWN, COLUMNS = 24, 4
 
 
 def main() -> None:
@@ -58,6 +60,7 @@ def main() -> None:
     )
     cluster_fn = make_cluster_fn(backbone, grid, config)
     output.mkdir(parents=True, exist_ok=True)
+    names = label_names([Path(source.name(index)).relative_to(IMAGES.value) for index in range(len(source))])
     numbers, pictures, skipped = {}, [], []
     wanted = set(np.linspace(0, len(source) - 1, min(NUM_SHOWN, len(source))).astype(int).tolist())
     with make_progress(console) as progress:
@@ -66,13 +69,12 @@ def main() -> None:
             squares = np.stack([resize(image) for image in images])
             padded = np.concatenate([squares, np.repeat(squares[-1:], BATCH_SIZE.value - len(squares), axis=0)])
             found = jax.device_get(cluster_fn(backbone.params, padded))
-            for index, image, square, labels in zip(indices, images, squares, found, strict=False):
+            for index, image, labels in zip(indices, images, found, strict=False):
                 ids = np.unique(labels, return_inverse=True)[1].reshape(labels.shape).astype(np.uint8)
-                name = relative_name(source, index)
-                save_labels(ids.reshape(grid), image, output / "labels" / name)
-                numbers[str(name)] = int(ids.max()) + 1
+                save_labels(ids.reshape(grid), image, output / "labels" / names[index])
+                numbers[str(names[index])] = int(ids.max()) + 1
                 if index in wanted:
-                    pictures.append(np.concatenate([enlarge(square), overlay(square, ids, grid)], axis=1))
+                    pictures.append(np.concatenate([enlarge(image), overlay(image, ids, grid)], axis=1))
             progress.update(task, completed=indices[-1] + 1)
     if not numbers:
         raise UserError(f"none of the {len(source)} images in {IMAGES.value} can be read: {skipped[0]}")
@@ -123,25 +125,39 @@ def resize(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "S S 3"]:
     return np.asarray(Image.fromarray(image).resize((SIZE.value, SIZE.value), Image.Resampling.BICUBIC))
 
 
-def relative_name(source: FolderSource, index: int) -> Path:
-    """Returns where an image lies below the folder, with the suffix of labels."""
-    return Path(source.name(index)).relative_to(IMAGES.value).with_suffix(".png")
+def label_names(images: Sequence[Path]) -> list[Path]:
+    """Returns the files of labels; in folders where two would be the same, images keep their suffix before the new one.
+
+    Args:
+        images: paths below the folder, all different.
+    """
+    names = [image.with_suffix(".png") for image in images]
+    times = Counter(names)
+    crowded = {name.parent for name in names if times[name] > 1}
+    return [
+        image.with_name(f"{image.name}.png") if image.parent in crowded else name
+        for image, name in zip(images, names, strict=True)
+    ]
 
 
 def save_labels(ids: UInt8[np.ndarray, "r c"], image: UInt8[np.ndarray, "H W 3"], file: Path) -> None:
     """Writes ids in color at the size of their image."""
     file.parent.mkdir(parents=True, exist_ok=True)
     labels = Image.fromarray(ids).resize((image.shape[1], image.shape[0]), Image.Resampling.NEAREST)
-    labels.putpalette([int(color[place : place + 2], 16) for color in CLUSTER_COLORS for place in (1, 3, 5)])
+    # With fewer colors than 256, files would have 4 bits a pixel, for 16 clusters at most.
+    colors = [CLUSTER_COLORS[index % len(CLUSTER_COLORS)] for index in range(256)]
+    labels.putpalette([int(color[place : place + 2], 16) for color in colors for place in (1, 3, 5)])
     labels.save(file)
 
 
 def make_sheet(pictures: Sequence[UInt8[np.ndarray, "S T 3"]]) -> Image.Image:
-    """Returns all pictures on one sheet."""
+    """Returns all pictures on one sheet, each in the middle of its place."""
     columns = min(COLUMNS, len(pictures))
-    sheet = Image.new("RGB", (columns * (2 * SIDE + 8), -(-len(pictures) // columns) * (SIDE + 8)), "white")
+    width, height = 2 * SIDE + 8, SIDE + 8
+    sheet = Image.new("RGB", (columns * width, -(-len(pictures) // columns) * height), "white")
     for number, picture in enumerate(pictures):
-        sheet.paste(Image.fromarray(picture), (number % columns * (2 * SIDE + 8), number // columns * (SIDE + 8)))
+        left, top = (2 * SIDE - picture.shape[1]) // 2, (SIDE - picture.shape[0]) // 2
+        sheet.paste(Image.fromarray(picture), (number % columns * width + left, number // columns * height + top))
     return sheet
 
 

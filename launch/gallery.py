@@ -30,7 +30,7 @@ from croc_jax.evaluation.features import make_extract_fn
 from croc_jax.evaluation.video.evaluate import VideoProtocol, label_video, score_video
 from croc_jax.report.exploration import Exploration, explore, overlap
 from croc_jax.report.figures import plot_clusters, plot_merging
-from croc_jax.report.gallery import plot_components, plot_video
+from croc_jax.report.gallery import plot_components, plot_video, reduce_colors
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", "runs/demo", "A workdir, a checkpoint, a file or a folder.")
 IMAGES = flags.DEFINE_string("images", "", "A folder of images.")
@@ -184,14 +184,8 @@ def save(figure: Figure, file: Path) -> None:
     figure.savefig(file, dpi=DOTS_PER_INCH, transparent=True)
     if file.stat().st_size > MOST_BYTES:
         with Image.open(file) as picture:
-            opacity = np.asarray(picture.getchannel("A"))
-            page = Image.new("RGBA", picture.size, "white")
-            page.alpha_composite(picture)
-        # One color is kept for what is transparent.
-        few = page.convert("RGB").quantize(255, Image.Quantize.MEDIANCUT, dither=Image.Dither.FLOYDSTEINBERG)
-        few.putpalette([*few.getpalette()[: 3 * 255], 255, 255, 255])  # pyright: ignore[reportOptionalSubscript]
-        few.paste(255, mask=Image.fromarray(opacity < 128))
-        few.save(file, transparency=255)
+            few = reduce_colors(picture)
+        few.save(file, optimize=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Settings of the cross-view online clustering."""
 
 import dataclasses
+import math
+import numbers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,6 +36,12 @@ class ClusteringConfig:
 
     def __post_init__(self) -> None:
         """Raises ValueError, naming the field and the value, for settings that cannot work."""
+        for name in ("k_start", "k_max", "sinkhorn_iterations"):
+            self._expect(name, numbers.Integral, "a whole number")
+        for name in ("lambda_pos", "sinkhorn_lambda", "temp_r", "temp_c"):
+            self._expect(name, numbers.Real, "a number")
+        if not isinstance(self.uniform_marginals, bool):
+            raise ValueError(f"uniform_marginals={self.uniform_marginals!r}: expected True or False")
         if self.k_start < 2:
             raise ValueError(f"k_start={self.k_start}: the clustering starts from 2 or more centroids")
         if not 2 <= self.k_max <= self.k_start:
@@ -45,5 +53,12 @@ class ClusteringConfig:
         for name in ("sinkhorn_lambda", "temp_r", "temp_c"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)}: must be positive")
-        if self.lambda_pos < 0:
+        if math.isinf(self.sinkhorn_lambda):
+            raise ValueError("sinkhorn_lambda=inf: must be finite")
+        if not self.lambda_pos >= 0:
             raise ValueError(f"lambda_pos={self.lambda_pos}: must be 0 or more")
+
+    def _expect(self, name: str, kind: type, words: str) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise ValueError(f"{name}={value!r}: expected {words}")

@@ -1,23 +1,32 @@
 """From crop boxes to the positions of the patch centers in the original image."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
+from croc_jax.clustering.inputs import LARGEST, check_magnitudes, read_grid, read_numbers
 
-def patch_positions(boxes: Float[Array | np.ndarray, "*batch 5"], grid: tuple[int, int]) -> Float[Array, "*batch n 2"]:
+
+def patch_positions(boxes: Any, grid: tuple[int, int]) -> Float[Array, "*batch n 2"]:
     """Returns the (x, y) of every patch center, in pixels of the original image.
 
     A patch center lies where the mean of its pixels' coordinates lies, pixel centers being
     whole numbers. Patches are in row-major order of the view, after the flip.
 
     Args:
-        boxes: (top, left, height, width, flip) of each crop in original pixels.
+        boxes: (top, left, height, width, flip) of each crop in original pixels `[*batch 5]`.
         grid: rows and columns of patches in a view.
+
+    Raises:
+        ValueError: for boxes of another shape or that are not finite, or a grid of other than two sizes.
     """
-    boxes = jnp.asarray(boxes, jnp.float32)
-    rows, columns = grid
+    boxes, (rows, columns) = read_numbers("boxes", boxes), read_grid(grid)
+    if boxes.ndim < 1 or boxes.shape[-1] != 5:
+        raise ValueError(f"boxes {boxes.shape}: expected (top, left, height, width, flip) along the last axis")
+    check_magnitudes({"boxes": (boxes, LARGEST)})
+    boxes = boxes.astype(jnp.float32)
     top, left, height, width, flip = (boxes[..., i, None] for i in range(5))
     across = (jnp.arange(columns, dtype=jnp.float32) + 0.5) / columns
     down = (jnp.arange(rows, dtype=jnp.float32) + 0.5) / rows

@@ -1,13 +1,14 @@
 """Join the views, locate the clusters, split them again (Section 3.1 of the paper)."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from croc_jax.clustering.config import ClusteringConfig
+from croc_jax.clustering.inputs import LARGEST, check_magnitudes, read_config, read_indices, read_key, read_numbers
 from croc_jax.clustering.merging import HIGHEST, Clusters, JoinedTokens, init_clusters, join_tokens, merge_all
 
 
@@ -31,56 +32,84 @@ class Clustering(NamedTuple):
 
 
 def cluster_views(
-    tokens: Float[Array, "v b h n d"],
-    cls_tokens: Float[Array, "v b h d"],
-    positions: Float[Array, "v b n 2"],
+    tokens: Any,
+    cls_tokens: Any,
+    positions: Any,
     config: ClusteringConfig,
     *,
-    rng: Array | None = None,
-    init_indices: Int[Array, "b h k"] | None = None,
+    rng: Any = None,
+    init_indices: Any = None,
 ) -> Clustering:
     """Clusters the tokens of two views of each image jointly (Section 3.3 of the paper).
 
     Compiled once for each set of shapes and each config; float32 inside whatever comes in, and
-    no gradient flows through it.
+    no gradient flows through it. Arrays may be NumPy's, JAX's or, through DLPack, those of other
+    libraries such as PyTorch, or nested lists. Inside other compiled functions values are not known
+    yet: shapes and types alone are checked.
 
     Args:
         tokens: keys, queries, values (one set a head) or last tokens (one head) of both views,
-            as they come.
-        cls_tokens: the [CLS] tokens beside them.
-        positions: patch centers (x, y) in the original image, in any unit common to both views.
+            as they come `[2 b h n d]`.
+        cls_tokens: the [CLS] tokens beside them `[2 b h d]`.
+        positions: patch centers (x, y) in the original image, in any unit common to both views
+            `[2 b n 2]`.
         config: the hyper-parameters.
-        rng: key for drawing the first centroids; needed unless `init_indices` is given.
-        init_indices: the first centroids, as indices into the 2n tokens (view 1's, then view 2's).
+        rng: key or seed for drawing the first centroids; needed unless `init_indices` is given.
+        init_indices: the first centroids, as different indices into the 2n tokens (view 1's, then
+            view 2's) `[b h k]`.
 
     Raises:
-        ValueError: for shapes that don't fit together, or if neither `rng` nor `init_indices`,
-            or both, are given.
+        ValueError: for shapes that don't fit together, values that are not finite, indices out of
+            range or repeated, or if neither `rng` nor `init_indices`, or both, are given; the
+            message names the argument and what was expected.
     """
-    _check_shapes(tokens, cls_tokens, positions, config, init_indices)
-    if (rng is None) == (init_indices is None):
-        raise ValueError("give either rng, to draw the first centroids, or init_indices")
-    return _cluster_views(tokens, cls_tokens, positions, config, rng, init_indices)
+    return _cluster_views(*_read_views(tokens, cls_tokens, positions, config, rng, init_indices))
 
 
 def trace_merging(
-    tokens: Float[Array, "v b h n d"],
-    cls_tokens: Float[Array, "v b h d"],
-    positions: Float[Array, "v b n 2"],
+    tokens: Any,
+    cls_tokens: Any,
+    positions: Any,
     config: ClusteringConfig,
     *,
-    rng: Array | None = None,
-    init_indices: Int[Array, "b h k"] | None = None,
+    rng: Any = None,
+    init_indices: Any = None,
 ) -> tuple[Int[Array, "rounds v b h n"], Float[Array, "b h rounds"]]:
     """Returns each token's cluster at every round from K_start to 2, and the rounds' costs.
 
     For figures such as the paper's Figure 3; takes what `cluster_views` takes. A merged cluster
     keeps the smaller of its parents' numbers.
     """
-    _check_shapes(tokens, cls_tokens, positions, config, init_indices)
+    return _trace_merging(*_read_views(tokens, cls_tokens, positions, config, rng, init_indices))
+
+
+def _read_views(
+    tokens: Any, cls_tokens: Any, positions: Any, config: ClusteringConfig, rng: Any, init_indices: Any
+) -> tuple[Array, Array, Array, ClusteringConfig, Array | None, Array | None]:
+    """Returns the arguments as arrays of JAX, if they fit together."""
+    config, tokens = read_config(config), read_numbers("tokens", tokens)
+    if tokens.ndim != 5 or tokens.shape[0] != 2:
+        raise ValueError(f"tokens {tokens.shape}: expected [2 b h n d], the tokens of two views")
+    if 0 in tokens.shape:
+        raise ValueError(f"tokens {tokens.shape}: expected [2 b h n d] with no axis of length 0")
+    _, batch, heads, num_tokens, features = tokens.shape
+    cls_tokens, positions = read_numbers("cls_tokens", cls_tokens), read_numbers("positions", positions)
+    for name, array, shape in (
+        ("cls_tokens", cls_tokens, (2, batch, heads, features)),
+        ("positions", positions, (2, batch, num_tokens, 2)),
+    ):
+        if array.shape != shape:
+            raise ValueError(f"{name} {array.shape}: expected {shape} beside tokens {tokens.shape}")
+    if config.k_start > 2 * num_tokens:
+        raise ValueError(f"k_start={config.k_start}: more than the {2 * num_tokens} tokens of both views")
     if (rng is None) == (init_indices is None):
         raise ValueError("give either rng, to draw the first centroids, or init_indices")
-    return _trace_merging(tokens, cls_tokens, positions, config, rng, init_indices)
+    rng = None if rng is None else read_key(rng)
+    if init_indices is not None:
+        init_indices = read_indices(init_indices, (batch, heads, config.k_start), 2 * num_tokens)
+    named = {"tokens": tokens, "cls_tokens": cls_tokens, "positions": positions}
+    check_magnitudes({name: (array, LARGEST) for name, array in named.items()})
+    return tokens, cls_tokens, positions, config, rng, init_indices
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -206,17 +235,27 @@ def draw_tokens(rng: Array, logits: Float[Array, "b h n"], count: int) -> Int[Ar
     return jnp.argsort(noisy, axis=-1, descending=True)[..., :count]
 
 
-def view_centroids(
-    tokens: Float[Array, "v b n d"], cls_tokens: Float[Array, "v b d"], assignments: Float[Array, "v b h n k"]
-) -> Float[Array, "v b h k d"]:
+def view_centroids(tokens: Any, cls_tokens: Any, assignments: Any) -> Float[Array, "v b h k d"]:
     """Returns the centroids of each view, Eq. 2, with the mean norm of the [CLS] tokens.
 
     Args:
-        tokens: normalized last tokens of one network (teacher or student).
-        cls_tokens: its [CLS] tokens; the mean of their norms is over the batch and both views.
-        assignments: hard-masked, from `cluster_views`.
+        tokens: normalized last tokens of one network (teacher or student) `[v b n d]`.
+        cls_tokens: its [CLS] tokens `[v b d]`; the mean of their norms is over the batch and both views.
+        assignments: hard-masked, from `cluster_views` `[v b h n k]`.
+
+    Raises:
+        ValueError: for shapes that don't fit together.
     """
-    tokens, cls_tokens = tokens.astype(jnp.float32), cls_tokens.astype(jnp.float32)
+    tokens = read_numbers("tokens", tokens).astype(jnp.float32)
+    if tokens.ndim != 4:
+        raise ValueError(f"tokens {tokens.shape}: expected [v b n d], the last tokens of all views")
+    cls_tokens = read_numbers("cls_tokens", cls_tokens).astype(jnp.float32)
+    views, batch, num_tokens, features = tokens.shape
+    if cls_tokens.shape != (views, batch, features):
+        raise ValueError(f"cls_tokens {cls_tokens.shape}: expected {(views, batch, features)} beside these tokens")
+    assignments, form = read_numbers("assignments", assignments), f"[{views} {batch} h {num_tokens} k]"
+    if assignments.ndim != 5 or (*assignments.shape[:2], assignments.shape[3]) != (views, batch, num_tokens):
+        raise ValueError(f"assignments {assignments.shape}: expected {form} beside tokens {tokens.shape}")
     centroids = jnp.einsum("vbhnk,vbnd->vbhkd", assignments, tokens, precision=HIGHEST)
     return unit(centroids) * jnp.mean(jnp.linalg.norm(cls_tokens, axis=-1))
 
@@ -226,22 +265,3 @@ def unit(vectors: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
     vectors = vectors.astype(jnp.float32)
     squared = jnp.sum(vectors**2, axis=-1, keepdims=True)
     return vectors * jax.lax.rsqrt(jnp.maximum(squared, 1e-24))
-
-
-def _check_shapes(
-    tokens: Array, cls_tokens: Array, positions: Array, config: ClusteringConfig, init_indices: Array | None
-) -> None:
-    if tokens.ndim != 5 or tokens.shape[0] != 2:
-        raise ValueError(f"tokens {tokens.shape}: expected [2 b h n d], the tokens of two views")
-    _, batch, heads, num_tokens, features = tokens.shape
-    expected: dict[str, tuple[Array, tuple[int, ...]]] = {
-        "cls_tokens": (cls_tokens, (2, batch, heads, features)),
-        "positions": (positions, (2, batch, num_tokens, 2)),
-    }
-    if init_indices is not None:
-        expected["init_indices"] = (init_indices, (batch, heads, config.k_start))
-    for name, (array, shape) in expected.items():
-        if array.shape != shape:
-            raise ValueError(f"{name} {array.shape}: expected {shape} beside tokens {tokens.shape}")
-    if config.k_start > 2 * num_tokens:
-        raise ValueError(f"k_start={config.k_start}: more than the {2 * num_tokens} tokens of both views")

@@ -18,6 +18,8 @@ Rows = Sequence[Mapping[str, float]]
 VIEW_COLORS = (BLUE, ORANGE)
 SERIES_COLORS = (PALE, BLUE, ORANGE, GREEN)
 SMALL = (4.6, 2.9)
+# Of the costs below pictures, in inches.
+_COSTS_HEIGHT = 1.45
 
 
 def plot_losses(rows: Rows) -> Figure:
@@ -151,8 +153,9 @@ def plot_clusters(
     heads, tile = labels.shape[1], 1.5
     widths = [2.0] * (scene is not None) + [1.0] * (heads + 1)
     with figure_style(ink=NEUTRAL, soft=NEUTRAL):
-        figure = Figure(figsize=(tile * sum(widths), len(views) * tile + 0.35), layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.02, h_pad=0.04)  # pyright: ignore
+        height = len(views) * (tile * _steepness(views) + 0.1) + 0.3
+        figure = Figure(figsize=(tile * sum(widths), height), layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.02, h_pad=0.06)  # pyright: ignore
         layout = figure.add_gridspec(len(views), len(widths), width_ratios=widths)
         first = len(widths) - heads - 1
         if scene is not None:
@@ -191,10 +194,10 @@ def plot_merging(
     heads, rounds = costs.shape
     ks = np.arange(rounds + 1, 1, -1)
     with figure_style(ink=NEUTRAL, soft=NEUTRAL):
-        figure = Figure(figsize=(0.92 * rounds, len(views) * 0.96 * heads + 1.7), layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02)  # pyright: ignore
-        rows = len(views) * heads
-        layout = figure.add_gridspec(rows + 1, rounds, height_ratios=[*[1.0] * rows, 1.5])
+        rows, tile = len(views) * heads, 0.92 * _steepness(views) + 0.09
+        figure = Figure(figsize=(0.92 * rounds + 0.6, rows * tile + _COSTS_HEIGHT + 0.3), layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.02, h_pad=0.04)  # pyright: ignore
+        layout = figure.add_gridspec(rows + 1, rounds, height_ratios=[*[tile] * rows, _COSTS_HEIGHT])
         for head in range(heads):
             for index, k in enumerate(ks):
                 for view in range(len(views)):
@@ -204,7 +207,7 @@ def plot_merging(
                     show_image(cell, picture, f"K = {k}" if head == view == 0 else "", frame)
                     if index == 0:
                         name = f"head {head + 1}\nview {view + 1}" if len(views) > 1 else f"head {head + 1}"
-                        cell.set_ylabel(name, fontsize=7.5)
+                        cell.set_ylabel(name, fontsize=9.5, rotation=0, ha="right", va="center")
         _plot_costs(figure.add_subplot(layout[-1, :]), costs, num_clusters, ks)
         return figure
 
@@ -232,7 +235,13 @@ def _plot_costs(axes: Axes, costs: np.ndarray, num_clusters: np.ndarray, ks: np.
     axes.margins(y=0.2)
     axes.grid(color=NEUTRAL, alpha=0.25)
     axes.spines[:].set_color(NEUTRAL)
-    axes.legend(ncols=len(costs), loc="upper left")
+    # Costs are high on either side.
+    axes.legend(ncols=len(costs), loc="upper center")
+
+
+def _steepness(views: np.ndarray) -> float:
+    """Returns height over width of pictures, but for the very flat and the very tall."""
+    return float(np.clip(views.shape[1] / views.shape[2], 0.25, 3.0))
 
 
 def _head_color(head: int) -> str:

@@ -13,6 +13,8 @@ from croc_jax.report.style import NEUTRAL, cluster_color, figure_style
 # A share of the values on either end is cut off: a few odd patches would leave all others gray.
 _TAIL = 2.0
 _OPACITY = 0.6
+# Of 256 colors: those of the rims of letters and lines.
+_TRANSLUCENT = 64
 
 
 def component_colors(features: Float[np.ndarray, "b n d"]) -> UInt8[np.ndarray, "b n 3"]:
@@ -99,12 +101,35 @@ def plot_video(
     height, width = frames[0].shape[:2]
     with figure_style(ink=NEUTRAL, soft=NEUTRAL):
         tile = 2.3
-        figure = Figure(figsize=(tile * len(places), tile * height / width + 0.25), layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0)  # pyright: ignore
+        figure = Figure(figsize=(tile * len(places), tile * height / width + 0.27), layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.02, h_pad=0.07, wspace=0)  # pyright: ignore
         for cell, place in zip(figure.subplots(1, len(places), squeeze=False)[0], places, strict=True):
             title = f"frame {place + 1}" if place else "frame 1: given"
             show_image(cell, tint_objects(frames[place], ids[place]), title)
         return figure
+
+
+def reduce_colors(picture: Image.Image) -> Image.Image:
+    """Returns a picture in 256 colors; some of them are translucent, for letters to be smooth on any page.
+
+    Args:
+        picture: RGBA.
+    """
+    solid = np.asarray(picture.getchannel("A")) == 255
+    clear = Image.new("RGBA", picture.size)
+    page, rest = clear.convert("RGB"), picture.copy()
+    page.paste(picture.convert("RGB"), mask=Image.fromarray(solid))
+    rest.paste(clear, mask=Image.fromarray(solid))
+    many = page.quantize(256 - _TRANSLUCENT, Image.Quantize.MEDIANCUT, dither=Image.Dither.FLOYDSTEINBERG)
+    others = rest.quantize(_TRANSLUCENT, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    colors = np.zeros((256, 4), np.uint8)
+    for start, part in ((0, many), (256 - _TRANSLUCENT, others)):
+        listed = np.array(part.getpalette("RGBA")).reshape(-1, 4)
+        colors[start : start + len(listed)] = listed
+    ids = np.where(solid, np.asarray(many), 256 - _TRANSLUCENT + np.asarray(others)).astype(np.uint8)
+    result = Image.fromarray(ids).convert("P")
+    result.putpalette(colors.tobytes(), "RGBA")
+    return result
 
 
 def _outline(ids: np.ndarray) -> np.ndarray:

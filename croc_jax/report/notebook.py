@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from matplotlib.figure import Figure
 
 from croc_jax.clustering import FeatureClusters
+from croc_jax.clustering.inputs import read_grid
 from croc_jax.report import figures
 
 MOST_HEADS = 6
@@ -37,7 +38,8 @@ def plot_clusters(images: UInt8[np.ndarray, "*v H W 3"], clusters: FeatureCluste
 
     Args:
         images: `[H W 3]`, or two views `[2 H W 3]`.
-        clusters: of the features of that image, with or without heads; without an axis of images.
+        clusters: of the features of that image, with or without heads: an axis before the tokens counts as
+            heads. Of a batch, choose one image: `clusters.of_image(0)`.
         grid: rows and columns of tokens.
 
     Raises:
@@ -59,8 +61,10 @@ def plot_merging(
         heads: how many to draw, the first ones.
 
     Raises:
-        ValueError: see `plot_clusters`, or if the clusters of every round were not kept.
+        ValueError: see `plot_clusters`, for `heads` below 1, or if the clusters of every round were not kept.
     """
+    if not isinstance(heads, (int, np.integer)) or heads < 1:
+        raise ValueError(f"heads={heads!r}: expected a whole number of 1 or more")
     drawn = _arrange(images, clusters, grid)
     if drawn.merging is None:
         raise ValueError("clusters.merging=None: call cluster_features with keep_merging=True")
@@ -72,11 +76,14 @@ def plot_costs(clusters: FeatureClusters) -> Figure:
     """Returns the transport cost of every round of the first heads; the chosen K is ringed.
 
     Args:
-        clusters: of one image.
+        clusters: see `plot_clusters`.
+
+    Raises:
+        ValueError: for a batch of images with heads.
     """
     costs = np.asarray(clusters.costs)
     if costs.ndim > 2:
-        raise ValueError(f"clusters.costs {costs.shape}: choose one image, such as costs[0]")
+        raise ValueError(f"clusters.costs {costs.shape}: choose one image, such as clusters.of_image(0)")
     return figures.plot_costs(
         costs.reshape(-1, costs.shape[-1])[:MOST_HEADS], np.asarray(clusters.num_clusters).reshape(-1)[:MOST_HEADS]
     )
@@ -89,7 +96,10 @@ def _arrange(images: np.ndarray, clusters: FeatureClusters, grid: tuple[int, int
     if views.dtype != np.uint8:
         raise ValueError(f"images of type {views.dtype}: expected uint8 from 0 to 255")
     labels, two = np.asarray(clusters.labels), views.ndim == 4
-    count = grid[0] * grid[1]
+    rows, columns = read_grid(grid)
+    count = rows * columns
+    if labels.ndim == 3 + two:
+        raise ValueError(f"clusters.labels {labels.shape}: choose one image, such as clusters.of_image(0)")
     if labels.ndim not in (1 + two, 2 + two) or labels.shape[-1] != count or (two and labels.shape[0] != 2):
         forms = f"[2 {count}] or [2 h {count}]" if two else f"[{count}] or [h {count}]"
         raise ValueError(f"clusters.labels {labels.shape}: expected {forms} for these images and grid={grid}")
@@ -97,7 +107,8 @@ def _arrange(images: np.ndarray, clusters: FeatureClusters, grid: tuple[int, int
     merging = None if clusters.merging is None else np.asarray(clusters.merging)
     valid, costs = np.asarray(clusters.valid), np.asarray(clusters.costs)
     if valid.size // valid.shape[-1] != labels.size // count // num_views:
-        raise ValueError(f"clusters.valid {valid.shape}: these are clusters of two views; give both images")
+        hint = "of images one by one; give one of them and its clusters" if two else "of two views; give both images"
+        raise ValueError(f"clusters.valid {valid.shape}: these are clusters {hint}")
     return _Drawn(
         views.reshape(num_views, *views.shape[-3:]),
         labels.reshape(num_views, -1, count),

@@ -20,7 +20,7 @@ def overlay(
     *,
     valid: Bool[np.ndarray, " k"] | None = None,
     opacity: float = 0.6,
-) -> UInt8[np.ndarray, "S S 3"]:
+) -> UInt8[np.ndarray, "S T 3"]:
     """Returns an enlarged gray image with its patches tinted by cluster, and white lines between clusters.
 
     Args:
@@ -31,20 +31,24 @@ def overlay(
         opacity: of the tint.
     """
     gray = _DARKEST + (255 - _DARKEST) / 255 * (enlarge(image) @ _LUMA)
-    side = np.arange(SIDE)
-    clusters = labels.reshape(grid)[(side * grid[0] // SIDE)[:, None], side * grid[1] // SIDE]
+    height, width = gray.shape
+    down, across = np.arange(height)[:, None], np.arange(width)
+    clusters = labels.reshape(grid)[down * grid[0] // height, across * grid[1] // width]
     colors = 255 * np.stack([cluster_color(index) for index in range(int(labels.max()) + 1)])
     tinted = (1 - opacity) * gray[..., None] + opacity * colors[clusters]
     if valid is not None:
-        hatched = np.where((side[:, None] + side) % _HATCH < _HATCH / 2, 0.75, 1.0) * gray
+        hatched = np.where((down + across) % _HATCH < _HATCH / 2, 0.75, 1.0) * gray
         tinted = np.where(valid[clusters][..., None], tinted, hatched[..., None])
     tinted[_borders(clusters)] = 255
     return tinted.round().astype(np.uint8)
 
 
-def enlarge(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "S S 3"]:
-    """Returns an image at the size of all pictures."""
-    return np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+def enlarge(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "S T 3"]:
+    """Returns an image at the size of all pictures: the longer side is `SIDE`."""
+    height, width = image.shape[:2]
+    share = SIDE / max(height, width)
+    size = max(1, round(share * width)), max(1, round(share * height))
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
 
 
 def _borders(clusters: np.ndarray) -> np.ndarray:

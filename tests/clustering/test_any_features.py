@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from croc_jax.clustering import ClusteringConfig, cluster_features, cluster_views, trace_merging
+from croc_jax.clustering import ClusteringConfig, FeatureClusters, cluster_features, cluster_views, trace_merging
 from croc_jax.clustering.any_features import _cluster
 from tests.clustering.test_views import softmax
 
@@ -170,12 +170,50 @@ def test_tensors_of_pytorch_come_by_dlpack():
     expected = cluster_features(tokens.astype(np.float32), config=CONFIG)
     for tensor in (torch.tensor(tokens).float(), torch.tensor(tokens).float().requires_grad_()):
         np.testing.assert_array_equal(cluster_features(tensor, config=CONFIG).labels, expected.labels)
+    half = torch.tensor(tokens).bfloat16().requires_grad_()
+    rounded = cluster_features(jnp.asarray(tokens, jnp.bfloat16), config=CONFIG)
+    np.testing.assert_array_equal(cluster_features(half, config=CONFIG).costs, rounded.costs)
 
 
 def test_it_runs_inside_other_compiled_functions():
     tokens, _ = blobs()
-    inside = jax.jit(lambda array: cluster_features(array, config=CONFIG).labels)
-    np.testing.assert_array_equal(inside(tokens), cluster_features(tokens, config=CONFIG).labels)
+    scores = jnp.ones(24)
+    inside = jax.jit(lambda array: cluster_features(array, config=CONFIG, scores=scores).labels)
+    np.testing.assert_array_equal(inside(tokens), cluster_features(tokens, config=CONFIG, scores=scores).labels)
+
+
+@pytest.mark.parametrize("factor", [1e25, 1e-25, 1e37])
+def test_the_length_of_features_does_not_matter(factor):
+    tokens, cls_tokens = blobs()[0].astype(np.float32), np.ones(6, np.float32)
+    expected = cluster_features(tokens, cls_tokens=cls_tokens, config=CONFIG)
+    found = cluster_features(np.float32(factor) * tokens, cls_tokens=np.float32(factor) * cls_tokens, config=CONFIG)
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    np.testing.assert_allclose(found.costs, expected.costs, atol=1e-5)
+
+
+def test_a_seed_is_as_good_as_a_key():
+    tokens = RNG.standard_normal((20, 6))
+    found = [cluster_features(tokens, config=CONFIG, rng=rng) for rng in (3, jax.random.key(3), 4)]
+    np.testing.assert_array_equal(found[0].costs, found[1].costs)
+    assert np.abs(np.asarray(found[0].costs) - np.asarray(found[2].costs)).max() > 1e-4
+    default = cluster_features(tokens, config=CONFIG)
+    np.testing.assert_array_equal(default.costs, cluster_features(tokens, config=CONFIG, rng=0).costs)
+
+
+@pytest.mark.parametrize("heads", [(), (3,)])
+@pytest.mark.parametrize("views", [(), (2,)])
+def test_one_image_of_a_batch(views, heads):
+    shapes = (*views, 4, *heads, 24), (4, *heads), (4, *heads, 6), (4, *heads, 7), (6, *views, 4, *heads, 24)
+    many = FeatureClusters(*(jnp.asarray(RNG.integers(0, 7, shape)) for shape in shapes))
+    one = many.of_image(2)
+    np.testing.assert_array_equal(one.labels, np.moveaxis(np.asarray(many.labels), len(views), 0)[2])
+    np.testing.assert_array_equal(one.merging, np.moveaxis(np.asarray(many.merging), 1 + len(views), 0)[2])
+    for name in ("num_clusters", "costs", "valid"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(many, name)[2])
+    assert many._replace(merging=None).of_image(2).merging is None
+    if not heads:
+        with pytest.raises(ValueError, match="of one image already"):
+            one.of_image(0)
 
 
 GOOD = np.ones((20, 6))
@@ -191,6 +229,9 @@ NAN = np.where(np.arange(20)[:, None] == 3, np.nan, GOOD)
         (NAN, {}, "features: expected finite numbers, found NaN"),
         (np.ones((4, 6)), {}, "k_start=5: expected at most the 4 tokens"),
         (np.array([["a"]]), {}, "features: expected an array of numbers"),
+        (GOOD + 1j, {}, "features of complex64: expected real numbers"),
+        (np.ones((0, 20, 6)), {}, r"features \(0, 20, 6\): expected one image or more"),
+        (np.ones((2, 0, 20, 6)), {}, r"features \(2, 0, 20, 6\): expected .* one head or more"),
         (GOOD, {"scores": np.ones(19)}, r"scores \(19,\): expected \(20,\)"),
         (GOOD, {"scores": -np.ones(20)}, "scores: expected numbers of 0 or more, found negative"),
         (GOOD, {"scores": np.zeros(20)}, "scores: expected a number above 0 for each image"),
@@ -198,6 +239,15 @@ NAN = np.where(np.arange(20)[:, None] == 3, np.nan, GOOD)
         (GOOD, {"cls_tokens": np.ones(7)}, r"cls_tokens \(7,\): expected \(6,\)"),
         (GOOD, {"positions": np.ones((20, 3))}, r"positions \(20, 3\): expected \(20, 2\)"),
         (GOOD, {"positions": np.ones((20, 2)), "grid": (4, 5)}, "positions and grid: give one"),
+        (GOOD, {"positions": np.full((20, 2), 1e25)}, r"positions: expected numbers of magnitude 1e\+17 at most"),
+        (GOOD, {"positions": NAN[:, :2]}, "positions: expected finite numbers"),
+        (GOOD, {"cls_tokens": NAN[3]}, "cls_tokens: expected finite numbers"),
+        (GOOD, {"scores": NAN[:, 0]}, "scores: expected finite numbers"),
+        (GOOD, {"grid": 20}, "grid=20: expected rows and columns"),
+        (GOOD, {"grid": (-4, -5)}, r"grid=\(-4, -5\): expected rows and columns"),
+        (GOOD, {"rng": np.random.default_rng(0)}, "rng=Generator"),
+        (GOOD, {"config": {"k_start": 5}}, "config={'k_start': 5}: expected a ClusteringConfig"),
+        (GOOD, {"init_indices": [0, 1, 2, 3, 3]}, "init_indices: expected different tokens .* found 3 twice"),
         (GOOD, {"grid": (4, 4)}, r"grid=\(4, 4\): expected rows x columns of the 20 tokens"),
         (GOOD, {"init_indices": np.arange(4)}, r"init_indices \(4,\) .*expected whole numbers of shape \(5,\)"),
         (GOOD, {"init_indices": np.arange(5) + 17}, "init_indices: expected numbers from 0 to 19"),
@@ -206,4 +256,4 @@ NAN = np.where(np.arange(20)[:, None] == 3, np.nan, GOOD)
 )
 def test_what_does_not_fit_is_named(features, settings, message):
     with pytest.raises(ValueError, match=message):
-        cluster_features(features, config=CONFIG, **settings)
+        cluster_features(features, **{"config": CONFIG, **settings})

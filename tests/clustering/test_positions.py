@@ -29,3 +29,18 @@ def test_leading_axes_are_kept():
     positions = patch_positions(boxes, (3, 2))
     assert positions.shape == (2, 4, 6, 2)
     np.testing.assert_allclose(positions[1, 2], patch_positions(boxes[1, 2], (3, 2)), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("boxes", "grid", "message"),
+    [
+        (np.ones((2, 4)), (3, 3), r"boxes \(2, 4\): expected \(top, left, height, width, flip\)"),
+        (np.float32(1), (3, 3), r"boxes \(\): expected"),
+        (np.full((2, 5), np.nan), (3, 3), "boxes: expected finite numbers"),
+        (np.ones((2, 5)), 3, "grid=3: expected rows and columns"),
+        (np.ones((2, 5)), (3, 0), r"grid=\(3, 0\): expected rows and columns"),
+    ],
+)
+def test_what_does_not_fit_is_named(boxes, grid, message):
+    with pytest.raises(ValueError, match=message):
+        patch_positions(boxes, grid)

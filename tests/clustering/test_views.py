@@ -172,38 +172,116 @@ def test_centroids_have_the_mean_cls_norm():
     np.testing.assert_allclose(centroids, expected, atol=1e-5)
 
 
+def spoiled(value, *shape):
+    array = np.ones(shape, np.float32)
+    array.flat[-1] = value
+    return array
+
+
+def some_indices(value):
+    _, _, _, indices = scene()
+    indices[-1, -1, -1] = value
+    return indices
+
+
+TOKENS_SHAPE, CLS_SHAPE = (2, BATCH, HEADS, TOKENS, FEATURES), (2, BATCH, HEADS, FEATURES)
+EMPTY = {"tokens": np.zeros((2, 0, HEADS, TOKENS, FEATURES)), "cls_tokens": np.zeros((2, 0, HEADS, FEATURES))}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"cls_tokens": np.zeros((2, BATCH, HEADS, FEATURES + 1))}, "cls_tokens"),
         ({"positions": np.zeros((2, BATCH, TOKENS, 3))}, "positions"),
         ({"tokens": np.zeros((BATCH, HEADS, TOKENS, FEATURES))}, r"tokens .*expected \[2 b h n d\]"),
+        (EMPTY, r"tokens \(2, 0, 2, 9, 6\): expected .* no axis of length 0"),
         ({"init_indices": np.zeros((BATCH, HEADS, 4), int)}, "init_indices"),
         ({"init_indices": None}, "either rng"),
+        ({"init_indices": None, "rng": np.random.default_rng(0)}, "rng=Generator"),
         ({"config": ClusteringConfig(k_start=19, k_max=12), "init_indices": None}, "k_start=19"),
+        ({"config": {"k_start": 5}}, "config={'k_start': 5}: expected a ClusteringConfig"),
+        ({"tokens": spoiled(np.nan, *TOKENS_SHAPE)}, "^tokens: expected finite numbers, found NaN"),
+        (
+            {"tokens": spoiled(1e25, *TOKENS_SHAPE)},
+            r"^tokens: expected numbers of magnitude 1e\+17 at most, found 1e",
+        ),
+        ({"cls_tokens": spoiled(np.nan, *CLS_SHAPE)}, "^cls_tokens: expected finite numbers, found NaN"),
+        ({"positions": spoiled(np.inf, 2, BATCH, TOKENS, 2)}, "^positions: expected finite numbers"),
+        ({"tokens": np.ones(TOKENS_SHAPE, complex)}, "tokens of complex64: expected real numbers"),
+        ({"init_indices": some_indices(99)}, "init_indices: expected numbers from 0 to 17, found 99"),
+        ({"init_indices": some_indices(-1)}, "init_indices: expected numbers from 0 to 17, found -1"),
+        ({"init_indices": np.ones((BATCH, HEADS, 5), int)}, "init_indices: expected different tokens .* found 1 twice"),
     ],
 )
-def test_bad_input_is_named(change, message):
+@pytest.mark.parametrize("function", [cluster_views, trace_merging])
+def test_bad_input_is_named(function, change, message):
     tokens, cls_tokens, positions, indices = scene()
     given = {"tokens": tokens, "cls_tokens": cls_tokens, "positions": positions, "config": CONFIG}
     given["init_indices"] = indices
     with pytest.raises(ValueError, match=message):
-        cluster_views(**{**given, **change})
+        function(**{**given, **change})
+
+
+@pytest.mark.parametrize("form", ["lists", "tensors"])
+def test_lists_and_tensors_give_what_arrays_give(form):
+    given = scene()
+    convert = np.ndarray.tolist if form == "lists" else pytest.importorskip("torch").tensor
+    tokens, cls_tokens, positions, indices = map(convert, given)
+    found = cluster_views(tokens, cls_tokens, positions, CONFIG, init_indices=indices)
+    expected = cluster_views(*given[:3], CONFIG, init_indices=given[3])
+    np.testing.assert_array_equal(found.costs, expected.costs)
+    np.testing.assert_array_equal(found.assignments, expected.assignments)
+
+
+def test_in_compiled_and_mapped_functions_no_value_is_looked_at():
+    tokens, cls_tokens, positions, indices = scene()
+    bad = np.stack([tokens, np.full_like(tokens, np.nan)])
+
+    @jax.jit
+    @jax.vmap
+    def costs(tokens):
+        # The others are constants, of NumPy and of JAX.
+        return cluster_views(tokens, cls_tokens, jnp.asarray(positions), CONFIG, init_indices=indices).costs
+
+    expected = cluster_views(tokens, cls_tokens, positions, CONFIG, init_indices=indices).costs
+    np.testing.assert_allclose(costs(bad)[0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "cls_tokens", "assignments", "message"),
+    [
+        ((2, 3, 1, 4, 5), (2, 3, 5), (2, 3, 2, 4, 6), r"tokens \(2, 3, 1, 4, 5\): expected \[v b n d\]"),
+        ((2, 3, 4, 5), (2, 3, 4), (2, 3, 2, 4, 6), r"cls_tokens \(2, 3, 4\): expected \(2, 3, 5\)"),
+        ((2, 3, 4, 5), (2, 3, 5), (2, 3, 2, 5, 6), r"assignments \(2, 3, 2, 5, 6\): expected \[2 3 h 4 k\]"),
+        ((2, 3, 4, 5), (2, 3, 5), (2, 3, 4, 6), r"assignments \(2, 3, 4, 6\): expected \[2 3 h 4 k\]"),
+    ],
+)
+def test_centroids_of_what_does_not_fit(tokens, cls_tokens, assignments, message):
+    with pytest.raises(ValueError, match=message):
+        view_centroids(np.ones(tokens), np.ones(cls_tokens), np.ones(assignments))
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
     [
         ("k_start", 1),
+        ("k_start", 5.0),
+        ("k_max", True),
         ("k_max", 13),
         ("cost_scale", "head"),
         ("temp_r", 0.0),
+        ("temp_c", float("nan")),
         ("lambda_pos", -1.0),
+        ("lambda_pos", float("nan")),
+        ("lambda_pos", "4"),
+        ("sinkhorn_lambda", float("inf")),
         ("sinkhorn_iterations", 0),
+        ("sinkhorn_iterations", 2.5),
+        ("uniform_marginals", "no"),
     ],
 )
 def test_bad_settings_are_named(field, value):
-    with pytest.raises(ValueError, match=field):
+    with pytest.raises(ValueError, match=f"^{field}={value!r}: "):
         ClusteringConfig(**{field: value})
 
 

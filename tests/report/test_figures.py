@@ -228,7 +228,9 @@ def test_every_round_has_a_column_and_the_chosen_one_a_frame(views, merging):
                 axes = cells[2 * head + view, index]
                 np.testing.assert_array_equal(shown(axes), overlay(views[view], merging[index, view, head], GRID))
                 assert frame(axes) == (color if k == CHOSEN[head] else None)
-            assert cells[2 * head + view, 0].get_ylabel() == f"head {head + 1}\nview {view + 1}"
+            label = cells[2 * head + view, 0].yaxis.label
+            assert label.get_text() == f"head {head + 1}\nview {view + 1}"
+            assert label.get_rotation() == 0 and label.get_fontsize() > 9
     assert [cells[0, index].get_title() for index in range(ROUNDS)] == ["K = 5", "K = 4", "K = 3", "K = 2"]
 
 
@@ -249,3 +251,26 @@ def test_costs_stand_below_their_rounds_and_the_least_is_ringed(views, merging):
     columns = [cells.get_window_extent() for cells in figure.axes[: 2 * ROUNDS : 2]]
     for tick, box in zip(ticks, columns, strict=True):
         assert tick == pytest.approx((box.x0 + box.x1) / 2, abs=2)
+
+
+@pytest.mark.parametrize("size", [(30, 40), (40, 30), (24, 24)])
+def test_pictures_fill_their_cells_at_the_aspect_of_the_images(size, labels, merging):
+    views = np.zeros((2, *size, 3), np.uint8)
+    for figure in (plot_clusters(views, labels, VALID, GRID), plot_merging(views, merging, COSTS, CHOSEN, GRID)):
+        figure.draw_without_rendering()
+        pictures = [axes for axes in figure.axes if axes.images]
+        boxes = [axes.get_window_extent() for axes in pictures]
+        for box in boxes:
+            assert box.height / box.width == pytest.approx(size[0] / size[1], rel=1e-3)
+        # A row takes up its share of the width: nothing is lost to a cell of another shape.
+        across = sum(boxes[index].width for index in range(len(boxes)) if abs(boxes[index].y0 - boxes[0].y0) < 3)
+        assert across > 0.8 * figure.bbox.width
+
+
+def test_nothing_is_cut_off(views, labels, merging):
+    for figure in (plot_clusters(views, labels, VALID, GRID), plot_merging(views, merging, COSTS, CHOSEN, GRID)):
+        figure.draw_without_rendering()
+        for axes in figure.axes:
+            box = axes.get_tightbbox()
+            # Titles keep two pixels at least from the rim.
+            assert box.y1 <= figure.bbox.y1 - 2 and box.x0 >= 0 and box.x1 <= figure.bbox.x1

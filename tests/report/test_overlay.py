@@ -10,7 +10,7 @@ from croc_jax.report.style import CLUSTER_COLORS, cluster_color
 WHITE = 255
 
 
-def flat(value, size=(20, 30)):
+def flat(value, size=(20, 20)):
     return np.full((*size, 3), value, np.uint8)
 
 
@@ -88,11 +88,26 @@ def test_one_cluster_has_no_borders():
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) == 1 and picture.max() < WHITE
 
 
+@pytest.mark.parametrize(
+    ("size", "expected"), [((30, 40), (168, 224)), ((40, 30), (224, 168)), ((9, 9), (224, 224)), ((1, 900), (1, 224))]
+)
+def test_pictures_keep_the_aspect_of_their_images(size, expected):
+    assert enlarge(flat(90, size)).shape == (*expected, 3)
+    picture = overlay(flat(90, size), np.arange(6), (2, 3))
+    assert picture.shape == (*expected, 3)
+    if min(expected) > 6:
+        rows, columns = expected
+        for cluster in range(6):
+            row, column = divmod(cluster, 3)
+            inside = picture[int((row + 0.5) * rows / 2), int((column + 0.5) * columns / 3)]
+            np.testing.assert_allclose(inside, 0.4 * lightened(90) + 0.6 * color_of(cluster), atol=0.51)
+
+
 def test_enlarged_images_keep_their_content():
     image = np.zeros((10, 20, 3), np.uint8)
     image[:, 10:] = (10, 120, 250)
     large = enlarge(image)
-    assert large.shape == (SIDE, SIDE, 3) and large.dtype == np.uint8
+    assert large.shape == (SIDE // 2, SIDE, 3) and large.dtype == np.uint8
     assert (large[:, : SIDE // 2 - 20] == 0).all() and (large[:, SIDE // 2 + 20 :] == (10, 120, 250)).all()
 
 

@@ -166,8 +166,8 @@ def _infer_transformer(
     side, fault = _learned_grid(flat, read.spoiled)
     patch_size, other_fault = _patch_size(flat, read.spoiled)
     wrong += fault + other_fault
-    stated = num_heads or description.get("num_attention_heads") or description.get("model_args", {}).get("num_heads")
-    num_heads, faults = _count_heads(weights, stated, width=width, depth=depth, rope=rope)
+    stated = description.get("num_attention_heads") or (description.get("model_args") or {}).get("num_heads")
+    num_heads, faults = _count_heads(weights, num_heads or stated, width=width, depth=depth, rope=rope)
     wrong += faults
     variant = next((name for name, size in VARIANTS.items() if size == (width, depth, num_heads)), None)
     sizes: Any = {"width": width, "depth": depth, "num_heads": num_heads} if variant is None else {"variant": variant}

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from croc_jax.checkpoints.names import FORMATS, TABLE, Params, Row, WeightNamesError, nest
+from croc_jax.checkpoints.names import FORMATS, TABLE, Row
 
 # What files hold beside a backbone.
 IGNORED = re.compile(
@@ -36,23 +36,12 @@ class ReadNames(NamedTuple):
     spoiled: set[str]
 
 
-def read_names(weights: Mapping[str, Any]) -> Params:
-    """Returns parameters from arrays under the names of any known library.
+def collect_names(weights: Mapping[str, Any]) -> ReadNames:
+    """Reads what can be read of weights under the names of any known library.
 
     Args:
         weights: by name; a prefix such as "module." is skipped.
-
-    Raises:
-        WeightNamesError: listing everything that has no place or does not fit it.
     """
-    found = collect_names(weights)
-    if found.wrong:
-        raise WeightNamesError("; ".join(found.wrong))
-    return nest(found.flat)
-
-
-def collect_names(weights: Mapping[str, Any]) -> ReadNames:
-    """Reads what can be read of weights under the names of any known library; see `read_names`."""
     named = _normalize_names(weights)
     found: dict[str, dict[int, np.ndarray]] = {}
     unknown, wrong, spoiled = [], [], set()

@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     """Returns the recipe."""
     config = recipe_config()
     config.init_from.source = "weights/dino_deitsmall16_pretrain.pth"
-    # The heads are new; a run of CrOC brings its own with "networks".
+    # The heads are new; a whole checkpoint of CrOC or DINO brings its own with "networks".
     config.init_from.parts = "backbone"
     config.data.sources = ("coco:data/coco",)
     config.backbone.variant = "vit_small"

@@ -105,7 +105,7 @@ def pretrain(stop: StopRequest) -> str | None:
         state = saver.restore_latest(shapes)
         console.print(describe(recipe, dataset, shapes, mesh=mesh, restored=state))
         if state is None:
-            state = first_state(recipe, steps_per_epoch=epoch, mesh=mesh)
+            state = first_state(recipe, steps_per_epoch=epoch, mesh=mesh, say=console.print)
         start = int(state.step)
         log = MetricsLog(workdir, restored_step=start) if first else NoLog()
         display = RunProgress(console, start=start, total=length.total_steps)

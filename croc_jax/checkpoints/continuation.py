@@ -1,6 +1,8 @@
 """The first state of a run that goes on from other weights (post-training)."""
 
 import dataclasses
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from croc_jax.checkpoints.foreign import is_foreign, load_foreign_backbone
+from croc_jax.checkpoints.backbone_reading import compare_shapes, shapes_of
+from croc_jax.checkpoints.foreign import load_foreign_backbone
 from croc_jax.checkpoints.names import Params, flatten
 from croc_jax.checkpoints.official_run import load_networks
 from croc_jax.checkpoints.orbax import restore_backbone
+from croc_jax.checkpoints.weight_files import is_foreign
 from croc_jax.models import BackboneConfig, VisionTransformer, make_backbone, patch_grid
 from croc_jax.models.position_embedding import resize_position_embedding
 from croc_jax.training.config import Recipe
@@ -31,36 +35,51 @@ class InitError(ValueError):
     """A run cannot start from the weights that its recipe names; the message lists what to change."""
 
 
-def first_state(recipe: Recipe, *, steps_per_epoch: int, mesh: Mesh) -> TrainState:
+def first_state(
+    recipe: Recipe, *, steps_per_epoch: int, mesh: Mesh, say: Callable[[str], None] = lambda line: None
+) -> TrainState:
     """Returns the state before the first step, from the weights that `recipe.init_from` names, if any.
 
     Args:
         recipe: of the run; its schedules start at 0 in any case.
         steps_per_epoch: of the data.
         mesh: where the state lives.
+        say: is given a line on what the weights leave out, and what starts anew for that.
 
     Raises:
-        InitError: if the weights are for another architecture.
+        InitError: if the weights are for another architecture, listing what fits no place of the
+            recipe's networks and what these lack.
         FileNotFoundError: if there is no such file.
         ValueError: see `load_networks`, `load_foreign_backbone` and `restore_backbone`.
     """
-    state = fresh_state(recipe, steps_per_epoch=steps_per_epoch, mesh=mesh)
+    make = functools.partial(fresh_state, recipe, steps_per_epoch=steps_per_epoch, mesh=mesh)
     if not recipe.init_from.source:
-        return state
+        return make()
     source = Path(recipe.init_from.source).expanduser()
-    if recipe.init_from.parts == "networks":
-        found = load_networks(source)
-        check_architecture(found.config, recipe.backbone, source)
-        grid = found.image_size // recipe.backbone.patch_size
-        student, teacher = (
-            {**params, "backbone": fit_positions(params["backbone"], recipe, grid=grid)}
-            for params in (found.student, found.teacher)
-        )
-        new = {"student": student, "teacher": teacher, "center": found.centers[0], "center_dense": found.centers[1]}
-    else:
+    if recipe.init_from.parts == "backbone":
         backbone = {"backbone": _load_backbone(source, recipe)}
-        new = {"student": backbone, "teacher": backbone}
-    return _replace(state, new, source)
+        new, fresh = {"student": backbone, "teacher": backbone}, ("head",)
+    else:
+        new, fresh = _load_networks(source, recipe)
+        if fresh:
+            say(f"{source} has no head for centroids, as runs of DINO: that layer and its center start anew")
+    return _replace(make(), new, source, fresh=fresh)
+
+
+def _load_networks(source: Path, recipe: Recipe) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Returns fields of a state by name, and the parts of the networks that start anew."""
+    found = load_networks(source)
+    check_architecture(found.config, recipe.backbone, source)
+    grid, resizing = found.image_size // found.config.patch_size, found.config.position_resizing
+    student, teacher = (
+        {**params, "backbone": fit_positions(params["backbone"], recipe, grid=grid, resizing=resizing)}
+        for params in (found.student, found.teacher)
+    )
+    center, center_dense = found.centers
+    new = {"student": student, "teacher": teacher, "center": center}
+    if center_dense is None:
+        return new, ("head/last_layer_dense",)
+    return {**new, "center_dense": center_dense}, ()
 
 
 def _load_backbone(source: Path, recipe: Recipe) -> Params:
@@ -71,26 +90,25 @@ def _load_backbone(source: Path, recipe: Recipe) -> Params:
         theirs, params, _ = restore_backbone(source, which=which)
         config, size = theirs.backbone, theirs.data.views.crop_size
     check_architecture(config, recipe.backbone, source)
-    return fit_positions(params, recipe, grid=size // config.patch_size)
+    grid, resizing = size // config.patch_size, config.position_resizing
+    return fit_positions(params, recipe, grid=grid, resizing=resizing)
 
 
-def fit_positions(params: Params, recipe: Recipe, *, grid: int) -> Params:
+def fit_positions(params: Params, recipe: Recipe, *, grid: int, resizing: str) -> Params:
     """Returns the parameters with a position embedding for the recipe's crops.
 
     Args:
         params: of a backbone.
         recipe: of the run.
         grid: rows (and columns) that the embedding was learned for.
+        resizing: how the program resizes it that the weights come from.
     """
     size = recipe.data.views.crop_size
     rows, columns = patch_grid((size, size), recipe.backbone.patch_size)
     if "position_embedding" not in params or rows == grid:
         return params
     resized = resize_position_embedding(
-        jnp.asarray(params["position_embedding"]),
-        (grid, grid),
-        (rows, columns),
-        resizing=recipe.backbone.position_resizing,
+        jnp.asarray(params["position_embedding"]), (grid, grid), (rows, columns), resizing=resizing
     )
     return {**params, "position_embedding": np.asarray(resized)}
 
@@ -106,36 +124,40 @@ def check_architecture(found: BackboneConfig, wanted: BackboneConfig, source: Pa
     if type(ours) is not type(theirs):
         different, origin = ["variant"], found
     else:
-        is_transformer = isinstance(theirs, VisionTransformer)
-        names = _TRANSFORMER_ARCHITECTURE if is_transformer else _CONVOLUTIONAL_ARCHITECTURE
+        names = _CONVOLUTIONAL_ARCHITECTURE
+        if isinstance(theirs, VisionTransformer):
+            # Rotations fit any grid.
+            resizing = ("position_resizing",) if theirs.positions == "learned" else ()
+            names = (*_TRANSFORMER_ARCHITECTURE, *resizing)
         different, origin = [name for name in names if getattr(ours, name) != getattr(theirs, name)], theirs
     if different:
         flags = " ".join(f"--config.backbone.{name}={getattr(origin, name)}" for name in different)
         raise InitError(f"{source} holds another architecture than the recipe: add {flags}")
 
 
-def _replace(state: TrainState, new: dict[str, Any], source: Path) -> TrainState:
-    """Puts arrays in the place of others of their shape, on the same devices."""
-    wrong = []
+def _replace(state: TrainState, new: dict[str, Any], source: Path, *, fresh: Sequence[str]) -> TrainState:
+    """Puts arrays in the place of others of their shape, on the same devices.
 
-    def put(path: Any, old: jax.Array) -> jax.Array:
+    Args:
+        state: before.
+        new: arrays of fields of the state.
+        source: where they come from.
+        fresh: parts of a network that stay as they are.
+
+    Raises:
+        InitError: listing every array without a place, place without an array, and other shape.
+    """
+    old, arrays = {name: getattr(state, name) for name in new}, flatten(new)
+    starts = tuple(f"{network}/{part}/" for network in ("student", "teacher") for part in fresh)
+    expected = {name: shape for name, shape in shapes_of(old).items() if not name.startswith(starts)}
+    if wrong := compare_shapes(arrays, expected):
+        raise InitError(f"{source} does not fit the recipe: {'; '.join(wrong)}; see config.head and config.backbone")
+
+    def put(path: Any, leaf: jax.Array) -> jax.Array:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         if name not in arrays:
-            return old
-        array = np.asarray(arrays[name], old.dtype)
-        if array.shape != old.shape:
-            wrong.append(f"{name} is {array.shape}, not {old.shape}")
-            return old
-        return jax.make_array_from_callback(array.shape, old.sharding, lambda index: array[index])
+            return leaf
+        array = np.asarray(arrays[name], leaf.dtype)
+        return jax.make_array_from_callback(array.shape, leaf.sharding, lambda index: array[index])
 
-    arrays = flatten(new)
-    replaced = jax.tree_util.tree_map_with_path(put, {name: getattr(state, name) for name in new})
-    known = {jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in _leaves(replaced)}
-    wrong += [f"{name} has no place" for name in sorted(arrays.keys() - known)]
-    if wrong:
-        raise InitError(f"{source} does not fit the recipe: {'; '.join(wrong)}; see config.head and config.backbone")
-    return dataclasses.replace(state, **replaced)
-
-
-def _leaves(tree: Any) -> list[tuple[Any, Any]]:
-    return jax.tree_util.tree_leaves_with_path(tree)
+    return dataclasses.replace(state, **jax.tree_util.tree_map_with_path(put, old))

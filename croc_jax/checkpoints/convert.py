@@ -1,16 +1,18 @@
 """Parameters of backbone and head under the names and in the layout of the official PyTorch code, both ways."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from croc_jax.checkpoints.convolutional_names import (
+    collect_convolutional,
     detect,
     is_convolutional,
-    read_convolutional,
     write_convolutional,
 )
-from croc_jax.checkpoints.names import Params, WeightNamesError, flatten, nest, read_names, write_names
+from croc_jax.checkpoints.foreign_names import collect_names, fault_of, no_place
+from croc_jax.checkpoints.names import Params, WeightNamesError, flatten, nest, write_names
 
 # Each official name, and the path of ours; kernels are transposed.
 HEAD_TABLE = {
@@ -26,26 +28,45 @@ HEAD_TABLE = {
 }
 
 
-def from_official(weights: Mapping[str, np.ndarray]) -> Params:
+def from_official(weights: Mapping[str, Any]) -> Params:
     """Returns {"backbone": ..., "head": ...} from arrays under official names; either may be missing.
 
     Raises:
-        WeightNamesError: listing every name that the tables do not know.
+        WeightNamesError: listing every name that the tables do not know, and what is no array of weights.
     """
-    parts = {kind: _below(weights, f"{kind}.") for kind in ("backbone", "head")}
-    unknown = {name for name in weights if not name.startswith(("backbone.", "head."))}
-    unknown |= {f"head.{name}" for name in parts["head"].keys() - HEAD_TABLE.keys()}
-    if unknown:
-        raise WeightNamesError(f"no place for the weights {', '.join(sorted(unknown))}")
+    backbone, head, unknown = split_official(weights)
+    flat, wrong = read_head(head)
+    wrong = no_place(unknown) + wrong
     params: Params = {}
-    if detect(parts["backbone"]):
-        params["backbone"], *_ = read_convolutional(parts["backbone"])
-    elif parts["backbone"]:
-        params["backbone"] = read_names(parts["backbone"])
-    if parts["head"]:
-        flat = {HEAD_TABLE[name]: _turn(HEAD_TABLE[name], np.asarray(a)) for name, a in parts["head"].items()}
-        params["head"] = nest(flat)
-    return params
+    if backbone:
+        family = detect(backbone)
+        found = collect_convolutional(backbone, *family)[0] if family else collect_names(backbone)
+        wrong += found.wrong
+        params["backbone"] = nest(found.flat)
+    if wrong:
+        raise WeightNamesError("; ".join(wrong))
+    return params | ({"head": nest(flat)} if flat else {})
+
+
+def split_official(weights: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """Returns what belongs to the backbone, what to the head, both without that prefix, and names of nothing."""
+    backbone, head = (
+        {name.removeprefix(prefix): array for name, array in weights.items() if name.startswith(prefix)}
+        for prefix in ("backbone.", "head.")
+    )
+    return backbone, head, [name for name in weights if not name.startswith(("backbone.", "head."))]
+
+
+def read_head(weights: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Returns arrays of a head by our path, from official names without "head.", and what is wrong with them."""
+    flat, wrong = {}, no_place(f"head.{name}" for name in weights.keys() - HEAD_TABLE.keys())
+    for name, path in HEAD_TABLE.items():
+        fault = fault_of(weights[name]) if name in weights else None
+        if fault is not None:
+            wrong.append(f"head.{name} is {fault}")
+        elif name in weights:
+            flat[path] = _turn(path, np.asarray(weights[name], np.float32))
+    return flat, wrong
 
 
 def to_official(params: Params) -> dict[str, np.ndarray]:
@@ -65,10 +86,6 @@ def to_official(params: Params) -> dict[str, np.ndarray]:
         names, flat = {ours: theirs for theirs, ours in HEAD_TABLE.items()}, flatten(params["head"])
         weights |= {f"head.{names[path]}": np.ascontiguousarray(_turn(path, array)) for path, array in flat.items()}
     return weights
-
-
-def _below(weights: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    return {name.removeprefix(prefix): array for name, array in weights.items() if name.startswith(prefix)}
 
 
 def _turn(path: str, array: np.ndarray) -> np.ndarray:

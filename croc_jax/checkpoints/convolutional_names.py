@@ -1,12 +1,13 @@
 """Names of the weights of ResNet and ConvNeXt in PyTorch's libraries, and ours: both ways."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from croc_jax.checkpoints.names import Params, WeightNamesError, flatten, nest
+from croc_jax.checkpoints.foreign_names import ReadNames, fault_of, no_place
+from croc_jax.checkpoints.names import Params, flatten
 
 # Ours, and what stands for it where the format's name has {s} (stage) and {i} (block of the stage). A place
 # in parentheses is a normalization by batches, one in brackets a scale; the rest has kernels (and biases).
@@ -94,15 +95,15 @@ FAMILIES = {"resnet": _RESNET, "convnext": _CONVNEXT}
 
 # A name that each format has, and no other one.
 _MARKS = (
-    (r"layer1\.0\.conv3\.weight", "resnet", "official"),
-    (r"encoder\.stages\.0\.layers\.0\.layer\.2\.convolution\.weight", "resnet", "hf"),
-    (r"stages\.0\.0\.dwconv\.weight", "convnext", "official"),
-    (r"stages\.0\.blocks\.0\.conv_dw\.weight", "convnext", "timm"),
-    (r"encoder\.stages\.0\.layers\.0\.dwconv\.weight", "convnext", "hf"),
-    (r"stages\.0\.layers\.0\.depthwise_conv\.weight", "convnext", "hf_dinov3"),
+    (r"layer\d\.\d+\.conv3\.weight", "resnet", "official"),
+    (r"encoder\.stages\.\d\.layers\.\d+\.layer\.2\.convolution\.weight", "resnet", "hf"),
+    (r"stages\.\d\.\d+\.dwconv\.weight", "convnext", "official"),
+    (r"stages\.\d\.blocks\.\d+\.conv_dw\.weight", "convnext", "timm"),
+    (r"encoder\.stages\.\d\.layers\.\d+\.dwconv\.weight", "convnext", "hf"),
+    (r"stages\.\d\.layers\.\d+\.depthwise_conv\.weight", "convnext", "hf_dinov3"),
 )
 # Classifiers, counters, and DINOv3's second name for its last norm.
-_IGNORED = re.compile(r"(fc|classifier|head|head\.fc)\.(weight|bias|\d.*)|.*\.num_batches_tracked|norms\.3\..*")
+_IGNORED = re.compile(r"(fc|classifier|head)\.(?!norm\.).*|.*\.num_batches_tracked|norms\.3\..*")
 _PREFIXES = re.compile(r"^(module\.|_orig_mod\.|backbone\.|resnet\.|convnext\.|model\.)+")
 _BATCH_NORM = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "variance"}
 
@@ -116,33 +117,42 @@ def detect(names: Sequence[str] | Mapping[str, Any]) -> tuple[str, str] | None:
     return None
 
 
-def read_convolutional(weights: Mapping[str, np.ndarray]) -> tuple[Params, str, tuple[int, ...]]:
-    """Returns parameters, the family, and the blocks of each stage.
+def collect_convolutional(
+    weights: Mapping[str, Any], family: str, form: str
+) -> tuple[ReadNames, tuple[int, ...], Callable[[str], str]]:
+    """Reads what can be read of a ResNet or ConvNeXt.
 
     Args:
-        weights: under the names of a library that `detect` knows.
+        weights: under the names of a library.
+        family: see `detect`.
+        form: see `detect`.
 
-    Raises:
-        WeightNamesError: listing every name that has no place, and every place that stays empty.
+    Returns:
+        What came of it, the blocks of each stage, and what says how the library calls a path of ours.
     """
-    arrays = {_PREFIXES.sub("", name): array for name, array in weights.items()}
-    found = detect(arrays)
-    if found is None:
-        raise WeightNamesError("these are names of neither ResNet nor ConvNeXt")
-    family, form = found
-    stages = _count_blocks(arrays, FAMILIES[family][form])
+    named = [(_PREFIXES.sub("", name), array) for name, array in weights.items()]
+    stages = _count_blocks(dict(named), FAMILIES[family][form])
     places = dict(_names(family, form, stages))
-    missing = [name for name in places if name not in arrays]
-    unknown = [name for name in arrays if name not in places and not _IGNORED.fullmatch(name)]
-    if missing or unknown:
-        parts = [("no place for the weights", unknown), ("missing", missing)]
-        raise WeightNamesError("; ".join(f"{what} {', '.join(sorted(names))}" for what, names in parts if names))
-    flat = {places[name]: _turn(array, inverse=False) for name, array in arrays.items() if name in places}
-    return nest(flat), family, stages
+    flat, unknown, wrong, spoiled = {}, [], [], set()
+    for name, array in named:
+        if name not in places:
+            plain = isinstance(array, bool | int | float | str | None)
+            unknown += [] if plain or _IGNORED.fullmatch(name) else [name]
+            continue
+        fault = fault_of(array)
+        if fault is None and places[name] in flat:
+            fault = "there twice, under different prefixes"
+        if fault is None:
+            flat[places[name]] = _turn(np.asarray(array, np.float32), inverse=False)
+        else:
+            wrong.append(f"{name} is {fault}")
+            spoiled.add(places[name])
+    names = {place: name for name, place in places.items()}
+    return ReadNames(flat, no_place(unknown) + wrong, spoiled), stages, lambda place: names.get(place, "")
 
 
 def write_convolutional(params: Params, form: str) -> dict[str, np.ndarray]:
-    """Returns arrays under the names of a library, the inverse of `read_convolutional`.
+    """Returns arrays under the names of a library, the inverse of `collect_convolutional`.
 
     Args:
         params: of a ResNet or ConvNeXt.

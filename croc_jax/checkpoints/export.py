@@ -9,8 +9,8 @@ import numpy as np
 import safetensors.numpy
 
 from croc_jax.checkpoints.convolutional_names import describe_for_hf, is_convolutional, write_convolutional
-from croc_jax.checkpoints.foreign import HF_CONFIG, HF_WEIGHTS
 from croc_jax.checkpoints.names import Params, WeightNamesError, flatten, write_names
+from croc_jax.checkpoints.weight_files import HF_CONFIG, HF_WEIGHTS
 from croc_jax.models import BackboneConfig, VisionTransformer, make_backbone
 from croc_jax.models.position_embedding import ROPE_BASE
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -146,43 +146,10 @@ TABLE: tuple[Row, ...] = (
     ),
     *_weight_and_bias("norm", _names("norm", "norm", "layernorm", "layernorm", "norm"), layout="same"),
 )
-# What files hold beside a backbone.
-IGNORED = re.compile(
-    r"(embeddings\.)?mask_token|rope_embed\.periods|(head|head_drop|fc_norm|pooler|classifier|decoder|dino_head|ibot_head)"
-    r"(\..*)?|blocks\.\d+\.attn\.qkv\.bias_mask"
-)
-# Of whole models around a backbone.
-_PREFIXES = re.compile(r"^(module\.|_orig_mod\.|backbone\.|dinov2\.|dinov2_with_registers\.|dinov3_vit\.|vit\.)+")
 
 
 class WeightNamesError(ValueError):
     """Names or shapes fit no transformer of ours; the message lists all of them."""
-
-
-def read_names(weights: Mapping[str, np.ndarray]) -> Params:
-    """Returns parameters from arrays under the names of any known library.
-
-    Args:
-        weights: by name; a prefix such as "module." is skipped.
-
-    Raises:
-        WeightNamesError: listing every name that has no place.
-    """
-    arrays = _normalize_names(weights)
-    found: dict[str, dict[int, np.ndarray]] = {}
-    unknown = []
-    for name, array in arrays.items():
-        if (match := _find(name)) is not None:
-            place, row = match
-            found.setdefault(place, {})[row.part[0] if row.part else -1] = _from_layout(array, row.layout)
-        elif not IGNORED.fullmatch(name):
-            unknown.append(name)
-    if unknown:
-        raise WeightNamesError(f"no place for the weights {', '.join(sorted(unknown))}")
-    joined = {place: _join(place, parts, found) for place, parts in found.items()}
-    _mask_bias(arrays, joined)
-    _complete(joined)
-    return nest(joined)
 
 
 def write_names(params: Params, form: str) -> dict[str, np.ndarray]:
@@ -247,48 +214,6 @@ def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, np.ndarray
     return flat
 
 
-def _normalize_names(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    arrays = {_PREFIXES.sub("", name): array for name, array in weights.items()}
-    gated = any(name.endswith("mlp.gate_proj.weight") for name in arrays)
-    renamed = {}
-    for name, array in arrays.items():
-        # The newest Hugging Face names of blocks, and DINOv2's in chunks of blocks.
-        name = re.sub(r"^(model\.)?layers?\.(\d+)\.", r"layer.\2.", name)
-        name = re.sub(r"^layer\.(\d+)\.(layernorm_|mlp\.fc)", r"encoder.layer.\1.\2", name)
-        name = re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", name)
-        # One name for two things: the first matrix, or the half of it that the other one gates.
-        name = name.replace("mlp.up_proj", "mlp.gated_up_proj") if gated else name
-        renamed[name] = array
-    return renamed
-
-
-def _matchers() -> list[tuple[Callable[[str], re.Match | None], Row]]:
-    matchers = []
-    for row in TABLE:
-        for name in dict.fromkeys((*row.names.values(), *row.aliases)):
-            pattern = re.escape(name).replace(r"\{i\}", r"(\d+)")
-            matchers.append((re.compile(pattern).fullmatch, row))
-    return matchers
-
-
-_MATCHERS = _matchers()
-
-
-def _find(name: str) -> tuple[str, Row] | None:
-    for fullmatch, row in _MATCHERS:
-        if match := fullmatch(name):
-            return row.ours.replace("{i}", match[1]) if match.groups() else row.ours, row
-    return None
-
-
-def _from_layout(array: np.ndarray, layout: str) -> np.ndarray:
-    if layout == "linear":
-        return array.T
-    if layout == "patches":
-        return array.transpose(2, 3, 1, 0).reshape(-1, array.shape[0])
-    return array
-
-
 def _to_layout(array: np.ndarray, layout: str) -> np.ndarray:
     if layout == "linear":
         return array.T
@@ -296,39 +221,3 @@ def _to_layout(array: np.ndarray, layout: str) -> np.ndarray:
         side = round((len(array) / 3) ** 0.5)
         return array.reshape(side, side, 3, -1).transpose(3, 2, 0, 1)
     return array
-
-
-def _join(place: str, parts: dict[int, np.ndarray], found: Mapping[str, dict[int, np.ndarray]]) -> np.ndarray:
-    """Puts parts side by side; a bias that is left out, as that of DINOv3's keys, is zero."""
-    if -1 in parts:
-        return parts[-1]
-    count = 3 if "qkv" in place else 2
-    kernel = found.get(place.removesuffix("/bias") + "/kernel", {})
-    width = next(iter(parts.values())).shape[-1]
-    if place.endswith("/bias"):
-        parts = {index: np.zeros(width, np.float32) for index in range(count)} | parts
-    if len(parts) < count:
-        raise WeightNamesError(f"only {len(parts)} of the {count} parts of {place}; {len(kernel)} of its kernel")
-    return np.concatenate([parts[index] for index in range(count)], axis=-1)
-
-
-def _mask_bias(arrays: Mapping[str, np.ndarray], joined: dict[str, np.ndarray]) -> None:
-    """DINOv3's own files multiply the bias of queries, keys and values by a mask of ones and zeros."""
-    for name, mask in arrays.items():
-        if match := re.fullmatch(r"blocks\.(\d+)\.attn\.qkv\.bias_mask", name):
-            place = f"block_{match[1]}/attention/qkv/bias"
-            joined[place] = joined[place] * np.nan_to_num(mask, nan=0.0)
-
-
-def _complete(joined: dict[str, np.ndarray]) -> None:
-    """Fills in what some files leave out because it is nothing: biases, and the place of [CLS]."""
-    if not any(place.endswith("attention/qkv/bias") for place in joined):
-        kernels = {place: kernel for place, kernel in joined.items() if place.endswith("attention/qkv/kernel")}
-        for place, kernel in kernels.items():
-            joined[place.removesuffix("kernel") + "bias"] = np.zeros(kernel.shape[-1], np.float32)
-    embedding = joined.get("position_embedding")
-    if embedding is not None and round(embedding.shape[1] ** 0.5) ** 2 == embedding.shape[1]:
-        joined["position_embedding"] = np.concatenate([np.zeros_like(embedding[:, :1]), embedding], axis=1)
-    registers = joined.get("register_tokens")
-    if registers is not None and not registers.size:
-        del joined["register_tokens"]

@@ -1,19 +1,39 @@
-"""Whole checkpoints of the official CrOC code, in and out: both networks with their heads, and the centers."""
+"""Whole checkpoints of the official code of CrOC, in and out, and of DINO, in: both networks, heads and centers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
-from croc_jax.checkpoints.convert import from_official, to_official
+from croc_jax.checkpoints.backbone_reading import ReadBackbone, compare_shapes, read_backbone, shapes_of
+from croc_jax.checkpoints.convert import HEAD_TABLE, read_head, split_official, to_official
 from croc_jax.checkpoints.export import ExportError, write_arrays
-from croc_jax.checkpoints.foreign import ForeignWeightsError, load_foreign_backbone, read_contents
-from croc_jax.checkpoints.names import Params, WeightNamesError
+from croc_jax.checkpoints.foreign_names import fault_of, no_place
+from croc_jax.checkpoints.names import Params, nest
 from croc_jax.checkpoints.orbax import restore_networks
-from croc_jax.models import BackboneConfig
+from croc_jax.checkpoints.weight_files import ForeignWeightsError, is_foreign, read_contents
+from croc_jax.models import BackboneConfig, HeadConfig, make_head
 
 _WRAPPERS = ("module.", "_orig_mod.")
+# The teacher tells the architecture; the student must have the same.
+_NETWORKS = ("teacher", "student")
+# Of each official loss, its centers and their sizes.
+_LOSSES = {
+    "croc_loss": {"center": "num_prototypes", "center_c": "num_prototypes_dense"},
+    "dino_loss": {"center": "num_prototypes"},
+}
+_LAYERS = {"num_prototypes": "last_layer", "num_prototypes_dense": "last_layer_dense"}
+# Where the sizes of a head show: path and axis.
+_HEAD_SIZES = {
+    "hidden_dim": (("mlp_2/bias", 0), ("mlp_1/bias", 0), ("mlp_3/kernel", 0)),
+    "bottleneck_dim": (("mlp_3/bias", 0), ("last_layer/direction", 1), ("last_layer_dense/direction", 1)),
+    "num_prototypes": (("last_layer/direction", 0), ("last_layer/scale", 0)),
+    "num_prototypes_dense": (("last_layer_dense/direction", 0), ("last_layer_dense/scale", 0)),
+}
+
+_Heads = Mapping[str, Mapping[str, np.ndarray]]
 
 
 class NetworksOfRun(NamedTuple):
@@ -24,7 +44,8 @@ class NetworksOfRun(NamedTuple):
         image_size: side of the images that the position embedding was learned for.
         student: {"backbone": ..., "head": ...}.
         teacher: alike.
-        centers: of the teacher's answers: for [CLS], and for centroids.
+        centers: of the teacher's answers: for [CLS], and for centroids. DINO has no answers for
+            centroids: the second is None, and the heads have no last layer for them.
         epoch: that the file states, or the step of a run of ours.
     """
 
@@ -32,37 +53,43 @@ class NetworksOfRun(NamedTuple):
     image_size: int
     student: Params
     teacher: Params
-    centers: tuple[np.ndarray, np.ndarray]
+    centers: tuple[np.ndarray, np.ndarray | None]
     epoch: int
 
 
 def load_official_run(file: Path) -> NetworksOfRun:
-    """Reads a whole checkpoint of the official CrOC code.
+    """Reads a whole checkpoint of the official code of CrOC or DINO.
 
     Args:
-        file: checkpoint.pth, as main_croc.py writes it.
+        file: checkpoint.pth, as main_croc.py and main_dino.py write it.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ForeignWeightsError: for another kind of file, or weights that do not fit.
+        ForeignWeightsError: for another kind of file; or listing every weight of student, teacher
+            and centers that is unknown, missing or of another shape.
     """
     contents = read_contents(file)
-    if missing := [name for name in ("student", "teacher", "croc_loss") if name not in contents]:
-        raise ForeignWeightsError(f"{file} is no whole checkpoint of CrOC: it lacks {', '.join(missing)}")
-    networks = {}
-    for which in ("student", "teacher"):
-        try:
-            networks[which] = from_official(_unwrap(contents[which]))
-        except WeightNamesError as error:
-            raise ForeignWeightsError(f"{file}, {which}: {error}") from error
-        if "head" not in networks[which]:
-            raise ForeignWeightsError(f"{file}, {which}: there is no head; load the backbone alone")
-    # Tells the architecture, and checks that nothing of the backbone is missing.
-    backbone = load_foreign_backbone(file)
-    loss = contents["croc_loss"]
-    centers = np.asarray(loss["center"], np.float32).ravel(), np.asarray(loss["center_c"], np.float32).ravel()
+    loss = next((name for name in _LOSSES if isinstance(contents.get(name), Mapping)), None)
+    missing = [name for name in _NETWORKS if not isinstance(contents.get(name), Mapping)]
+    if missing or loss is None:
+        lost = ", ".join([*missing, *([] if loss else [" or ".join(_LOSSES)])])
+        raise ForeignWeightsError(f"{file} is no whole checkpoint of CrOC or DINO: it lacks {lost}")
+    backbones, heads, wrong = _read_networks(contents)
+    wrong += _compare_heads(heads, backbones, layers=[_LAYERS[size] for size in _LOSSES[loss].values()])
+    centers, of_centers = _read_centers(contents[loss], loss, heads)
+    if wrong or of_centers:
+        faults = "; ".join(wrong + of_centers)
+        raise ForeignWeightsError(f"{file} is no whole checkpoint of CrOC or DINO that we know: {faults}")
+    student, teacher = (
+        {"backbone": backbones[which].params, "head": nest(heads[which])} for which in ("student", "teacher")
+    )
+    epoch = contents.get("epoch", 0)
     return NetworksOfRun(
-        backbone.config, backbone.image_size, networks["student"], networks["teacher"], centers, backbone.epoch
+        *backbones["teacher"].architecture,
+        student,
+        teacher,
+        (centers["center"], centers.get("center_c")),
+        epoch if isinstance(epoch, int) else 0,
     )
 
 
@@ -74,9 +101,10 @@ def load_networks(source: Path) -> NetworksOfRun:
 
     Raises:
         CheckpointError: if there is no checkpoint of ours that can be used.
+        FileNotFoundError: if there is no such file.
         ForeignWeightsError: see `load_official_run`.
     """
-    if source.is_file():
+    if is_foreign(source):
         return load_official_run(source)
     recipe, state, step = restore_networks(source)
     centers = np.asarray(state["center"]), np.asarray(state["center_dense"])
@@ -93,26 +121,92 @@ def export_run(workdir: Path, file: Path) -> Path:
 
     Raises:
         CheckpointError: if there is no checkpoint that can be used.
-        ExportError: for another kind of file, or where PyTorch is not installed.
+        ExportError: for another kind of file, where PyTorch is not installed, or for a run of DINO.
     """
     if file.suffix not in (".pth", ".pt"):
         raise ExportError(f"{file}: a whole run needs a .pth file")
     networks = load_networks(workdir)
+    center, center_dense = networks.centers
+    if center_dense is None:
+        raise ExportError(f"{workdir} is a run of DINO: it has no head for centroids, which the official code needs")
     contents = {
         # The official student sits in PyTorch's wrapper for several devices.
         "student": {f"module.{name}": array for name, array in to_official(networks.student).items()},
         "teacher": to_official(networks.teacher),
-        "croc_loss": {"center": networks.centers[0][None], "center_c": networks.centers[1][None]},
+        "croc_loss": {"center": center[None], "center_c": center_dense[None]},
         "epoch": networks.epoch,
     }
     write_arrays(contents, file)
     return file
 
 
-def _unwrap(weights: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def _read_networks(
+    contents: Mapping[str, Any],
+) -> tuple[dict[str, ReadBackbone], dict[str, dict[str, np.ndarray]], list[str]]:
+    """Returns backbones, and heads by our path, of both networks; and what is wrong with each by itself."""
+    backbones, heads, wrong = {}, {}, []
+    for which in _NETWORKS:
+        backbone, head, unknown = split_official(_unwrap(contents[which]))
+        heads[which], faults = read_head(head)
+        wrong += [f"{which}: {fault}" for fault in no_place(unknown) + faults]
+        if backbone:
+            like = backbones["teacher"].architecture if "teacher" in backbones else None
+            backbones[which] = read_backbone(backbone, like=like)
+            wrong += [f"{which}.backbone: {fault}" for fault in backbones[which].wrong]
+        wrong += [f"{which}: no {part}" for part, names in (("backbone", backbone), ("head", head)) if not names]
+    return backbones, heads, wrong
+
+
+def _compare_heads(heads: _Heads, backbones: Mapping[str, ReadBackbone], *, layers: Sequence[str]) -> list[str]:
+    """Returns what the heads lack, have in excess or in another shape, in words; a missing head is no news."""
+    sizes: Any = {name: _size_of(heads, name) or 1 for name in _HEAD_SIZES}
+    width = next((found.architecture.width for found in backbones.values()), 1)
+    head = make_head(HeadConfig(**sizes), dtype=np.float32)
+    token = jax.ShapeDtypeStruct((1, width), np.float32)
+    shapes = shapes_of(jax.eval_shape(head.init, jax.random.key(0), token)["params"])
+    expected = {place: shape for place, shape in shapes.items() if "last" not in place or place.split("/")[0] in layers}
+    names = {place: f"head.{name}" for name, place in HEAD_TABLE.items()}
+    return [
+        f"{which}.head: {fault}"
+        for which, flat in heads.items()
+        if flat
+        for fault in compare_shapes(flat, expected, name_of=names.__getitem__)
+    ]
+
+
+def _size_of(heads: _Heads, name: str) -> int | None:
+    """Returns a size of the heads as the first array tells it that there is."""
+    found = (
+        flat[path].shape[axis]
+        for path, axis in _HEAD_SIZES[name]
+        for flat in heads.values()
+        if path in flat and flat[path].ndim > axis
+    )
+    return next(found, None)
+
+
+def _read_centers(loss: Mapping[str, Any], name: str, heads: _Heads) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Returns the centers of a loss by name, and what is wrong with them, in words."""
+    known = _LOSSES[name]
+    centers, wrong = {}, no_place(f"{name}.{key}" for key in loss.keys() - known.keys())
+    for key, size in known.items():
+        if key not in loss:
+            wrong.append(f"no {name}.{key}")
+            continue
+        count, fault = _size_of(heads, size), fault_of(loss[key])
+        if fault is None and count and loss[key].size != count:
+            fault = f"{loss[key].shape}, not {(1, count)}"
+        if fault is None:
+            centers[key] = np.asarray(loss[key], np.float32).ravel()
+        else:
+            wrong.append(f"{name}.{key} is {fault}")
+    return centers, wrong
+
+
+def _unwrap(weights: Mapping[str, Any]) -> dict[str, Any]:
     arrays = {}
     for name, array in weights.items():
         for wrapper in _WRAPPERS:
             name = name.removeprefix(wrapper)
-        arrays[name] = np.asarray(array, np.float32)
+        arrays[name] = array
     return arrays

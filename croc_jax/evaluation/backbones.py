@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, UInt8
 
-from croc_jax.checkpoints.foreign import is_foreign, load_foreign_backbone
+from croc_jax.checkpoints.foreign import load_foreign_backbone
 from croc_jax.checkpoints.orbax import restore_backbone
+from croc_jax.checkpoints.weight_files import is_foreign
 from croc_jax.data.config import DataConfig, ViewsConfig
 from croc_jax.data.photometric import normalize
 from croc_jax.models import Backbone, Features, VisionTransformer, make_backbone
@@ -77,19 +78,20 @@ def _encode_fn(module: Backbone) -> Callable[..., Features]:
     return jax.jit(encode)
 
 
-def load_backbone(checkpoint: str | Path, *, which: str = "teacher") -> FrozenBackbone:
+def load_backbone(checkpoint: str | Path, *, which: str = "teacher", num_heads: int | None = None) -> FrozenBackbone:
     """Returns the weights of a run or of another library, ready to encode images.
 
     Args:
         checkpoint: a workdir, a checkpoint of one, or what `trained_backbone` takes from others:
             CrOC, DINO, DINOv2, DINOv3, ResNet, ConvNeXt, timm, Hugging Face.
-        which: "teacher" or "student" of a run.
+        which: "teacher" or "student" of a run; see `croc_jax.checkpoints.foreign` for other files.
+        num_heads: of another library's transformer whose file does not tell.
 
     Raises:
         ValueError: see `trained_backbone`.
         FileNotFoundError: if there is no such file.
     """
-    return trained_backbone(Path(checkpoint).expanduser(), which=which)
+    return trained_backbone(Path(checkpoint).expanduser(), which=which, num_heads=num_heads)
 
 
 def random_backbone(recipe: Recipe) -> FrozenBackbone:
@@ -104,27 +106,31 @@ def random_backbone(recipe: Recipe) -> FrozenBackbone:
     return FrozenBackbone(networks.backbone, init(jax.random.key(recipe.seed)), recipe, 0, RANDOM)
 
 
-def trained_backbone(checkpoint: Path, *, which: str = "teacher") -> FrozenBackbone:
+def trained_backbone(checkpoint: Path, *, which: str = "teacher", num_heads: int | None = None) -> FrozenBackbone:
     """Returns the weights of a run, or of another program's file.
 
     Args:
         checkpoint: a workdir (its latest checkpoint), a folder WORKDIR/checkpoints/STEP, or a file
             or folder of another library (`croc_jax.checkpoints.foreign`).
         which: "teacher" or "student".
+        num_heads: of another program's transformer whose file does not tell.
 
     Raises:
         CheckpointError: if there is no checkpoint that can be used.
-        ValueError: if `which` is neither, or a file's weights do not fit.
+        ValueError: if `which` is neither, a file's weights do not fit, or the number of heads is
+            given for a run, which knows it.
     """
     if is_foreign(checkpoint):
-        return _foreign(checkpoint, which)
+        return _foreign(checkpoint, which, num_heads)
+    if num_heads is not None:
+        raise ValueError(f"num_heads={num_heads}: {checkpoint} is a run of ours, which knows its own; leave it out")
     recipe, params, step = restore_backbone(checkpoint, which=which)
     module = make_backbone(recipe.backbone, image_size=recipe.data.views.crop_size)
     return FrozenBackbone(module, params, recipe, step, which)
 
 
-def _foreign(file: Path, which: str) -> FrozenBackbone:
-    config, image_size, params, epoch = load_foreign_backbone(file, which=which)
+def _foreign(file: Path, which: str, num_heads: int | None) -> FrozenBackbone:
+    config, image_size, params, epoch = load_foreign_backbone(file, which=which, num_heads=num_heads)
     recipe = Recipe(backbone=config, data=DataConfig(views=ViewsConfig(crop_size=image_size)))
     module = make_backbone(config, image_size=image_size)
     return FrozenBackbone(module, params, recipe, epoch, which)

@@ -61,7 +61,8 @@ class InitConfig:
     Attributes:
         source: a workdir, a checkpoint of one, a file or a folder, as for evaluation; empty starts anew.
         parts: "backbone", with new heads; or "networks": student and teacher as they are, with both
-            heads and the centers, of a run of ours or of the official code.
+            heads and the centers, of a run of ours or of the official code. DINO's has no layer for
+            centroids: that and its center start anew.
         which: "teacher" or "student", whose backbone both networks start from.
     """
 

@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 
 from croc_jax.checkpoints.continuation import InitError, first_state
+from croc_jax.checkpoints.foreign import ForeignWeightsError
 from croc_jax.checkpoints.orbax import Checkpointer
+from croc_jax.models import BackboneConfig
 from croc_jax.models.position_embedding import resize_position_embedding
 from croc_jax.training.config import InitConfig
 from croc_jax.training.sharding import make_mesh
 from croc_jax.training.state import init_state
 from croc_jax.training.workdir import claim_workdir
+from tests.checkpoints.test_foreign import official_weights, write
 from tests.training.tiny import tiny_recipe
 
 
@@ -93,3 +96,45 @@ def test_impossible_settings_are_named():
         InitConfig(parts="heads")
     with pytest.raises(ValueError, match="init_from.which='ema'"):
         InitConfig(which="ema")
+
+
+def with_registers(folder, *, side):
+    """Writes a backbone as DINOv2 with registers, whose position embedding is resized in a way of its own."""
+    weights = official_weights() | {"register_tokens": np.ones((1, 4, 64), np.float32)}
+    weights["pos_embed"] = np.random.default_rng(1).standard_normal((1, side**2 + 1, 64)).astype(np.float32)
+    for block in range(2):
+        weights |= {f"blocks.{block}.ls{n}.gamma": np.ones(64, np.float32) for n in (1, 2)}
+    return write(folder / "dinov2.safetensors", weights), weights["pos_embed"]
+
+
+def test_position_embeddings_are_resized_as_where_they_come_from(tmp_path):
+    file, embedding = with_registers(tmp_path, side=5)
+    backbone = BackboneConfig(
+        width=64, depth=2, num_heads=1, patch_size=4, mlp_ratio=2.0, num_registers=4, layer_scale=True, dtype="float32"
+    )
+    with pytest.raises(InitError, match="add --config.backbone.position_resizing=antialias$"):
+        start(with_init(tiny_recipe(backbone=backbone), source=file))
+    recipe = tiny_recipe(backbone=dataclasses.replace(backbone, position_resizing="antialias"))
+    state = start(with_init(recipe, source=file))
+    expected = resize_position_embedding(embedding, (5, 5), (6, 6), resizing="antialias")
+    np.testing.assert_allclose(state.student["backbone"]["position_embedding"], expected, atol=1e-6)
+    other = resize_position_embedding(embedding, (5, 5), (6, 6))
+    assert np.abs(expected - other).max() > 0.1
+
+
+def test_a_backbone_without_a_part_is_refused(tmp_path):
+    weights = official_weights()
+    del weights["blocks.1.norm1.weight"]
+    recipe = with_init(tiny_recipe(), source=write(tmp_path / "vit.safetensors", weights))
+    with pytest.raises(ForeignWeightsError, match=r"no block_1/norm_1/scale \(blocks.1.norm1.weight\)$"):
+        start(recipe)
+
+
+def test_both_networks_need_a_whole_checkpoint(tmp_path):
+    file = write(tmp_path / "vit.safetensors", official_weights())
+    with pytest.raises(
+        ForeignWeightsError, match="no whole checkpoint of CrOC or DINO: it lacks teacher, student, croc_"
+    ):
+        start(with_init(tiny_recipe(), source=file, parts="networks"))
+    with pytest.raises(FileNotFoundError, match="no file .*none.pth"):
+        start(with_init(tiny_recipe(), source=tmp_path / "none.pth", parts="networks"))

@@ -1,12 +1,14 @@
 """Weights of ResNet and ConvNeXt go in and out of every library, bit by bit."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 import safetensors.numpy
 
+from croc_jax.checkpoints import foreign
 from croc_jax.checkpoints.continuation import InitError, check_architecture
 from croc_jax.checkpoints.convert import from_official, to_official
 from croc_jax.checkpoints.convolutional_names import detect, stages_of
@@ -85,7 +87,12 @@ def test_transformers_are_not_taken_for_convolutions():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda w: w.pop("layer2.1.bn3.bias"), "is no resnet that we know: missing layer2.1.bn3.bias"),
+        (
+            lambda w: (w.pop("layer2.1.bn3.bias"), w.pop("layer1.0.conv3.weight"), w.update({"se.weight": np.ones(3)})),
+            r"is no resnet that we know: no place for the weights se.weight; no stage_0_block_0/conv_3/kernel "
+            r"\(layer1.0.conv3.weight\); no stage_1_block_1/norm_3/bias \(layer2.1.bn3.bias\)$",
+        ),
+        (lambda w: [w.pop(name) for name in list(w) if name.startswith("layer4")], "no blocks of stage 3; no stage_3_"),
         (lambda w: w.update({"se.weight": w["conv1.weight"]}), "no place for the weights se.weight"),
         (lambda w: w.update({"bn1.weight": np.ones(3, np.float32)}), r"norm/scale is \(3,\), not \(64,\)"),
     ],
@@ -99,6 +106,17 @@ def test_other_networks_are_refused_by_name(tmp_path, change, message):
     safetensors.numpy.save_file(weights, tmp_path / "model.safetensors")
     with pytest.raises(ForeignWeightsError, match=message):
         load_foreign_backbone(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_whole_checkpoints_hold_them_among_other_things(monkeypatch, family):
+    params = random_params(CONFIGS[family])
+    weights = to_official({"backbone": params}) | {"head.mlp.0.weight": np.ones((2, 2), np.float32)}
+    contents = {"model": {name.removeprefix("backbone."): array for name, array in weights.items()}, "epoch": 3}
+    monkeypatch.setattr(foreign, "read_contents", lambda file: contents)
+    found = load_foreign_backbone(Path("model.pth"))
+    equal_trees(found.params, params)
+    assert found.epoch == 3
 
 
 def test_the_same_weights_give_denser_tokens(tmp_path):

@@ -1,6 +1,8 @@
 """Files in PyTorch's format, made here without it, and by it where it is installed."""
 
 import argparse
+import collections
+import io
 import pickle
 import sys
 import types
@@ -28,35 +30,69 @@ class Storage:
         self.key, self.values = key, values
 
 
+class Parameter:
+    """A parameter with attributes of its own."""
+
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+    def __reduce__(self):
+        utils = sys.modules["torch._utils"]
+        return utils._rebuild_parameter_with_state, (self.tensor, True, OrderedDict(), {"tag": "x"})
+
+
+class LaterTensor:
+    """Of a type that has no storage of its own."""
+
+    def __init__(self, storage, size, stride, dtype):
+        self.parts = (storage, 0, size, stride, False, OrderedDict(), dtype)
+
+    def __reduce__(self):
+        return sys.modules["torch._utils"]._rebuild_tensor_v3, self.parts
+
+
 class Stranger:
     def __reduce__(self):
         return print, ("this must not be called",)
 
 
+STORAGES = {"float32": "FloatStorage", "int64": "LongStorage", "uint8": "UntypedStorage", "complex64": "ComplexStorage"}
+GLOBALS = {
+    "torch": (*STORAGES.values(), "uint16", "float8_e4m3fn"),
+    "torch._utils": ("_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_parameter_with_state"),
+}
+
+
 @pytest.fixture
 def save(monkeypatch, tmp_path):
-    """Writes a file as torch.save does."""
-    torch, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
-    for module, name in ((torch, "FloatStorage"), (torch, "LongStorage"), (utils, "_rebuild_tensor_v2")):
-        kind = type(name, (), {"__module__": module.__name__, "__qualname__": name})
-        setattr(module, name, kind)
-    monkeypatch.setitem(sys.modules, "torch", torch)
-    monkeypatch.setitem(sys.modules, "torch._utils", utils)
+    """Writes a file as torch.save does, or did before PyTorch 1.6."""
+    for module, names in GLOBALS.items():
+        made = types.ModuleType(module)
+        for name in names:
+            setattr(made, name, type(name, (), {"__module__": module, "__qualname__": name}))
+        monkeypatch.setitem(sys.modules, module, made)
 
-    def write(contents, name="weights.pth", drop=()):
+    def write(contents, name="weights.pth", drop=(), legacy=False):
         file, storages = tmp_path / name, {}
 
         class Pickler(pickle.Pickler):
             def persistent_id(self, obj):
                 if isinstance(obj, Storage):
                     storages[obj.key] = obj.values
-                    kind = torch.FloatStorage if obj.values.dtype == np.float32 else torch.LongStorage
-                    return ("storage", kind, obj.key, "cpu", len(obj.values))
+                    kind = getattr(sys.modules["torch"], STORAGES[obj.values.dtype.name])
+                    return ("storage", kind, obj.key, "cpu", len(obj.values), *((None,) if legacy else ()))
                 return None
 
+        data = io.BytesIO()
+        Pickler(data, 2).dump(contents)
+        if legacy:
+            starts = [pickle.dumps(value, 2) for value in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})]
+            ends = [pickle.dumps(list(storages), 2)]
+            ends += [len(values).to_bytes(8, "little") + values.tobytes() for values in storages.values()]
+            file.write_bytes(b"".join([*starts, data.getvalue(), *ends]))
+            return file
         with zipfile.ZipFile(file, "w") as archive:
-            with archive.open("weights/data.pkl", "w") as data:
-                Pickler(data, 2).dump(contents)
+            archive.writestr("weights/data.pkl", data.getvalue())
             for key, values in storages.items():
                 if key not in drop:
                     archive.writestr(f"weights/data/{key}", values.tobytes())
@@ -65,7 +101,8 @@ def save(monkeypatch, tmp_path):
     return write
 
 
-def test_arrays_and_plain_values_come_back(save):
+@pytest.mark.parametrize("legacy", [False, True])
+def test_arrays_and_plain_values_come_back(save, legacy):
     values = np.arange(24, dtype=np.float32)
     shared = Storage("0", values)
     contents = {
@@ -76,7 +113,7 @@ def test_arrays_and_plain_values_come_back(save):
         "args": argparse.Namespace(arch="vit_small"),
         "epoch": 7,
     }
-    read = read_torch_file(save(contents))
+    read = read_torch_file(save(contents, legacy=legacy))
     np.testing.assert_array_equal(read["model"]["a"], values.reshape(4, 6))
     np.testing.assert_array_equal(read["model"]["b"], [[2, 8], [4, 10], [6, 12]])
     np.testing.assert_array_equal(read["counts"], [3, 4])
@@ -102,8 +139,16 @@ def test_damage_is_explained(save, tmp_path):
         read_torch_file(save({"a": Tensor(Storage("0", np.zeros(2, np.float32)), 0, (2,), (1,))}, drop=("0",)))
     old = tmp_path / "old.pth"
     old.write_bytes(pickle.dumps({"a": 1}))
-    with pytest.raises(TorchFileError, match="no zip file.*older than PyTorch 1.6"):
+    with pytest.raises(TorchFileError, match="no file that torch.save wrote"):
         read_torch_file(old)
+    whole = save({"a": Tensor(Storage("0", np.zeros(2, np.float32)), 0, (2,), (1,))}, legacy=True)
+    for cut in (3, 60):
+        old.write_bytes(whole.read_bytes()[:-cut])
+        with pytest.raises(TorchFileError, match="is damaged.*get it again"):
+            read_torch_file(old)
+    (tmp_path / "cut.pth").write_bytes(save({"a": 1}).read_bytes()[:40])
+    with pytest.raises(TorchFileError, match="is damaged.*get it again"):
+        read_torch_file(tmp_path / "cut.pth")
     with zipfile.ZipFile(tmp_path / "other.pth", "w") as archive:
         archive.writestr("readme.txt", "hello")
     with pytest.raises(TorchFileError, match="holds no data.pkl"):
@@ -112,12 +157,37 @@ def test_damage_is_explained(save, tmp_path):
         read_torch_file(tmp_path / "none.pth")
 
 
-def test_files_of_pytorch_itself(tmp_path):
+def test_types_of_numbers_are_read_or_named(save):
+    values = np.arange(6, dtype=np.uint16)
+    numbers = Storage("0", values.view(np.uint8))
+    contents = {
+        "uint16": LaterTensor(numbers, (2, 3), (3, 1), sys.modules["torch"].uint16),
+        "float8": LaterTensor(numbers, (12,), (1,), sys.modules["torch"].float8_e4m3fn),
+        "complex": Tensor(Storage("1", np.zeros(2, np.complex64)), 0, (2,), (1,)),
+        "parameter": Parameter(Tensor(Storage("2", np.ones(3, np.float32)), 0, (3,), (1,))),
+    }
+    read = read_torch_file(save(contents))
+    np.testing.assert_array_equal(read["uint16"], values.reshape(2, 3))
+    assert read["uint16"].dtype == np.uint16
+    np.testing.assert_array_equal(read["parameter"], np.ones(3))
+    assert isinstance(read["float8"], Opaque) and type(read["float8"]).__name__ == "float8_e4m3fn"
+    assert isinstance(read["complex"], Opaque) and type(read["complex"]).__name__ == "ComplexStorage"
+    # Before 1.6, where a storage begins depends on the size of those before.
+    with pytest.raises(TorchFileError, match="has tensors of types that are not read here.*save it again"):
+        read_torch_file(save(contents, legacy=True))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_files_of_pytorch_itself(tmp_path, zipped):
     torch = pytest.importorskip("torch")
     tensor = torch.arange(12.0).reshape(3, 4)
     contents = {
         "transposed": tensor.T,
         "parameter": torch.nn.Parameter(tensor[1:]),
+        "tagged": torch.nn.Parameter(tensor[1:]),
+        "tagged_tensor": tensor[2:],
+        "uint16": torch.arange(3).to(torch.uint16),
+        "counts": collections.Counter("aab"),
         "bfloat16": tensor.to(torch.bfloat16),
         "half": tensor.half(),
         "long": torch.arange(3),
@@ -125,10 +195,13 @@ def test_files_of_pytorch_itself(tmp_path):
         "optimizer": torch.optim.SGD([torch.nn.Parameter(tensor)], lr=0.1, momentum=0.9).state_dict(),
         "dtype": torch.float32,
     }
-    torch.save(contents, tmp_path / "file.pth")
+    for name in ("tagged", "tagged_tensor"):
+        contents[name].tag = "x"
+    torch.save(contents, tmp_path / "file.pth", _use_new_zipfile_serialization=zipped)
     read = read_torch_file(tmp_path / "file.pth")
-    for name in ("transposed", "half", "long"):
+    for name in ("transposed", "half", "long", "tagged_tensor", "uint16"):
         np.testing.assert_array_equal(read[name], contents[name].numpy())
-    np.testing.assert_array_equal(read["parameter"], tensor[1:].numpy())
+    for name in ("parameter", "tagged"):
+        np.testing.assert_array_equal(read[name], tensor[1:].numpy())
     np.testing.assert_array_equal(read["bfloat16"].astype(np.float32), tensor.numpy())
     assert read["args"].lr == 1.0 and read["optimizer"]["param_groups"][0]["lr"] == 0.1

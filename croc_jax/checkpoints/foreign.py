@@ -11,6 +11,7 @@ import numpy as np
 import safetensors.numpy
 
 from croc_jax.checkpoints.convolutional_names import detect, read_convolutional
+from croc_jax.checkpoints.flat_run import nest_run
 from croc_jax.checkpoints.names import Params, WeightNamesError, flatten, is_gated, read_names
 from croc_jax.checkpoints.torch_file import read_torch_file
 from croc_jax.models import BackboneConfig, make_backbone
@@ -129,7 +130,7 @@ def read_contents(file: Path) -> Mapping[str, Any]:
             raise ForeignWeightsError(f"{file} holds a {type(contents).__name__}, not a dictionary of weights")
         return contents
     try:
-        return safetensors.numpy.load_file(file)
+        return nest_run(safetensors.numpy.load_file(file))
     except safetensors.SafetensorError as error:
         raise ForeignWeightsError(f"{file} is no safetensors file: {error}") from error
 

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from croc_jax.checkpoints.convert import from_official, to_official
-from croc_jax.checkpoints.export import ExportError, write_arrays
+from croc_jax.checkpoints.export import write_arrays
+from croc_jax.checkpoints.flat_run import flatten_run
 from croc_jax.checkpoints.foreign import ForeignWeightsError, load_foreign_backbone, read_contents
 from croc_jax.checkpoints.names import Params, WeightNamesError
 from croc_jax.checkpoints.orbax import restore_networks
@@ -89,23 +90,21 @@ def export_run(workdir: Path, file: Path) -> Path:
 
     Args:
         workdir: of the run, or one checkpoint of it.
-        file: a .pth file.
+        file: a .pth file; or a .safetensors file, which this package reads alone (`flat_run`).
 
     Raises:
         CheckpointError: if there is no checkpoint that can be used.
         ExportError: for another kind of file, or where PyTorch is not installed.
     """
-    if file.suffix not in (".pth", ".pt"):
-        raise ExportError(f"{file}: a whole run needs a .pth file")
     networks = load_networks(workdir)
     contents = {
         # The official student sits in PyTorch's wrapper for several devices.
-        "student": {f"module.{name}": array for name, array in to_official(networks.student).items()},
-        "teacher": to_official(networks.teacher),
+        "student": {f"module.{name}": array for name, array in to_official(networks.student, networks.config).items()},
+        "teacher": to_official(networks.teacher, networks.config),
         "croc_loss": {"center": networks.centers[0][None], "center_c": networks.centers[1][None]},
         "epoch": networks.epoch,
     }
-    write_arrays(contents, file)
+    write_arrays(flatten_run(contents) if file.suffix == ".safetensors" else contents, file)
     return file
 
 

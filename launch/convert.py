@@ -4,14 +4,16 @@ r"""Writes the backbone of any checkpoint for another library, reads it back, an
     python launch/convert.py --checkpoint=dinov2_vits14_pretrain.pth --output=FOLDER --format=hf
     python launch/convert.py --checkpoint=WORKDIR --output=croc.stablehlo --format=stablehlo
 
-A checkpoint is all that evaluate.py takes. The formats are "official" (CrOC, DINO, DINOv2), "timm", and "hf", a folder
-that Hugging Face's AutoModel.from_pretrained loads; "orbax", a folder as runs of ours have it; and "stablehlo", a
-program with the weights inside, for images of any size, that jax.export.deserialize reads (needs flatbuffers). With
---run, a workdir gets back into the official code as a whole: student and teacher, both heads, and centers.
+A checkpoint is all that evaluate.py takes. The formats are "official" (CrOC, DINO, DINOv2, DINOv3), "timm", and "hf",
+a folder that Hugging Face's AutoModel.from_pretrained loads; "orbax", a folder as runs of ours have it; and
+"stablehlo", a program with the weights inside, for images of any size, that jax.export.deserialize reads (needs
+flatbuffers). With --run, a workdir gets back into the official code as a whole: student and teacher, both heads, and
+centers; as .safetensors, which the official code does not read, this package continues from it without PyTorch.
 """
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,8 +21,9 @@ from absl import flags
 from command_line import UserError, run
 from rich.console import Console
 
+from croc_jax.checkpoints.differences import largest_difference
 from croc_jax.checkpoints.export import FORMATS, export_backbone
-from croc_jax.checkpoints.official_run import export_run
+from croc_jax.checkpoints.official_run import NetworksOfRun, export_run, load_networks, load_official_run
 from croc_jax.checkpoints.orbax import save_backbone
 from croc_jax.checkpoints.stablehlo import export_program, program_difference
 from croc_jax.evaluation.backbones import FrozenBackbone, trained_backbone
@@ -34,37 +37,67 @@ FORMAT = flags.DEFINE_enum("format", "official", (*FORMATS, "orbax", "stablehlo"
 WHICH = flags.DEFINE_enum("which", "teacher", ("teacher", "student"), "Of a run.")
 RUN = flags.DEFINE_bool("run", False, "Write both networks of a run, with heads and centers.")
 
+# What shows in the shape of no array (for convolutions, patch_size).
+SETTINGS = ("num_heads", "norm_epsilon", "patch_size")
+
 
 def main() -> None:
     """Converts and compares."""
     checkpoint, output = Path(CHECKPOINT.value), Path(OUTPUT.value)
     if RUN.value:
-        if FORMAT.value != "official":
-            raise UserError(f"--format={FORMAT.value}: only the official code has a place for a whole run")
-        written = export_run(checkpoint, output)
-        report(written, compare(load(checkpoint), load(written)))
+        convert_run(checkpoint, output)
         return
-    backbone = load(checkpoint)
+    backbone = load(checkpoint, WHICH.value)
     config, size = backbone.recipe.backbone, backbone.recipe.data.views.crop_size
     if FORMAT.value == "stablehlo":
         written = export_program(backbone.params, config, image_size=size, output=output)
-        report(written, program_difference(backbone.params, config, image_size=size, file=written))
+        say(f"{written}: {differ(program_difference(backbone.params, config, image_size=size, file=written))}")
         return
     if FORMAT.value == "orbax":
         written = save_backbone(backbone.params, backbone.recipe, step=backbone.step, workdir=output)
     else:
         written = export_backbone(backbone.params, config, image_size=size, output=output, form=FORMAT.value)
-    report(written, compare(backbone, load(output if output.is_dir() else written)))
+    found = load(output if output.is_dir() else written, WHICH.value)
+    lost = [name for name in SETTINGS if getattr(found.module, name, None) != getattr(backbone.module, name, None)]
+    if "patch_size" in lost:
+        found = found.with_patch_size(config.patch_size)
+    say(f"{written}: {differ(compare(backbone, found))}")
+    for name in lost:
+        say(f"{written} has no place for {name}={getattr(backbone.module, name):g}: set it where you load the file")
 
 
-def load(checkpoint: Path) -> FrozenBackbone:
+def convert_run(checkpoint: Path, output: Path) -> None:
+    """Writes a whole run, and compares all arrays of what is read back."""
+    if FORMAT.value != "official":
+        raise UserError(f"--format={FORMAT.value}: only the official code has a place for a whole run")
+    written = export_run(checkpoint, output)
+    count, difference = largest_difference(
+        *(arrays_of(run) for run in (load_networks(checkpoint), load_official_run(written)))
+    )
+    say(f"{written}: read back, its {count} arrays differ by {difference:.1e} at most")
+    for which in ("student", "teacher"):
+        say(f"{which}: {differ(compare(load(checkpoint, which), load(written, which)))}")
+
+
+def arrays_of(networks: NetworksOfRun) -> dict[str, Any]:
+    """Returns both networks and the centers."""
+    cls, dense = networks.centers
+    return {"student": networks.student, "teacher": networks.teacher, "center": cls, "center_dense": dense}
+
+
+def load(checkpoint: Path, which: str) -> FrozenBackbone:
     """Returns the weights of one of the networks."""
-    return trained_backbone(checkpoint, which=WHICH.value)
+    return trained_backbone(checkpoint, which=which)
 
 
-def report(written: Path, difference: float) -> None:
-    """Says what was written, and how well."""
-    Console().print(f"{written}: read back, its features differ by {difference:.1e} at most", soft_wrap=True)
+def say(text: str) -> None:
+    """Prints a line, however long."""
+    Console().print(text, soft_wrap=True, markup=False)
+
+
+def differ(difference: float) -> str:
+    """Says how well something was written."""
+    return f"read back, its features differ by {difference:.1e} at most"
 
 
 def compare(one: FrozenBackbone, other: FrozenBackbone) -> float:
@@ -77,7 +110,7 @@ def compare(one: FrozenBackbone, other: FrozenBackbone) -> float:
         module = make_backbone(config, image_size=backbone.recipe.data.views.crop_size)
         found = jax.jit(module.apply)({"params": backbone.params}, images)
         features.append((found.cls, found.patches))  # pyright: ignore[reportAttributeAccessIssue]
-    return max(float(np.max(np.abs(a - b))) for a, b in zip(*features, strict=True))
+    return float(np.max([np.max(np.abs(a - b)) for a, b in zip(*features, strict=True)]))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from croc_jax.checkpoints.architectures import choose_family, extra_arrays
 from croc_jax.checkpoints.convolutional_names import (
     collect_convolutional,
     detect,
@@ -13,6 +14,7 @@ from croc_jax.checkpoints.convolutional_names import (
 )
 from croc_jax.checkpoints.foreign_names import collect_names, fault_of, no_place
 from croc_jax.checkpoints.names import Params, WeightNamesError, flatten, nest, write_names
+from croc_jax.models import BackboneConfig
 
 # Each official name, and the path of ours; kernels are transposed.
 HEAD_TABLE = {
@@ -69,23 +71,33 @@ def read_head(weights: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], list[s
     return flat, wrong
 
 
-def to_official(params: Params) -> dict[str, np.ndarray]:
+def to_official(params: Params, config: BackboneConfig | None = None) -> dict[str, np.ndarray]:
     """Returns arrays under official names, the inverse of `from_official`.
 
     Args:
         params: {"backbone": ..., "head": ...} or one of them.
+        config: of the backbone; adds what the modules of DINOv2 and DINOv3 hold beside our arrays.
 
     Raises:
+        ExportError: if no official module has the architecture.
         WeightNamesError: listing every parameter without an official name.
     """
     weights = {}
     if "backbone" in params:
-        write = write_convolutional if is_convolutional(params["backbone"]) else write_names
-        weights = {f"backbone.{name}": array for name, array in write(params["backbone"], "official").items()}
+        weights = {f"backbone.{name}": array for name, array in _official_backbone(params["backbone"], config).items()}
     if "head" in params:
         names, flat = {ours: theirs for theirs, ours in HEAD_TABLE.items()}, flatten(params["head"])
         weights |= {f"head.{names[path]}": np.ascontiguousarray(_turn(path, array)) for path, array in flat.items()}
     return weights
+
+
+def _official_backbone(params: Params, config: BackboneConfig | None) -> dict[str, np.ndarray]:
+    if is_convolutional(params):
+        return write_convolutional(params, "official")
+    if config is None:
+        return write_names(params, "official" if "position_embedding" in params else "official_dinov3")
+    family = choose_family(params, config, "official")
+    return write_names(params, family) | extra_arrays(params, config, family)
 
 
 def _turn(path: str, array: np.ndarray) -> np.ndarray:

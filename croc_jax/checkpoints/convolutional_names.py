@@ -167,7 +167,7 @@ def write_convolutional(params: Params, form: str) -> dict[str, np.ndarray]:
     return weights | {f"{name}num_batches_tracked": np.zeros((), np.int64) for name in counted}
 
 
-def describe_for_hf(params: Params) -> dict[str, Any]:
+def describe_convolutional(params: Params) -> dict[str, Any]:
     """Returns what Hugging Face's AutoModel needs to know of a ResNet or ConvNeXt."""
     stages, flat = stages_of(params), flatten(params)
     resnet = "norm/variance" in flat

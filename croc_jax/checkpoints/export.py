@@ -8,18 +8,22 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from croc_jax.checkpoints.convolutional_names import describe_for_hf, is_convolutional, write_convolutional
-from croc_jax.checkpoints.names import Params, WeightNamesError, flatten, write_names
+from croc_jax.checkpoints.architectures import (
+    ExportError,
+    adapt_to_timm,
+    choose_family,
+    describe_for_hf,
+    extra_arrays,
+)
+from croc_jax.checkpoints.convolutional_names import describe_convolutional, is_convolutional, write_convolutional
+from croc_jax.checkpoints.names import Params, write_names
 from croc_jax.checkpoints.weight_files import HF_CONFIG, HF_WEIGHTS
-from croc_jax.models import BackboneConfig, VisionTransformer, make_backbone
-from croc_jax.models.position_embedding import ROPE_BASE
+from croc_jax.models import BackboneConfig
 
 # For people; the tables know Hugging Face's three families apart.
 FORMATS = ("official", "timm", "hf")
-
-
-class ExportError(ValueError):
-    """Weights cannot be written in a format; the message says why and what to do."""
+# Of these networks wherever they have no setting for it.
+_RESNET_STEM, _CONVNEXT_EPSILON = 64, 1e-6
 
 
 def export_backbone(params: Params, config: BackboneConfig, *, image_size: int, output: Path, form: str) -> Path:
@@ -30,7 +34,7 @@ def export_backbone(params: Params, config: BackboneConfig, *, image_size: int, 
         config: of the backbone.
         image_size: that its position embedding was learned for.
         output: a .safetensors file; a .pth file, which needs PyTorch; or, for "hf", a folder.
-        form: "official" (CrOC, DINO, DINOv2), "timm" or "hf".
+        form: "official" (CrOC, DINO, DINOv2, DINOv3), "timm" or "hf".
 
     Raises:
         ExportError: for another format or kind of file, or an architecture that the library does not have.
@@ -38,7 +42,7 @@ def export_backbone(params: Params, config: BackboneConfig, *, image_size: int, 
     if form not in FORMATS:
         raise ExportError(f"format={form!r}: choose one of {', '.join(FORMATS)}")
     if is_convolutional(params):
-        weights, described = write_convolutional(params, form), describe_for_hf(params)
+        weights, described = _rename_convolutional(params, config, form)
     else:
         weights, described = _rename_transformer(params, config, form, image_size=image_size)
     if form == "hf":
@@ -53,18 +57,29 @@ def _rename_transformer(
     params: Params, config: BackboneConfig, form: str, *, image_size: int
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Returns arrays under a library's names, and what Hugging Face needs to know of them."""
-    family = _hf_family(config) if form == "hf" else form
-    try:
-        weights = write_names(params, family)
-    except WeightNamesError as error:
-        raise ExportError(str(error)) from error
-    if form == "timm" and config.num_registers:
-        weights = _without_cls_position(weights)
-    if family == "hf_dinov3" and config.mlp == "swiglu":
-        weights = _with_gates(weights)
-    if form != "hf":
-        return weights, {}
-    return weights, _hf_config(config, family, image_size=image_size, num_blocks=_count_blocks(params))
+    family = choose_family(params, config, form)
+    weights = write_names(params, family) | extra_arrays(params, config, family)
+    if form == "timm":
+        weights = adapt_to_timm(weights, config)
+    return weights, describe_for_hf(params, config, family, image_size=image_size) if form == "hf" else {}
+
+
+def _rename_convolutional(
+    params: Params, config: BackboneConfig, form: str
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Returns the same for ResNet and ConvNeXt."""
+    stem = params["stem"]["kernel"].shape[-1]
+    if config.variant.startswith("resnet") and form != "hf" and stem != _RESNET_STEM:
+        raise ExportError(
+            f"width={config.width}: ResNets of torchvision and timm begin with {_RESNET_STEM} features, "
+            f"not {stem}; choose hf"
+        )
+    if config.variant.startswith("convnext") and form != "timm" and config.norm_epsilon != _CONVNEXT_EPSILON:
+        raise ExportError(
+            f"norm_epsilon={config.norm_epsilon:g}: ConvNeXt has {_CONVNEXT_EPSILON:g} there, "
+            "whatever one sets; choose timm, and its norm_eps"
+        )
+    return write_convolutional(params, form), describe_convolutional(params)
 
 
 def write_arrays(contents: Mapping[str, Any], file: Path) -> None:
@@ -96,66 +111,3 @@ def write_arrays(contents: Mapping[str, Any], file: Path) -> None:
     else:
         raise ExportError(f"{file}: choose a name that ends in .safetensors or .pth")
     partial.replace(file)
-
-
-def _without_cls_position(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Timm's transformers with registers have no place for [CLS]: it is added to the token."""
-    position = weights["pos_embed"]
-    return weights | {"cls_token": weights["cls_token"] + position[:, :1], "pos_embed": position[:, 1:].copy()}
-
-
-def _with_gates(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Hugging Face's DINOv3 keeps what gates, and what is gated, in two matrices."""
-    split = {}
-    for name, array in weights.items():
-        if ".mlp.up_proj." in name:
-            gate, up = np.split(array, 2)
-            split |= {name.replace("up_proj", "gate_proj"): np.ascontiguousarray(gate), name: np.ascontiguousarray(up)}
-        else:
-            split[name] = array
-    return split
-
-
-def _count_blocks(params: Params) -> int:
-    return len({path.split("/")[0] for path in flatten(params) if path.startswith("block_")})
-
-
-def _hf_family(config: BackboneConfig) -> str:
-    if config.positions == "rope":
-        if not config.layer_scale:
-            raise ExportError(
-                "positions='rope', layer_scale=False: Hugging Face's DINOv3 always scales; choose official"
-            )
-        return "hf_dinov3"
-    return "hf_dinov2" if config.layer_scale else "hf_vit"
-
-
-def _hf_config(config: BackboneConfig, family: str, *, image_size: int, num_blocks: int) -> dict[str, Any]:
-    """Returns what Hugging Face's AutoModel needs to know."""
-    module = make_backbone(config, image_size=image_size)
-    assert isinstance(module, VisionTransformer), "others have another description"
-    kind, extra = ("vit", {"intermediate_size": round(module.width * config.mlp_ratio)})
-    name = "ViTModel"
-    if family == "hf_dinov2":
-        registers = config.num_registers
-        kind, name = ("dinov2_with_registers", "Dinov2WithRegistersModel") if registers else ("dinov2", "Dinov2Model")
-        extra = {"mlp_ratio": 4, "use_swiglu_ffn": config.mlp == "swiglu"}
-        extra |= {"num_register_tokens": registers} if registers else {}
-    if family == "hf_dinov3":
-        kind, name, gated = "dinov3_vit", "DINOv3ViTModel", config.mlp == "swiglu"
-        extra = {"intermediate_size": round(module.width * config.mlp_ratio), "use_gated_mlp": gated}
-        extra |= {"num_register_tokens": config.num_registers, "rope_theta": ROPE_BASE, "key_bias": True}
-        extra |= {"hidden_act": "silu" if gated else "gelu"}
-    return {
-        "architectures": [name],
-        "model_type": kind,
-        "hidden_size": module.width,
-        "num_hidden_layers": num_blocks,
-        "num_attention_heads": module.num_heads,
-        "patch_size": config.patch_size,
-        "image_size": image_size,
-        "layer_norm_eps": config.norm_epsilon,
-        "hidden_act": "gelu",
-        "qkv_bias": True,
-        **extra,
-    }

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 Params = dict[str, Any]
-FORMATS = ("official", "timm", "hf_vit", "hf_dinov2", "hf_dinov3")
+FORMATS = ("official", "timm", "hf_vit", "hf_dinov2", "hf_dinov3", "official_dinov3", "timm_dinov3")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,9 +30,14 @@ class Row:
     part: tuple[int, int] | None = None
 
 
-def _names(*names: str) -> dict[str, str]:
-    """Returns names by format, in the order of `FORMATS`; an empty one is left out."""
-    return {form: name for form, name in zip(FORMATS, names, strict=True) if name}
+def _names(*names: str, **of_dinov3: str) -> dict[str, str]:
+    """Returns names by format, in the order of the first five of `FORMATS`; an empty one is left out.
+
+    DINOv3 has its own in two libraries, but where `of_dinov3` holds none, those of the library's other models.
+    """
+    found = dict(zip(FORMATS[:5], names, strict=True))
+    found |= {f"{form}_dinov3": of_dinov3.get(form, found[form]) for form in ("official", "timm")}
+    return {form: name for form, name in found.items() if name}
 
 
 def _weight_and_bias(
@@ -68,8 +73,7 @@ TABLE: tuple[Row, ...] = (
     Row("position_embedding", _names("pos_embed", "pos_embed", *["embeddings.position_embeddings"] * 2, "")),
     Row(
         "register_tokens",
-        _names("register_tokens", "reg_token", "", *["embeddings.register_tokens"] * 2),
-        ("storage_tokens",),
+        _names("register_tokens", "reg_token", "", *["embeddings.register_tokens"] * 2, official="storage_tokens"),
     ),
     *_weight_and_bias(
         "patch_embedding/projection",
@@ -100,7 +104,13 @@ TABLE: tuple[Row, ...] = (
         )
     ),
     *(
-        Row("block_{i}/attention/qkv/bias", {}, (f"blocks.{{i}}.attn.{kind}_bias",), part=(index, 3))
+        Row(
+            "block_{i}/attention/qkv/bias",
+            # timm's model has no bias of keys.
+            {} if kind == "k" else {"timm_dinov3": f"blocks.{{i}}.attn.{kind}_bias"},
+            (f"blocks.{{i}}.attn.{kind}_bias",),
+            part=(index, 3),
+        )
         for index, kind in enumerate("qkv")
     ),
     *_weight_and_bias(
@@ -116,8 +126,8 @@ TABLE: tuple[Row, ...] = (
                 "",
                 f"{_OLD}layer_scale{n}.lambda1",
                 f"{_NEW}layer_scale{n}.lambda1",
+                timm=f"blocks.{{i}}.gamma_{n}",
             ),
-            (f"blocks.{{i}}.gamma_{n}",),
         )
         for n in (1, 2)
     ),
@@ -128,14 +138,16 @@ TABLE: tuple[Row, ...] = (
     ),
     *(
         row
-        for index, kinds in enumerate((("w1", "fc1_g", "gate_proj"), ("w2", "fc1_x", "gated_up_proj")))
+        for index, kinds in enumerate((("w1", "fc1_g", "gate_proj"), ("w2", "fc1_x", "up_proj")))
         for row in _weight_and_bias(
             "block_{i}/mlp_1",
-            {},
-            aliases=(
-                *(f"blocks.{{i}}.mlp.{kind}" for kind in kinds[:2]),
-                *(f"{layer}mlp.{kinds[2]}" for layer in (_OLD, _NEW)),
-            ),
+            {
+                "official_dinov3": f"blocks.{{i}}.mlp.{kinds[0]}",
+                "timm_dinov3": f"blocks.{{i}}.mlp.{kinds[1]}",
+                "hf_dinov3": f"{_NEW}mlp.{kinds[2]}",
+            },
+            # See `_normalize_names` for up_proj.
+            aliases=tuple(f"{layer}mlp.{kinds[2].replace('up', 'gated_up')}" for layer in (_OLD, _NEW)),
             part=(index, 2),
         )
     ),
@@ -168,14 +180,16 @@ def write_names(params: Params, form: str) -> dict[str, np.ndarray]:
         block = re.match(r"block_(\d+)/", path)
         generic = re.sub(r"^block_\d+/", "block_{i}/", path)
         rows = [row for row in TABLE if row.ours == generic and form in row.names]
+        # Gated or not, mlp_1 has names; two matrices of one kind come before one of both.
+        parts = [row for row in rows if row.part and (gated or "mlp_1" not in path)]
+        rows = parts or [row for row in rows if not row.part]
         if not rows:
             lost.append(path)
         for row in rows:
             name = row.names[form].replace("{i}", block[1] if block else "")
             part = np.split(array, row.part[1], axis=-1)[row.part[0]] if row.part else array
-            weights[_gated(name) if gated and form != "timm" else name] = np.ascontiguousarray(
-                _to_layout(part, row.layout)
-            )
+            name = _gated(name) if gated and not form.startswith("timm") else name
+            weights[name] = np.ascontiguousarray(_to_layout(part, row.layout))
     if lost:
         raise WeightNamesError(f"the format {form} has no names for {', '.join(sorted(lost))}")
     return weights

@@ -10,6 +10,7 @@ import numpy as np
 from croc_jax.checkpoints.backbone_reading import ReadBackbone, compare_shapes, read_backbone, shapes_of
 from croc_jax.checkpoints.convert import HEAD_TABLE, read_head, split_official, to_official
 from croc_jax.checkpoints.export import ExportError, write_arrays
+from croc_jax.checkpoints.flat_run import flatten_run
 from croc_jax.checkpoints.foreign_names import fault_of, no_place
 from croc_jax.checkpoints.names import Params, nest
 from croc_jax.checkpoints.orbax import restore_networks
@@ -117,26 +118,24 @@ def export_run(workdir: Path, file: Path) -> Path:
 
     Args:
         workdir: of the run, or one checkpoint of it.
-        file: a .pth file.
+        file: a .pth file; or a .safetensors file, which this package reads alone (`flat_run`).
 
     Raises:
         CheckpointError: if there is no checkpoint that can be used.
         ExportError: for another kind of file, where PyTorch is not installed, or for a run of DINO.
     """
-    if file.suffix not in (".pth", ".pt"):
-        raise ExportError(f"{file}: a whole run needs a .pth file")
     networks = load_networks(workdir)
     center, center_dense = networks.centers
     if center_dense is None:
         raise ExportError(f"{workdir} is a run of DINO: it has no head for centroids, which the official code needs")
     contents = {
         # The official student sits in PyTorch's wrapper for several devices.
-        "student": {f"module.{name}": array for name, array in to_official(networks.student).items()},
-        "teacher": to_official(networks.teacher),
+        "student": {f"module.{name}": array for name, array in to_official(networks.student, networks.config).items()},
+        "teacher": to_official(networks.teacher, networks.config),
         "croc_loss": {"center": center[None], "center_c": center_dense[None]},
         "epoch": networks.epoch,
     }
-    write_arrays(contents, file)
+    write_arrays(flatten_run(contents) if file.suffix == ".safetensors" else contents, file)
     return file
 
 

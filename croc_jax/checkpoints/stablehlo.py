@@ -83,4 +83,4 @@ def program_difference(params: Any, config: BackboneConfig, *, image_size: int, 
         images = rng.integers(0, 256, (2, height, width, 3), dtype=np.uint8)
         ours, theirs = encode(images), program.call(images)
         differences += [float(np.abs(np.asarray(ours[name]) - np.asarray(theirs[name])).max()) for name in ours]
-    return max(differences)
+    return float(np.max(differences))

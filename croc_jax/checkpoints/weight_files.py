@@ -8,6 +8,7 @@ from typing import Any
 import safetensors
 import safetensors.numpy
 
+from croc_jax.checkpoints.flat_run import nest_run
 from croc_jax.checkpoints.torch_file import read_torch_file, unread
 
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
@@ -51,7 +52,7 @@ def read_contents(path: Path) -> Mapping[str, Any]:
     if file.name.endswith(_INDEX):
         return _read_parts(file)
     if file.suffix == ".safetensors":
-        return _read_safetensors(file)
+        return nest_run(_read_safetensors(file))
     contents = read_torch_file(file)
     if not isinstance(contents, Mapping):
         raise ForeignWeightsError(f"{file} holds a {type(contents).__name__}, not a dictionary of weights")

@@ -12,7 +12,7 @@ from croc_jax.checkpoints import foreign
 from croc_jax.checkpoints.continuation import InitError, check_architecture
 from croc_jax.checkpoints.convert import from_official, to_official
 from croc_jax.checkpoints.convolutional_names import detect, stages_of
-from croc_jax.checkpoints.export import export_backbone
+from croc_jax.checkpoints.export import ExportError, export_backbone
 from croc_jax.checkpoints.foreign import ForeignWeightsError, load_foreign_backbone
 from croc_jax.evaluation.backbones import load_backbone
 from croc_jax.models import BackboneConfig, make_backbone
@@ -69,6 +69,24 @@ def test_every_format_comes_back(tmp_path, family, form):
     np.testing.assert_array_equal(weights[theirs], expected.transpose(3, 2, 0, 1) if expected.ndim == 4 else expected)
     # ResNet has the same names in torchvision and timm.
     assert detect(weights) == (family, "official" if family == "resnet" and form == "timm" else form)
+
+
+@pytest.mark.parametrize(
+    ("config", "change", "forms", "message"),
+    [
+        (CONVNEXT, {"norm_epsilon": 1e-5}, ("official", "hf"), "norm_epsilon=1e-05: ConvNeXt has 1e-06 there, .* timm"),
+        (RESNET, {"width": 1024}, ("official", "timm"), "width=1024: .* begin with 64 features, not 32; choose hf"),
+    ],
+)
+def test_what_a_library_does_not_have_is_refused(tmp_path, config, change, forms, message):
+    config = dataclasses.replace(config, **change)
+    params = random_params(config)
+    for form in forms:
+        with pytest.raises(ExportError, match=message):
+            export_backbone(params, config, image_size=224, output=tmp_path / "m.safetensors", form=form)
+    assert not list(tmp_path.iterdir())
+    (other,) = {"official", "timm", "hf"}.difference(forms)
+    assert export_backbone(params, config, image_size=224, output=tmp_path / "m.safetensors", form=other).is_file()
 
 
 @pytest.mark.parametrize("family", CONFIGS)

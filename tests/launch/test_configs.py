@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from jax.tree_util import keystr
 
+from croc_jax.data.config import LocalViewsConfig
 from croc_jax.models import make_backbone
 from croc_jax.training.config import Recipe, recipe_from_dict
+from croc_jax.training.networks import make_networks
 from croc_jax.training.sharding import make_mesh, shard_batch
 from croc_jax.training.start import abstract_state, fresh_state
 from croc_jax.training.step import make_train_step
@@ -148,22 +150,28 @@ def one_device():
 
 
 @functools.cache
-def full_size_shapes(recipe):
+def step_shapes(recipe):
+    """Returns the shapes of the state before and after a step, and of the metrics; nothing is compiled."""
     mesh, batch, size = one_device(), recipe.schedule.batch_size, recipe.data.views.crop_size
-    state = abstract_state(recipe, steps_per_epoch=STEPS_PER_EPOCH, mesh=mesh)
+    state, local = abstract_state(recipe, steps_per_epoch=STEPS_PER_EPOCH, mesh=mesh), recipe.data.local_views
     views = jax.ShapeDtypeStruct((batch, 2, size, size, 3), jnp.uint8)
+    more = jax.ShapeDtypeStruct((batch, local.count, local.crop_size, local.crop_size, 3), jnp.uint8)
     boxes = jax.ShapeDtypeStruct((batch, 2, 5), jnp.float32)
     step = make_train_step(recipe, steps_per_epoch=STEPS_PER_EPOCH, mesh=mesh)
-    return state, *jax.eval_shape(step, state, {"views": views, "boxes": boxes})
+    given = {"views": views, "boxes": boxes} | ({"local_views": more} if local.count else {})
+    return state, *jax.eval_shape(step, state, given)
+
+
+def describe(tree):
+    return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
 
 
 @every_config
 def test_full_size_shapes_fit_together(name):
     recipe = read(name)
     recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, folders=(), sources=()))
-    before, after, metrics = full_size_shapes(recipe)
-    describe = lambda leaf: (leaf.shape, leaf.dtype)  # noqa: E731
-    assert jax.tree.map(describe, after) == jax.tree.map(describe, before)
+    before, after, metrics = step_shapes(recipe)
+    assert describe(after) == describe(before)
     assert all(leaf.shape == () for leaf in metrics.values())
     assert before.center.shape == (recipe.head.num_prototypes,)
 
@@ -216,3 +224,27 @@ def test_one_step_in_miniature(name):
         assert 2 <= metrics["num_clusters"] <= recipe.clustering.k_max and metrics["loss_dense"] > 0
     else:
         assert metrics["num_clusters"] == metrics["loss_dense"] == 0
+
+
+@pytest.mark.parametrize("name", ["croc_vit:vit_giant_registers", "croc_resnet50_coco", "croc_convnext_tiny_coco"])
+@pytest.mark.parametrize("objective", ["global loss alone", "local crops and slices"])
+def test_every_objective_takes_every_kind_of_backbone(name, objective):
+    recipe = miniature(read(name))
+    if objective == "global loss alone":
+        recipe = dataclasses.replace(recipe, objective=dataclasses.replace(recipe.objective, alpha=0.0))
+    else:
+        local = LocalViewsConfig(count=2, crop_size=2 * recipe.backbone.patch_size)
+        optimizer = dataclasses.replace(recipe.optimizer, accumulation_steps=2)
+        data = dataclasses.replace(recipe.data, local_views=local)
+        recipe = dataclasses.replace(recipe, data=data, optimizer=optimizer)
+    before, after, metrics = step_shapes(recipe)
+    assert describe(after) == describe(before) and metrics["loss_global"].shape == ()
+
+
+@pytest.mark.parametrize("field", ["views", "local_views"])
+def test_crops_that_patches_do_not_tile_are_named_with_sizes_that_they_do(field):
+    config = load("croc_vit").get_config("vit_giant").to_dict()
+    config["data"][field]["crop_size"], config["data"]["local_views"]["count"] = 96, 2
+    config["data"]["views" if field == "local_views" else "local_views"]["crop_size"] = 98
+    with pytest.raises(ValueError, match=f"data.{field}.crop_size=96: whole patches of 14 .*; choose 84 or 98"):
+        make_networks(recipe_from_dict(config))

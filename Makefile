@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 DOCS_READY := $(VENV)/docs-ready
+# PyTorch has its own, so that `make test` shows that nothing needs it.
+PARITY_VENV := .venv-parity
+PARITY_READY := $(PARITY_VENV)/ready
 IMAGES ?=
 # Tests that run at a time; each takes up to two cores while it compiles.
 TESTERS ?= 2
@@ -12,21 +15,33 @@ TESTERS ?= 2
 # hardly any page faults: a sixth of a training step.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=34359738368:glibc.malloc.arena_max=1
 
-# Installs croc_jax with the extra $(1) into the virtual environment.
-define install
-version=$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
-constraints=constraints/constraints-$$version.txt; \
-test -f $$constraints && option="-c $$constraints" || option=; \
-$(BIN)/python -m pip install --quiet --disable-pip-version-check $$option --editable '.[$(1)]'
+define check_python
+$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+{ echo "croc_jax needs Python 3.11 or newer; this is $$($(PYTHON) --version). Try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 endef
 
-.PHONY: demo test slow lint types bench docs clean
+# Installs croc_jax with the extra $(1) into the virtual environment $(2).
+define install
+test -x $(2)/bin/python || $(PYTHON) -m venv $(2) || exit 1; \
+version=$$($(2)/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+constraints=constraints/constraints-$$version.txt; \
+test -f $$constraints && option="-c $$constraints" || option=; \
+$(2)/bin/python -m pip install --quiet --disable-pip-version-check $$option --editable '.[$(1)]'
+endef
+
+.PHONY: demo test parity slow lint types bench docs clean
 
 demo: $(READY)
 	$(BIN)/python launch/demo.py $(if $(IMAGES),--images="$(IMAGES)")
 
 test: $(READY)
 	$(BIN)/python -m pytest -q -n $(TESTERS) --dist loadfile
+
+# The files of all tests that need PyTorch or transformers: an error without these, while `make test` skips the tests.
+# Those that need timm, and so torchvision, run where it is installed.
+parity: $(PARITY_READY)
+	$(PARITY_VENV)/bin/python -m pytest -q -n $(TESTERS) --dist loadfile --installed=torch,transformers \
+		$$(grep -rlw torch tests --include='test_*.py')
 
 slow: $(READY)
 	$(BIN)/python -m pytest -q -m slow
@@ -45,11 +60,9 @@ bench: $(READY)
 	$(if $(IMAGES),$(BIN)/python benchmarks/data.py --images="$(IMAGES)")
 
 $(READY): setup.cfg pyproject.toml $(wildcard constraints/*.txt)
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "croc_jax needs Python 3.11 or newer; this is $$($(PYTHON) --version). Try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(check_python)
 	@echo "Installing croc_jax into $(VENV), once; this takes a minute or two ..."
-	@$(call install,dev)
+	@$(call install,dev,$(VENV))
 	@touch $@
 
 # What only the site needs; the variable silences an announcement that is none of a reader's business.
@@ -58,8 +71,14 @@ docs: $(DOCS_READY)
 	@echo "Open site/index.html in a browser; it needs no server."
 
 $(DOCS_READY): $(READY)
-	@$(call install,docs)
+	@$(call install,docs,$(VENV))
+	@touch $@
+
+$(PARITY_READY): setup.cfg pyproject.toml $(wildcard constraints/*.txt)
+	@$(check_python)
+	@echo "Installing croc_jax and PyTorch into $(PARITY_VENV), once; without a CPU build of it, this takes gigabytes ..."
+	@$(call install,parity,$(PARITY_VENV))
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build site *.egg-info
+	rm -rf $(VENV) $(PARITY_VENV) build site *.egg-info

@@ -4,7 +4,7 @@ import ast
 import html
 import re
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from reading import (
     read_conventions,
     read_fields,
     read_protocol,
+    read_variants,
     recipe_groups,
     show,
     source_file,
@@ -122,15 +123,24 @@ def fill_configs() -> str:
     defaults = {f"{prefix}{f.name}": f.default for prefix, (_, fields) in recipe_groups().items() for f in fields}
     parts = []
     for file in sorted((ROOT / "configs").glob("*.py")):
-        assigned = read_assignments(file)
+        assigned, variants = read_assignments(file), read_variants(file)
         unknown = assigned.keys() - defaults.keys()
+        unknown |= {name for fields in variants.values() for name in fields.keys() - defaults.keys()}
         if unknown:
             raise DocumentationError(f"{file.name} sets unknown fields: {', '.join(sorted(unknown))}")
         changed = {name: value for name, value in assigned.items() if value != defaults[name]}
         parts += [f"### `{file.name}`", "", _describe(file), "", "| field | value | default |", "|---|---|---|"]
         parts += [f"| {code(n)} | {code(v)} | {code(defaults[n])} |" for n, v in sorted(changed.items())]
         parts += ["", "All other fields keep their defaults.", ""]
+        if variants:
+            parts += ["| variant | what it sets besides |", "|---|---|"]
+            parts += [f"| {code(f':{name}')} | {_list(fields)} |" for name, fields in variants.items()]
+            parts.append("")
     return "\n".join(parts)
+
+
+def _list(fields: Mapping[str, str]) -> str:
+    return ", ".join(code(f"{name}={value}") for name, value in fields.items())
 
 
 def _describe(file: Path) -> str:

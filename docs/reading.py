@@ -142,6 +142,16 @@ def read_assignments(file: Path) -> dict[str, str]:
     return assigned
 
 
+def read_variants(file: Path) -> dict[str, dict[str, str]]:
+    """Returns {variant: {"backbone.remat": "True", ...}} of a config file with a table `VARIANTS`; else nothing."""
+    names: dict[str, Any] = {}
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign):
+            names[ast.unparse(node.targets[0])] = _evaluate(node.value, names)
+    variants = names.get("VARIANTS", {})
+    return {variant: {name: show(value) for name, value in fields.items()} for variant, fields in variants.items()}
+
+
 def read_protocol(file: Path) -> dict[str, dict[str, Any]]:
     """Returns {variant: {"linear.lr": 0.05, ...}} of a config in configs/eval; variant "" if it has none."""
     functions = [n for n in ast.parse(file.read_text(encoding="utf-8")).body if isinstance(n, ast.FunctionDef)]

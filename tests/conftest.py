@@ -1,5 +1,6 @@
 """Eight CPU devices, quick compilation, nothing compiled earlier, and strict shapes where only our own code runs."""
 
+import importlib
 import os
 import signal
 
@@ -14,6 +15,19 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
 # In the background of a shell, interrupts are ignored, by all programs that are started from here, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_addoption(parser):
+    help_text = "libraries, joined by commas, that must be there, so that no test is skipped for lack of them"
+    parser.addoption("--installed", default="", help=help_text)
+
+
+def pytest_configure(config):
+    for name in filter(None, config.getoption("installed").split(",")):
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise pytest.UsageError(f"--installed={name}: tests that need it would be skipped: {error}") from None
 
 
 @pytest.fixture

@@ -108,6 +108,16 @@ def test_config_files_list_what_they_change(hooks):
         assert listed == changed, file.name
 
 
+def test_variants_list_what_they_set(hooks):
+    part, file = plain(section(hooks.fill_configs(), "croc_vit.py")), ROOT / "configs" / "croc_vit.py"
+    listed = dict(re.findall(r"^\| <code>:(\w+)</code> \| (.*) \|$", part, re.MULTILINE))
+    variants = runpy.run_path(str(file))["VARIANTS"]
+    assert listed.keys() == variants.keys()
+    for name, fields in variants.items():
+        expected = {f"{field}={hooks.show(value)}" for field, value in fields.items()}
+        assert set(re.findall(r"<code>(.*?)</code>", listed[name])) == expected
+
+
 def test_protocol_files_list_all_their_fields_in_all_variants(hooks):
     page = hooks.fill_protocols()
     for file in (ROOT / "configs" / "eval").glob("*.py"):

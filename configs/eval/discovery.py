@@ -4,6 +4,7 @@ r"""Object discovery by LOST: one box an image from the keys of the last block, 
         --config.dataset.root=ROOT
 
 ROOT is VOCdevkit, or the folder that it lies in.
+A ResNet or a ConvNeXt has no keys: --config.discovery.tokens=last --config.discovery.centered=True takes its map.
 `--checkpoint=random` scores the start of the run that `--config.recipe` names.
 """
 

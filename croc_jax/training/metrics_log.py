@@ -6,13 +6,15 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from absl import logging
-from tensorboardX import SummaryWriter
 
 from croc_jax.training.durable import replace_file
 from croc_jax.training.prometheus import write_prometheus
+
+if TYPE_CHECKING:
+    from tensorboardX import SummaryWriter
 
 FILE_NAME = "metrics.jsonl"
 _MOST_EVENTS = 30_000
@@ -60,6 +62,9 @@ class MetricsLog:
             workdir: folder of the run; exists.
             restored_step: steps that the restored state has taken; 0 for a new run.
         """
+        # Imports PyTorch where that is installed: who only reads weights has no use for it.
+        from tensorboardX import SummaryWriter
+
         self._workdir, path = workdir, workdir / FILE_NAME
         drop_lines_after(path, restored_step)
         self._file = path.open("ab", buffering=0)
@@ -124,7 +129,7 @@ class MetricsLog:
         self._board = None
 
 
-def _is_alive(board: SummaryWriter) -> bool:
+def _is_alive(board: "SummaryWriter") -> bool:
     """Says whether the thread that writes for TensorBoard is there; an error ends it."""
     worker = getattr(getattr(board.file_writer, "event_writer", None), "_worker", None)
     return worker is not None and worker.is_alive()

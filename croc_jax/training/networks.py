@@ -27,11 +27,27 @@ def make_networks(recipe: Recipe, *, fetch: Callable[[Params], Params] | None = 
     Args:
         recipe: of the run.
         fetch: brings together, block by block, the parameters of a transformer that devices share.
+
+    Raises:
+        ValueError: for settings of the backbone that cannot work, or if whole patches do not tile the crops.
     """
+    _check_crops(recipe)
     backbone = make_backbone(recipe.backbone, image_size=recipe.data.views.crop_size)
     if fetch is not None and isinstance(backbone, VisionTransformer):
         backbone = backbone.clone(fetch=fetch)
     return Networks(backbone, make_head(recipe.head, dtype=backbone.dtype))
+
+
+def _check_crops(recipe: Recipe) -> None:
+    """Raises ValueError, naming the field and the nearest sizes, unless whole patches tile all crops."""
+    views, local, patch_size = recipe.data.views, recipe.data.local_views, recipe.backbone.patch_size
+    for field, size, used in (("views", views.crop_size, True), ("local_views", local.crop_size, local.count)):
+        if used and size % patch_size:
+            below, above = size // patch_size * patch_size, (size // patch_size + 1) * patch_size
+            near = f"{below} or {above}" if below else f"{above}"
+            raise ValueError(
+                f"data.{field}.crop_size={size}: whole patches of {patch_size} pixels must tile it; choose {near}"
+            )
 
 
 def init_params(networks: Networks, rng: Array, *, crop_size: int) -> dict[str, Params]:

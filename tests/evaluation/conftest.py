@@ -1,4 +1,6 @@
-"""A tiny backbone, and a tiny labeled set that its features separate."""
+"""A tiny backbone, tiny labeled sets that its features separate, and the protocols as the program runs them."""
+
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,7 @@ from PIL import Image
 
 from croc_jax.models import BackboneConfig, make_backbone
 
+ROOT = Path(__file__).parents[2]
 COLORS = np.array([[200, 60, 60], [60, 190, 80], [70, 80, 210]], np.uint8)
 
 
@@ -38,3 +41,34 @@ def folder(tmp_path_factory):
             Image.fromarray(image).save(root / "images" / split / f"{index}.png")
             Image.fromarray(labels).save(root / "labels" / split / f"{index}.png")
     return root
+
+
+@pytest.fixture(scope="session")
+def classes(tmp_path_factory):
+    """Six training and four validation images of noise around each of two colors."""
+    rng, root = np.random.default_rng(0), tmp_path_factory.mktemp("classes")
+    for name, color in (("red", (200, 60, 60)), ("blue", (60, 60, 200))):
+        for split, count in (("train", 6), ("val", 4)):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                pixels = np.clip(rng.normal(color, 25, (20, 26, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{index}.png")
+    return root
+
+
+@pytest.fixture
+def plan(monkeypatch):
+    """Returns a function from the name of a config, and overrides, to what its protocol finds and writes."""
+    monkeypatch.syspath_prepend(ROOT / "launch")
+    import command_line
+    import protocols
+
+    def found(name, features, output, **overrides):
+        flags = [f"--config.{field.replace('__', '.')}={value}" for field, value in overrides.items()]
+        files = [str(ROOT / "configs" / "eval" / f"{name}.py")]
+        (config,) = command_line.parse_configs(["", *flags], files).values()
+        output.mkdir()
+        return protocols.plan(config)(features, output)
+
+    return found

@@ -138,23 +138,6 @@ def test_random_is_the_start_of_the_run(random_results, folder, tmp_path):
         jax.tree.map(np.testing.assert_array_equal, trained.params, start.params)
 
 
-@pytest.fixture
-def plan(monkeypatch):
-    """Returns a function from the name of a config, and overrides, to what its protocol finds and writes."""
-    monkeypatch.syspath_prepend(ROOT / "launch")
-    import command_line
-    import protocols
-
-    def found(name, features, output, **overrides):
-        flags = [f"--config.{field.replace('__', '.')}={value}" for field, value in overrides.items()]
-        files = [str(ROOT / "configs" / "eval" / f"{name}.py")]
-        (config,) = command_line.parse_configs(["", *flags], files).values()
-        output.mkdir()
-        return protocols.plan(config)(features, output)
-
-    return found
-
-
 def test_videos(plan, backbone, params, tmp_path):
     write_davis(tmp_path / "davis")
     overrides = {"dataset__root": tmp_path / "davis", "video__short_side": 32, "video__multiple": 8}
@@ -166,19 +149,11 @@ def test_videos(plan, backbone, params, tmp_path):
     assert (tmp_path / "out" / "predictions" / "still" / "00000.png").is_file()
 
 
-def test_classification_and_neighbors(plan, backbone, params, tmp_path):
-    rng = np.random.default_rng(0)
-    for name, color in (("red", (200, 60, 60)), ("blue", (60, 60, 200))):
-        for split, count in (("train", 6), ("val", 4)):
-            folder = tmp_path / "data" / split / name
-            folder.mkdir(parents=True)
-            for index in range(count):
-                pixels = np.clip(rng.normal(color, 25, (20, 26, 3)), 0, 255).astype(np.uint8)
-                Image.fromarray(pixels).save(folder / f"{index}.png")
+def test_classification_and_neighbors(plan, backbone, params, classes, tmp_path):
     features = FrozenFeatures(backbone, params, remember=True)
     for name in ("knn", "classification"):
         overrides = {f"{name}__{field}": value for field, value in (("resize", 18), ("image_size", 16))}
-        outcome = plan(name, features, tmp_path / name, dataset__root=tmp_path / "data", **overrides)
+        outcome = plan(name, features, tmp_path / name, dataset__root=classes, **overrides)
         assert outcome.protocol == name and outcome.scores["top1"] > 80 and outcome.scores["top5"] == 100
         expected = {"num_train": 12, "num_val": 8, "num_classes": 2}
         assert outcome.settings["dataset"].items() >= expected.items() and outcome.settings[name]["resize"] == 18

@@ -5,13 +5,18 @@ import functools
 import importlib.util
 import re
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.tree_util import keystr
 
+from croc_jax.data.config import LocalViewsConfig
+from croc_jax.models import make_backbone
 from croc_jax.training.config import Recipe, recipe_from_dict
+from croc_jax.training.networks import make_networks
 from croc_jax.training.sharding import make_mesh, shard_batch
 from croc_jax.training.start import abstract_state, fresh_state
 from croc_jax.training.step import make_train_step
@@ -19,6 +24,9 @@ from tests.training.tiny import batches
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "configs").glob("*.py"))
+# Those without registers are the same with a field less.
+VIT = ("vit_tiny", "vit_small", "vit_base", "vit_large", "vit_giant")
+CONFIGS = [file.stem for file in FILES] + [f"croc_vit:{size}_registers" for size in VIT]
 STEPS_PER_EPOCH = 5
 
 
@@ -31,11 +39,13 @@ def load(name):
 
 
 def read(name):
-    return recipe_from_dict(load(name).get_config().to_dict())
+    """Returns the recipe of FILE, or of FILE:VARIANT."""
+    file, _, variant = name.partition(":")
+    return recipe_from_dict(load(file).get_config(*[variant] if variant else []).to_dict())
 
 
 def every_config(test):
-    return pytest.mark.parametrize("name", [file.stem for file in FILES])(test)
+    return pytest.mark.parametrize("name", CONFIGS)(test)
 
 
 def test_no_config_is_missing():
@@ -43,6 +53,7 @@ def test_no_config_is_missing():
         "camvid",
         "croc_convnext_tiny_coco",
         "croc_resnet50_coco",
+        "croc_vit",
         "croc_vits16_coco",
         "croc_vits16_coco_plus",
         "croc_vits16_imagenet",
@@ -52,11 +63,12 @@ def test_no_config_is_missing():
     }
 
 
-@every_config
+@pytest.mark.parametrize("name", [file.stem for file in FILES])
 def test_the_docstring_gives_a_command_that_fits(name):
     text = load(name).__doc__
-    assert f"python launch/pretrain.py --config=configs/{name}.py --workdir=" in text
-    known = load(name).get_config()
+    command = re.search(rf"python launch/pretrain.py --config=configs/{name}.py(:\w+)? --workdir=", text)
+    assert command is not None
+    known = load(name).get_config(*[command[1][1:]] if command[1] else [])
     for field in re.findall(r"--config\.([\w.]+)=", text):
         assert functools.reduce(lambda group, part: group[part], field.split("."), known) is not None
 
@@ -98,34 +110,76 @@ def test_post_training_is_shorter_and_gentler_than_training_from_scratch():
     assert scratch.optimizer.teacher_momentum < post.optimizer.teacher_momentum < 1
 
 
+@pytest.mark.parametrize(
+    ("size", "width", "depth", "heads", "millions"),
+    [
+        ("vit_tiny", 192, 12, 3, 5.5), ("vit_small", 384, 12, 6, 21.7), ("vit_base", 768, 12, 12, 85.8),
+        ("vit_large", 1024, 24, 16, 303.3), ("vit_giant", 1536, 40, 24, 1134.8),
+    ],
+)  # fmt: skip
+def test_sizes_are_those_of_the_papers(size, width, depth, heads, millions):
+    recipe = read(f"croc_vit:{size}")
+    module: Any = make_backbone(recipe.backbone, image_size=224)
+    assert (module.width, module.depth, module.num_heads) == (width, depth, heads)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)))
+    assert round(sum(leaf.size for leaf in jax.tree.leaves(shapes)) / 1e6, 1) == millions
+    gated = size == "vit_giant"
+    hidden = shapes["params"]["block_0"]["mlp_1"]["kernel"].shape[1]
+    # DINOv2's giant: half of its 8192 gate the other 4096.
+    assert (module.patch_size, module.mlp, hidden) == ((14, "swiglu", 8192) if gated else (16, "gelu", 4 * width))
+    assert recipe.backbone.remat == (size in ("vit_large", "vit_giant"))
+
+
+@pytest.mark.parametrize("size", VIT)
+def test_registers_are_all_that_a_variant_with_registers_has_more(size):
+    plain, more = read(f"croc_vit:{size}"), read(f"croc_vit:{size}_registers")
+    assert (more.backbone.num_registers, plain.backbone.num_registers) == (4, 0)
+    backbone = dataclasses.replace(more.backbone, num_registers=0, position_resizing="offset")
+    assert dataclasses.replace(more, backbone=backbone) == plain
+
+
+def test_the_default_size_is_the_paper_s_and_others_are_named():
+    assert read("croc_vit") == read("croc_vit:vit_small") == read("croc_vits16_coco")
+    assert set(load("croc_vit").VARIANTS) == {*VIT, *(f"{size}_registers" for size in VIT)}
+    with pytest.raises(ValueError, match="variant='vit_huge': choose one of vit_tiny, .*, vit_giant_registers"):
+        read("croc_vit:vit_huge")
+
+
 def one_device():
     return make_mesh(jax.devices()[:1])
 
 
 @functools.cache
-def full_size_shapes(recipe):
+def step_shapes(recipe):
+    """Returns the shapes of the state before and after a step, and of the metrics; nothing is compiled."""
     mesh, batch, size = one_device(), recipe.schedule.batch_size, recipe.data.views.crop_size
-    state = abstract_state(recipe, steps_per_epoch=STEPS_PER_EPOCH, mesh=mesh)
+    state, local = abstract_state(recipe, steps_per_epoch=STEPS_PER_EPOCH, mesh=mesh), recipe.data.local_views
     views = jax.ShapeDtypeStruct((batch, 2, size, size, 3), jnp.uint8)
+    more = jax.ShapeDtypeStruct((batch, local.count, local.crop_size, local.crop_size, 3), jnp.uint8)
     boxes = jax.ShapeDtypeStruct((batch, 2, 5), jnp.float32)
     step = make_train_step(recipe, steps_per_epoch=STEPS_PER_EPOCH, mesh=mesh)
-    return state, *jax.eval_shape(step, state, {"views": views, "boxes": boxes})
+    given = {"views": views, "boxes": boxes} | ({"local_views": more} if local.count else {})
+    return state, *jax.eval_shape(step, state, given)
+
+
+def describe(tree):
+    return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
 
 
 @every_config
 def test_full_size_shapes_fit_together(name):
     recipe = read(name)
     recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, folders=(), sources=()))
-    before, after, metrics = full_size_shapes(recipe)
-    describe = lambda leaf: (leaf.shape, leaf.dtype)  # noqa: E731
-    assert jax.tree.map(describe, after) == jax.tree.map(describe, before)
+    before, after, metrics = step_shapes(recipe)
+    assert describe(after) == describe(before)
     assert all(leaf.shape == () for leaf in metrics.values())
     assert before.center.shape == (recipe.head.num_prototypes,)
 
 
 def miniature(recipe):
     """Returns the recipe with everything that only makes it large taken away."""
-    small = {"width": 16, "depth": 1, "num_heads": 2}
+    # Of equal width and depth, transformers of all sizes are one.
+    small: dict[str, Any] = {"variant": "vit_tiny", "width": 16, "depth": 1, "num_heads": 2}
     if not recipe.backbone.variant.startswith("vit"):
         small = {"width": 32 * recipe.objective.token_groups, "stages": (1, 1, 1, 1)}
     backbone = dataclasses.replace(recipe.backbone, **small)
@@ -137,6 +191,14 @@ def miniature(recipe):
     return dataclasses.replace(clean, backbone=backbone, head=head, data=data, schedule=schedule)
 
 
+def parts_without_gradient(state):
+    """Returns the paths in the student's backbone whose moving average of gradients is 0 throughout."""
+    leaves = [(keystr(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state.opt_state)]
+    moments = {name: leaf for name, leaf in leaves if ".mu['backbone']" in name}
+    assert len(moments) == len(jax.tree.leaves(state.student["backbone"]))
+    return [name for name, leaf in moments.items() if not np.any(leaf)]
+
+
 @functools.cache
 def one_step(recipe):
     mesh, size = one_device(), recipe.data.views.crop_size
@@ -146,13 +208,15 @@ def one_step(recipe):
     # Compiled in a hurry: it runs once.
     compiled = step.lower(state, batch).compile({"xla_backend_optimization_level": 0})  # pyright: ignore
     state, metrics = compiled(state, batch)
-    return int(state.step), jax.tree.map(float, metrics)
+    return int(state.step), jax.tree.map(float, metrics), parts_without_gradient(state)
 
 
 @every_config
 def test_one_step_in_miniature(name):
     recipe = miniature(read(name))
-    step, metrics = one_step(recipe)
+    step, metrics, resting = one_step(recipe)
+    # Running statistics follow the images instead; else the gradient reaches everything, registers and all.
+    assert [name for name in resting if not re.search(r"\['(mean|variance)'\]$", name)] == []
     assert step == 1 and np.isfinite(list(metrics.values())).all()
     expected = recipe.objective.alpha * metrics["loss_dense"] + metrics["loss_global"]
     np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-6)
@@ -160,3 +224,27 @@ def test_one_step_in_miniature(name):
         assert 2 <= metrics["num_clusters"] <= recipe.clustering.k_max and metrics["loss_dense"] > 0
     else:
         assert metrics["num_clusters"] == metrics["loss_dense"] == 0
+
+
+@pytest.mark.parametrize("name", ["croc_vit:vit_giant_registers", "croc_resnet50_coco", "croc_convnext_tiny_coco"])
+@pytest.mark.parametrize("objective", ["global loss alone", "local crops and slices"])
+def test_every_objective_takes_every_kind_of_backbone(name, objective):
+    recipe = miniature(read(name))
+    if objective == "global loss alone":
+        recipe = dataclasses.replace(recipe, objective=dataclasses.replace(recipe.objective, alpha=0.0))
+    else:
+        local = LocalViewsConfig(count=2, crop_size=2 * recipe.backbone.patch_size)
+        optimizer = dataclasses.replace(recipe.optimizer, accumulation_steps=2)
+        data = dataclasses.replace(recipe.data, local_views=local)
+        recipe = dataclasses.replace(recipe, data=data, optimizer=optimizer)
+    before, after, metrics = step_shapes(recipe)
+    assert describe(after) == describe(before) and metrics["loss_global"].shape == ()
+
+
+@pytest.mark.parametrize("field", ["views", "local_views"])
+def test_crops_that_patches_do_not_tile_are_named_with_sizes_that_they_do(field):
+    config = load("croc_vit").get_config("vit_giant").to_dict()
+    config["data"][field]["crop_size"], config["data"]["local_views"]["count"] = 96, 2
+    config["data"]["views" if field == "local_views" else "local_views"]["crop_size"] = 98
+    with pytest.raises(ValueError, match=f"data.{field}.crop_size=96: whole patches of 14 .*; choose 84 or 98"):
+        make_networks(recipe_from_dict(config))

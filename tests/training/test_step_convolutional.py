@@ -1,7 +1,6 @@
 """The step of a backbone with batch statistics: who follows whose, over how many devices, and in slices."""
 
 import dataclasses
-import functools
 
 import jax
 import numpy as np
@@ -10,11 +9,9 @@ import pytest
 from croc_jax.data.config import DataConfig, ViewsConfig
 from croc_jax.models import BackboneConfig
 from croc_jax.objectives import ObjectiveConfig
-from croc_jax.training.networks import init_params, make_networks
 from croc_jax.training.sharding import make_mesh, replicated, shard_batch
-from croc_jax.training.state import state_from_params
 from croc_jax.training.step import make_train_step
-from tests.training.tiny import STEPS_PER_EPOCH, batches, tiny_recipe
+from tests.training.tiny import STEPS_PER_EPOCH, batches, first_state, tiny_recipe
 
 SIZE = 32
 RESNET = tiny_recipe(
@@ -22,19 +19,6 @@ RESNET = tiny_recipe(
     objective=ObjectiveConfig(tokens="last", token_groups=2, warmup_teacher_temp_epochs=2),
     data=DataConfig(views=ViewsConfig(crop_size=SIZE)),
 )
-
-
-def first_state(recipe):
-    """Returns a start whose numbers NumPy draws, which takes no compilation."""
-    init = functools.partial(init_params, make_networks(recipe), crop_size=SIZE)
-    rng, shapes = np.random.default_rng(0), jax.eval_shape(init, jax.random.key(0))
-
-    def draw(path, leaf):
-        noise = rng.standard_normal(leaf.shape) / np.sqrt(max(np.prod(leaf.shape[:-1]), 1))
-        start = {"scale": 1.0, "variance": 1.0}.get(path[-1].key)
-        return (noise if start is None else np.full(leaf.shape, start)).astype(np.float32)
-
-    return state_from_params(recipe, jax.tree_util.tree_map_with_path(draw, shapes), steps_per_epoch=STEPS_PER_EPOCH)
 
 
 def train(recipe, num_devices, steps=3):

@@ -1,7 +1,9 @@
-"""A recipe of the smallest networks, and batches for it."""
+"""A recipe of the smallest networks, a start, and batches for it."""
 
 import dataclasses
+import functools
 
+import jax
 import numpy as np
 
 from croc_jax.clustering import ClusteringConfig
@@ -9,6 +11,8 @@ from croc_jax.data.config import DataConfig, ViewsConfig
 from croc_jax.models import BackboneConfig, HeadConfig
 from croc_jax.objectives import ObjectiveConfig
 from croc_jax.training.config import OptimizerConfig, Recipe, ScheduleConfig
+from croc_jax.training.networks import init_params, make_networks
+from croc_jax.training.state import state_from_params
 
 STEPS_PER_EPOCH = 2
 
@@ -26,6 +30,19 @@ def tiny_recipe(**changes):
         schedule=ScheduleConfig(epochs=4, batch_size=8),
     )
     return dataclasses.replace(recipe, **changes)
+
+
+def first_state(recipe):
+    """Returns a start whose numbers NumPy draws, which takes no compilation."""
+    init = functools.partial(init_params, make_networks(recipe), crop_size=recipe.data.views.crop_size)
+    rng, shapes = np.random.default_rng(0), jax.eval_shape(init, jax.random.key(0))
+
+    def draw(path, leaf):
+        noise = rng.standard_normal(leaf.shape) / np.sqrt(max(np.prod(leaf.shape[:-1]), 1))
+        start = {"scale": 1.0, "variance": 1.0}.get(path[-1].key)
+        return (noise if start is None else np.full(leaf.shape, start)).astype(np.float32)
+
+    return state_from_params(recipe, jax.tree_util.tree_map_with_path(draw, shapes), steps_per_epoch=STEPS_PER_EPOCH)
 
 
 def batches(count, *, batch_size=8, crop_size=24, seed=0):

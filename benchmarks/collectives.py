@@ -1,9 +1,10 @@
-"""What devices exchange in one run of a compiled program, read from its text."""
+"""What devices exchange and compute in one run of a compiled program, read from its text."""
 
 import collections
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
@@ -12,30 +13,60 @@ _COLLECTIVE = re.compile(rf"= (.*?) ({'|'.join(KINDS)})(-start)?\(")
 _CALLED = re.compile(r"\b(body|condition|calls|to_apply|branch_computations)=(?:\{([^}]*)\}|([%\w.\-]+))")
 _TRIPS = re.compile(r'known_trip_count":\{"n":"(\d+)"')
 _ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
+_RESULT = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = \w+\[([\d,]*)\]")
+_PRODUCT = re.compile(r" dot\((?:\w+\[[^ ]* )?%?([\w.\-]+),.*lhs_contracting_dims=\{([\d,]*)\}")
 
 
-def collective_bytes(text: str, *, unknown_trips: int = 1) -> dict[str, int]:
-    """Returns the bytes of the results of each kind of collective operation, over one run.
+class Work(NamedTuple):
+    """What one device does in one run.
+
+    Attributes:
+        sizes: bytes of the results of each kind of collective operation.
+        counts: how many of them there are.
+        flops: multiplications and additions of matrix products.
+    """
+
+    sizes: dict[str, int]
+    counts: dict[str, int]
+    flops: int
+
+
+def read_program(text: str, *, unknown_trips: int = 1) -> Work:
+    """Adds up what a program does, each loop as often as it runs.
 
     Args:
         text: of a compiled program (`Compiled.as_text()`).
         unknown_trips: how often a loop runs whose number of rounds the program does not state.
     """
     lines, entry = _computations(text)
-    total: collections.Counter[str] = collections.Counter()
-
-    def add(name: str, times: int) -> None:
-        for line in lines.get(name, ()):
+    sizes: collections.Counter[str] = collections.Counter()
+    counts: collections.Counter[str] = collections.Counter()
+    flops = 0
+    for name, times in _runs(lines, entry, unknown_trips):
+        shapes = {match[1]: _sides(match[2]) for line in lines[name] if (match := _RESULT.match(line))}
+        for line in lines[name]:
             if match := _COLLECTIVE.search(line):
-                total[match[2]] += times * _array_bytes(match[1])
+                sizes[match[2]] += times * _array_bytes(match[1])
+                counts[match[2]] += times
+            elif match := _PRODUCT.search(line):
+                left, result = shapes[match[1]], shapes[_RESULT.match(line)[1]]  # pyright: ignore
+                flops += times * 2 * math.prod(result) * math.prod(left[axis] for axis in _sides(match[2]))
+    return Work(dict(sizes), dict(counts), flops)
+
+
+def _runs(lines: Mapping[str, list[str]], entry: str, unknown_trips: int) -> Iterator[tuple[str, int]]:
+    """Yields each computation with how often it runs, once for each place that it is called from."""
+    waiting = [(entry, 1)]
+    while waiting:
+        name, times = waiting.pop()
+        if name not in lines:
+            continue
+        yield name, times
+        for line in lines[name]:
             for role, several, one in _CALLED.findall(line):
                 known = _TRIPS.search(line)
                 rounds = 1 if role != "body" else int(known[1]) if known else unknown_trips
-                for called in (several or one).split(", "):
-                    add(called.lstrip("%"), times * rounds)
-
-    add(entry, 1)
-    return dict(total)
+                waiting += [(called.lstrip("%"), times * rounds) for called in (several or one).split(", ")]
 
 
 def _computations(text: str) -> tuple[Mapping[str, list[str]], str]:
@@ -51,8 +82,9 @@ def _computations(text: str) -> tuple[Mapping[str, list[str]], str]:
     return found, entry
 
 
+def _sides(text: str) -> tuple[int, ...]:
+    return tuple(int(side) for side in text.split(",") if side)
+
+
 def _array_bytes(shapes: str) -> int:
-    total = 0
-    for kind, dims in _ARRAY.findall(shapes):
-        total += _BYTES.get(kind, 0) * math.prod(int(side) for side in dims.split(",") if side)
-    return total
+    return sum(_BYTES.get(kind, 0) * math.prod(_sides(sides)) for kind, sides in _ARRAY.findall(shapes))

@@ -44,12 +44,13 @@ from croc_jax.training.failing import failing_together
 from croc_jax.training.health import NonFiniteError, explain
 from croc_jax.training.lock import lock_workdir
 from croc_jax.training.loop import Outcome, Outputs, RunLength, SaveError, run_training
+from croc_jax.training.memory import compile_step
 from croc_jax.training.metrics_log import MetricsLog, NoLog
 from croc_jax.training.processes import gather_texts, join_processes
 from croc_jax.training.profiling import Profiler, parse_steps
 from croc_jax.training.progress import RunProgress
 from croc_jax.training.sharding import batch_parts, check_batch_divides, make_mesh
-from croc_jax.training.start import abstract_state, state_shapes, training_bytes
+from croc_jax.training.start import abstract_batch, abstract_state, state_shapes, training_bytes
 from croc_jax.training.state import TrainState
 from croc_jax.training.step import make_train_step
 from croc_jax.training.watchdog import CollapseError, Watchdog
@@ -99,6 +100,9 @@ def pretrain(stop: StopRequest) -> str | None:
         claim_workdir(workdir, recipe)
     gather_texts("claimed")
     check_shared(workdir, recipe)
+    # What runs is this program: another state or batch than was foretold would be an error.
+    jitted, batch = make_train_step(recipe, steps_per_epoch=epoch, mesh=mesh), abstract_batch(recipe, mesh=mesh)
+    train_step = compile_step(jitted, shapes, batch, recipe=recipe, mesh=mesh, say=console.print)
 
     saver = Checkpointer(workdir, recipe, keep_every_steps=recipe.runtime.keep_every_epochs * epoch)
     with closing(saver), explaining(recipe, saver):
@@ -113,7 +117,7 @@ def pretrain(stop: StopRequest) -> str | None:
         watchdog = Watchdog(recipe, steps_per_epoch=epoch)
         with contextlib.closing(log), display, profiler:
             outcome = run_training(
-                make_train_step(recipe, steps_per_epoch=epoch, mesh=mesh),
+                train_step,
                 state,
                 dataset,
                 outputs=Outputs(saver=saver, log=log, display=display, watchdog=watchdog, profiler=profiler),

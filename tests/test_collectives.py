@@ -1,4 +1,4 @@
-"""The benchmark's reader of compiled programs counts what travels, round by round."""
+"""The benchmark's reader of compiled programs counts what travels and what is computed, round by round."""
 
 import importlib.util
 from pathlib import Path
@@ -34,8 +34,12 @@ def test_rounds_of_loops_are_counted():
     weights = NamedSharding(mesh, PartitionSpec(None, None, "data"))
     jitted = jax.jit(program, in_shardings=(split, weights), out_shardings=whole)
     compiled = jitted.lower(jnp.ones((16, 32)), jnp.ones((5, 32, 32))).compile()
+    work = load().read_program(compiled.as_text())
     # Five weights of 32 x 32, gathered one by one, and one sum of 32 numbers.
-    assert load().collective_bytes(compiled.as_text()) == {"all-gather": 5 * 32 * 32 * 4, "all-reduce": 32 * 4}
+    assert work.sizes == {"all-gather": 5 * 32 * 32 * 4, "all-reduce": 32 * 4}
+    assert work.counts == {"all-gather": 5, "all-reduce": 1}
+    # A device has two rows.
+    assert work.flops == 5 * 2 * 2 * 32 * 32
 
 
 def test_loops_of_unknown_length_are_taken_to_run_as_often_as_told():
@@ -53,6 +57,7 @@ ENTRY %main (p: f32[8]) -> f32[8] {
   %g = f32[16]{0} all-gather-start(%w), dimensions={0}
 }
 """
-    count = load().collective_bytes
-    assert count(text) == {"all-reduce": 32 + 16, "all-gather": 64}
-    assert count(text, unknown_trips=8) == {"all-reduce": 8 * 48, "all-gather": 64}
+    read = load().read_program
+    assert read(text) == ({"all-reduce": 32 + 16, "all-gather": 64}, {"all-reduce": 1, "all-gather": 1}, 0)
+    often = read(text, unknown_trips=8)
+    assert often == ({"all-reduce": 8 * 48, "all-gather": 64}, {"all-reduce": 8, "all-gather": 1}, 0)

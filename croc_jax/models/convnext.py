@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from croc_jax.models.drop_path import DropPath
 from croc_jax.models.features import Features
@@ -43,12 +43,15 @@ class ConvNeXt(nn.Module):
     grid_size = None
 
     @nn.compact
-    def __call__(self, images: Float[Array, "b H W c"], train: bool = False) -> Features:
+    def __call__(
+        self, images: Float[Array, "b H W c"], train: bool = False, rows: Int[Array, " b"] | None = None
+    ) -> Features:
         """Returns the normalized feature map as tokens, and its normalized mean as [CLS].
 
         Args:
             images: normalized; H and W multiples of the patch size.
             train: drop residual branches if the rng stream "drop_path" is given.
+            rows: places of the images in the whole batch, if they are a slice of one.
 
         Raises:
             ValueError: if whole patches do not tile the images.
@@ -68,7 +71,7 @@ class ConvNeXt(nn.Module):
                 down = conv(widths[stage], 2, plan.stride, self.dtype, f"downsample_{stage}", dilation=plan.before)
                 x = down(x)
             for index in range(self.stages[stage]):
-                drop_path = None if keys is None else DropPath(rates[number], keys[number])
+                drop_path = None if keys is None else DropPath(rates[number], keys[number], rows)
                 name = f"stage_{stage}_block_{index}"
                 x = block(plan.dilation, self.dtype, self.norm_epsilon, name=name)(x, drop_path)
                 number += 1

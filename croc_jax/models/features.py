@@ -66,7 +66,8 @@ class Backbone(Protocol):
             variables: {"params": ...}.
             images: normalized.
             **options: of Flax, and `train`: use the batch's own statistics, where there are any, and
-                drop paths if the rng stream "drop_path" is given.
+                drop paths if the rng stream "drop_path" is given; then also `rows`, the places of the
+                images in the whole batch, if they are a slice of one.
         """
         ...
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from croc_jax.models.batch_norm import BatchNorm
 from croc_jax.models.features import Features
@@ -35,12 +35,15 @@ class ResNet(nn.Module):
     grid_size = None
 
     @nn.compact
-    def __call__(self, images: Float[Array, "b H W c"], train: bool = False) -> Features:
+    def __call__(
+        self, images: Float[Array, "b H W c"], train: bool = False, rows: Int[Array, " b"] | None = None
+    ) -> Features:
         """Returns the feature map as tokens, and its mean as [CLS].
 
         Args:
             images: normalized; H and W multiples of the patch size.
             train: normalize by the statistics of these images.
+            rows: of no effect, as no paths are dropped.
 
         Raises:
             ValueError: if whole patches do not tile the images.

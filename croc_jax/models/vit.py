@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from croc_jax.models.attention import attend
 from croc_jax.models.drop_path import DropPath
@@ -67,12 +67,15 @@ class VisionTransformer(nn.Module):
     fetch: Callable[[Any], Any] | None = None
 
     @nn.compact
-    def __call__(self, images: Float[Array, "b H W c"], train: bool = False) -> Features:
+    def __call__(
+        self, images: Float[Array, "b H W c"], train: bool = False, rows: Int[Array, " b"] | None = None
+    ) -> Features:
         """Returns the features of normalized images of any size that whole patches tile.
 
         Args:
             images: normalized; H and W multiples of the patch size.
             train: drop residual branches if the rng stream "drop_path" is given.
+            rows: places of the images in the whole batch, if they are a slice of one.
 
         Raises:
             ValueError: if whole patches do not tile the images.
@@ -91,7 +94,7 @@ class VisionTransformer(nn.Module):
         rotation = (
             rotation_tables(grid, self.width // self.num_heads, prefix=first) if self.positions == "rope" else None
         )
-        tokens, qkv = self.run_blocks(tokens, train, rotation)
+        tokens, qkv = self.run_blocks(tokens, train, rotation, rows)
         tokens = layer_norm(self.dtype, "norm", self.norm_epsilon)(tokens).astype(jnp.float32)
         attention = _cls_attention(qkv[0], qkv[1], rotation)[..., first:]
         queries, keys, values = (
@@ -108,7 +111,11 @@ class VisionTransformer(nn.Module):
         return jnp.concatenate([tokens[:, :1], registers, tokens[:, 1:]], axis=1), 1 + self.num_registers
 
     def run_blocks(
-        self, tokens: Float[Array, "b n d"], train: bool, rotation: np.ndarray | Array | None = None
+        self,
+        tokens: Float[Array, "b n d"],
+        train: bool,
+        rotation: np.ndarray | Array | None = None,
+        rows: Int[Array, " b"] | None = None,
     ) -> tuple[Array, tuple[Array, Array, Array]]:
         """Returns the last block's tokens, and its queries, keys and values `[b n h dh]`.
 
@@ -139,7 +146,7 @@ class VisionTransformer(nn.Module):
         def run(tokens: Array, layer: tuple) -> tuple[Array, tuple[Array, Array, Array]]:
             layer_params, rate, key = layer
             layer_params = layer_params if self.fetch is None else self.fetch(layer_params)
-            drop = DropPath(rate, key) if drop_path else None
+            drop = DropPath(rate, key, rows) if drop_path else None
             return block.apply({"params": layer_params}, tokens, drop, rotation)  # pyright: ignore
 
         policy = None if self.remat else jax.checkpoint_policies.save_only_these_names(*KEPT)

@@ -5,16 +5,21 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from croc_jax.models import ProjectionHead
 from croc_jax.objectives import DistillationSums, distill
 from croc_jax.training.networks import cut
+from croc_jax.training.sharding import BATCH_AXES, batch_parts, on_each_device
 
 Params = Any
 # Chunks of clusters. Nearly half of the fixed number of clusters do not count, and chunks of
 # nothing else are skipped.
 CLUSTER_CHUNKS = 8
+_WHOLE, _BY_ROWS = PartitionSpec(), PartitionSpec(None, BATCH_AXES)
+# Of parameters, rows, teaching, and the number of chunks.
+_ARGUMENTS = (_WHOLE, _BY_ROWS, _WHOLE, _WHOLE)
 
 
 class Teaching(NamedTuple):
@@ -48,6 +53,7 @@ def compare_images(
     teaching: Teaching,
     *,
     slices: int = 1,
+    mesh: Mesh | None = None,
 ) -> DistillationSums:
     """Returns means over the [CLS] tokens of the batch (global loss).
 
@@ -58,6 +64,7 @@ def compare_images(
         teacher: of both views.
         teaching: the teacher's side.
         slices: into which the batch is cut.
+        mesh: whose devices add up what they have found once, after all slices.
     """
     valid = jnp.ones(student.shape[1], bool)
     batch_first = (jnp.moveaxis(student, 1, 0), jnp.moveaxis(teacher, 1, 0), valid)
@@ -66,7 +73,7 @@ def compare_images(
     params, teaching = _without("last_layer_dense", params, teaching)
     if slices == 1:
         return compare(params, jax.tree.map(lambda array: array[0], rows), teaching).means()
-    sums: DistillationSums = _sum_chunks(compare, params, rows, teaching, slices)
+    sums: DistillationSums = _sum_chunks(compare, mesh, params, rows, teaching, slices)
     return sums.means()
 
 
@@ -79,6 +86,7 @@ def compare_clusters(
     teaching: Teaching,
     *,
     slices: int = 1,
+    mesh: Mesh | None = None,
 ) -> DistillationSums:
     """Returns means over the valid clusters of all images and heads of the batch (dense loss).
 
@@ -90,6 +98,7 @@ def compare_clusters(
         valid: clusters that count.
         teaching: the teacher's side.
         slices: a chunk has the clusters of one such part of the batch, at most.
+        mesh: whose devices add up what they have found once, after all chunks.
     """
     views, batch, heads, count, width = student.shape
     valid = valid.reshape(batch, heads * count)
@@ -110,7 +119,7 @@ def compare_clusters(
     rows = Rows(arrange_views(student), arrange_views(teacher), arrange(valid))
     needed = jnp.sum(rows.valid.any(axis=(1, 2)))
     params, teaching = _without("last_layer", params, teaching)
-    sums: DistillationSums = _sum_chunks(partial(_compare, head, "project_dense"), params, rows, teaching, needed)
+    sums: DistillationSums = _sum_chunks(partial(_compare, head, "project_dense"), mesh, params, rows, teaching, needed)
     return sums.means()
 
 
@@ -138,9 +147,9 @@ def _compare(head: ProjectionHead, method: str, params: Params, rows: Rows, teac
     )
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _sum_chunks(
-    compare: Any, params: Params, rows: Rows, teaching: Teaching, needed: Int[Array, ""] | int
+    compare: Any, mesh: Mesh | None, params: Params, rows: Rows, teaching: Teaching, needed: Int[Array, ""] | int
 ) -> DistillationSums:
     """Returns the sums over the first `needed` chunks; of them, only the loss has a gradient.
 
@@ -148,35 +157,50 @@ def _sum_chunks(
     computed twice.
     """
 
-    def add(index: Array, total: DistillationSums) -> DistillationSums:
-        return _add(total, compare(params, _chunk(rows, index), teaching))
+    def sum_own(params: Params, rows: Rows, teaching: Teaching, needed: Any) -> DistillationSums:
+        def add(index: Array, total: DistillationSums) -> DistillationSums:
+            return _add(total, compare(params, _chunk(rows, index), teaching))
 
-    zeros = _zeros_like(jax.eval_shape(compare, params, _chunk(rows, 0), teaching))
-    return jax.lax.fori_loop(0, needed, add, zeros)
+        zeros = _zeros_like(jax.eval_shape(compare, params, _chunk(rows, 0), teaching))
+        return _over_devices(jax.lax.fori_loop(0, needed, add, zeros), mesh)
+
+    return on_each_device(sum_own, mesh, _ARGUMENTS, _WHOLE)(params, rows, teaching, needed)
 
 
-def _sum_chunks_forward(compare: Any, params: Params, rows: Rows, teaching: Teaching, needed: Any) -> tuple:
-    def loss(params: Params, student: Array, chunk: Rows) -> tuple[Array, DistillationSums]:
-        sums = compare(params, chunk._replace(student=student), teaching)
-        return sums.loss, sums
+def _sum_chunks_forward(
+    compare: Any, mesh: Mesh | None, params: Params, rows: Rows, teaching: Teaching, needed: Any
+) -> tuple:
+    def sum_own(params: Params, rows: Rows, teaching: Teaching, needed: Any) -> tuple:
+        def loss(params: Params, student: Array, chunk: Rows) -> tuple[Array, DistillationSums]:
+            sums = compare(params, chunk._replace(student=student), teaching)
+            return sums.loss, sums
 
-    def add(index: Array, carry: tuple) -> tuple:
-        total, to_params, to_student = carry
-        chunk = _chunk(rows, index)
-        gradients, sums = jax.grad(loss, argnums=(0, 1), has_aux=True)(params, chunk.student, chunk)
-        return _add(total, sums), _add(to_params, gradients[0]), to_student.at[index].set(gradients[1])
+        def add(index: Array, carry: tuple) -> tuple:
+            total, to_params, to_student = carry
+            chunk = _chunk(rows, index)
+            gradients, sums = jax.grad(loss, argnums=(0, 1), has_aux=True)(params, chunk.student, chunk)
+            return _add(total, sums), _add(to_params, gradients[0]), to_student.at[index].set(gradients[1])
 
-    start = (jax.eval_shape(compare, params, _chunk(rows, 0), teaching), params, rows.student)
-    total, *gradients = jax.lax.fori_loop(0, needed, add, _zeros_like(start))
+        start = (jax.eval_shape(compare, params, _chunk(rows, 0), teaching), params, rows.student)
+        total, to_params, to_student = jax.lax.fori_loop(0, needed, add, _zeros_like(start))
+        return *_over_devices((total, to_params), mesh), to_student
+
+    results = (_WHOLE, _WHOLE, _BY_ROWS)
+    total, *gradients = on_each_device(sum_own, mesh, _ARGUMENTS, results)(params, rows, teaching, needed)
     return total, gradients
 
 
-def _sum_chunks_backward(_: Any, gradients: list, cotangent: DistillationSums) -> tuple:
+def _sum_chunks_backward(_: Any, __: Any, gradients: list, cotangent: DistillationSums) -> tuple:
     to_params, to_student = jax.tree.map(lambda gradient: cotangent.loss * gradient, gradients)
     return to_params, Rows(to_student, None, None), None, None  # pyright: ignore[reportArgumentType]
 
 
 _sum_chunks.defvjp(_sum_chunks_forward, _sum_chunks_backward)
+
+
+def _over_devices(own: Any, mesh: Mesh | None) -> Any:
+    """Adds up what the devices that split the batch have found."""
+    return own if mesh is None or batch_parts(mesh) == 1 else jax.lax.psum(own, BATCH_AXES)
 
 
 def _chunk(rows: Rows, index: Array | int) -> Rows:

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -14,7 +14,6 @@ from croc_jax.data.damage import ReadersLostError, UnreadableImagesError
 from croc_jax.training.agreement import Ballot
 from croc_jax.training.config import RuntimeConfig
 from croc_jax.training.health import check_losses, check_state
-from croc_jax.training.memory import describe_memory
 from croc_jax.training.metrics_log import Log
 from croc_jax.training.processes import gather_texts
 from croc_jax.training.profiling import Profiler
@@ -115,7 +114,7 @@ class Outcome(NamedTuple):
 
 
 def run_training(
-    train_step: jax.stages.Wrapped,
+    train_step: Callable[[State, Any], tuple[State, Metrics]],
     state: State,
     dataset: Dataset,
     *,
@@ -131,7 +130,7 @@ def run_training(
     the next batch travels while it runs. Several processes save and stop after the same step.
 
     Args:
-        train_step: jitted (state, batch) -> (state, metrics); may donate the state.
+        train_step: compiled (state, batch) -> (state, metrics); may donate the state.
         state: with `step`, the number of steps done; used up.
         dataset: of host batches.
         outputs: where checkpoints and numbers go.
@@ -152,20 +151,19 @@ def run_training(
         return Outcome(state, step, finished=True)
     stream = dataset.iterate(step, num_workers=runtime.num_workers, num_threads=runtime.num_threads)
     with contextlib.closing(stream):
-        # 1. The first batch, and the one compilation of the run.
+        # 1. The first batch.
         ballot = Ballot(mesh, stop)
         feed = _Feed(stream, mesh, stop)
         batch = feed.next()
         verdict = ballot.settle()
         if verdict.stopped_by:
             return Outcome(state, step, finished=False, stopped_by=verdict.stopped_by)
-        compiled = _compile(train_step, state, batch, display=outputs.display)
         # 2. Steps.
         reporter = _Reporter(outputs, length, runtime, feed=feed, ballot=ballot, start=step)
         schedule = _SaveSchedule(runtime, length)
         while step < total and not verdict.stopped_by and not reporter.collapse:
             with outputs.profile(step + 1, state):
-                state, metrics = compiled(state, batch)
+                state, metrics = train_step(state, batch)
             step += 1
             if step < total:
                 try:
@@ -187,15 +185,6 @@ def run_training(
     if reporter.collapse and not finished:
         raise CollapseError(explain_stop(step, reporter.collapse))
     return Outcome(state, step, finished=finished, stopped_by=None if finished else verdict.stopped_by)
-
-
-def _compile(train_step: jax.stages.Wrapped, *args: Any, display: RunProgress) -> jax.stages.Compiled:
-    """Compiles ahead of the first step: a second compilation could only be an error, and is one."""
-    display.say("compiling the training step ...")
-    begin = time.perf_counter()
-    compiled = train_step.lower(*args).compile()
-    display.say(f"compiled in {time.perf_counter() - begin:.1f} s; {describe_memory(compiled, args[0])}")
-    return compiled
 
 
 def _save(step: int, state: State, *, reporter: "_Reporter", outputs: Outputs, wait: bool) -> bool:

@@ -5,11 +5,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float
 
 from croc_jax.models import Backbone, Features, ProjectionHead, VisionTransformer, make_backbone, make_head
 from croc_jax.models.batch_norm import STATISTICS
 from croc_jax.training.config import Recipe
+from croc_jax.training.sharding import BATCH_AXES, on_each_device
 
 Params = Any
 
@@ -69,6 +71,7 @@ def encode_views(
     slices: int = 1,
     train: bool = False,
     drop_path_rng: Array | None = None,
+    mesh: Mesh | None = None,
 ) -> tuple[Features, Params]:
     """Returns the features of both views, with `[v b ...]` for the batch axis, and batch statistics.
 
@@ -83,23 +86,34 @@ def encode_views(
         views: normalized.
         slices: into which the batch is cut; each one is normalized by itself where the batch matters.
         train: normalize by the statistics of these images, where the backbone does such a thing.
-        drop_path_rng: a key makes it drop paths in training.
+        drop_path_rng: a key makes it drop paths in training, the same ones in any number of slices.
+        mesh: whose devices go through the slices each by itself, and add up the gradients of all of them
+            once; by default, after each slice.
     """
     batch, num_views = views.shape[:2]
 
-    def encode(images: Array, rng: Array | None) -> tuple[Features, Params]:
+    def encode(params: Params, rng: Array | None, images: Array, rows: Array) -> tuple[Features, Params]:
         rngs = None if rng is None else {"drop_path": rng}
-        features, left = backbone.apply({"params": params}, images, train=train, rngs=rngs, mutable=[STATISTICS])
+        options: dict[str, Any] = {"train": train, "rows": rows, "rngs": rngs, "mutable": [STATISTICS]}
+        features, left = backbone.apply({"params": params}, images, **options)
         return features, left.get(STATISTICS, {})
 
     # The batch comes first in the flat axis, so that it stays where it is on the devices.
-    images = views.reshape(batch * num_views, *views.shape[2:])
+    images, rows = views.reshape(batch * num_views, *views.shape[2:]), jnp.arange(batch * num_views)
+
+    def encode_slices(params: Params, rng: Array | None, images: Array, rows: Array) -> tuple[Features, Params]:
+        def run(part: tuple[Array, Array]) -> tuple[Features, Params]:
+            return jax.checkpoint(encode)(params, rng, *part)
+
+        features, statistics = jax.lax.map(run, (cut(images, slices), cut(rows, slices)))
+        return jax.tree.map(join, features), jax.tree.map(lambda x: jnp.mean(x, axis=0), statistics)
+
     if slices == 1:
-        features, statistics = encode(images, drop_path_rng)
+        features, statistics = encode(params, drop_path_rng, images, rows)
     else:
-        keys = None if drop_path_rng is None else jax.random.split(drop_path_rng, slices)
-        features, statistics = jax.lax.map(lambda args: jax.checkpoint(encode)(*args), (cut(images, slices), keys))
-        features, statistics = jax.tree.map(join, features), jax.tree.map(lambda x: jnp.mean(x, axis=0), statistics)
+        split, whole = PartitionSpec(BATCH_AXES), PartitionSpec()
+        run = on_each_device(encode_slices, mesh, (whole, whole, split, split), (split, whole))
+        features, statistics = run(params, drop_path_rng, images, rows)
     features = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(batch, num_views, *x.shape[1:]), 1, 0), features)
     return features, statistics
 

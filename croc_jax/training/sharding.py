@@ -1,15 +1,18 @@
 """The mesh of devices, and where arrays live on it."""
 
+import collections
 import dataclasses
 import functools
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from croc_jax.training.processes import gather_texts
 
 DATA_AXIS, FSDP_AXIS, MODEL_AXIS = AXES = ("data", "fsdp", "model")
 # Axes that split the batch.
@@ -36,9 +39,9 @@ class MeshConfig:
 
     Attributes:
         data: groups of devices that split the batch; 0 takes all that the others leave.
-        fsdp: devices that split the batch and, between them, the parameters; 0 chooses: 1 if a
-            whole state fits a device, else the least that makes it fit.
-        model: devices that split the prototypes of both heads.
+        fsdp: devices that split the batch and, between them, the parameters; 0 takes what a given
+            `data` leaves, else chooses: 1 if a whole state fits a device, else the least that makes it fit.
+        model: devices that split the prototypes of both heads, and repeat the backbone's work.
     """
 
     data: int = 0
@@ -56,41 +59,65 @@ def make_mesh(devices: Sequence[Any] | None = None, config: MeshConfig | None = 
     """Returns a mesh with the axes data, fsdp and model.
 
     Args:
-        devices: all devices of all processes by default; neighbors end up on the axes that
-            exchange most (model, then fsdp).
+        devices: all devices of all processes by default, in any order; those of a process, in the order of their
+            numbers, end up on the axes that exchange most (model, then fsdp).
         config: sizes of the axes; by default, all devices are on the data axis.
         state_bytes: of a whole state with its gradients, for the choice of fsdp.
 
     Raises:
-        ValueError: if the axes do not multiply to the devices.
+        ValueError: if the axes do not multiply to the devices, or the processes cannot share them.
     """
-    devices = list(jax.devices() if devices is None else devices)
+    # Process p reads the p-th part of each batch: its devices have to come p-th, too.
+    devices = sorted(
+        jax.devices() if devices is None else devices, key=lambda device: (device.process_index, device.id)
+    )
     config = config or MeshConfig(fsdp=1)
     count, model = len(devices), config.model
-    if model > jax.local_device_count() and jax.process_count() > 1:
-        raise ValueError(
-            f"runtime.mesh.model={model}: must not exceed the devices of a process, which read the same rows"
-        )
     if count % model:
         raise ValueError(f"runtime.mesh.model={model}: must divide the {count} device(s)")
-    fsdp = config.fsdp or _choose_fsdp(_own_device(devices), count // model // (config.data or 1), state_bytes // model)
-    data = config.data or count // (fsdp * model)
+    _check_processes(devices, model)
+    available = count // model
+    if config.fsdp or config.data:
+        fsdp = config.fsdp or max(available // config.data, 1)
+    else:
+        fsdp = _choose_fsdp(_least_memory(devices), available, state_bytes // model)
+    data = config.data or available // fsdp
     if data * fsdp * model != count:
         raise ValueError(
-            f"runtime.mesh: data={config.data or 'auto'} x fsdp={fsdp} x model={model} does not give "
+            f"runtime.mesh: data={config.data or 'auto'} x fsdp={config.fsdp or 'auto'} x model={model} does not give "
             f"the {count} device(s); leave data=0 to take what fsdp and model leave"
         )
     return Mesh(np.array(devices).reshape(data, fsdp, model), AXES)
 
 
-def _own_device(devices: Sequence[Any]) -> Any:
-    """Returns a device of this process: those of others do not tell their memory."""
-    return next(device for device in devices if device.process_index == jax.process_index())
+def _check_processes(devices: Sequence[Any], model: int) -> None:
+    """Raises ValueError unless each process has as many whole groups of `model` devices as any other."""
+    counts = collections.Counter(device.process_index for device in devices)
+    if len(set(counts.values())) > 1:
+        told = ", ".join(f"{number} of process {process}" for process, number in counts.items())
+        raise ValueError(f"{told}: give each process as many devices as any other, as it reads as many images")
+    local = len(devices) // len(counts)
+    if local % model:
+        raise ValueError(
+            f"runtime.mesh.model={model}: must divide the {local} device(s) of a process, which read the same rows"
+        )
 
 
-def _choose_fsdp(device: Any, available: int, state_bytes: int) -> int:
+def device_memory(devices: Iterable[Any]) -> float:
+    """Returns the bytes that the smallest device of this process may hold; infinite where no one tells."""
+    # Those of other processes do not tell.
+    own = [device for device in devices if device.process_index == jax.process_index()]
+    return min((device.memory_stats() or {}).get("bytes_limit", math.inf) for device in own)
+
+
+def _least_memory(devices: Sequence[Any]) -> float:
+    """Returns the bytes that any device may hold; all processes have to ask, and get the same answer."""
+    own = device_memory(devices)
+    return own if len({device.process_index for device in devices}) == 1 else min(map(float, gather_texts(f"{own}")))
+
+
+def _choose_fsdp(memory: float, available: int, state_bytes: int) -> int:
     """Returns the least divisor of the devices at which a part of the state fits one."""
-    memory = (device.memory_stats() or {}).get("bytes_limit", math.inf)
     divisors = [size for size in range(1, available + 1) if available % size == 0]
     fitting = (size for size in divisors if state_bytes / size <= _SHARE_OF_MEMORY * memory)
     return next(fitting, available)
@@ -148,15 +175,55 @@ def _spec(path: tuple, leaf: Any, mesh: Mesh) -> PartitionSpec:
     return PartitionSpec(*axes)
 
 
+def on_each_device(function: Callable, mesh: Mesh | None, arguments: Any, results: Any) -> Callable:
+    """Returns a function that runs on each device's own rows, and exchanges nothing but what it says.
+
+    The prototypes stay split.
+
+    Args:
+        function: of positional arguments.
+        mesh: of all devices; without one, the function is returned as it is.
+        arguments: specifications of them, over the axes that split the batch.
+        results: alike.
+    """
+    if mesh is None or batch_parts(mesh) == 1:
+        return function
+    return jax.shard_map(
+        function, mesh=mesh, in_specs=arguments, out_specs=results, axis_names=set(BATCH_AXES), check_vma=False
+    )
+
+
 def shard_batch(batch: Any, mesh: Mesh) -> Any:
     """Puts each process's rows of a batch on its devices, as parts of global arrays.
 
     Args:
         batch: a tree of host arrays with the process's own rows first.
-        mesh: of all devices.
+        mesh: of all devices, by `make_mesh`.
+
+    Raises:
+        ValueError: if the devices of this process do not hold just its part of the rows.
     """
     sharding = batch_sharded(mesh)
-    return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch)
+
+    def put(rows: np.ndarray) -> jax.Array:
+        count = jax.process_count() * len(rows)
+        _check_rows(sharding, count)
+        return jax.make_array_from_process_local_data(sharding, rows, (count, *rows.shape[1:]))
+
+    return jax.tree.map(put, batch)
+
+
+@functools.lru_cache
+def _check_rows(sharding: NamedSharding, count: int) -> None:
+    places = sharding.addressable_devices_indices_map((count,)).values()
+    held = {index[0].indices(count)[:2] for index in places if index}
+    part, process = count // jax.process_count(), jax.process_index()
+    first, last = min(held)[0], max(held)[1]
+    if (first, last) != (process * part, (process + 1) * part) or sum(end - begin for begin, end in held) != part:
+        raise ValueError(
+            f"process {process} reads rows {process * part} to {(process + 1) * part} of {count}, but its devices "
+            f"hold rows {first} to {last}: the mesh has to have the devices of each process side by side, in order"
+        )
 
 
 def check_batch_divides(batch_size: int, *, devices: int, slices: int) -> None:

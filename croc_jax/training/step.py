@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 from croc_jax.clustering import Clustering, cluster_views, patch_positions, view_centroids
 from croc_jax.data.photometric import augment, augment_local
 from croc_jax.models import Features, clustering_tokens, follow_statistics, patch_grid
+from croc_jax.models.resnet import ResNet
 from croc_jax.objectives import DistillationSums, update_center
 from croc_jax.training.comparison import Teaching, compare_clusters, compare_images
 from croc_jax.training.config import Recipe
@@ -92,6 +93,8 @@ def make_update(
     """
     fetch = None if mesh is None or mesh.shape[FSDP_AXIS] == 1 else partial(used_whole, mesh=mesh)
     networks = make_networks(recipe, fetch=fetch)
+    # Parameters that are fetched block by block, and statistics over the batch, are exchanged in each slice.
+    apart = mesh if fetch is None and not isinstance(networks.backbone, ResNet) else None
     schedules = make_recipe_schedules(recipe, steps_per_epoch=steps_per_epoch)
     optimizer = make_recipe_optimizer(recipe, steps_per_epoch=steps_per_epoch)
     slices, objective = recipe.optimizer.accumulation_steps, recipe.objective
@@ -104,7 +107,7 @@ def make_update(
         temps = {"teacher_temp": teacher_temp, "student_temp": objective.student_temp}
 
         # 1. The teacher sees both views; its tokens are clustered jointly.
-        encode = partial(encode_views, networks.backbone, slices=slices, train=True)
+        encode = partial(encode_views, networks.backbone, slices=slices, train=True, mesh=apart)
         teacher, teacher_statistics = encode(state.teacher["backbone"], views.images)
         located = None
         if objective.alpha:
@@ -121,13 +124,14 @@ def make_update(
             heads = student_params["head"], state.teacher["head"]
             head, teacher_head = heads if fetch is None else map(fetch, heads)
             teaching = Teaching(teacher_head, state.center, **temps)
-            whole = compare_images(networks.head, head, cls_tokens, teacher.cls, teaching, slices=slices)
+            compared = {"slices": slices, "mesh": mesh}
+            whole = compare_images(networks.head, head, cls_tokens, teacher.cls, teaching, **compared)
             if located is None:
                 return whole.loss, (whole, _no_clusters(state.center_dense), statistics)
             assignments, valid = located.clustering.assignments, located.clustering.valid
             centroids = view_centroids(student.patches, student.cls, assignments)
             teaching = teaching._replace(center=state.center_dense)
-            parts = compare_clusters(networks.head, head, centroids, located.centroids, valid, teaching, slices=slices)
+            parts = compare_clusters(networks.head, head, centroids, located.centroids, valid, teaching, **compared)
             return objective.alpha * parts.loss + whole.loss, (whole, parts, statistics)
 
         (loss, (whole, parts, statistics)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.student)

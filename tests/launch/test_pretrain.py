@@ -134,6 +134,8 @@ def uninterrupted(home):
     assert status == 0, errors
     assert f"the trace of steps 4 to 5 is in {workdir / 'profile'}" in output
     assert f"finished at step {LAST}" in output and "starts anew" in output
+    # Memory is told before there is anything in it.
+    assert 0 < output.index("; a device needs ") < output.index("starts anew")
     return workdir
 
 

@@ -1,18 +1,25 @@
-"""Two processes of four devices each train as one, and go on after one was killed."""
+"""Two processes of four devices each train as one, give the numbers of one device, and go on after one was killed."""
 
 import os
 import random
 import re
 import signal
 
+import numpy as np
 import pytest
 
 from tests.launch.several import finish_several, start_several
-from tests.launch.test_pretrain import assert_same_run, home, rows, wait_for_rows  # noqa: F401
+from tests.launch.test_pretrain import assert_same_run, finish, home, rows, start, wait_for_rows  # noqa: F401
 
 EPOCHS = 3
 LAST = 3 * EPOCHS
-SETTINGS = {"schedule__epochs": EPOCHS, "runtime__log_every_steps": 1}
+SETTINGS = {
+    "schedule__epochs": EPOCHS,
+    "runtime__log_every_steps": 1,
+    "backbone__drop_path_rate": 0.2,
+    # Warm enough for losses that are far from 0.
+    "objective__student_temp": 0.5,
+}
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +34,17 @@ def undisturbed(home):  # noqa: F811
     assert not said and not ended[1][2]
     assert [row["step"] for row in rows(workdir)] == list(range(1, LAST + 1))
     return workdir
+
+
+def test_one_device_in_slices_gives_the_same_losses(home, undisturbed):  # noqa: F811
+    workdir = home / "alone"
+    changes = {"runtime__checkpoint_every_minutes": 1000, "optimizer__accumulation_steps": 4}
+    status, output, errors = finish(start(home, workdir, **SETTINGS, **changes))
+    assert status == 0 and "on 1 cpu device(s)" in output, errors
+    names = ("loss", "loss_dense", "loss_global")
+    ours, theirs = (np.array([[row[name] for name in names] for row in rows(run)]) for run in (workdir, undisturbed))
+    assert ours.shape == (LAST, 3) and ours.min() > 0.1
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 
 def test_a_kill_of_one_process_loses_nothing(home, undisturbed):  # noqa: F811

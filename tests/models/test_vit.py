@@ -107,6 +107,20 @@ def test_drop_path_keeps_the_mean_and_drops_whole_images():
     assert (dropped != np.asarray(DropPath(0.25, jax.random.key(0))(update, 1))).any()
 
 
+def test_a_slice_of_a_batch_drops_what_the_whole_one_does():
+    backbone, params = make(drop_path_rate=0.5)
+    images = np.random.default_rng(0).normal(size=(8, 12, 12, 3)).astype(np.float32)
+
+    @jax.jit
+    def apply(images, rows=None):
+        options = {"train": True, "rngs": {"drop_path": jax.random.key(0)}}
+        return backbone.apply({"params": params}, images, **options, rows=rows).patches
+
+    whole, rows = apply(images), np.array([7, 0, 2, 5])
+    np.testing.assert_allclose(apply(images[rows], rows), whole[rows], atol=1e-5)
+    assert np.abs(apply(images[rows], rows[::-1].copy()) - whole[rows]).max() > 0.1
+
+
 def test_drop_path_acts_in_training_only():
     backbone, params = make(drop_path_rate=0.9)
     images = np.random.default_rng(0).normal(size=(8, 12, 12, 3)).astype(np.float32)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from croc_jax.training.memory import bytes_on_device, describe_memory
+from croc_jax.training import sharding
 from croc_jax.training.sharding import MeshConfig, batch_parts, make_mesh, shard_batch, state_shardings, used_whole
 from croc_jax.training.start import state_shapes, training_bytes
 from tests.training.tiny import STEPS_PER_EPOCH, tiny_recipe
@@ -14,8 +14,11 @@ from tests.training.tiny import STEPS_PER_EPOCH, tiny_recipe
 class Device:
     """Something with a memory."""
 
-    def __init__(self, gib, process_index=0):
-        self.platform, self.process_index, self._gib = "none", process_index, gib
+    def __init__(self, gib, process_index=0, number=0):
+        self.platform, self.process_index, self.id, self._gib = "none", process_index, number, gib
+
+    def __repr__(self):
+        return f"{self.process_index}.{self.id}"
 
     def memory_stats(self):
         if self.process_index:
@@ -34,19 +37,53 @@ def shape_of(config, devices=None, **options):
         (MeshConfig(), (8, 1, 1)),
         (MeshConfig(fsdp=4), (2, 4, 1)),
         (MeshConfig(fsdp=2, model=2), (2, 2, 2)),
+        (MeshConfig(data=4), (4, 2, 1)),
+        (MeshConfig(data=2, model=2), (2, 2, 2)),
+        (MeshConfig(data=8), (8, 1, 1)),
         (MeshConfig(data=1, fsdp=8), (1, 8, 1)),
         (MeshConfig(model=8), (1, 1, 8)),
     ],
 )
-def test_the_data_axis_takes_what_is_left(config, expected):
+def test_an_axis_takes_what_is_left(config, expected):
     assert shape_of(config) == expected
 
 
 @pytest.mark.parametrize(("state_gib", "expected"), [(3, (8, 1, 1)), (7, (4, 2, 1)), (30, (1, 8, 1)), (900, (1, 8, 1))])
 def test_parameters_are_split_as_far_as_they_must(state_gib, expected):
     # Of other processes come first: those do not tell their memory.
-    devices = [Device(8, 1), Device(8, 1), *(Device(8) for _ in range(6))]
+    devices = [*(Device(8, 1) for _ in range(4)), *(Device(8) for _ in range(4))]
     assert shape_of(MeshConfig(), devices, state_bytes=state_gib * 2**30) == expected
+
+
+def test_the_smallest_device_of_all_processes_decides(monkeypatch):
+    devices = [Device(8, process) for process in (0, 0, 1, 1)]
+    assert shape_of(MeshConfig(), devices, state_bytes=3 * 2**30) == (4, 1, 1)
+    devices[1] = Device(5)
+    assert shape_of(MeshConfig(), devices, state_bytes=3 * 2**30) == (2, 2, 1)
+    monkeypatch.setattr(sharding, "gather_texts", lambda text: [text, str(2.0 * 2**30)])
+    assert shape_of(MeshConfig(), devices, state_bytes=3 * 2**30) == (1, 4, 1)
+    monkeypatch.setattr(sharding, "gather_texts", lambda text: [text, "inf"])
+    assert shape_of(MeshConfig(), devices, state_bytes=3 * 2**30) == (2, 2, 1)
+
+
+def test_devices_of_a_process_come_side_by_side_in_any_order_that_they_are_told():
+    devices = [Device(8, process, number) for number in (2, 0, 3, 1) for process in (1, 0)]
+    mesh = make_mesh(devices, MeshConfig(fsdp=2, model=2))
+    assert str(mesh.devices.tolist()) == "[[[0.0, 0.1], [0.2, 0.3]], [[1.0, 1.1], [1.2, 1.3]]]"
+
+
+@pytest.mark.parametrize(
+    ("counts", "model", "message"),
+    [
+        ((6, 6), 4, r"model=4: must divide the 6 device\(s\) of a process, which read the same rows"),
+        ((1, 1), 2, r"model=2: must divide the 1 device\(s\) of a process"),
+        ((4, 2), 1, "4 of process 0, 2 of process 1: give each process as many devices as any other"),
+    ],
+)
+def test_processes_that_cannot_share_devices_are_named(counts, model, message):
+    devices = [Device(8, process, number) for process, count in enumerate(counts) for number in range(count)]
+    with pytest.raises(ValueError, match=message):
+        make_mesh(devices, MeshConfig(fsdp=1, model=model))
 
 
 @pytest.mark.parametrize(
@@ -54,6 +91,8 @@ def test_parameters_are_split_as_far_as_they_must(state_gib, expected):
     [
         (MeshConfig(fsdp=3), r"data=auto x fsdp=3 x model=1 does not give the 8 device\(s\); leave data=0"),
         (MeshConfig(data=4, fsdp=4), "data=4 x fsdp=4 x model=1"),
+        (MeshConfig(data=3), "data=3 x fsdp=auto x model=1"),
+        (MeshConfig(data=16), "data=16 x fsdp=auto x model=1"),
         (MeshConfig(model=3), r"runtime.mesh.model=3: must divide the 8 device\(s\)"),
     ],
 )
@@ -118,15 +157,11 @@ def test_rows_are_split_by_data_and_fsdp():
     np.testing.assert_array_equal(rows, np.arange(8.0))
 
 
-def test_memory_is_told_with_the_largest_arrays():
-    mesh = make_mesh(jax.devices(), MeshConfig(fsdp=8))
-    state = {"a": np.zeros((1024, 1024), np.float32), "mlp_1": {"kernel": np.zeros((512, 2048), np.float32)}}
-    state = jax.device_put(state, state_shardings(state, mesh))
-    assert [bytes_on_device(leaf) for leaf in jax.tree.leaves(state)] == [2**22, 2**19]
-    compiled = jax.jit(lambda state: jax.tree.map(lambda leaf: (leaf @ leaf.T).sum(), state)).lower(state).compile()
-    text = describe_memory(compiled, state)
-    assert text.startswith("a device holds 4.5 MiB of state (largest: a 4.0, mlp_1/kernel 0.5), and ")
-    assert text.endswith(" MiB for the work of a step")
+def test_rows_of_other_processes_are_not_taken_for_ones_own(monkeypatch):
+    mesh = make_mesh(jax.devices(), MeshConfig(fsdp=2))
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(ValueError, match="process 0 reads rows 0 to 12 of 24, but its devices hold rows 0 to 24"):
+        shard_batch(np.arange(12.0), mesh)
 
 
 def test_a_state_and_its_gradients_are_counted():

@@ -20,11 +20,12 @@ STEPS_PER_EPOCH = 2
 def tiny_recipe(**changes):
     recipe = Recipe(
         backbone=BackboneConfig(
-            variant="vit_tiny", width=8, depth=2, num_heads=2, patch_size=8, drop_path_rate=0.0, dtype="float32"
+            variant="vit_tiny", width=8, depth=2, num_heads=2, patch_size=8, drop_path_rate=0.3, dtype="float32"
         ),
         head=HeadConfig(hidden_dim=16, bottleneck_dim=8, num_prototypes=12, num_prototypes_dense=10),
         clustering=ClusteringConfig(k_start=4, k_max=4),
-        objective=ObjectiveConfig(warmup_teacher_temp_epochs=2),
+        # Warm enough for losses that are far from 0.
+        objective=ObjectiveConfig(student_temp=0.5, warmup_teacher_temp_epochs=2),
         optimizer=OptimizerConfig(base_lr=0.05, warmup_epochs=1, teacher_momentum=0.9),
         data=DataConfig(views=ViewsConfig(crop_size=24)),
         schedule=ScheduleConfig(epochs=4, batch_size=8),

@@ -1,0 +1,71 @@
+"""Devices add up gradients once an update, not once a slice or a chunk."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from croc_jax.training.comparison import Teaching, compare_clusters, compare_images
+from croc_jax.training.networks import encode_views, init_params, make_networks
+from croc_jax.training.sharding import BATCH_AXES, MeshConfig, make_mesh
+from tests.test_collectives import load
+from tests.training.tiny import tiny_recipe
+
+NETWORKS = make_networks(tiny_recipe())
+PARAMS = init_params(NETWORKS, jax.random.key(0), crop_size=24)
+RNG = np.random.default_rng(0)
+IMAGES = RNG.normal(size=(32, 2, 24, 24, 3)).astype(np.float32)
+CENTROIDS = RNG.normal(size=(2, 32, 2, 4, 8)).astype(np.float32)
+
+
+def compiled(loss, mesh, params, *args):
+    """Returns the program of a loss and its gradients, and both."""
+    batch_axis = [0 if arg.shape[0] == 32 else 1 for arg in args]
+    specs = [PartitionSpec(*(None,) * axis, BATCH_AXES) for axis in batch_axis]
+    args = [jax.device_put(arg, NamedSharding(mesh, spec)) for arg, spec in zip(args, specs, strict=True)]
+    program = jax.jit(jax.value_and_grad(loss)).lower(params, *args).compile()
+    return program, program(jax.device_put(params, NamedSharding(mesh, PartitionSpec())), *args)
+
+
+def same(ours, theirs):
+    for our_leaf, their_leaf in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(our_leaf, their_leaf, rtol=1e-4, atol=1e-5)
+
+
+def test_slices_of_the_backbone_exchange_what_the_whole_batch_does():
+    mesh, read = make_mesh(jax.devices()), load().read_program
+
+    def loss(slices, mesh, params, images):
+        options = {"slices": slices, "train": True, "drop_path_rng": jax.random.key(1), "mesh": mesh}
+        features, _ = encode_views(NETWORKS.backbone, params, images, **options)
+        return jnp.sum(features.cls[..., 0] ** 3)
+
+    params = PARAMS["backbone"]
+    whole, expected = compiled(lambda *args: loss(1, mesh, *args), mesh, params, IMAGES)
+    slices, found = compiled(lambda *args: loss(4, mesh, *args), mesh, params, IMAGES)
+    same(found, expected)
+    often = read(whole.as_text()).sizes["all-reduce"]
+    # Biases and the like come together in other numbers of pieces.
+    assert read(slices.as_text()).sizes["all-reduce"] <= 1.05 * often
+
+
+@pytest.mark.parametrize("config", [MeshConfig(fsdp=1), MeshConfig(fsdp=2, model=2)], ids=str)
+def test_chunks_of_clusters_exchange_nothing_until_their_end(config):
+    mesh, read = make_mesh(jax.devices(), config), load().read_program
+    params, head = PARAMS["head"], NETWORKS.head
+    valid = RNG.random((32, 2, 4)) < 0.7
+    teaching = Teaching(PARAMS["head"], jnp.zeros(10), teacher_temp=jnp.float32(0.07), student_temp=0.1)
+
+    def loss(mesh, params, student, teacher, valid):
+        sums = compare_clusters(head, params, student, teacher, valid, teaching, slices=2, mesh=mesh)
+        whole = teaching._replace(center=jnp.zeros(12))
+        images = compare_images(head, params, student[:, :, 0, 0], teacher[:, :, 0, 0], whole, slices=2, mesh=mesh)
+        return sums.loss + images.loss
+
+    args = params, CENTROIDS, CENTROIDS[::-1], valid
+    text, found = compiled(lambda *args: loss(mesh, *args), mesh, *args)
+    _, expected = compiled(lambda *args: loss(None, *args), make_mesh(jax.devices()[:1]), *args)
+    same(found, expected)
+    once, often = (read(text.as_text(), unknown_trips=trips) for trips in (1, 16))
+    assert once == often._replace(flops=once.flops) and once.flops < often.flops

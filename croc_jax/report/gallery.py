@@ -101,7 +101,7 @@ def plot_video(
     height, width = frames[0].shape[:2]
     with figure_style(ink=NEUTRAL, soft=NEUTRAL):
         tile = 2.3
-        figure = Figure(figsize=(tile * len(places), tile * height / width + 0.27), layout="constrained")
+        figure = Figure(figsize=(tile * len(places), tile * height / width + 0.19), layout="constrained")
         figure.get_layout_engine().set(w_pad=0.02, h_pad=0.07, wspace=0)  # pyright: ignore
         for cell, place in zip(figure.subplots(1, len(places), squeeze=False)[0], places, strict=True):
             title = f"frame {place + 1}" if place else "frame 1: given"

@@ -21,8 +21,10 @@ def test_there_are_notebooks():
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
-def test_it_runs(notebook):
+def test_it_runs(notebook, monkeypatch):
     matplotlib.use("agg")
+    # As in Jupyter: they look for a run beside their folder.
+    monkeypatch.chdir(notebook.parent)
     names = {}
     for number, cell in enumerate(code_cells(notebook)):
         lines = [line for line in "".join(cell["source"]).splitlines() if not line.startswith("%")]

@@ -83,7 +83,8 @@ def test_kubernetes_is_asked_by_name(sweeps, jobs, data, tmp_path, desk, monkeyp
     assert first == "lambda_pos-0: is there as runs-lambda-pos-0" and {call[1] for call in desk.calls()} == {"get"}
 
 
-def test_a_job_of_kubernetes_that_has_ended_makes_room(sweeps, jobs, data, tmp_path, desk):
+def test_a_job_of_kubernetes_that_has_ended_makes_room(sweeps, jobs, data, tmp_path, desk, monkeypatch):
+    monkeypatch.setenv("MOUNT", str(tmp_path))
     workdir = tmp_path / "runs"
     sweep = sweeps.read_sweep(sweep_config(data, points=(0.0,)), workdir, base="", overrides=())
     # Where the volume is not mounted, a run that ended well must not start anew.

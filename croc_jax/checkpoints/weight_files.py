@@ -13,9 +13,9 @@ from croc_jax.checkpoints.torch_file import read_torch_file, unread
 
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 # In a folder as Hugging Face ships it; an index names the files that hold the parts.
-HF_WEIGHTS, HF_CONFIG = "model.safetensors", "config.json"
+HF_WEIGHTS, TORCH_WEIGHTS, HF_CONFIG = "model.safetensors", "pytorch_model.bin", "config.json"
 _INDEX = ".index.json"
-_IN_FOLDERS = (HF_WEIGHTS, f"{HF_WEIGHTS}{_INDEX}", "pytorch_model.bin", f"pytorch_model.bin{_INDEX}")
+_IN_FOLDERS = (HF_WEIGHTS, f"{HF_WEIGHTS}{_INDEX}", TORCH_WEIGHTS, f"{TORCH_WEIGHTS}{_INDEX}")
 _SAFETENSORS_TYPES = ("F64", "F32", "F16", "BF16", "I64", "U64", "I32", "U32", "I16", "U16", "I8", "U8", "BOOL")
 
 # Where programs put the weights among other things: as trained, and their moving average.
@@ -90,6 +90,12 @@ def choose_weights(contents: Mapping[str, Any], path: Path, *, which: str) -> Ma
     order = (*_AVERAGED, *_AS_TRAINED) if which == "teacher" else (*_AS_TRAINED, *_AVERAGED)
     wrapped = [name for name in (which, *order) if isinstance(contents.get(name), Mapping)]
     return choose_weights(contents[wrapped[0]], path, which=which) if wrapped else contents
+
+
+def read_epoch(contents: Mapping[str, Any]) -> int:
+    """Returns the epoch that a file states, or 0."""
+    epoch = contents.get("epoch", 0)
+    return epoch if isinstance(epoch, int) else 0
 
 
 def _read_parts(index: Path) -> dict[str, Any]:

@@ -161,6 +161,9 @@ def test_heads_are_told_by_periods_sizes_and_callers(monkeypatch):
     plain = official_weights(width=192, depth=2)
     assert read_as(monkeypatch, plain)().config.num_heads == 3
     assert read_as(monkeypatch, plain)(num_heads=2).config.num_heads == 2
+    assert read_as(monkeypatch, plain)(default_heads=6).config.num_heads == 6
+    assert read_as(monkeypatch, plain)(default_heads=5).config.num_heads == 3
+    assert read_as(monkeypatch, dinov3_weights())(default_heads=8).config.num_heads == 2
     with pytest.raises(ForeignWeightsError, match="num_heads=5 does not divide 192 features"):
         read_as(monkeypatch, plain)(num_heads=5)
     with pytest.raises(
@@ -170,21 +173,21 @@ def test_heads_are_told_by_periods_sizes_and_callers(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "size, rope, heads",
+    "size, rope, heads, told",
     [
-        ((1280, 32), False, 16),
-        ((1280, 32), True, 20),
-        ((1408, 40), False, 16),
-        ((1664, 48), False, 16),
-        ((4096, 40), True, 32),
-        ((1536, 40), False, 24),
-        ((1024, 24), False, 16),
+        ((1280, 32), False, 16, True),
+        ((1280, 32), True, 20, False),
+        ((1408, 40), False, 16, True),
+        ((1664, 48), False, 16, True),
+        ((4096, 40), True, 32, True),
+        ((1536, 40), False, 24, False),
+        ((1024, 24), False, 16, False),
     ],
 )
-def test_heads_of_well_known_sizes(size, rope, heads):
+def test_heads_of_well_known_sizes(size, rope, heads, told):
     width, depth = size
-    assert _count_heads({}, None, width=width, depth=depth, rope=rope) == (heads, [])
-    assert _count_heads({}, 8, width=width, depth=depth, rope=rope) == (8, [])
+    assert _count_heads({}, None, width=width, depth=depth, rope=rope) == (heads, told, [])
+    assert _count_heads({}, 8, width=width, depth=depth, rope=rope) == (8, True, [])
 
 
 def test_programs_leave_the_number_of_heads_to_runs(tmp_path):

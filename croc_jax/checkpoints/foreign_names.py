@@ -8,10 +8,10 @@ import numpy as np
 
 from croc_jax.checkpoints.names import FORMATS, TABLE, Row
 
-# What files hold beside a backbone.
+# What files hold beside a backbone, DINOv3's norm of local crops among it.
 IGNORED = re.compile(
     r"(embeddings\.)?mask_token|rope_embed\.periods|(head|head_drop|fc_norm|pooler|classifier|decoder|dino_head|ibot_head)"
-    r"(\..*)?|blocks\.\d+\.attn\.qkv\.bias_mask"
+    r"(\..*)?|local_cls_norm\..*|blocks\.\d+\.attn\.qkv\.bias_mask"
 )
 # Of whole models around a backbone.
 _PREFIXES = re.compile(

@@ -14,7 +14,7 @@ from croc_jax.checkpoints.flat_run import flatten_run
 from croc_jax.checkpoints.foreign_names import fault_of, no_place
 from croc_jax.checkpoints.names import Params, nest
 from croc_jax.checkpoints.orbax import restore_networks
-from croc_jax.checkpoints.weight_files import ForeignWeightsError, is_foreign, read_contents, read_epoch
+from croc_jax.checkpoints.weight_files import ForeignWeightsError, check_names, is_foreign, read_contents, read_epoch
 from croc_jax.models import BackboneConfig, HeadConfig, make_head
 
 _WRAPPERS = ("module.", "_orig_mod.")
@@ -79,6 +79,8 @@ def load_official_run(file: Path, *, num_heads: int | None = None, default_heads
     if missing or loss is None:
         lost = ", ".join([*missing, *([] if loss else [" or ".join(_LOSSES)])])
         raise ForeignWeightsError(f"{file} is no whole checkpoint of CrOC or DINO: it lacks {lost}")
+    for which in _NETWORKS:
+        check_names(contents[which], file)
     backbones, heads, wrong = _read_networks(contents, num_heads=num_heads, default_heads=default_heads)
     wrong += _compare_heads(heads, backbones, layers=[_LAYERS[size] for size in _LOSSES[loss].values()])
     centers, of_centers = _read_centers(contents[loss], loss, heads)

@@ -43,7 +43,7 @@ def read_contents(path: Path) -> Mapping[str, Any]:
 
     Raises:
         FileNotFoundError: if there is no such file, or a part of it is missing.
-        ForeignWeightsError: if it holds no dictionary.
+        ForeignWeightsError: if it holds no dictionary, or one whose names are no texts.
         TorchFileError: see `read_torch_file`.
     """
     file = locate(path)
@@ -56,6 +56,19 @@ def read_contents(path: Path) -> Mapping[str, Any]:
     contents = read_torch_file(file)
     if not isinstance(contents, Mapping):
         raise ForeignWeightsError(f"{file} holds a {type(contents).__name__}, not a dictionary of weights")
+    return check_names(contents, file)
+
+
+def check_names(contents: Mapping[Any, Any], path: Path) -> Mapping[str, Any]:
+    """Returns the same, or raises ForeignWeightsError if names are no texts.
+
+    Args:
+        contents: of a file, or of a part of it.
+        path: of the file, for messages.
+    """
+    others = [repr(name) for name in contents if not isinstance(name, str)]
+    if others:
+        raise ForeignWeightsError(f"{path} names weights by {', '.join(others[:3])}, not by text: save them by name")
     return contents
 
 
@@ -80,7 +93,7 @@ def choose_weights(contents: Mapping[str, Any], path: Path, *, which: str) -> Ma
             and their moving average, "teacher" for the average. All else holds one network.
 
     Raises:
-        ForeignWeightsError: if there is no such network.
+        ForeignWeightsError: if there is no such network, or the names of its weights are no texts.
     """
     networks = [name for name in _NETWORKS if isinstance(contents.get(name), Mapping)]
     if networks and which not in networks:
@@ -89,7 +102,7 @@ def choose_weights(contents: Mapping[str, Any], path: Path, *, which: str) -> Ma
         raise ForeignWeightsError(f"which={which!r}: choose 'teacher' or 'student'; {path} holds one backbone")
     order = (*_AVERAGED, *_AS_TRAINED) if which == "teacher" else (*_AS_TRAINED, *_AVERAGED)
     wrapped = [name for name in (which, *order) if isinstance(contents.get(name), Mapping)]
-    return choose_weights(contents[wrapped[0]], path, which=which) if wrapped else contents
+    return choose_weights(contents[wrapped[0]], path, which=which) if wrapped else check_names(contents, path)
 
 
 def read_epoch(contents: Mapping[str, Any]) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import safetensors
 import safetensors.numpy
 
 from croc_jax.checkpoints.convert import from_official, to_official
@@ -212,7 +213,9 @@ def test_a_run_needs_no_pytorch_to_go_and_come_back(run, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     workdir, state = run
     file = export_run(workdir, tmp_path / "run.safetensors")
-    names = safetensors.numpy.load_file(file).keys()
+    with safetensors.safe_open(file, framework="numpy") as opened:
+        names = set(opened.keys())
+        assert opened.metadata() == {"format": "pt"}
     assert {"student.backbone.cls_token", "teacher.head.last_layer_c.weight_g", "croc_loss.center_c"} < names
     # As a file, it is a source like any other.
     again = export_run(file, tmp_path / "again.safetensors")
@@ -222,6 +225,12 @@ def test_a_run_needs_no_pytorch_to_go_and_come_back(run, tmp_path, monkeypatch):
         for center, ours in zip(found.centers, (state.center, state.center_dense), strict=True):
             np.testing.assert_array_equal(center, ours)
         assert found.epoch == 7
+    arrays = safetensors.numpy.load_file(file)
+    for epoch in ({}, {"epoch": np.ones(2, np.float32)}):
+        arrays.pop("epoch", None)
+        other = tmp_path / "other.safetensors"
+        safetensors.numpy.save_file(arrays | epoch, other)
+        assert load_official_run(other).epoch == 0
     student = load_foreign_backbone(file, which="student")
     equal_trees(student.params, jax.device_get(state.student["backbone"]))
     assert student.epoch == 7

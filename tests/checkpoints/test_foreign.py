@@ -11,7 +11,7 @@ import pytest
 import safetensors.numpy
 
 import croc_jax
-from croc_jax.checkpoints import foreign
+from croc_jax.checkpoints import foreign, weight_files
 from croc_jax.checkpoints.backbone_reading import _count_heads
 from croc_jax.checkpoints.foreign import ForeignWeightsError, load_foreign_backbone
 from croc_jax.evaluation.backbones import trained_backbone
@@ -152,6 +152,15 @@ def dinov3_weights(*, width=256, periods=32):
     weights = official_weights(width=width)
     del weights["pos_embed"]
     return weights | {"rope_embed.periods": np.ones(periods, np.float32)}
+
+
+def test_what_only_training_needs_is_left_out(monkeypatch):
+    weights = dinov3_weights()
+    local = {f"local_cls_norm.{end}": np.ones(256, np.float32) for end in ("weight", "bias")}
+    found, expected = read_as(monkeypatch, weights | local)(), read_as(monkeypatch, weights)()
+    jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)
+    with pytest.raises(ForeignWeightsError, match="no place for the weights local_cls_norms$"):
+        read_as(monkeypatch, weights | {"local_cls_norms": np.ones(3)})()
 
 
 def test_heads_are_told_by_periods_sizes_and_callers(monkeypatch):
@@ -335,6 +344,17 @@ def test_types_of_numbers_in_safetensors(tmp_path):
         ForeignWeightsError, match="norm.bias is of type F8_E4M3, which is not read: save it as float32$"
     ):
         load_foreign_backbone(write(tmp_path / "eighth.safetensors", eighth))
+
+
+def test_names_are_texts(monkeypatch):
+    for contents in ({0: np.ones(3), 1: np.ones(3)}, {"model": {0: np.ones(3), 1: np.ones(3)}}):
+        with pytest.raises(
+            ForeignWeightsError, match="model.pth names weights by 0, 1, not by text: save them by name"
+        ):
+            read_as(monkeypatch, contents)()
+    monkeypatch.setattr(weight_files, "read_torch_file", lambda file: {2: np.ones(3)})
+    with pytest.raises(ForeignWeightsError, match="names weights by 2, not by text"):
+        weight_files.read_contents(Path(__file__))
 
 
 def test_files_that_are_none(tmp_path):

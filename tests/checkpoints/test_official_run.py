@@ -111,6 +111,7 @@ def test_all_of_croc_comes_in(read, contents, networks):
             lambda c: c["student"].update({"module.head.mlp.0.bias": np.ones(16, np.int8)}),
             "student: head.mlp.0.bias is of type int8",
         ),
+        (lambda c: c["student"].update({0: np.ones(3)}), "names weights by 0, not by text"),
         (lambda c: [c.pop("student"), c.pop("croc_loss")], "it lacks student, croc_loss or dino_loss$"),
     ],
 )

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from croc_jax.checkpoints.contents import name_leaves
 from croc_jax.checkpoints.convolutional_names import collect_convolutional, detect
 from croc_jax.checkpoints.foreign_names import ReadNames, collect_names, their_names
 from croc_jax.checkpoints.names import Params, nest
@@ -132,8 +133,7 @@ def compare_shapes(
 
 def shapes_of(tree: Any) -> dict[str, tuple[int, ...]]:
     """Returns shapes by path."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}
+    return {name: leaf.shape for name, leaf in name_leaves(tree).items()}
 
 
 def _abstract_params(architecture: Architecture) -> Any:

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from absl import app, flags, logging
@@ -33,6 +34,10 @@ PARENT = "CROC_PARENT"
 _PR_SET_PDEATHSIG = 1
 
 TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where an error came from.")
+
+
+# What programs need beyond the package itself, and the extra that brings it.
+EXTRAS = {"matplotlib": "report"}
 
 
 class UserError(ValueError):
@@ -72,6 +77,21 @@ def run(main: Callable[[], None], *, config_flag: str = "config") -> None:
     end_with_parent()
     logging.set_verbosity(logging.WARNING)
     app.run(guarded, flags_parser=parse)
+
+
+def explain_missing(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Says in one line which extra is missing; all other errors look as ever.
+
+    Programs import before they run: only the interpreter's own hook sees what is not there.
+    """
+    package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if package not in EXTRAS or "--traceback" in sys.argv:
+        sys.__excepthook__(kind, error, trace)
+    else:
+        _say(f"{package} is not installed: pip install 'croc_jax[{EXTRAS[package]}]'")
+
+
+sys.excepthook = explain_missing
 
 
 def end_with_parent() -> None:

@@ -23,11 +23,15 @@ from rich.console import Console
 
 from croc_jax.checkpoints.differences import largest_difference
 from croc_jax.checkpoints.export import FORMATS, export_backbone
+from croc_jax.checkpoints.foreign import load_foreign_backbone
 from croc_jax.checkpoints.official_run import NetworksOfRun, export_run, load_networks, load_official_run
 from croc_jax.checkpoints.orbax import save_backbone
 from croc_jax.checkpoints.stablehlo import export_program, program_difference
+from croc_jax.checkpoints.weight_files import is_foreign
+from croc_jax.data.config import DataConfig, ViewsConfig
 from croc_jax.evaluation.backbones import FrozenBackbone, trained_backbone
 from croc_jax.models import make_backbone
+from croc_jax.training.config import Recipe
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A workdir, a checkpoint, a file or a folder.", required=True)
 OUTPUT = flags.DEFINE_string(
@@ -36,9 +40,6 @@ OUTPUT = flags.DEFINE_string(
 FORMAT = flags.DEFINE_enum("format", "official", (*FORMATS, "orbax", "stablehlo"), "Whose names the weights get.")
 WHICH = flags.DEFINE_enum("which", "teacher", ("teacher", "student"), "Of a run.")
 RUN = flags.DEFINE_bool("run", False, "Write both networks of a run, with heads and centers.")
-
-# What shows in the shape of no array (for convolutions, patch_size).
-SETTINGS = ("num_heads", "norm_epsilon", "patch_size")
 
 
 def main() -> None:
@@ -57,26 +58,48 @@ def main() -> None:
         written = save_backbone(backbone.params, backbone.recipe, step=backbone.step, workdir=output)
     else:
         written = export_backbone(backbone.params, config, image_size=size, output=output, form=FORMAT.value)
-    found = load(output if output.is_dir() else written, WHICH.value)
-    lost = [name for name in SETTINGS if getattr(found.module, name, None) != getattr(backbone.module, name, None)]
-    if "patch_size" in lost:
-        found = found.with_patch_size(config.patch_size)
+    found, lost = read_back(output if output.is_dir() else written, backbone)
     say(f"{written}: {differ(compare(backbone, found))}")
-    for name in lost:
-        say(f"{written} has no place for {name}={getattr(backbone.module, name):g}: set it where you load the file")
+    say_lost(written, lost)
 
 
 def convert_run(checkpoint: Path, output: Path) -> None:
     """Writes a whole run, and compares all arrays of what is read back."""
     if FORMAT.value != "official":
         raise UserError(f"--format={FORMAT.value}: only the official code has a place for a whole run")
-    written = export_run(checkpoint, output)
-    count, difference = largest_difference(
-        *(arrays_of(run) for run in (load_networks(checkpoint), load_official_run(written)))
-    )
+    written, lost = export_run(checkpoint, output), {}
+    student, teacher = (load(checkpoint, which) for which in ("student", "teacher"))
+    again = load_official_run(written, num_heads=getattr(teacher.module, "num_heads", None))
+    count, difference = largest_difference(arrays_of(load_networks(checkpoint)), arrays_of(again))
     say(f"{written}: read back, its {count} arrays differ by {difference:.1e} at most")
-    for which in ("student", "teacher"):
-        say(f"{which}: {differ(compare(load(checkpoint, which), load(written, which)))}")
+    for backbone in (student, teacher):
+        found, lost = read_back(written, backbone)
+        say(f"{backbone.which}: {differ(compare(backbone, found))}")
+    say_lost(written, lost)
+
+
+def read_back(written: Path, ours: FrozenBackbone) -> tuple[FrozenBackbone, dict[str, Any]]:
+    """Reads what was written, with the settings that it does not tell; returns those that a reader would guess wrong.
+
+    Args:
+        written: file or folder.
+        ours: that was written.
+    """
+    if not is_foreign(written):
+        return load(written, ours.which), {}
+    known = ours.module
+    read = load_foreign_backbone(written, which=ours.which, default_heads=getattr(known, "num_heads", None))
+    settings = {name: getattr(known, name) for name in read.guessed if hasattr(known, name)}
+    lost = {name: value for name, value in settings.items() if value != read.guessed[name]}
+    config, size = dataclasses.replace(read.config, **lost), read.image_size
+    recipe = Recipe(backbone=config, data=DataConfig(views=ViewsConfig(crop_size=size)))
+    return FrozenBackbone(make_backbone(config, image_size=size), read.params, recipe, read.epoch, ours.which), lost
+
+
+def say_lost(written: Path, lost: dict[str, Any]) -> None:
+    """Says what must be set where a file is loaded."""
+    for name, value in lost.items():
+        say(f"{written} has no place for {name}={value:g}: set it where you load the file")
 
 
 def arrays_of(networks: NetworksOfRun) -> dict[str, Any]:

@@ -20,7 +20,7 @@ class ExportError(ValueError):
 
 
 def choose_family(params: Params, config: BackboneConfig, form: str) -> str:
-    """Returns the column of the table of names, see `croc_jax.checkpoints.names.FORMATS`.
+    """Returns the column of the table of names, see `croc_jax.checkpoints.names.COLUMNS`.
 
     Args:
         params: of a transformer.

@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from croc_jax.checkpoints.contents import name_leaves
 from croc_jax.checkpoints.convolutional_names import collect_convolutional, detect
 from croc_jax.checkpoints.foreign_names import ReadNames, collect_names, their_names
 from croc_jax.checkpoints.names import Params, nest
+from croc_jax.checkpoints.weight_files import HF_WEIGHTS, TORCH_WEIGHTS
 from croc_jax.models import BackboneConfig, make_backbone
 from croc_jax.models.zoo import CONVOLUTIONAL, VARIANTS
 
@@ -54,12 +56,15 @@ class ReadBackbone(NamedTuple):
     Attributes:
         architecture: of the backbone, as far as the weights tell.
         params: under our names; whole where nothing is wrong.
+        guessed: settings that the weights do not tell, and what is taken for them where nobody
+            knows better; None if nothing is.
         wrong: what is unknown, missing, in excess or of another shape, in words.
         kind: of network, for messages.
     """
 
     architecture: Architecture
     params: Params
+    guessed: dict[str, Any]
     wrong: list[str]
     kind: str
 
@@ -69,6 +74,7 @@ def read_backbone(
     *,
     description: Mapping[str, Any] | None = None,
     num_heads: int | None = None,
+    default_heads: int | None = None,
     like: Architecture | None = None,
 ) -> ReadBackbone:
     """Reads a backbone under the names of any known library.
@@ -77,6 +83,7 @@ def read_backbone(
         weights: by name.
         description: what a config.json says of them.
         num_heads: of a transformer, where it is known better than by the weights.
+        default_heads: of a transformer whose weights do not tell, if they divide its width.
         like: what the backbone must be; else the weights tell.
     """
     found = detect(weights)
@@ -84,16 +91,18 @@ def read_backbone(
         kind = found[0]
         read, stages, name_of = collect_convolutional(weights, *found)
         architecture, wrong = _infer_convolutional(read.flat, kind, stages)
+        config = architecture.config
+        guessed = {"patch_size": config.patch_size, "norm_epsilon": config.norm_epsilon}
     else:
         kind, read, name_of = "vision transformer", collect_names(weights), their_names(weights)
-        architecture, wrong = _infer_transformer(read, weights, description or {}, num_heads)
+        architecture, guessed, wrong = _infer_transformer(read, weights, description or {}, num_heads, default_heads)
     architecture = like or architecture
     try:
         expected = shapes_of(_abstract_params(architecture))
         wrong += compare_shapes(read.flat, expected, spoiled=read.spoiled, name_of=name_of)
     except ValueError as error:
         wrong.append(str(error))
-    return ReadBackbone(architecture, nest(read.flat), read.wrong + wrong, kind)
+    return ReadBackbone(architecture, nest(read.flat), guessed, read.wrong + wrong, kind)
 
 
 def compare_shapes(
@@ -124,8 +133,7 @@ def compare_shapes(
 
 def shapes_of(tree: Any) -> dict[str, tuple[int, ...]]:
     """Returns shapes by path."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}
+    return {name: leaf.shape for name, leaf in name_leaves(tree).items()}
 
 
 def _abstract_params(architecture: Architecture) -> Any:
@@ -149,8 +157,12 @@ def _infer_convolutional(
 
 
 def _infer_transformer(
-    read: ReadNames, weights: Mapping[str, Any], description: Mapping[str, Any], num_heads: int | None
-) -> tuple[Architecture, list[str]]:
+    read: ReadNames,
+    weights: Mapping[str, Any],
+    description: Mapping[str, Any],
+    num_heads: int | None,
+    default_heads: int | None,
+) -> tuple[Architecture, dict[str, Any], list[str]]:
     """Tells the architecture from shapes, and from what the library calls its weights; adds to what is spoiled."""
     flat, wrong = read.flat, []
     width = _most_common(flat, r"cls_token|(.*/)?norm(_\d)?/.*|.*/projection/bias", axis=-1) or _HEAD_WIDTH
@@ -167,8 +179,13 @@ def _infer_transformer(
     patch_size, other_fault = _patch_size(flat, read.spoiled)
     wrong += fault + other_fault
     stated = description.get("num_attention_heads") or (description.get("model_args") or {}).get("num_heads")
-    num_heads, faults = _count_heads(weights, num_heads or stated, width=width, depth=depth, rope=rope)
+    num_heads, told, faults = _count_heads(
+        weights, num_heads or stated, width=width, depth=depth, rope=rope, default=default_heads
+    )
     wrong += faults
+    epsilon = 1e-5 if rope else 1e-6
+    guessed: dict[str, Any] = {} if told else {"num_heads": None if width % _HEAD_WIDTH else width // _HEAD_WIDTH}
+    guessed |= {} if "layer_norm_eps" in description else {"norm_epsilon": epsilon}
     variant = next((name for name, size in VARIANTS.items() if size == (width, depth, num_heads)), None)
     sizes: Any = {"width": width, "depth": depth, "num_heads": num_heads} if variant is None else {"variant": variant}
     config = BackboneConfig(
@@ -179,10 +196,10 @@ def _infer_transformer(
         mlp="swiglu" if gated else "gelu",
         positions="rope" if rope else "learned",
         position_resizing=_resizing(weights, description),
-        norm_epsilon=description.get("layer_norm_eps", 1e-5 if rope else 1e-6),
+        norm_epsilon=description.get("layer_norm_eps", epsilon),
         **sizes,
     )
-    return Architecture(config, side * patch_size), wrong
+    return Architecture(config, side * patch_size), guessed, wrong
 
 
 def _most_common(flat: Mapping[str, np.ndarray], pattern: str, *, axis: int) -> int | None:
@@ -228,19 +245,28 @@ def _patch_size(flat: Mapping[str, np.ndarray], spoiled: set[str]) -> tuple[int,
 
 
 def _count_heads(
-    weights: Mapping[str, Any], stated: int | None, *, width: int, depth: int, rope: bool
-) -> tuple[int, list[str]]:
-    """Returns how many heads a transformer has, and what is wrong with that."""
+    weights: Mapping[str, Any], stated: int | None, *, width: int, depth: int, rope: bool, default: int | None = None
+) -> tuple[int, bool, list[str]]:
+    """Returns how many heads a transformer has, whether anything tells their number, and what is wrong with it."""
     periods = next((np.size(array) for name, array in weights.items() if _PERIODS.fullmatch(name)), 0)
     known = None if periods else (_ROPE_HEADS if rope else _LEARNED_HEADS).get((width, depth))
     if count := stated or known:
-        return (count, []) if width % count == 0 else (1, [f"num_heads={count} does not divide {width} features"])
+        return (
+            (count, True, [])
+            if width % count == 0
+            else (1, True, [f"num_heads={count} does not divide {width} features"])
+        )
+    if default and not periods and width % default == 0:
+        return default, False, []
     # Half of a head's features are for rows, and two share a period.
     head_width = 4 * periods or _HEAD_WIDTH
     if width % head_width == 0:
-        return width // head_width, []
-    hint = "state their number, in the config.json of a folder or as load_backbone(..., num_heads=...)"
-    return 1, [f"{width} features do not make heads of {head_width}: {hint}"]
+        return width // head_width, bool(periods), []
+    hint = (
+        "state their number as load_backbone(..., num_heads=...), or as num_attention_heads in a config.json beside "
+        f"the weights, which are called {HF_WEIGHTS} then (or {TORCH_WEIGHTS})"
+    )
+    return 1, bool(periods), [f"{width} features do not make heads of {head_width}: {hint}"]
 
 
 def _resizing(names: Iterable[str], description: Mapping[str, Any]) -> str:

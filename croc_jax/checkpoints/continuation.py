@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +68,8 @@ def first_state(
 
 def _load_networks(source: Path, recipe: Recipe) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Returns fields of a state by name, and the parts of the networks that start anew."""
-    found = load_networks(source)
-    check_architecture(found.config, recipe.backbone, source)
+    found = load_networks(source, default_heads=_heads_of(recipe.backbone))
+    check_architecture(found.config, recipe.backbone, source, guessed=found.guessed)
     grid, resizing = found.image_size // found.config.patch_size, found.config.position_resizing
     student, teacher = (
         {**params, "backbone": fit_positions(params["backbone"], recipe, grid=grid, resizing=resizing)}
@@ -85,11 +85,13 @@ def _load_networks(source: Path, recipe: Recipe) -> tuple[dict[str, Any], tuple[
 def _load_backbone(source: Path, recipe: Recipe) -> Params:
     which = recipe.init_from.which
     if is_foreign(source):
-        config, size, params, _ = load_foreign_backbone(source, which=which)
+        heads = _heads_of(recipe.backbone)
+        config, size, params, _, guessed = load_foreign_backbone(source, which=which, default_heads=heads)
     else:
         theirs, params, _ = restore_backbone(source, which=which)
         config, size = theirs.backbone, theirs.data.views.crop_size
-    check_architecture(config, recipe.backbone, source)
+        guessed = {}
+    check_architecture(config, recipe.backbone, source, guessed=guessed)
     grid, resizing = size // config.patch_size, config.position_resizing
     return fit_positions(params, recipe, grid=grid, resizing=resizing)
 
@@ -113,8 +115,21 @@ def fit_positions(params: Params, recipe: Recipe, *, grid: int, resizing: str) -
     return {**params, "position_embedding": np.asarray(resized)}
 
 
-def check_architecture(found: BackboneConfig, wanted: BackboneConfig, source: Path) -> None:
+def _heads_of(config: BackboneConfig) -> int | None:
+    """Returns how many heads a transformer has, or None for a convolutional network."""
+    return getattr(make_backbone(config, image_size=config.patch_size), "num_heads", None)
+
+
+def check_architecture(
+    found: BackboneConfig, wanted: BackboneConfig, source: Path, *, guessed: Iterable[str] = ()
+) -> None:
     """Compares architectures.
+
+    Args:
+        found: what the weights are for.
+        wanted: the recipe's.
+        source: of the weights.
+        guessed: settings that the weights do not tell: the recipe's are taken.
 
     Raises:
         InitError: with the flags that make the recipe's that of the weights.
@@ -129,10 +144,15 @@ def check_architecture(found: BackboneConfig, wanted: BackboneConfig, source: Pa
             # Rotations fit any grid.
             resizing = ("position_resizing",) if theirs.positions == "learned" else ()
             names = (*_TRANSFORMER_ARCHITECTURE, *resizing)
-        different, origin = [name for name in names if getattr(ours, name) != getattr(theirs, name)], theirs
+        # Networks that rotate have an epsilon of their own, whatever a recipe has by default.
+        trusted = ("norm_epsilon",) if getattr(theirs, "positions", None) == "rope" else ()
+        compared = [name for name in names if name not in guessed or name in trusted]
+        different, origin = [name for name in compared if getattr(ours, name) != getattr(theirs, name)], theirs
     if different:
         flags = " ".join(f"--config.backbone.{name}={getattr(origin, name)}" for name in different)
-        raise InitError(f"{source} holds another architecture than the recipe: add {flags}")
+        unclear = "num_heads" in guessed and "width" in different
+        hint = "; it does not tell num_heads: set what it was trained with" if unclear else ""
+        raise InitError(f"{source} holds another architecture than the recipe: add {flags}{hint}")
 
 
 def _replace(state: TrainState, new: dict[str, Any], source: Path, *, fresh: Sequence[str]) -> TrainState:

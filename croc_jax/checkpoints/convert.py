@@ -6,14 +6,9 @@ from typing import Any
 import numpy as np
 
 from croc_jax.checkpoints.architectures import choose_family, extra_arrays
-from croc_jax.checkpoints.convolutional_names import (
-    collect_convolutional,
-    detect,
-    is_convolutional,
-    write_convolutional,
-)
-from croc_jax.checkpoints.foreign_names import collect_names, fault_of, no_place
-from croc_jax.checkpoints.names import Params, WeightNamesError, flatten, nest, write_names
+from croc_jax.checkpoints.convolutional_names import is_convolutional, write_convolutional
+from croc_jax.checkpoints.foreign_names import fault_of, no_place
+from croc_jax.checkpoints.names import Params, flatten, write_names
 from croc_jax.models import BackboneConfig
 
 # Each official name, and the path of ours; kernels are transposed.
@@ -28,26 +23,6 @@ HEAD_TABLE = {
     "last_layer_c.weight_g": "last_layer_dense/scale",
     "last_layer_c.weight_v": "last_layer_dense/direction",
 }
-
-
-def from_official(weights: Mapping[str, Any]) -> Params:
-    """Returns {"backbone": ..., "head": ...} from arrays under official names; either may be missing.
-
-    Raises:
-        WeightNamesError: listing every name that the tables do not know, and what is no array of weights.
-    """
-    backbone, head, unknown = split_official(weights)
-    flat, wrong = read_head(head)
-    wrong = no_place(unknown) + wrong
-    params: Params = {}
-    if backbone:
-        family = detect(backbone)
-        found = collect_convolutional(backbone, *family)[0] if family else collect_names(backbone)
-        wrong += found.wrong
-        params["backbone"] = nest(found.flat)
-    if wrong:
-        raise WeightNamesError("; ".join(wrong))
-    return params | ({"head": nest(flat)} if flat else {})
 
 
 def split_official(weights: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
@@ -71,12 +46,12 @@ def read_head(weights: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], list[s
     return flat, wrong
 
 
-def to_official(params: Params, config: BackboneConfig | None = None) -> dict[str, np.ndarray]:
-    """Returns arrays under official names, the inverse of `from_official`.
+def to_official(params: Params, config: BackboneConfig) -> dict[str, np.ndarray]:
+    """Returns arrays under official names, as `split_official` takes them.
 
     Args:
         params: {"backbone": ..., "head": ...} or one of them.
-        config: of the backbone; adds what the modules of DINOv2 and DINOv3 hold beside our arrays.
+        config: of the backbone, which tells what the modules of DINOv2 and DINOv3 hold beside our arrays.
 
     Raises:
         ExportError: if no official module has the architecture.
@@ -91,11 +66,9 @@ def to_official(params: Params, config: BackboneConfig | None = None) -> dict[st
     return weights
 
 
-def _official_backbone(params: Params, config: BackboneConfig | None) -> dict[str, np.ndarray]:
+def _official_backbone(params: Params, config: BackboneConfig) -> dict[str, np.ndarray]:
     if is_convolutional(params):
         return write_convolutional(params, "official")
-    if config is None:
-        return write_names(params, "official" if "position_embedding" in params else "official_dinov3")
     family = choose_family(params, config, "official")
     return write_names(params, family) | extra_arrays(params, config, family)
 

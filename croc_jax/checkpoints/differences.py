@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from croc_jax.checkpoints.backbone_reading import compare_shapes, shapes_of
 from croc_jax.checkpoints.names import Params, flatten
 
 
@@ -16,12 +17,7 @@ def largest_difference(one: Params, other: Params) -> tuple[int, float]:
         ValueError: naming every array that the other one lacks, has in excess, or has in another shape.
     """
     ours, theirs = flatten(one), flatten(other)
-    wrong = [f"no {name}" for name in sorted(ours.keys() - theirs.keys())]
-    wrong += [f"{name} in excess" for name in sorted(theirs.keys() - ours.keys())]
-    for name in sorted(ours.keys() & theirs.keys()):
-        if ours[name].shape != theirs[name].shape:
-            wrong.append(f"{name} is {theirs[name].shape}, not {ours[name].shape}")
-    if wrong:
+    if wrong := compare_shapes(theirs, shapes_of(one)):
         raise ValueError(f"what was read back is not what was written: {'; '.join(wrong)}")
     # A value that is no number counts, too.
     found = [float(np.max(np.abs(ours[name] - theirs[name]), initial=0.0)) for name in ours]

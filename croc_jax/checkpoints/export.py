@@ -95,7 +95,8 @@ def write_arrays(contents: Mapping[str, Any], file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(file.name + ".partial")
     if file.suffix == ".safetensors":
-        safetensors.numpy.save_file(dict(contents), partial)
+        # Hugging Face's and timm's loaders ask for this.
+        safetensors.numpy.save_file(dict(contents), partial, metadata={"format": "pt"})
     elif file.suffix in (".pth", ".pt"):
         try:
             import torch  # pyright: ignore[reportMissingImports]

@@ -23,9 +23,12 @@ def nest_run(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Returns the inverse of `flatten_run`, without the wrapper "module"; arrays of other files as they are."""
     if _MARK not in arrays:
         return dict(arrays)
-    contents: dict[str, Any] = {_EPOCH: int(arrays[_EPOCH])}
+    contents: dict[str, Any] = {}
     for name, array in arrays.items():
         part, _, rest = name.partition(".")
         if rest:
             contents.setdefault(part, {})[rest] = array
+    epoch = arrays.get(_EPOCH)
+    if isinstance(epoch, np.ndarray) and epoch.size == 1 and epoch.dtype.kind in "iu":
+        contents[_EPOCH] = int(epoch.item())
     return contents

@@ -1,7 +1,7 @@
 """Backbones of other programs: CrOC, DINO, DINOv2, DINOv3, ResNet, ConvNeXt, from their owners, timm, Hugging Face."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from croc_jax.checkpoints.backbone_reading import read_backbone
 from croc_jax.checkpoints.names import Params
@@ -10,6 +10,7 @@ from croc_jax.checkpoints.weight_files import (
     choose_weights,
     read_contents,
     read_description,
+    read_epoch,
 )
 from croc_jax.models import BackboneConfig
 
@@ -22,15 +23,19 @@ class ForeignBackbone(NamedTuple):
         image_size: side of the square images that the position embedding was learned for.
         params: under our names.
         epoch: that the file states, or 0.
+        guessed: see `croc_jax.checkpoints.backbone_reading.ReadBackbone`.
     """
 
     config: BackboneConfig
     image_size: int
     params: Params
     epoch: int
+    guessed: dict[str, Any]
 
 
-def load_foreign_backbone(file: Path, *, which: str = "teacher", num_heads: int | None = None) -> ForeignBackbone:
+def load_foreign_backbone(
+    file: Path, *, which: str = "teacher", num_heads: int | None = None, default_heads: int | None = None
+) -> ForeignBackbone:
     """Reads a backbone in float32.
 
     Args:
@@ -42,6 +47,7 @@ def load_foreign_backbone(file: Path, *, which: str = "teacher", num_heads: int 
             average, "teacher" is the average. A backbone alone is what it is.
         num_heads: of a transformer whose file does not tell; by default heads of 64 features, or
             what is known of the size.
+        default_heads: in place of heads of 64 features, if they divide the width.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -51,8 +57,7 @@ def load_foreign_backbone(file: Path, *, which: str = "teacher", num_heads: int 
     """
     contents = read_contents(file)
     weights = choose_weights(contents, file, which=which)
-    found = read_backbone(weights, description=read_description(file), num_heads=num_heads)
+    found = read_backbone(weights, description=read_description(file), num_heads=num_heads, default_heads=default_heads)
     if found.wrong:
         raise ForeignWeightsError(f"{file} is no {found.kind} that we know: {'; '.join(found.wrong)}")
-    epoch = contents.get("epoch", 0)
-    return ForeignBackbone(*found.architecture, found.params, epoch if isinstance(epoch, int) else 0)
+    return ForeignBackbone(*found.architecture, found.params, read_epoch(contents), found.guessed)

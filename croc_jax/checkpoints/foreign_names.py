@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from croc_jax.checkpoints.names import FORMATS, TABLE, Row
+from croc_jax.checkpoints.names import COLUMNS, TABLE, Row
 
-# What files hold beside a backbone.
+# What files hold beside a backbone, DINOv3's norm of local crops among it.
 IGNORED = re.compile(
     r"(embeddings\.)?mask_token|rope_embed\.periods|(head|head_drop|fc_norm|pooler|classifier|decoder|dino_head|ibot_head)"
-    r"(\..*)?|blocks\.\d+\.attn\.qkv\.bias_mask"
+    r"(\..*)?|local_cls_norm\..*|blocks\.\d+\.attn\.qkv\.bias_mask"
 )
 # Of whole models around a backbone.
 _PREFIXES = re.compile(
@@ -105,7 +105,7 @@ def their_names(weights: Iterable[str]) -> Callable[[str], str]:
         generic = {row.names[form] for row in TABLE if form in row.names}
         return sum(re.sub(r"\.\d+\.", ".{i}.", name, count=1) in generic for name in known)
 
-    form = max(FORMATS, key=count)
+    form = max(COLUMNS, key=count)
 
     def name_of(place: str) -> str:
         block = re.match(r"block_(\d+)/", place)

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 Params = dict[str, Any]
-FORMATS = ("official", "timm", "hf_vit", "hf_dinov2", "hf_dinov3", "official_dinov3", "timm_dinov3")
+# Of the table: libraries, and the families that they tell apart.
+COLUMNS = ("official", "timm", "hf_vit", "hf_dinov2", "hf_dinov3", "official_dinov3", "timm_dinov3")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Row:
 
     Attributes:
         ours: path in our parameters.
-        names: by format (`FORMATS`); no format, no such array there.
+        names: by column (`COLUMNS`); no column, no such array there.
         aliases: further names that are read.
         layout: "same", "linear" (transposed) or "patches".
         part: this array is number part[0] of part[1] along the outputs of ours.
@@ -31,11 +32,11 @@ class Row:
 
 
 def _names(*names: str, **of_dinov3: str) -> dict[str, str]:
-    """Returns names by format, in the order of the first five of `FORMATS`; an empty one is left out.
+    """Returns names by column, in the order of the first five of `COLUMNS`; an empty one is left out.
 
     DINOv3 has its own in two libraries, but where `of_dinov3` holds none, those of the library's other models.
     """
-    found = dict(zip(FORMATS[:5], names, strict=True))
+    found = dict(zip(COLUMNS[:5], names, strict=True))
     found |= {f"{form}_dinov3": of_dinov3.get(form, found[form]) for form in ("official", "timm")}
     return {form: name for form, name in found.items() if name}
 
@@ -169,7 +170,7 @@ def write_names(params: Params, form: str) -> dict[str, np.ndarray]:
 
     Args:
         params: of a backbone.
-        form: one of `FORMATS`.
+        form: one of `COLUMNS`.
 
     Raises:
         WeightNamesError: listing every parameter that the library's model has no name for.

@@ -14,7 +14,7 @@ from croc_jax.checkpoints.flat_run import flatten_run
 from croc_jax.checkpoints.foreign_names import fault_of, no_place
 from croc_jax.checkpoints.names import Params, nest
 from croc_jax.checkpoints.orbax import restore_networks
-from croc_jax.checkpoints.weight_files import ForeignWeightsError, is_foreign, read_contents
+from croc_jax.checkpoints.weight_files import ForeignWeightsError, check_names, is_foreign, read_contents, read_epoch
 from croc_jax.models import BackboneConfig, HeadConfig, make_head
 
 _WRAPPERS = ("module.", "_orig_mod.")
@@ -48,6 +48,7 @@ class NetworksOfRun(NamedTuple):
         centers: of the teacher's answers: for [CLS], and for centroids. DINO has no answers for
             centroids: the second is None, and the heads have no last layer for them.
         epoch: that the file states, or the step of a run of ours.
+        guessed: see `croc_jax.checkpoints.backbone_reading.ReadBackbone`; nothing of a run of ours.
     """
 
     config: BackboneConfig
@@ -56,13 +57,16 @@ class NetworksOfRun(NamedTuple):
     teacher: Params
     centers: tuple[np.ndarray, np.ndarray | None]
     epoch: int
+    guessed: dict[str, Any]
 
 
-def load_official_run(file: Path) -> NetworksOfRun:
+def load_official_run(file: Path, *, num_heads: int | None = None, default_heads: int | None = None) -> NetworksOfRun:
     """Reads a whole checkpoint of the official code of CrOC or DINO.
 
     Args:
         file: checkpoint.pth, as main_croc.py and main_dino.py write it.
+        num_heads: of a transformer whose file does not tell; see `load_foreign_backbone`.
+        default_heads: in place of heads of 64 features, if they divide the width.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -75,7 +79,9 @@ def load_official_run(file: Path) -> NetworksOfRun:
     if missing or loss is None:
         lost = ", ".join([*missing, *([] if loss else [" or ".join(_LOSSES)])])
         raise ForeignWeightsError(f"{file} is no whole checkpoint of CrOC or DINO: it lacks {lost}")
-    backbones, heads, wrong = _read_networks(contents)
+    for which in _NETWORKS:
+        check_names(contents[which], file)
+    backbones, heads, wrong = _read_networks(contents, num_heads=num_heads, default_heads=default_heads)
     wrong += _compare_heads(heads, backbones, layers=[_LAYERS[size] for size in _LOSSES[loss].values()])
     centers, of_centers = _read_centers(contents[loss], loss, heads)
     if wrong or of_centers:
@@ -84,33 +90,38 @@ def load_official_run(file: Path) -> NetworksOfRun:
     student, teacher = (
         {"backbone": backbones[which].params, "head": nest(heads[which])} for which in ("student", "teacher")
     )
-    epoch = contents.get("epoch", 0)
     return NetworksOfRun(
         *backbones["teacher"].architecture,
         student,
         teacher,
         (centers["center"], centers.get("center_c")),
-        epoch if isinstance(epoch, int) else 0,
+        read_epoch(contents),
+        backbones["teacher"].guessed,
     )
 
 
-def load_networks(source: Path) -> NetworksOfRun:
+def load_networks(source: Path, *, num_heads: int | None = None, default_heads: int | None = None) -> NetworksOfRun:
     """Reads the networks of a run of ours, or of the official code.
 
     Args:
         source: a workdir, a checkpoint of one, or a file as for `load_official_run`.
+        num_heads: of such a file.
+        default_heads: of such a file that does not tell.
 
     Raises:
         CheckpointError: if there is no checkpoint of ours that can be used.
         FileNotFoundError: if there is no such file.
         ForeignWeightsError: see `load_official_run`.
+        ValueError: if the number of heads is given for a run of ours, which knows it.
     """
     if is_foreign(source):
-        return load_official_run(source)
+        return load_official_run(source, num_heads=num_heads, default_heads=default_heads)
+    if num_heads is not None:
+        raise ValueError(f"num_heads={num_heads}: {source} is a run of ours, which knows its own; leave it out")
     recipe, state, step = restore_networks(source)
     centers = np.asarray(state["center"]), np.asarray(state["center_dense"])
     size = recipe.data.views.crop_size
-    return NetworksOfRun(recipe.backbone, size, state["student"], state["teacher"], centers, step)
+    return NetworksOfRun(recipe.backbone, size, state["student"], state["teacher"], centers, step, {})
 
 
 def export_run(workdir: Path, file: Path) -> Path:
@@ -140,7 +151,7 @@ def export_run(workdir: Path, file: Path) -> Path:
 
 
 def _read_networks(
-    contents: Mapping[str, Any],
+    contents: Mapping[str, Any], *, num_heads: int | None, default_heads: int | None
 ) -> tuple[dict[str, ReadBackbone], dict[str, dict[str, np.ndarray]], list[str]]:
     """Returns backbones, and heads by our path, of both networks; and what is wrong with each by itself."""
     backbones, heads, wrong = {}, {}, []
@@ -150,7 +161,7 @@ def _read_networks(
         wrong += [f"{which}: {fault}" for fault in no_place(unknown) + faults]
         if backbone:
             like = backbones["teacher"].architecture if "teacher" in backbones else None
-            backbones[which] = read_backbone(backbone, like=like)
+            backbones[which] = read_backbone(backbone, num_heads=num_heads, default_heads=default_heads, like=like)
             wrong += [f"{which}.backbone: {fault}" for fault in backbones[which].wrong]
         wrong += [f"{which}: no {part}" for part, names in (("backbone", backbone), ("head", head)) if not names]
     return backbones, heads, wrong

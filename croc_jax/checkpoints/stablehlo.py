@@ -35,10 +35,14 @@ def export_program(
         platforms: that it runs on.
 
     Raises:
-        ValueError: for another suffix.
+        ValueError: for another suffix, or where flatbuffers is not installed.
     """
     if output.suffix != SUFFIX:
         raise ValueError(f"{output}: choose a name that ends in {SUFFIX}")
+    try:
+        import flatbuffers  # noqa: F401
+    except ImportError:
+        raise ValueError(f"{output}: programs need flatbuffers: pip install 'croc_jax[export]'") from None
     encode = make_dense_fn(params, config, image_size=image_size)
     patch = config.patch_size
     shape = export.symbolic_shape(f"b, {patch}*r, {patch}*c, 3", constraints=("b >= 1", "r >= 1", "c >= 1"))

@@ -6,6 +6,7 @@ import functools
 import io
 import pickle
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -99,8 +100,8 @@ def read_torch_file(file: Path) -> Any:
         except TorchFileError:
             raise
         except (
-            zipfile.BadZipFile, pickle.UnpicklingError, EOFError, KeyError, IndexError, TypeError, AttributeError,
-            ValueError,
+            zipfile.BadZipFile, zlib.error, pickle.UnpicklingError, EOFError, KeyError, IndexError, TypeError,
+            AttributeError, ValueError, OverflowError, RuntimeError,
         ) as error:  # fmt: skip
             raise TorchFileError(f"{file} is damaged ({type(error).__name__}: {error}): get it again") from error
 
@@ -147,13 +148,17 @@ def _read_legacy(stream: IO[bytes], file: Path) -> Any:
             f"{file} has tensors of types that are not read here, in the format before PyTorch 1.6: "
             "load it in PyTorch and save it again"
         )
-    storages = {key: _next_storage(stream, storage_types[key]) for key in keys}
+    size = file.stat().st_size
+    storages = {key: _next_storage(stream, storage_types[key], size=size) for key in keys}
     stream.seek(start)
     return _Unpickler(stream, lambda key, dtype, count: storages[key]).load()
 
 
-def _next_storage(stream: IO[bytes], dtype: Any) -> np.ndarray:
+def _next_storage(stream: IO[bytes], dtype: Any, *, size: int) -> np.ndarray:
+    """Reads a count and as many numbers, from a file of `size` bytes."""
     count = int.from_bytes(stream.read(8), "little")
+    if stream.tell() + count * np.dtype(dtype).itemsize > size:
+        raise pickle.UnpicklingError(f"the file ends before the {count} values of a storage")
     return np.frombuffer(stream.read(count * np.dtype(dtype).itemsize), dtype)
 
 

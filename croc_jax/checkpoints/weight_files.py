@@ -13,9 +13,9 @@ from croc_jax.checkpoints.torch_file import read_torch_file, unread
 
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 # In a folder as Hugging Face ships it; an index names the files that hold the parts.
-HF_WEIGHTS, HF_CONFIG = "model.safetensors", "config.json"
+HF_WEIGHTS, TORCH_WEIGHTS, HF_CONFIG = "model.safetensors", "pytorch_model.bin", "config.json"
 _INDEX = ".index.json"
-_IN_FOLDERS = (HF_WEIGHTS, f"{HF_WEIGHTS}{_INDEX}", "pytorch_model.bin", f"pytorch_model.bin{_INDEX}")
+_IN_FOLDERS = (HF_WEIGHTS, f"{HF_WEIGHTS}{_INDEX}", TORCH_WEIGHTS, f"{TORCH_WEIGHTS}{_INDEX}")
 _SAFETENSORS_TYPES = ("F64", "F32", "F16", "BF16", "I64", "U64", "I32", "U32", "I16", "U16", "I8", "U8", "BOOL")
 
 # Where programs put the weights among other things: as trained, and their moving average.
@@ -43,7 +43,7 @@ def read_contents(path: Path) -> Mapping[str, Any]:
 
     Raises:
         FileNotFoundError: if there is no such file, or a part of it is missing.
-        ForeignWeightsError: if it holds no dictionary.
+        ForeignWeightsError: if it holds no dictionary, or one whose names are no texts.
         TorchFileError: see `read_torch_file`.
     """
     file = locate(path)
@@ -56,6 +56,19 @@ def read_contents(path: Path) -> Mapping[str, Any]:
     contents = read_torch_file(file)
     if not isinstance(contents, Mapping):
         raise ForeignWeightsError(f"{file} holds a {type(contents).__name__}, not a dictionary of weights")
+    return check_names(contents, file)
+
+
+def check_names(contents: Mapping[Any, Any], path: Path) -> Mapping[str, Any]:
+    """Returns the same, or raises ForeignWeightsError if names are no texts.
+
+    Args:
+        contents: of a file, or of a part of it.
+        path: of the file, for messages.
+    """
+    others = [repr(name) for name in contents if not isinstance(name, str)]
+    if others:
+        raise ForeignWeightsError(f"{path} names weights by {', '.join(others[:3])}, not by text: save them by name")
     return contents
 
 
@@ -80,7 +93,7 @@ def choose_weights(contents: Mapping[str, Any], path: Path, *, which: str) -> Ma
             and their moving average, "teacher" for the average. All else holds one network.
 
     Raises:
-        ForeignWeightsError: if there is no such network.
+        ForeignWeightsError: if there is no such network, or the names of its weights are no texts.
     """
     networks = [name for name in _NETWORKS if isinstance(contents.get(name), Mapping)]
     if networks and which not in networks:
@@ -89,7 +102,13 @@ def choose_weights(contents: Mapping[str, Any], path: Path, *, which: str) -> Ma
         raise ForeignWeightsError(f"which={which!r}: choose 'teacher' or 'student'; {path} holds one backbone")
     order = (*_AVERAGED, *_AS_TRAINED) if which == "teacher" else (*_AS_TRAINED, *_AVERAGED)
     wrapped = [name for name in (which, *order) if isinstance(contents.get(name), Mapping)]
-    return choose_weights(contents[wrapped[0]], path, which=which) if wrapped else contents
+    return choose_weights(contents[wrapped[0]], path, which=which) if wrapped else check_names(contents, path)
+
+
+def read_epoch(contents: Mapping[str, Any]) -> int:
+    """Returns the epoch that a file states, or 0."""
+    epoch = contents.get("epoch", 0)
+    return epoch if isinstance(epoch, int) else 0
 
 
 def _read_parts(index: Path) -> dict[str, Any]:

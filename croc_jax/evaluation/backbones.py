@@ -130,7 +130,7 @@ def trained_backbone(checkpoint: Path, *, which: str = "teacher", num_heads: int
 
 
 def _foreign(file: Path, which: str, num_heads: int | None) -> FrozenBackbone:
-    config, image_size, params, epoch = load_foreign_backbone(file, which=which, num_heads=num_heads)
+    config, image_size, params, epoch, _ = load_foreign_backbone(file, which=which, num_heads=num_heads)
     recipe = Recipe(backbone=config, data=DataConfig(views=ViewsConfig(crop_size=image_size)))
     module = make_backbone(config, image_size=image_size)
     return FrozenBackbone(module, params, recipe, epoch, which)

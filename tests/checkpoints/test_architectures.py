@@ -8,10 +8,11 @@ import pytest
 import safetensors.numpy
 
 from croc_jax.checkpoints.architectures import ExportError
-from croc_jax.checkpoints.convert import from_official, to_official
+from croc_jax.checkpoints.convert import to_official
 from croc_jax.checkpoints.export import export_backbone
 from croc_jax.checkpoints.foreign import load_foreign_backbone
 from croc_jax.models import BackboneConfig
+from tests.checkpoints.official import read_official
 from tests.checkpoints.test_export import equal_trees, features, random_params
 
 WIDTH, HIDDEN, PATCH, SIZE = 64, 176, 14, 28
@@ -107,7 +108,7 @@ def test_the_state_of_a_module_is_written_exactly(tmp_path, name):
         # A whole run has the same.
         run = to_official({"backbone": params}, config)
         assert run.keys() == {f"backbone.{name}" for name in expected}
-        equal_trees(from_official(run)["backbone"], params)
+        equal_trees(read_official(run)["backbone"], params)
 
 
 def test_what_is_none_of_ours_has_no_effect(tmp_path):

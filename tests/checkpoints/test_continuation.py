@@ -6,8 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from croc_jax.checkpoints.continuation import InitError, first_state
+from croc_jax.checkpoints.continuation import InitError, _load_backbone, first_state
 from croc_jax.checkpoints.foreign import ForeignWeightsError
+from croc_jax.checkpoints.official_run import export_run, load_networks, load_official_run
 from croc_jax.checkpoints.orbax import Checkpointer
 from croc_jax.models import BackboneConfig
 from croc_jax.models.position_embedding import resize_position_embedding
@@ -15,7 +16,8 @@ from croc_jax.training.config import InitConfig
 from croc_jax.training.sharding import make_mesh
 from croc_jax.training.state import init_state
 from croc_jax.training.workdir import claim_workdir
-from tests.checkpoints.test_foreign import official_weights, write
+from tests.checkpoints.test_foreign import dinov3_weights, official_weights, write
+from tests.training.tiny import first_state as first_numbers
 from tests.training.tiny import tiny_recipe
 
 
@@ -138,3 +140,57 @@ def test_both_networks_need_a_whole_checkpoint(tmp_path):
         start(with_init(tiny_recipe(), source=file, parts="networks"))
     with pytest.raises(FileNotFoundError, match="no file .*none.pth"):
         start(with_init(tiny_recipe(), source=tmp_path / "none.pth", parts="networks"))
+
+
+# Heads of 32 features, which no file tells, and an epsilon that none tells either.
+NARROW = tiny_recipe(
+    backbone=BackboneConfig(
+        variant="vit_tiny", width=128, depth=2, num_heads=4, patch_size=8, norm_epsilon=1e-5, dtype="float32"
+    )
+)
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory):
+    """A run with such heads as the official code would have it, and its state."""
+    workdir, state = tmp_path_factory.mktemp("narrow"), jax.device_put(first_numbers(NARROW))
+    claim_workdir(workdir, NARROW)
+    saver = Checkpointer(workdir, NARROW)
+    saver.save(1, state, wait=True)
+    saver.close()
+    return export_run(workdir, workdir / "run.safetensors"), state, workdir
+
+
+def test_the_recipe_says_what_a_file_does_not_tell(narrow):
+    file, saved, _ = narrow
+    state = start(with_init(NARROW, source=file, parts="networks"))
+    equal(state.teacher, saved.teacher)
+    equal(_load_backbone(file, with_init(NARROW, which="student")), saved.student["backbone"])
+
+
+def test_no_flags_are_made_from_guesses(narrow):
+    file, _, workdir = narrow
+    found = load_official_run(file)
+    assert found.config.num_heads == 2 and found.guessed == {"num_heads": 2, "norm_epsilon": 1e-6}
+    assert load_networks(file, num_heads=4).config.num_heads == 4
+    with pytest.raises(ValueError, match="num_heads=4: .* is a run of ours, which knows its own"):
+        load_networks(workdir, num_heads=4)
+    for width, heads in ((192, 3), (64, 2)):
+        backbone = dataclasses.replace(NARROW.backbone, width=width, num_heads=heads)
+        for parts in ("networks", "backbone"):
+            recipe = with_init(tiny_recipe(backbone=backbone), source=file, parts=parts)
+            with pytest.raises(
+                InitError, match="add --config.backbone.width=128; it does not tell num_heads: set what it was"
+            ):
+                start(recipe)
+
+
+def test_rotations_tell_heads_and_epsilon(tmp_path):
+    weights = dinov3_weights(periods=8)
+    file = write(tmp_path / "dinov3.safetensors", weights)
+    backbone = BackboneConfig(
+        width=256, depth=2, num_heads=4, patch_size=4, mlp_ratio=2.0, positions="rope", dtype="float32"
+    )
+    flags = "--config.backbone.num_heads=8 --config.backbone.norm_epsilon=1e-05$"
+    with pytest.raises(InitError, match=f"add {flags}"):
+        start(with_init(tiny_recipe(backbone=backbone), source=file))

@@ -10,12 +10,13 @@ import safetensors.numpy
 
 from croc_jax.checkpoints import foreign
 from croc_jax.checkpoints.continuation import InitError, check_architecture
-from croc_jax.checkpoints.convert import from_official, to_official
+from croc_jax.checkpoints.convert import to_official
 from croc_jax.checkpoints.convolutional_names import detect, stages_of
 from croc_jax.checkpoints.export import ExportError, export_backbone
 from croc_jax.checkpoints.foreign import ForeignWeightsError, load_foreign_backbone
 from croc_jax.evaluation.backbones import load_backbone
 from croc_jax.models import BackboneConfig, make_backbone
+from tests.checkpoints.official import read_official
 from tests.checkpoints.test_export import equal_trees
 from tests.checkpoints.test_foreign import official_weights
 
@@ -92,9 +93,9 @@ def test_what_a_library_does_not_have_is_refused(tmp_path, config, change, forms
 @pytest.mark.parametrize("family", CONFIGS)
 def test_whole_checkpoints_hold_them_too(family):
     params = random_params(CONFIGS[family])
-    weights = to_official({"backbone": params})
+    weights = to_official({"backbone": params}, CONFIGS[family])
     assert all(name.startswith("backbone.") for name in weights)
-    equal_trees(from_official(weights)["backbone"], params)
+    equal_trees(read_official(weights)["backbone"], params)
     assert stages_of(params) == (1, 2, 1, 1)
 
 
@@ -117,7 +118,8 @@ def test_transformers_are_not_taken_for_convolutions():
 )
 def test_other_networks_are_refused_by_name(tmp_path, change, message):
     weights = {
-        name.removeprefix("backbone."): a for name, a in to_official({"backbone": random_params(RESNET)}).items()
+        name.removeprefix("backbone."): a
+        for name, a in to_official({"backbone": random_params(RESNET)}, RESNET).items()
     }
     weights |= {"fc.weight": np.zeros((3, 3), np.float32), "bn1.num_batches_tracked": np.zeros((), np.int64)}
     change(weights)
@@ -129,7 +131,7 @@ def test_other_networks_are_refused_by_name(tmp_path, change, message):
 @pytest.mark.parametrize("family", CONFIGS)
 def test_whole_checkpoints_hold_them_among_other_things(monkeypatch, family):
     params = random_params(CONFIGS[family])
-    weights = to_official({"backbone": params}) | {"head.mlp.0.weight": np.ones((2, 2), np.float32)}
+    weights = to_official({"backbone": params}, CONFIGS[family]) | {"head.mlp.0.weight": np.ones((2, 2), np.float32)}
     contents = {"model": {name.removeprefix("backbone."): array for name, array in weights.items()}, "epoch": 3}
     monkeypatch.setattr(foreign, "read_contents", lambda file: contents)
     found = load_foreign_backbone(Path("model.pth"))

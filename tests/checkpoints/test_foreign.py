@@ -11,8 +11,7 @@ import pytest
 import safetensors.numpy
 
 import croc_jax
-from croc_jax.checkpoints import foreign
-from croc_jax.checkpoints.backbone_reading import _count_heads
+from croc_jax.checkpoints import foreign, weight_files
 from croc_jax.checkpoints.foreign import ForeignWeightsError, load_foreign_backbone
 from croc_jax.evaluation.backbones import trained_backbone
 from croc_jax.models import BackboneConfig
@@ -154,44 +153,13 @@ def dinov3_weights(*, width=256, periods=32):
     return weights | {"rope_embed.periods": np.ones(periods, np.float32)}
 
 
-def test_heads_are_told_by_periods_sizes_and_callers(monkeypatch):
-    assert read_as(monkeypatch, dinov3_weights())().config.num_heads == 2
-    assert read_as(monkeypatch, dinov3_weights(periods=16))().config.num_heads == 4
-    assert read_as(monkeypatch, dinov3_weights())(num_heads=8).config.num_heads == 8
-    plain = official_weights(width=192, depth=2)
-    assert read_as(monkeypatch, plain)().config.num_heads == 3
-    assert read_as(monkeypatch, plain)(num_heads=2).config.num_heads == 2
-    with pytest.raises(ForeignWeightsError, match="num_heads=5 does not divide 192 features"):
-        read_as(monkeypatch, plain)(num_heads=5)
-    with pytest.raises(
-        ForeignWeightsError, match=r"96 features do not make heads of 64: state their number.*num_heads"
-    ):
-        read_as(monkeypatch, official_weights(width=96))()
-
-
-@pytest.mark.parametrize(
-    "size, rope, heads",
-    [
-        ((1280, 32), False, 16),
-        ((1280, 32), True, 20),
-        ((1408, 40), False, 16),
-        ((1664, 48), False, 16),
-        ((4096, 40), True, 32),
-        ((1536, 40), False, 24),
-        ((1024, 24), False, 16),
-    ],
-)
-def test_heads_of_well_known_sizes(size, rope, heads):
-    width, depth = size
-    assert _count_heads({}, None, width=width, depth=depth, rope=rope) == (heads, [])
-    assert _count_heads({}, 8, width=width, depth=depth, rope=rope) == (8, [])
-
-
-def test_programs_leave_the_number_of_heads_to_runs(tmp_path):
-    with pytest.raises(ValueError, match="num_heads=4.*is a run of ours"):
-        croc_jax.load_backbone(tmp_path, num_heads=4)
-    file = write(tmp_path / "vit.safetensors", official_weights())
-    assert croc_jax.load_backbone(file, num_heads=4).module.num_heads == 4  # pyright: ignore
+def test_what_only_training_needs_is_left_out(monkeypatch):
+    weights = dinov3_weights()
+    local = {f"local_cls_norm.{end}": np.ones(256, np.float32) for end in ("weight", "bias")}
+    found, expected = read_as(monkeypatch, weights | local)(), read_as(monkeypatch, weights)()
+    jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)
+    with pytest.raises(ForeignWeightsError, match="no place for the weights local_cls_norms$"):
+        read_as(monkeypatch, weights | {"local_cls_norms": np.ones(3)})()
 
 
 def test_a_missing_position_embedding_is_no_rotation(monkeypatch):
@@ -332,6 +300,17 @@ def test_types_of_numbers_in_safetensors(tmp_path):
         ForeignWeightsError, match="norm.bias is of type F8_E4M3, which is not read: save it as float32$"
     ):
         load_foreign_backbone(write(tmp_path / "eighth.safetensors", eighth))
+
+
+def test_names_are_texts(monkeypatch):
+    for contents in ({0: np.ones(3), 1: np.ones(3)}, {"model": {0: np.ones(3), 1: np.ones(3)}}):
+        with pytest.raises(
+            ForeignWeightsError, match="model.pth names weights by 0, 1, not by text: save them by name"
+        ):
+            read_as(monkeypatch, contents)()
+    monkeypatch.setattr(weight_files, "read_torch_file", lambda file: {2: np.ones(3)})
+    with pytest.raises(ForeignWeightsError, match="names weights by 2, not by text"):
+        weight_files.read_contents(Path(__file__))
 
 
 def test_files_that_are_none(tmp_path):

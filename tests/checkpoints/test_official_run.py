@@ -40,8 +40,10 @@ def contents(networks):
     """What the official code of CrOC writes."""
     rng = np.random.default_rng(0)
     return {
-        "student": {f"module.{name}": array for name, array in to_official(networks["student"]).items()},
-        "teacher": to_official(networks["teacher"]),
+        "student": {
+            f"module.{name}": array for name, array in to_official(networks["student"], RECIPE.backbone).items()
+        },
+        "teacher": to_official(networks["teacher"], RECIPE.backbone),
         "optimizer": {"state": {}},
         "epoch": 100,
         "croc_loss": {
@@ -111,6 +113,11 @@ def test_all_of_croc_comes_in(read, contents, networks):
             lambda c: c["student"].update({"module.head.mlp.0.bias": np.ones(16, np.int8)}),
             "student: head.mlp.0.bias is of type int8",
         ),
+        (
+            lambda c: c["teacher"].update({"head.mlp.6.weight": np.zeros(3)}),
+            "teacher: no place for the weights head.mlp.6.weight$",
+        ),
+        (lambda c: c["student"].update({0: np.ones(3)}), "names weights by 0, not by text"),
         (lambda c: [c.pop("student"), c.pop("croc_loss")], "it lacks student, croc_loss or dino_loss$"),
     ],
 )

@@ -1,6 +1,7 @@
 """A backbone that is exported as a program gives the module's features at sizes it was not traced for."""
 
 import dataclasses
+import sys
 
 import numpy as np
 import pytest
@@ -45,6 +46,12 @@ def test_the_difference_is_that_of_the_file(tmp_path):
     file = export_program(params, PLAIN, image_size=SIZE, output=tmp_path / "a.stablehlo", platforms=("cpu",))
     assert program_difference(params, PLAIN, image_size=SIZE, file=file) < 2e-5
     assert program_difference(others, PLAIN, image_size=SIZE, file=file) > 1e-2
+
+
+def test_what_it_needs_is_named_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "flatbuffers", None)
+    with pytest.raises(ValueError, match=r"flatbuffers: pip install 'croc_jax\[export\]'$"):
+        export_program({}, PLAIN, image_size=SIZE, output=tmp_path / "a.stablehlo")
 
 
 def test_the_name_says_what_it_is(tmp_path):

@@ -7,6 +7,7 @@ import pickle
 import sys
 import types
 import zipfile
+import zlib
 from collections import OrderedDict
 
 import numpy as np
@@ -146,6 +147,10 @@ def test_damage_is_explained(save, tmp_path):
         old.write_bytes(whole.read_bytes()[:-cut])
         with pytest.raises(TorchFileError, match="is damaged.*get it again"):
             read_torch_file(old)
+    content = whole.read_bytes()
+    old.write_bytes(content[:-16] + b"\xff" * 8 + content[-8:])
+    with pytest.raises(TorchFileError, match="ends before the 18446744073709551615 values of a storage.*get it again"):
+        read_torch_file(old)
     (tmp_path / "cut.pth").write_bytes(save({"a": 1}).read_bytes()[:40])
     with pytest.raises(TorchFileError, match="is damaged.*get it again"):
         read_torch_file(tmp_path / "cut.pth")
@@ -155,6 +160,19 @@ def test_damage_is_explained(save, tmp_path):
         read_torch_file(tmp_path / "other.pth")
     with pytest.raises(FileNotFoundError):
         read_torch_file(tmp_path / "none.pth")
+
+
+@pytest.mark.parametrize(
+    "error", [zlib.error("incorrect data check"), NotImplementedError("compression"), RuntimeError("encrypted")]
+)
+def test_whatever_a_damaged_archive_brings_about_is_explained(save, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    file = save({"a": 1})
+    monkeypatch.setattr(zipfile.ZipFile, "read", fail)
+    with pytest.raises(TorchFileError, match=f"is damaged.*{error}.*get it again"):
+        read_torch_file(file)
 
 
 def test_types_of_numbers_are_read_or_named(save):

@@ -1,5 +1,8 @@
 """Several configs share one command line."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,3 +62,32 @@ def test_files_are_looked_for_before_they_are_read(command_line, monkeypatch, ar
     assert str(caught.value) == message
     command_line._check_config_exists([f"--sweep={LINEAR}"], "sweep")
     command_line._check_config_exists(["--help"], "sweep")
+
+
+# Without a library, as where its extra is not installed.
+WITHOUT = """
+import runpy, sys
+sys.modules[{name!r}] = None
+sys.path.insert(0, "launch")
+sys.argv = ["report.py", *{flags!r}]
+runpy.run_path("launch/report.py", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(
+    "name, flags, explained", [("matplotlib", [], True), ("matplotlib", ["--traceback"], False), ("rich", [], False)]
+)
+def test_a_missing_extra_is_named_in_one_line(name, flags, explained):
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT.format(name=name, flags=flags)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1
+    if explained:
+        assert done.stderr == "error: matplotlib is not installed: pip install 'croc_jax[report]'\n"
+    else:
+        assert "Traceback" in done.stderr and "ModuleNotFoundError" in done.stderr

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from croc_jax.checkpoints.convert import from_official
 from croc_jax.clustering import ClusteringConfig, patch_positions
 from croc_jax.data.config import DataConfig, ViewsConfig
 from croc_jax.models import BackboneConfig, HeadConfig
@@ -15,6 +14,7 @@ from croc_jax.objectives import ObjectiveConfig
 from croc_jax.training.config import OptimizerConfig, Recipe, ScheduleConfig
 from croc_jax.training.state import state_from_params
 from croc_jax.training.step import ViewPair, make_update
+from tests.checkpoints.official import read_official
 from tests.parity.goldens import golden_cases
 
 TOKENS = {"k": "keys", "q": "queries", "v": "values", "last": "last"}
@@ -78,7 +78,7 @@ def recipe_of(settings, batch_size):
 
 def weights_under(golden, prefix):
     names = [name for name in golden.names() if name.startswith(prefix)]
-    return from_official({name.removeprefix(prefix): golden[name] for name in names})
+    return read_official({name.removeprefix(prefix): golden[name] for name in names})
 
 
 @pytest.mark.parametrize("golden", golden_cases("trajectory_*.npz"))

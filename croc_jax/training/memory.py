@@ -10,7 +10,7 @@ import jax
 from jax.sharding import Mesh
 
 from croc_jax.training.config import Recipe
-from croc_jax.training.sharding import DATA_AXIS, batch_parts, device_memory
+from croc_jax.training.sharding import DATA_AXIS, batch_parts, memory_limit
 
 _NUM_LARGEST = 3
 # One is used while the next one travels.
@@ -75,16 +75,21 @@ def compile_step(
     try:
         compiled = train_step.lower(state, batch).compile()
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if not is_exhausted(error):
             raise
         reason = str(error).splitlines()[0]
         raise StepTooLargeError(f"a step does not fit a device: {advise(recipe, mesh)} ({reason})") from error
-    needs, limit = measure(compiled, state, batch), device_memory(mesh.devices.ravel())
+    needs, limit = measure(compiled, state, batch), memory_limit(mesh.devices.ravel())
     say(f"compiled in {time.perf_counter() - begin:.1f} s; {describe(needs, limit)}")
     if needs.total > limit:
         short = f"a device needs {format_bytes(needs.total)} and may hold {format_bytes(limit)}"
         say(f"warning: {short}: {advise(recipe, mesh)}")
     return compiled
+
+
+def is_exhausted(error: Exception) -> bool:
+    """Returns whether an error of the runtime says that the memory of a device is too small."""
+    return "RESOURCE_EXHAUSTED" in str(error)
 
 
 def measure(compiled: jax.stages.Compiled, state: Any, batch: Any) -> Needs:

@@ -151,6 +151,21 @@ def test_a_run_leaves_config_metrics_and_checkpoint(home, uninterrupted):
     assert re.fullmatch(r"process \d+ on .+\n", (uninterrupted / "lock").read_text())
 
 
+def test_a_finished_run_is_told_without_compiling_anything(home, uninterrupted):
+    before = (uninterrupted / "metrics.jsonl").read_bytes()
+    status, output, errors = finish(start(home, uninterrupted, runtime__checkpoint_every_minutes=1000))
+    assert status == 0, errors
+    assert f"finished at step {LAST}" in output and f"the last state is {uninterrupted}/checkpoints/{LAST}" in output
+    assert "compiling" not in output and (uninterrupted / "metrics.jsonl").read_bytes() == before
+
+
+def test_weights_that_are_not_there_are_told_before_anything_is_compiled(home):
+    process = start(home, home / "sourceless", init_from__source=f"{home}/nowhere.pth")
+    status, output, errors = finish(process)
+    assert status == 1 and "compiling" not in output
+    assert errors.endswith(f"error: init_from.source={home}/nowhere.pth: there is no such file or folder\n")
+
+
 def test_kill_then_sigterm_then_the_end_equals_an_uninterrupted_run(home, uninterrupted):
     workdir = home / "interrupted"
     first = start(home, workdir)

@@ -193,13 +193,16 @@ def test_each_core_mask_belongs_to_one_die():
         ("137 134 0", "RUNNING", False),
         ("137 137 137", "RUNNING", False),
         ("137", "CANCELLED", False),
+        # The controller does not answer.
+        ("75", "", True),
+        ("137 75", "", True),
     ],
 )
 def test_a_job_queues_again_upon_75_and_starts_again_after_a_kill(desk, template, statuses, state, requeued):
     desk.fake(
         "srun", f'set -- {statuses}; echo >> "$CALLS.srun"; starts=$(wc -l < "$CALLS.srun"); exit "${{!starts}}"\n'
     )
-    desk.fake("squeue", f"echo {state}\n")
+    desk.fake("squeue", f"echo {state}\n" if state else "exit 1\n")
     command = ["srun", "python", "launch/pretrain.py", *FLAGS]
     done = desk.run(template, "--in-job", *command, SLURM_JOB_ID="17", RESTARTS="2")
     calls = desk.calls()

@@ -140,9 +140,8 @@ def largest_results(text: str) -> dict[str, int]:
                 final = set(re.findall(r"%?([\w.\-]+)", operands)) if operation == "tuple" else {result}
             if operation in _NO_ARRAYS:
                 continue
-            kind, size = max(
-                ((a, array_bytes(*a)) for a in ARRAY.findall(shapes)), key=lambda a: a[1], default=(None, 0)
-            )
+            sizes = [(array, array_bytes(*array)) for array in ARRAY.findall(shapes)]
+            kind, size = max(sizes, key=lambda pair: pair[1], default=(None, 0))
             if kind is not None and size:
                 origins[result] = f"{kind[0]}[{kind[1]}]{_origin(line)}"
                 found[result] = size

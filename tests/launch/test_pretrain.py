@@ -1,5 +1,6 @@
 """The pre-training program as one runs it: ends, kills, resumption, and mistakes."""
 
+import fcntl
 import json
 import os
 import random
@@ -164,6 +165,24 @@ def test_weights_that_are_not_there_are_told_before_anything_is_compiled(home):
     status, output, errors = finish(process)
     assert status == 1 and "compiling" not in output
     assert errors.endswith(f"error: init_from.source={home}/nowhere.pth: there is no such file or folder\n")
+
+
+def test_a_signal_while_another_process_has_the_workdir_ends_with_75(home):
+    workdir = home / "taken-over"
+    workdir.mkdir()
+    with (workdir / "lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        held.write("process 1 on another host\n")
+        held.flush()
+        process = start(home, workdir)
+        said = ""
+        while "waiting a while for it to end" not in said:
+            said = process.stderr.readline()
+            assert said, finish(process)
+        process.terminate()
+        status, output, _ = finish(process)
+    assert status == EX_TEMPFAIL and output == "stopped by SIGTERM before the start; there was nothing to save yet\n"
+    assert not (workdir / "config.json").exists()
 
 
 def test_kill_then_sigterm_then_the_end_equals_an_uninterrupted_run(home, uninterrupted):

@@ -6,13 +6,12 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from croc_jax.training.memory import ARRAY, COMPUTATION, array_bytes
+
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
-_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
 _COLLECTIVE = re.compile(rf"= (.*?) ({'|'.join(KINDS)})(-start)?\(")
 _CALLED = re.compile(r"\b(body|condition|calls|to_apply|branch_computations)=(?:\{([^}]*)\}|([%\w.\-]+))")
 _TRIPS = re.compile(r'known_trip_count":\{"n":"(\d+)"')
-_ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
 _RESULT = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = \w+\[([\d,]*)\]")
 _PRODUCT = re.compile(r" dot\((?:\w+\[[^ ]* )?%?([\w.\-]+),.*lhs_contracting_dims=\{([\d,]*)\}")
 
@@ -73,7 +72,7 @@ def _computations(text: str) -> tuple[Mapping[str, list[str]], str]:
     found: dict[str, list[str]] = {}
     entry = name = ""
     for line in text.splitlines():
-        if match := _COMPUTATION.match(line):
+        if match := COMPUTATION.match(line):
             name = match[2]
             found[name] = []
             entry = name if match[1] else entry
@@ -87,4 +86,4 @@ def _sides(text: str) -> tuple[int, ...]:
 
 
 def _array_bytes(shapes: str) -> int:
-    return sum(_BYTES.get(kind, 0) * math.prod(_sides(sides)) for kind, sides in _ARRAY.findall(shapes))
+    return sum(array_bytes(kind, sides) for kind, sides in ARRAY.findall(shapes))

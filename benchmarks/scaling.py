@@ -92,7 +92,7 @@ class Measured(NamedTuple):
     """All that is read from compiled programs.
 
     Attributes:
-        figures: by model and number of devices, at `IMAGES_A_DEVICE`.
+        figures: by model and number of devices, at `IMAGES_OF_STEPS[0]`.
         growth: bytes of work that one image more takes, by model.
     """
 
@@ -142,7 +142,8 @@ at a time. The clustering exchanges two numbers a round: the extremes of the cos
 
 ## What fits
 
-GiB of a device for state and work, in float32, on the machine's number of devices. *yes*: they take at most
+GiB of a device for state and work, in float32, on the machine's number of devices; the program for 64 devices
+stands for a v5e-256, too, as `fsdp` splits the state over no more than 8. *yes*: they take at most
 {usable:.0%} of its memory; *bfloat16*: they do if the work takes half; *no*: take slices, or a larger `fsdp`.
 The work of more images is that of {images} and what each further one adds on one device.
 
@@ -249,7 +250,7 @@ def table_of_exchanges(measured: Measured) -> str:
             continue
         kinds = "all-reduce", "all-gather"
         others = [kind for kind in found.done.sizes if kind not in kinds]
-        cells = [f"{model.name}", f"{count}"]
+        cells = [model.name, f"{count}"]
         for names in (["all-reduce"], ["all-gather"], others):
             size, number = (sum(told.get(name, 0) for name in names) for told in (found.done.sizes, found.done.counts))
             cells.append(f"{size / GIB:.2f} GiB in {number}" if number else "none")

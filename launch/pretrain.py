@@ -19,12 +19,15 @@ if __name__ == "__main__":
 import contextlib
 import datetime
 import errno
+import functools
+import json
 import math
 import shlex
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 from absl import flags
@@ -35,7 +38,8 @@ from rich.console import Console
 
 from croc_jax.checkpoints import Checkpointer
 from croc_jax.checkpoints.aftermath import leaving_writers_behind
-from croc_jax.checkpoints.continuation import first_state
+from croc_jax.checkpoints.continuation import check_source, first_state
+from croc_jax.checkpoints.reading import saved_recipe
 from croc_jax.data.damage import ReadersLostError, UnreadableImagesError
 from croc_jax.data.pipeline import CropDataset, make_dataset
 from croc_jax.data.sources import open_data
@@ -44,17 +48,17 @@ from croc_jax.training.failing import failing_together
 from croc_jax.training.health import NonFiniteError, explain
 from croc_jax.training.lock import lock_workdir
 from croc_jax.training.loop import Outcome, Outputs, RunLength, SaveError, run_training
-from croc_jax.training.memory import compile_step
+from croc_jax.training.memory import advise, compile_step, is_exhausted
 from croc_jax.training.metrics_log import MetricsLog, NoLog
 from croc_jax.training.processes import gather_texts, join_processes
-from croc_jax.training.profiling import Profiler, parse_steps
+from croc_jax.training.profiling import Profiler, StepRange, parse_steps
 from croc_jax.training.progress import RunProgress
 from croc_jax.training.sharding import batch_parts, check_batch_divides, make_mesh
 from croc_jax.training.start import abstract_batch, abstract_state, state_shapes, training_bytes
 from croc_jax.training.state import TrainState
 from croc_jax.training.step import make_train_step
 from croc_jax.training.watchdog import CollapseError, Watchdog
-from croc_jax.training.workdir import check_shared, claim_workdir
+from croc_jax.training.workdir import check_agreed, check_shared, claim_workdir
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="The recipe, such as configs/demo.py.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where config, metrics and checkpoints go.", required=True)
@@ -68,8 +72,31 @@ PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, fr
 PROFILE_STEPS = flags.DEFINE_string("profile_steps", None, "START:STOP, steps that the profiler of JAX traces.")
 
 # The disk is full, a quota is reached, nothing may be written, or something else has the name of what would be.
-_DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
-_DISK_REFUSES += (errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
+_DISK_REFUSES = (
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EEXIST,
+)  # fmt: skip
+
+
+class Plan(NamedTuple):
+    """A run that can be, as far as can be told without its folder.
+
+    Attributes:
+        recipe: of the run.
+        workdir: its folder.
+        mesh: of all devices.
+        dataset: this process's part of the batches.
+        length: of the whole run.
+        shapes: of the state, with types and shardings.
+        traced: steps for the profiler, if any.
+    """
+
+    recipe: Recipe
+    workdir: Path
+    mesh: Mesh
+    dataset: CropDataset
+    length: RunLength
+    shapes: TrainState
+    traced: StepRange | None
 
 
 def main() -> None:
@@ -83,9 +110,25 @@ def main() -> None:
 
 def pretrain(stop: StopRequest) -> str | None:
     """Checks all that can be checked, restores or starts a run, and trains it; returns the signal that ended it."""
-    begin, first = time.monotonic(), jax.process_index() == 0
-    console = Console(soft_wrap=True, highlight=False, markup=False, quiet=not first)
+    begin = time.monotonic()
+    console = Console(soft_wrap=True, highlight=False, markup=False, quiet=jax.process_index() > 0)
+    plan = make_plan()
+    if stopped_by := claim(plan, stop):
+        console.print(f"stopped by {stopped_by} before the start; there was nothing to save yet")
+        return stopped_by
+    steps_kept = plan.recipe.runtime.keep_every_epochs * plan.length.steps_per_epoch
+    saver = Checkpointer(plan.workdir, plan.recipe, keep_every_steps=steps_kept)
+    with closing(saver), explaining(plan, saver):
+        outcome = find_end(plan, saver) or train(plan, saver, console, stop=stop)
+        console.print(conclude(outcome, saver, seconds=time.monotonic() - begin))
+    return outcome.stopped_by
+
+
+def make_plan() -> Plan:
+    """Checks the recipe against the devices and the data; raises ValueError or FileNotFoundError if they do not fit."""
     recipe, workdir = read_recipe_flag(), Path(WORKDIR.value)
+    # Before anything that all processes have to do alike, and which another recipe may leave out.
+    check_agreed(recipe)
     state_bytes = training_bytes(state_shapes(recipe, steps_per_epoch=1))
     mesh = make_mesh(config=recipe.runtime.mesh, state_bytes=state_bytes)
     batch_size, slices = recipe.schedule.batch_size, recipe.optimizer.accumulation_steps
@@ -95,39 +138,62 @@ def pretrain(stop: StopRequest) -> str | None:
     length = RunLength(recipe.schedule.epochs * epoch, steps_per_epoch=epoch, batch_size=batch_size)
     traced = parse_steps(PROFILE_STEPS.value, total_steps=length.total_steps) if PROFILE_STEPS.value else None
     shapes = abstract_state(recipe, steps_per_epoch=epoch, mesh=mesh)
-    if first:
-        lock_workdir(workdir)
-        claim_workdir(workdir, recipe)
-    gather_texts("claimed")
-    check_shared(workdir, recipe)
+    return Plan(recipe, workdir, mesh, dataset, length, shapes, traced)
+
+
+def claim(plan: Plan, stop: StopRequest) -> str | None:
+    """Takes the workdir for this run; returns the signal that ended the wait for another one, if any."""
+    ended = ""
+    if jax.process_index() == 0:
+        if lock_workdir(plan.workdir, stop=stop):
+            claim_workdir(plan.workdir, plan.recipe, find_saved=functools.partial(saved_recipe, plan.workdir))
+        else:
+            ended = stop.received or ""
+    ended = gather_texts(ended)[0]
+    if not ended:
+        check_shared(plan.workdir)
+    return ended or None
+
+
+def find_end(plan: Plan, saver: Checkpointer) -> Outcome | None:
+    """Returns how the run has ended if its last state is there, and whole; checks what a new one starts from."""
+    # One looks, as a network file system may show others less.
+    latest = json.loads(gather_texts(json.dumps(saver.latest_step()))[0])
+    if latest is None:
+        check_source(plan.recipe)
+    elif latest >= plan.length.total_steps:
+        state = saver.restore_latest(plan.shapes)
+        if state is not None and int(state.step) >= plan.length.total_steps:
+            return Outcome(state, int(state.step), finished=True)
+    return None
+
+
+def train(plan: Plan, saver: Checkpointer, console: Console, *, stop: StopRequest) -> Outcome:
+    """Compiles the step, tells what memory it needs, and only then makes or restores the state, and trains it."""
+    recipe, mesh, epoch = plan.recipe, plan.mesh, plan.length.steps_per_epoch
     # What runs is this program: another state or batch than was foretold would be an error.
     jitted, batch = make_train_step(recipe, steps_per_epoch=epoch, mesh=mesh), abstract_batch(recipe, mesh=mesh)
-    train_step = compile_step(jitted, shapes, batch, recipe=recipe, mesh=mesh, say=console.print)
-
-    saver = Checkpointer(workdir, recipe, keep_every_steps=recipe.runtime.keep_every_epochs * epoch)
-    with closing(saver), explaining(recipe, saver):
-        state = saver.restore_latest(shapes)
-        console.print(describe(recipe, dataset, shapes, mesh=mesh, restored=state))
-        if state is None:
-            state = first_state(recipe, steps_per_epoch=epoch, mesh=mesh, say=console.print)
-        start = int(state.step)
-        log = MetricsLog(workdir, restored_step=start) if first else NoLog()
-        display = RunProgress(console, start=start, total=length.total_steps)
-        profiler = Profiler(workdir / "profile", traced if first else None, say=display.say)
-        watchdog = Watchdog(recipe, steps_per_epoch=epoch)
-        with contextlib.closing(log), display, profiler:
-            outcome = run_training(
-                train_step,
-                state,
-                dataset,
-                outputs=Outputs(saver=saver, log=log, display=display, watchdog=watchdog, profiler=profiler),
-                length=length,
-                runtime=recipe.runtime,
-                mesh=mesh,
-                stop=stop,
-            )
-        console.print(conclude(outcome, saver, seconds=time.monotonic() - begin))
-    return outcome.stopped_by
+    train_step = compile_step(jitted, plan.shapes, batch, recipe=recipe, mesh=mesh, say=console.print)
+    state = saver.restore_latest(plan.shapes)
+    console.print(describe(plan, restored=state))
+    if state is None:
+        state = first_state(recipe, steps_per_epoch=epoch, mesh=mesh, say=console.print)
+    start, first = int(state.step), jax.process_index() == 0
+    log = MetricsLog(plan.workdir, restored_step=start) if first else NoLog()
+    display = RunProgress(console, start=start, total=plan.length.total_steps)
+    profiler = Profiler(plan.workdir / "profile", plan.traced if first else None, say=display.say)
+    watchdog = Watchdog(recipe, steps_per_epoch=epoch)
+    with contextlib.closing(log), display, profiler:
+        return run_training(
+            train_step,
+            state,
+            plan.dataset,
+            outputs=Outputs(saver=saver, log=log, display=display, watchdog=watchdog, profiler=profiler),
+            length=plan.length,
+            runtime=recipe.runtime,
+            mesh=mesh,
+            stop=stop,
+        )
 
 
 def read_recipe_flag() -> Recipe:
@@ -169,7 +235,7 @@ def closing(saver: Checkpointer) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def explaining(recipe: Recipe, saver: Checkpointer) -> Iterator[None]:
+def explaining(plan: Plan, saver: Checkpointer) -> Iterator[None]:
     """Ends the program with status 1 and advice if the numbers blow up, or what it reads from or writes to does."""
     try:
         yield
@@ -180,7 +246,13 @@ def explaining(recipe: Recipe, saver: Checkpointer) -> Iterator[None]:
             raise
         raise SystemExit(f"error: {error}; {name_last(saver)}") from None
     except NonFiniteError as error:
-        raise SystemExit(f"error: {explain(error, recipe, last_good=saver.latest_path())}") from None
+        raise SystemExit(f"error: {explain(error, plan.recipe, last_good=saver.latest_path())}") from None
+    except jax.errors.JaxRuntimeError as error:
+        if not is_exhausted(error):
+            raise
+        reason = str(error).splitlines()[0][:300]
+        advice = advise(plan.recipe, plan.mesh)
+        raise SystemExit(f"error: the memory is too small: {advice} ({reason}); {name_last(saver)}") from None
 
 
 def name_last(saver: Checkpointer) -> str:
@@ -189,10 +261,9 @@ def name_last(saver: Checkpointer) -> str:
     return f"the last state is {path}" if path else "no state has been saved"
 
 
-def describe(
-    recipe: Recipe, dataset: CropDataset, shapes: TrainState, *, mesh: Mesh, restored: TrainState | None
-) -> str:
+def describe(plan: Plan, *, restored: TrainState | None) -> str:
     """Says what is about to run, and on what."""
+    recipe, mesh, shapes = plan.recipe, plan.mesh, plan.shapes
     millions = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes.student["backbone"])) / 1e6
     batch, epochs = recipe.schedule.batch_size, recipe.schedule.epochs
     devices = f"{mesh.size} {mesh.devices.flat[0].platform} device(s)"
@@ -203,8 +274,8 @@ def describe(
     where = anew if restored is None else f"resumes after step {int(restored.step)}"
     return (
         f"{recipe.backbone.variant}/{recipe.backbone.patch_size}, {millions:.1f} M parameters, on {devices}: "
-        f"{dataset.images_per_epoch} images, batch {batch} ({batch // batch_parts(mesh)} a device), "
-        f"{dataset.steps_per_epoch} steps an epoch, {epochs} epochs; {where}"
+        f"{plan.dataset.images_per_epoch} images, batch {batch} ({batch // batch_parts(mesh)} a device), "
+        f"{plan.length.steps_per_epoch} steps an epoch, {epochs} epochs; {where}"
     )
 
 

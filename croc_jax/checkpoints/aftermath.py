@@ -4,9 +4,11 @@ import contextlib
 import functools
 import logging
 import os
+import signal
 import sys
 import threading
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -43,7 +45,7 @@ def leaving_writers_behind() -> Iterator[None]:
     """
     try:
         yield
-    except SystemExit as end:
+    except BaseException as end:
         deadline = time.monotonic() + _SECONDS_TO_JOIN
         writers = [thread for thread in threading.enumerate() if _is_writer(thread)]
         for thread in writers:
@@ -51,11 +53,20 @@ def leaving_writers_behind() -> Iterator[None]:
             threading.Thread.join(thread, max(0.0, deadline - time.monotonic()))
         if not any(thread.is_alive() for thread in writers):
             raise
-        if isinstance(end.code, str):
-            print(end.code, file=sys.stderr)
+        status = _tell(end)
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
+        os._exit(status)
+
+
+def _tell(end: BaseException) -> int:
+    """Says what Python would say of the end of a program, and returns the status that it would give it."""
+    if not isinstance(end, SystemExit):
+        traceback.print_exception(end)
+        return 128 + signal.SIGINT if isinstance(end, KeyboardInterrupt) else 1
+    if isinstance(end.code, str):
+        print(end.code, file=sys.stderr)
+    return end.code if isinstance(end.code, int) else int(end.code is not None)
 
 
 def _is_writer(thread: threading.Thread) -> bool:

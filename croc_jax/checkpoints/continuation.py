@@ -35,6 +35,13 @@ class InitError(ValueError):
     """A run cannot start from the weights that its recipe names; the message lists what to change."""
 
 
+def check_source(recipe: Recipe) -> None:
+    """Raises FileNotFoundError if what `recipe.init_from` names is not there; looks no further."""
+    source = recipe.init_from.source
+    if source and not Path(source).expanduser().exists():
+        raise FileNotFoundError(f"init_from.source={source}: there is no such file or folder")
+
+
 def first_state(
     recipe: Recipe, *, steps_per_epoch: int, mesh: Mesh, say: Callable[[str], None] = lambda line: None
 ) -> TrainState:

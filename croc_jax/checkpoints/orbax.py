@@ -177,8 +177,8 @@ class Checkpointer:
         """
         read = functools.partial(_read_state, abstract=abstract_state)
         # One looks: a network file system may show another process other folders for a while.
-        listed = json.dumps([folder.name for folder in list_checkpoints(self._folder)])
-        names = json.loads(gather_texts(listed)[0])
+        folders = list_checkpoints(self._folder) if jax.process_index() == 0 else []
+        names = json.loads(gather_texts(json.dumps([folder.name for folder in folders]))[0])
         state, damaged = read_newest([self._folder / name for name in names], read)
         if damaged:
             if jax.process_index() == 0:

@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import json
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from absl import logging as absl_logging
 
 from croc_jax.checkpoints.contents import DamagedError, check_arrays, check_digest, differing_arrays
 from croc_jax.checkpoints.folder import list_checkpoints
+from croc_jax.training.config import Recipe, recipe_from_dict
 from croc_jax.training.processes import gather_texts
 from croc_jax.training.workdir import CHECKPOINTS_NAME
 
@@ -74,6 +76,17 @@ def read_newest(folders: Sequence[Path], read: Callable[[Path], T]) -> tuple[T |
         names = ", ".join(str(folder) for folder in damaged)
         raise CheckpointError(f"damaged: {names}; no whole one is left, so start anew in another workdir")
     return None, damaged
+
+
+def saved_recipe(workdir: Path) -> Recipe | None:
+    """Returns the recipe of the newest checkpoint whose metadata are whole, if any; one process may ask alone."""
+    folder = workdir / CHECKPOINTS_NAME
+    for checkpoint in list_checkpoints(folder) if folder.is_dir() else ():
+        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+            metadata = json.loads((checkpoint / "metadata" / "metadata").read_text(encoding="utf-8"))
+            check_digest(metadata)
+            return recipe_from_dict(metadata["recipe"])
+    return None
 
 
 def read_metadata(folder: Path) -> Mapping[str, Any]:

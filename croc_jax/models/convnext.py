@@ -41,6 +41,7 @@ class ConvNeXt(nn.Module):
     norm_epsilon: float = 1e-6
     # No positions are learned.
     grid_size = None
+    has_batch_statistics = False
 
     @nn.compact
     def __call__(

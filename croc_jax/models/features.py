@@ -55,6 +55,11 @@ class Backbone(Protocol):
         """Type of the computation; parameters are float32."""
         ...
 
+    @property
+    def has_batch_statistics(self) -> bool:
+        """Whether a training pass normalizes by statistics over the batch, which devices and slices have to share."""
+        ...
+
     def init(self, rngs: Any, images: Array) -> Any:
         """Returns {"params": ...}."""
         ...

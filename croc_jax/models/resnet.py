@@ -33,6 +33,7 @@ class ResNet(nn.Module):
     remat: bool = False
     # No positions are learned.
     grid_size = None
+    has_batch_statistics = True
 
     @nn.compact
     def __call__(

@@ -65,6 +65,7 @@ class VisionTransformer(nn.Module):
     position_resizing: str = "offset"
     norm_epsilon: float = LAYER_NORM_EPSILON
     fetch: Callable[[Any], Any] | None = None
+    has_batch_statistics = False
 
     @nn.compact
     def __call__(

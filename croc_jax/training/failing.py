@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import socket
 import sys
 import threading
@@ -21,6 +22,8 @@ _HEARD = "croc_jax/failed/heard"
 _SECONDS_BETWEEN_LOOKS = 1.0
 _SECONDS_TO_BE_HEARD = 10.0
 _ENDING = threading.RLock()
+# What an exchange says when the other side is gone; a lack of memory names the exchange's library, too.
+_LOST = re.compile(r"^(?!.*RESOURCE_EXHAUSTED).*(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|[Gg]loo|GLOO|NCCL)", re.DOTALL)
 
 
 @contextlib.contextmanager
@@ -44,11 +47,11 @@ def failing_together() -> Iterator[None]:
     except BaseException as error:
         if isinstance(error, SystemExit) and not isinstance(error.code, str):
             raise
-        if isinstance(error, jax.errors.JaxRuntimeError):
+        if means_lost(error):
             # Most likely another process went first, and it or the watch is about to say so.
             time.sleep(3 * _SECONDS_BETWEEN_LOOKS)
         watch.stop()
-        if not isinstance(error, SystemExit | ValueError | FileNotFoundError | jax.errors.JaxRuntimeError):
+        if not isinstance(error, SystemExit | ValueError | FileNotFoundError) and not means_lost(error):
             traceback.print_exception(error)
         name = f"process {jax.process_index()} of {jax.process_count()} ({socket.gethostname()})"
         _fail(_Failure(1, f"{name} failed: {_describe(error)}"), listeners=jax.process_count() - 1)
@@ -143,9 +146,14 @@ def _fail(failure: _Failure, *, listeners: int) -> None:
 def _describe(error: BaseException) -> str:
     if isinstance(error, SystemExit):
         return str(error.code).removeprefix("error: ")
-    if isinstance(error, jax.errors.JaxRuntimeError):
+    if means_lost(error):
         return f"another process was killed, or its host is out of reach ({str(error).splitlines()[0][:300]})"
     return str(error) if isinstance(error, ValueError | FileNotFoundError) else f"{type(error).__name__}: {error}"
+
+
+def means_lost(error: BaseException) -> bool:
+    """Returns whether an error of the runtime tells of another process; it has many that tell of this one."""
+    return isinstance(error, jax.errors.JaxRuntimeError) and _LOST.search(str(error)) is not None
 
 
 def _end(failure: _Failure) -> None:

@@ -11,6 +11,7 @@ from typing import IO
 
 from absl import logging
 
+from croc_jax.training.stopping import StopRequest
 from croc_jax.training.workdir import WorkdirError
 
 LOCK_NAME = "lock"
@@ -23,24 +24,33 @@ _NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS, errno.
 _held: dict[Path, IO[str]] = {}
 
 
-def lock_workdir(workdir: Path) -> None:
+def lock_workdir(workdir: Path, *, stop: StopRequest | None = None) -> bool:
     """Takes a workdir, which is made if need be, until this process ends; WORKDIR/lock says who has it.
 
     Waits a while for another process, which may be about to end.
+
+    Args:
+        workdir: of the run.
+        stop: signals that end the wait.
+
+    Returns:
+        False if a signal has ended the wait.
 
     Raises:
         WorkdirError: if another process has it, or it cannot be written.
     """
     path = workdir.absolute() / LOCK_NAME
     if path in _held:
-        return
+        return True
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         file = path.open("a+", encoding="utf-8")
     except OSError as error:
         raise WorkdirError(f"cannot write to the workdir {workdir}: {error.strerror}") from error
     try:
-        _take(file, workdir)
+        if not _take(file, workdir, stop):
+            file.close()
+            return False
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             file.close()
@@ -55,21 +65,25 @@ def lock_workdir(workdir: Path) -> None:
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
     _held[path] = file
+    return True
 
 
-def _take(file: IO[str], workdir: Path) -> None:
+def _take(file: IO[str], workdir: Path, stop: StopRequest | None) -> bool:
     begin, told = time.monotonic(), False
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
+            return True
         except BlockingIOError:
+            if stop is not None and stop.received is not None:
+                return False
             file.seek(0)
             holder = file.read().strip() or "another process"
             elsewhere = not holder.endswith(f" on {socket.gethostname()}")
             if time.monotonic() - begin > (_SECONDS_TO_LOSE_HOST if elsewhere else _SECONDS_TO_END):
+                gone = f", or, if that host is gone, remove {workdir / LOCK_NAME}" if elsewhere else ""
                 raise WorkdirError(
-                    f"{workdir} is in use by {holder}: wait for it, or choose another --workdir"
+                    f"{workdir} is in use by {holder}: wait for it, or choose another --workdir{gone}"
                 ) from None
             if not told:
                 told = True

@@ -10,18 +10,19 @@ import jax
 from jax.sharding import Mesh
 
 from croc_jax.training.config import Recipe
-from croc_jax.training.sharding import DATA_AXIS, batch_parts, device_memory
+from croc_jax.training.sharding import DATA_AXIS, batch_parts, memory_limit
 
+# In the text of a compiled program: where a computation begins, and arrays by type and sides.
+COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
+ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
 _NUM_LARGEST = 3
 # One is used while the next one travels.
 _BATCHES = 2
 _UNITS = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
-_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
 # What is inside these has no place in memory.
 _INNER = re.compile(r"\b(?:calls|to_apply)=%?([\w.\-]+)")
 _RESULT = re.compile(r"^\s*(ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\(([^)]*)")
-_ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
 _ORIGIN = re.compile(r'op_name="([^"]*)"')
 # Parts of an origin that tell how it is run, not what it is.
 _MANNER = re.compile(r"jit\(.*|while|body|closed_call|checkpoint|rematted_computation|shard_map")
@@ -75,16 +76,21 @@ def compile_step(
     try:
         compiled = train_step.lower(state, batch).compile()
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if not is_exhausted(error):
             raise
         reason = str(error).splitlines()[0]
         raise StepTooLargeError(f"a step does not fit a device: {advise(recipe, mesh)} ({reason})") from error
-    needs, limit = measure(compiled, state, batch), device_memory(mesh.devices.ravel())
+    needs, limit = measure(compiled, state, batch), memory_limit(mesh.devices.ravel())
     say(f"compiled in {time.perf_counter() - begin:.1f} s; {describe(needs, limit)}")
     if needs.total > limit:
         short = f"a device needs {format_bytes(needs.total)} and may hold {format_bytes(limit)}"
         say(f"warning: {short}: {advise(recipe, mesh)}")
     return compiled
+
+
+def is_exhausted(error: Exception) -> bool:
+    """Returns whether an error of the runtime says that the memory of a device is too small."""
+    return "RESOURCE_EXHAUSTED" in str(error)
 
 
 def measure(compiled: jax.stages.Compiled, state: Any, batch: Any) -> Needs:
@@ -110,6 +116,11 @@ def bytes_on_device(leaf: Any) -> int:
     return math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
 
 
+def array_bytes(kind: str, sides: str) -> int:
+    """Returns what an array of a program takes, by its type and sides, such as "f32" and "8,4"; 0 for other types."""
+    return _BYTES.get(kind, 0) * math.prod(int(side) for side in sides.split(",") if side)
+
+
 def largest_results(text: str) -> dict[str, int]:
     """Returns bytes of the largest arrays between the arguments and the results of a program, by shape and origin.
 
@@ -121,7 +132,7 @@ def largest_results(text: str) -> dict[str, int]:
     final: set[str] = set()
     origins: dict[str, str] = {}
     for line in text.splitlines():
-        if match := _COMPUTATION.match(line):
+        if match := COMPUTATION.match(line):
             is_entry, name = bool(match[1]), match[2]
         elif name not in inner and (match := _RESULT.match(line)):
             root, result, shapes, operation, operands = match.groups()
@@ -129,7 +140,8 @@ def largest_results(text: str) -> dict[str, int]:
                 final = set(re.findall(r"%?([\w.\-]+)", operands)) if operation == "tuple" else {result}
             if operation in _NO_ARRAYS:
                 continue
-            kind, size = max(((a, _size(*a)) for a in _ARRAY.findall(shapes)), key=lambda a: a[1], default=(None, 0))
+            sizes = [(array, array_bytes(*array)) for array in ARRAY.findall(shapes)]
+            kind, size = max(sizes, key=lambda pair: pair[1], default=(None, 0))
             if kind is not None and size:
                 origins[result] = f"{kind[0]}[{kind[1]}]{_origin(line)}"
                 found[result] = size
@@ -188,7 +200,3 @@ def _origin(line: str) -> str:
     match = _ORIGIN.search(line)
     parts = [part for part in match[1].split("/") if not _MANNER.fullmatch(part)] if match else []
     return f" of {'/'.join(parts[-2:])}" if parts else ""
-
-
-def _size(kind: str, sides: str) -> int:
-    return _BYTES.get(kind, 0) * math.prod(int(side) for side in sides.split(",") if side)

@@ -103,7 +103,7 @@ def _check_processes(devices: Sequence[Any], model: int) -> None:
         )
 
 
-def device_memory(devices: Iterable[Any]) -> float:
+def memory_limit(devices: Iterable[Any]) -> float:
     """Returns the bytes that the smallest device of this process may hold; infinite where no one tells."""
     # Those of other processes do not tell.
     own = [device for device in devices if device.process_index == jax.process_index()]
@@ -112,7 +112,7 @@ def device_memory(devices: Iterable[Any]) -> float:
 
 def _least_memory(devices: Sequence[Any]) -> float:
     """Returns the bytes that any device may hold; all processes have to ask, and get the same answer."""
-    own = device_memory(devices)
+    own = memory_limit(devices)
     return own if len({device.process_index for device in devices}) == 1 else min(map(float, gather_texts(f"{own}")))
 
 

@@ -13,7 +13,6 @@ from jaxtyping import Array, Float, Int
 from croc_jax.clustering import Clustering, cluster_views, patch_positions, view_centroids
 from croc_jax.data.photometric import augment, augment_local
 from croc_jax.models import Features, clustering_tokens, follow_statistics, patch_grid
-from croc_jax.models.resnet import ResNet
 from croc_jax.objectives import DistillationSums, update_center
 from croc_jax.training.comparison import Teaching, compare_clusters, compare_images
 from croc_jax.training.config import Recipe
@@ -94,7 +93,7 @@ def make_update(
     fetch = None if mesh is None or mesh.shape[FSDP_AXIS] == 1 else partial(used_whole, mesh=mesh)
     networks = make_networks(recipe, fetch=fetch)
     # Parameters that are fetched block by block, and statistics over the batch, are exchanged in each slice.
-    apart = mesh if fetch is None and not isinstance(networks.backbone, ResNet) else None
+    apart = mesh if fetch is None and not networks.backbone.has_batch_statistics else None
     schedules = make_recipe_schedules(recipe, steps_per_epoch=steps_per_epoch)
     optimizer = make_recipe_optimizer(recipe, steps_per_epoch=steps_per_epoch)
     slices, objective = recipe.optimizer.accumulation_steps, recipe.objective

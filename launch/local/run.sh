@@ -31,7 +31,8 @@ if [[ $dry_run ]]; then
 fi
 
 stopping='' interrupted='' child=''
-# The run hears SIGTERM whatever the signal: a shell's children in the background do not hear Ctrl-C.
+# The run gets SIGTERM whatever the signal: Ctrl-C at a terminal reaches it as well, and a second SIGINT would break off
+# what it saves.
 trap 'stopping=yes interrupted=yes; [[ -z $child ]] || kill -TERM "$child" 2>/dev/null || :' TERM INT USR1
 while :; do
     "${run[@]}" &

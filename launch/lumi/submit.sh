@@ -14,8 +14,9 @@
 #
 # Assumed, and not tried on LUMI:
 # - constraints-3.11.txt pins jax 0.10.2, and jax-rocm7-plugin and jax-rocm7-pjrt 0.10.2 exist for Python 3.11 and 3.12:
-#   this pair is used; all else that it pins can be installed on Python 3.12, too. constraints-3.12.txt pins jax 0.12.0.1, whose extra rocm7-local asks for a plugin 0.12.0.1, and the
-#   newest is 0.12.0: that extra cannot be installed with this pin (jax 0.12.0 with plugin 0.12.0 can).
+#   this pair is used; all else that it pins can be installed on Python 3.12, too. constraints-3.12.txt pins jax
+#   0.12.0.1, whose extra rocm7-local asks for a plugin 0.12.0.1, and the newest is 0.12.0: that extra cannot be
+#   installed with this pin (jax 0.12.0 with plugin 0.12.0 can).
 # - The container has ROCm 7 and RCCL with the plugin for LUMI's network (aws-ofi), and LUMI's driver runs ROCm 7.
 set -euo pipefail
 
@@ -45,8 +46,9 @@ if [[ ${1:-} == --in-job ]]; then
     while :; do
         status=0
         "${@:2}" || status=$?
-        # A job that scancel has ended is not RUNNING any more, and stays ended.
-        [[ $(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) == RUNNING ]] || break
+        # A job that scancel has ended is not RUNNING any more, and stays ended; a controller that is busy says nothing.
+        state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) || state=
+        [[ -z $state || $state == RUNNING ]] || break
         # It asks for another start: by itself, or as SIGUSR1 or SIGTERM came before it could listen.
         if ((status == 75 || status == 138 || status == 143)); then
             scontrol requeue "$SLURM_JOB_ID"

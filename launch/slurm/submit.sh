@@ -31,8 +31,9 @@ if [[ ${1:-} == --in-job ]]; then
     while :; do
         status=0
         "${@:2}" || status=$?
-        # A job that scancel has ended is not RUNNING any more, and stays ended.
-        [[ $(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) == RUNNING ]] || break
+        # A job that scancel has ended is not RUNNING any more, and stays ended; a controller that is busy says nothing.
+        state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) || state=
+        [[ -z $state || $state == RUNNING ]] || break
         # It asks for another start: by itself, or as SIGUSR1 or SIGTERM came before it could listen.
         if ((status == 75 || status == 138 || status == 143)); then
             scontrol requeue "$SLURM_JOB_ID"

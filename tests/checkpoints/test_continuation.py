@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from croc_jax.checkpoints.continuation import InitError, _load_backbone, first_state
+from croc_jax.checkpoints.continuation import InitError, _load_backbone, check_source, first_state
 from croc_jax.checkpoints.foreign import ForeignWeightsError
 from croc_jax.checkpoints.official_run import export_run, load_networks, load_official_run
 from croc_jax.checkpoints.orbax import Checkpointer
@@ -91,6 +91,14 @@ def test_another_architecture_is_answered_with_the_flags_that_fit(run):
     head = dataclasses.replace(recipe.head, num_prototypes=13)
     with pytest.raises(InitError, match=r"center is \(12,\), not \(13,\).*config.head"):
         start(with_init(dataclasses.replace(recipe, head=head), source=run[0], parts="networks"))
+
+
+def test_weights_that_are_not_there_are_named_before_they_are_read(run, tmp_path):
+    recipe = tiny_recipe()
+    check_source(recipe)
+    check_source(with_init(recipe, source=run[0]))
+    with pytest.raises(FileNotFoundError, match=r"init_from.source=.*nowhere.pth: there is no such file or folder"):
+        check_source(with_init(recipe, source=tmp_path / "nowhere.pth"))
 
 
 def test_impossible_settings_are_named():

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from croc_jax.checkpoints import Checkpointer, CheckpointError, contents, orbax, restore_backbone
+from croc_jax.checkpoints.reading import saved_recipe
 from croc_jax.training.sharding import MeshConfig, make_mesh
 from croc_jax.training.start import abstract_state, fresh_state
 from tests.training.tiny import STEPS_PER_EPOCH, tiny_recipe
@@ -236,6 +237,16 @@ def test_a_checkpoint_of_another_version_is_an_error_and_no_damage(tmp_path, mon
     save(tmp_path, [3])
     with pytest.raises(CheckpointError, match="of another version: unknown field backbone.registers"):
         restore_backbone(tmp_path)
+
+
+def test_the_recipe_of_a_run_is_that_of_its_newest_readable_checkpoint(tmp_path):
+    assert saved_recipe(tmp_path) is None
+    save(tmp_path, [3])
+    assert saved_recipe(tmp_path) == RECIPE
+    (tmp_path / "checkpoints" / "6" / "metadata").mkdir(parents=True)
+    assert saved_recipe(tmp_path) == RECIPE
+    flip_bits(tmp_path / "checkpoints" / "3" / "metadata" / "metadata")
+    assert saved_recipe(tmp_path) is None
 
 
 def test_metadata_say_what_the_run_was(tmp_path):

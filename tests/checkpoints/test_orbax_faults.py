@@ -182,6 +182,27 @@ def test_a_program_does_not_wait_for_the_writers_of_a_failed_save(code, status, 
     assert end.value.code == code and ended == [status] and not writer.is_alive()
 
 
+@pytest.mark.parametrize(
+    ("error", "status", "last"),
+    [(OSError("disk gone"), 1, "OSError: disk gone"), (KeyboardInterrupt(), 130, "KeyboardInterrupt")],
+)
+def test_no_other_end_waits_for_the_writers_either(error, status, last, monkeypatch, capsys):
+    monkeypatch.setattr(aftermath, "_SECONDS_TO_JOIN", 0.1)
+    monkeypatch.setattr(Writer, "__module__", "orbax.checkpoint.futures")
+    ended = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    writer = Writer()
+    monkeypatch.setattr(threading, "enumerate", lambda: [threading.main_thread(), writer])
+    writer.start()
+    with aftermath.leaving_writers_behind():
+        raise error
+    said = capsys.readouterr().err.splitlines()
+    assert ended == [status] and said[0].startswith("Traceback") and said[-1] == last
+    writer.done.set()
+    with pytest.raises(type(error)), aftermath.leaving_writers_behind():
+        raise error
+
+
 def test_leftovers_that_cannot_be_removed_yet_hinder_no_later_save(tmp_path, monkeypatch):
     torn = tmp_path / "checkpoints" / "6.orbax-checkpoint-tmp"
     (torn / "state").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The modules behind launch/sweep.py, which define no flags, and images for them."""
+"""The modules behind launch/sweep.py, which define no flags, and images for them; a machine for launch templates."""
 
 import importlib
 from pathlib import Path
@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
+from tests.launch.templates import Desk
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,3 +36,9 @@ def data(tmp_path_factory):
             Image.fromarray(pixels).save(folder / "images" / split / f"{index}.png")
             Image.fromarray((pixels[..., 0] > 127).astype(np.uint8)).save(folder / "labels" / split / f"{index}.png")
     return folder
+
+
+@pytest.fixture
+def desk(tmp_path):
+    """A machine where every command of a cluster is a fake."""
+    return Desk(tmp_path)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.launch.sweeping import FakeRunner, sweep_config
-from tests.launch.test_templates import Desk
+from tests.launch.templates import Desk
 
 
 @pytest.fixture

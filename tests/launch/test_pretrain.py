@@ -1,5 +1,6 @@
 """The pre-training program as one runs it: ends, kills, resumption, and mistakes."""
 
+import fcntl
 import json
 import os
 import random
@@ -149,6 +150,39 @@ def test_a_run_leaves_config_metrics_and_checkpoint(home, uninterrupted):
     assert [path.name for path in (uninterrupted / "checkpoints").iterdir()] == [str(LAST)]
     assert any((uninterrupted / "tensorboard").iterdir())
     assert re.fullmatch(r"process \d+ on .+\n", (uninterrupted / "lock").read_text())
+
+
+def test_a_finished_run_is_told_without_compiling_anything(home, uninterrupted):
+    before = (uninterrupted / "metrics.jsonl").read_bytes()
+    status, output, errors = finish(start(home, uninterrupted, runtime__checkpoint_every_minutes=1000))
+    assert status == 0, errors
+    assert f"finished at step {LAST}" in output and f"the last state is {uninterrupted}/checkpoints/{LAST}" in output
+    assert "compiling" not in output and (uninterrupted / "metrics.jsonl").read_bytes() == before
+
+
+def test_weights_that_are_not_there_are_told_before_anything_is_compiled(home):
+    process = start(home, home / "sourceless", init_from__source=f"{home}/nowhere.pth")
+    status, output, errors = finish(process)
+    assert status == 1 and "compiling" not in output
+    assert errors.endswith(f"error: init_from.source={home}/nowhere.pth: there is no such file or folder\n")
+
+
+def test_a_signal_while_another_process_has_the_workdir_ends_with_75(home):
+    workdir = home / "taken-over"
+    workdir.mkdir()
+    with (workdir / "lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        held.write("process 1 on another host\n")
+        held.flush()
+        process = start(home, workdir)
+        said = ""
+        while "waiting a while for it to end" not in said:
+            said = process.stderr.readline()
+            assert said, finish(process)
+        process.terminate()
+        status, output, _ = finish(process)
+    assert status == EX_TEMPFAIL and output == "stopped by SIGTERM before the start; there was nothing to save yet\n"
+    assert not (workdir / "config.json").exists()
 
 
 def test_kill_then_sigterm_then_the_end_equals_an_uninterrupted_run(home, uninterrupted):

@@ -5,6 +5,8 @@ import signal
 import sys
 import time
 
+import jax
+
 from croc_jax.training.failing import failing_together
 from croc_jax.training.processes import gather_texts, join_processes
 
@@ -25,6 +27,8 @@ def main(address, count, index, deed):
         elif deed == "fail later":
             time.sleep(0.5)
             raise OSError("disk gone")
+        elif deed == "need memory":
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: NCCL: out of memory")
         print("left", flush=True)
     sys.exit(75)
 

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import logging
 import os
+import signal
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import pytest
 
 from croc_jax.training import lock
 from croc_jax.training.lock import lock_workdir
+from croc_jax.training.stopping import StopRequest
 from croc_jax.training.workdir import WorkdirError
 
 HOLDER = """
@@ -50,6 +52,25 @@ def test_a_second_training_is_refused_by_name(tmp_path, holder):
     with pytest.raises(WorkdirError, match=r"is in use by process 1 on .*: wait for it, or choose another --workdir$"):
         lock_workdir(tmp_path)
     assert (tmp_path / "lock").read_text() == f"process 1 on {os.uname().nodename}\n"
+
+
+def test_a_holder_on_another_host_may_be_gone_with_it(tmp_path, holder, monkeypatch):
+    monkeypatch.setattr(lock, "_SECONDS_TO_LOSE_HOST", 0.0)
+    monkeypatch.setattr(lock.socket, "gethostname", lambda: "elsewhere")
+    with pytest.raises(WorkdirError, match=r"or, if that host is gone, remove .*/lock$"):
+        lock_workdir(tmp_path)
+
+
+def test_a_signal_ends_the_wait(tmp_path, holder, monkeypatch):
+    monkeypatch.setattr(lock, "_SECONDS_TO_END", 60.0)
+    with StopRequest() as stop:
+        monkeypatch.setattr(lock.time, "sleep", lambda seconds: os.kill(os.getpid(), signal.SIGTERM))
+        assert not lock_workdir(tmp_path, stop=stop)
+        assert stop.received == "SIGTERM"
+        holder.kill()
+        holder.wait()
+        # The end of another one counts more than a signal: the run saves what it does not have.
+        assert lock_workdir(tmp_path, stop=stop)
 
 
 def test_a_killed_one_gives_way_at_once(tmp_path, holder):

@@ -55,7 +55,7 @@ def test_a_step_is_compiled_once_before_there_is_a_state(compilations, monkeypat
         in_shardings=(whole, split), out_shardings=(whole, whole), donate_argnums=0,
     )  # fmt: skip
     lines = []
-    monkeypatch.setattr(memory, "device_memory", lambda devices: 1500.0)
+    monkeypatch.setattr(memory, "memory_limit", lambda devices: 1500.0)
     step = compile_step(jitted, state, batch, recipe=tiny_recipe(), mesh=mesh, say=lines.append)
     assert len(compilations) == 1
     assert lines[0] == "compiling the training step ..."
@@ -69,7 +69,7 @@ def test_a_step_is_compiled_once_before_there_is_a_state(compilations, monkeypat
     for _ in range(2):
         state, metrics = step(state, shard_batch(np.ones((4, 256), np.uint8), mesh))
     assert float(metrics["loss"]) == 256 and not compilations
-    monkeypatch.setattr(memory, "device_memory", lambda devices: math.inf)
+    monkeypatch.setattr(memory, "memory_limit", lambda devices: math.inf)
     compile_step(jitted, state, batch, recipe=tiny_recipe(), mesh=mesh, say=lines.append)
     assert len(lines) == 5
 

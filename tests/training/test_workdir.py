@@ -11,7 +11,14 @@ import pytest
 from croc_jax.training import workdir as workdir_module
 from croc_jax.training.config import Recipe, RuntimeConfig, ScheduleConfig, recipe_to_dict
 from croc_jax.training.durable import replace_file
-from croc_jax.training.workdir import WorkdirError, check_shared, claim_workdir, differing_fields, read_recipe
+from croc_jax.training.workdir import (
+    WorkdirError,
+    check_agreed,
+    check_shared,
+    claim_workdir,
+    differing_fields,
+    read_recipe,
+)
 
 RECIPE = Recipe(seed=3)
 
@@ -67,6 +74,16 @@ def test_a_config_that_a_crash_has_emptied_is_written_anew(tmp_path, caplog):
     assert warning == f"{tmp_path}/config.json is empty, as a crash leaves it: it gets the settings of this command"
 
 
+def test_an_emptied_config_takes_no_other_recipe_than_that_of_the_checkpoints(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.json").write_text("")
+    with pytest.raises(WorkdirError, match="another configuration.*\n  seed: 4 there, 3 now"):
+        claim_workdir(tmp_path, RECIPE, find_saved=lambda: dataclasses.replace(RECIPE, seed=4))
+    assert (tmp_path / "config.json").read_text() == ""
+    claim_workdir(tmp_path, RECIPE, find_saved=lambda: RECIPE)
+    assert read_recipe(tmp_path / "config.json") == RECIPE
+
+
 def test_a_file_is_on_the_disk_before_it_takes_the_place_of_another(tmp_path, monkeypatch):
     synced = []
 
@@ -102,11 +119,27 @@ def test_a_path_that_cannot_be_a_folder_is_one_line(tmp_path):
         claim_workdir(tmp_path / "file" / "run", RECIPE)
 
 
-def test_another_process_needs_the_same_disk_and_recipe(tmp_path, monkeypatch):
+def test_another_process_needs_the_same_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(workdir_module, "_SECONDS_TO_SHOW", 0.0)
     with pytest.raises(WorkdirError, match="config.json, written by process 0, is not here: --workdir must be on a"):
-        check_shared(tmp_path, RECIPE)
+        check_shared(tmp_path)
     claim_workdir(tmp_path, RECIPE)
-    check_shared(tmp_path, RECIPE)
-    with pytest.raises(WorkdirError, match="another recipe than process 0: seed=4 here and 3 there$"):
-        check_shared(tmp_path, dataclasses.replace(RECIPE, seed=4))
+    check_shared(tmp_path)
+
+
+def test_every_process_needs_the_same_recipe_with_its_runtime_settings(monkeypatch):
+    def join(*others):
+        """Makes this process one of several with other recipes."""
+        texts = [json.dumps(recipe_to_dict(other)) for other in others]
+        monkeypatch.setattr(workdir_module, "gather_texts", lambda text: [text, *texts])
+
+    join(RECIPE, RECIPE)
+    check_agreed(RECIPE)
+    join(RECIPE, dataclasses.replace(RECIPE, seed=4, runtime=RuntimeConfig(keep_every_epochs=7)))
+    with pytest.raises(WorkdirError) as refusal:
+        check_agreed(RECIPE)
+    kept = RECIPE.runtime.keep_every_epochs
+    assert str(refusal.value) == (
+        f"process 2 has another recipe than process 0: runtime.keep_every_epochs=7 there and {kept} in process 0, "
+        "seed=4 there and 3 in process 0; give all the same flags"
+    )

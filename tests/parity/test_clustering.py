@@ -46,6 +46,11 @@ def test_clustering_equals_the_official_one(golden):
             others = np.setdiff1d(np.arange(config.k_start), pairs)
             assert not ours[..., others].any() and not np.asarray(result.valid[b, h])[others].any()
             valid = golden["valid"][b, h, :k]
+            np.testing.assert_allclose(
+                centroids[:, b, h][:, pairs][:, valid],
+                golden["centroids"][:, b, h, :k][:, valid],
+                atol=2e-5 * norm_scale,
+            )
             difference = np.abs(centroids[:, b, h][:, pairs] - golden["centroids"][:, b, h, :k])[:, valid]
             weighted = difference.max(-1) * np.minimum(shortness[:, b, h][:, pairs][:, valid], 1.0)
             assert weighted.max() <= 5e-6 * norm_scale

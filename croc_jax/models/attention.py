@@ -41,18 +41,27 @@ class Attention(nn.Module):
         self, tokens: Float[Array, "b n d"], rotation: np.ndarray | Array | None = None
     ) -> tuple[Array, tuple[Array, Array, Array]]:
         """Returns the update, and the queries, keys and values `[b h n dh]`, not rotated."""
-        queries, keys, values = HeadsIn(self.num_heads, self.dtype, name="qkv")(tokens)
+        by_token = self.implementation == "cudnn"
+        queries, keys, values = HeadsIn(self.num_heads, self.dtype, by_token, name="qkv")(tokens)
         turned = (queries, keys) if rotation is None else (rotate(queries, rotation), rotate(keys, rotation))
         mixed = attend(*turned, values, implementation=self.implementation)
-        update = HeadsOut(self.dtype, name="projection")(checkpoint_name(mixed, "mixed"))
+        update = HeadsOut(self.dtype, by_token, name="projection")(checkpoint_name(mixed, "mixed"))
         return update, (queries, keys, values)
 
 
 class HeadsIn(nn.Module):
-    """Queries, keys and values, each head's by itself: no transpose of tokens and heads follows the product."""
+    """Queries, keys and values of all heads.
+
+    Attributes:
+        num_heads: that share the width.
+        dtype: of the computation.
+        by_token: lay out all that belongs to a token side by side, by one product, as cuDNN reads it; else each
+            head's tokens, by three products, which XLA need not transpose.
+    """
 
     num_heads: int
     dtype: Any
+    by_token: bool
 
     @nn.compact
     def __call__(self, tokens: Float[Array, "b n d"]) -> tuple[Array, Array, Array]:
@@ -60,6 +69,11 @@ class HeadsIn(nn.Module):
         width = tokens.shape[-1]
         kernel = self.param("kernel", truncated_normal, (width, 3 * width))
         bias = self.param("bias", nn.initializers.zeros, (3 * width,))
+        if self.by_token:
+            qkv = add_bias(product("bnd,df->bnf", tokens, kernel, self.dtype), bias)
+            qkv = qkv.reshape(*tokens.shape[:2], 3, self.num_heads, -1)
+            queries, keys, values = (jnp.swapaxes(qkv[:, :, i], 1, 2) for i in range(3))
+            return queries, keys, values
         kernels = jnp.moveaxis(kernel.reshape(width, 3, self.num_heads, -1), 1, 0)
         biases = bias.reshape(3, self.num_heads, 1, -1)
         queries, keys, values = (
@@ -70,17 +84,21 @@ class HeadsIn(nn.Module):
 
 
 class HeadsOut(nn.Module):
-    """A linear layer from the joined features of all heads."""
+    """A linear layer from the joined features of all heads; `by_token` as in `HeadsIn`."""
 
     dtype: Any
+    by_token: bool
 
     @nn.compact
     def __call__(self, mixed: Float[Array, "b h n dh"]) -> Float[Array, "b n d"]:
         """Returns one update a token."""
-        heads, head_width = mixed.shape[1], mixed.shape[3]
+        batch, heads, count, head_width = mixed.shape
         width = heads * head_width
         kernel = self.param("kernel", truncated_normal, (width, width))
         bias = self.param("bias", nn.initializers.zeros, (width,))
+        if self.by_token:
+            joined = jnp.swapaxes(mixed, 1, 2).reshape(batch, count, width)
+            return add_bias(product("bnd,df->bnf", joined, kernel, self.dtype), bias)
         kernel = kernel.reshape(heads, head_width, width)
         return add_bias(product("bhne,hed->bnd", mixed, kernel, self.dtype), bias)
 
@@ -133,7 +151,8 @@ def _attend_cudnn(queries: Array, keys: Array, values: Array) -> Array:
     lengths: Int[Array, " b"] = jnp.full(batch, count, jnp.int32)
 
     def pad(tokens: Array) -> Array:
-        return jnp.pad(jnp.swapaxes(tokens, 1, 2), ((0, 0), (0, missing), (0, 0), (0, 0)))
+        padded = jnp.pad(jnp.swapaxes(tokens, 1, 2), ((0, 0), (0, missing), (0, 0), (0, 0)))
+        return checkpoint_name(padded, "qkv")
 
     mixed = jax.nn.dot_product_attention(
         pad(queries),

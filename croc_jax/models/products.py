@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 
@@ -66,12 +67,21 @@ add_bias.defvjp(_add_bias_forward, _add_bias_backward)
 
 
 class Dense(nn.Module):
-    """A linear layer with the parameters of `nn.Dense`, whose gradients are float32 whatever the computation is in."""
+    """A linear layer with the parameters of `nn.Dense`, whose gradients are float32 whatever the computation is in.
+
+    Attributes:
+        features: of a result.
+        dtype: of the computation.
+        kernel_init: of the matrix.
+        bias_init: of the bias.
+        kept_as: name of the product, before the bias, for policies that keep values for the backward pass.
+    """
 
     features: int
     dtype: Any
     kernel_init: nn.initializers.Initializer
     bias_init: nn.initializers.Initializer = nn.initializers.zeros
+    kept_as: str = ""
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch f"]:
@@ -79,4 +89,5 @@ class Dense(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
         bias = self.param("bias", self.bias_init, (self.features,))
         batch = "abc"[: x.ndim - 1]
-        return add_bias(product(f"{batch}d,df->{batch}f", x.astype(self.dtype), kernel, self.dtype), bias)
+        result = product(f"{batch}d,df->{batch}f", x.astype(self.dtype), kernel, self.dtype)
+        return add_bias(checkpoint_name(result, self.kept_as) if self.kept_as else result, bias)

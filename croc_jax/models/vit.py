@@ -38,7 +38,7 @@ class VisionTransformer(nn.Module):
             than to write it out and read it back, and saves memory.
         unrolled: compile the blocks one by one, not as a loop.
         dtype: of the computation; parameters are float32.
-        attention: "xla" or "cudnn".
+        attention: "xla", "xla_tpu" or "cudnn".
         num_registers: tokens beside [CLS] that no one reads.
         layer_scale: whether a learned factor scales each feature of an update.
         mlp: "gelu", or "swiglu": the first matrix gives twice as many features, of which one half gates the other.
@@ -164,7 +164,7 @@ class VisionTransformer(nn.Module):
         return run(tokens, (params[-1], rates[-1], drop_keys[-1]))
 
     def _policy(self) -> Callable[..., bool]:
-        """Says what blocks keep: values by their names, and all results of cuDNN's attention, whose softmax has none."""
+        """Says what blocks keep: values by name, and all results of cuDNN's attention, whose log-sum-exp has none."""
         policies = jax.checkpoint_policies
         names = policies.save_only_these_names(*self.kept)
         if self.attention != "cudnn" or "mixed" not in self.kept:
@@ -220,7 +220,7 @@ class Block(nn.Module):
         rows = layer_norm(self.dtype, "norm_2", self.norm_epsilon)(tokens).reshape(-1, tokens.shape[-1])
         width = round(tokens.shape[-1] * self.mlp_ratio)
         gated = self.mlp == "swiglu"
-        hidden = checkpoint_name(dense((1 + gated) * width, self.dtype, "mlp_1")(rows), "hidden")
+        hidden = dense((1 + gated) * width, self.dtype, "mlp_1", kept_as="hidden")(rows)
         hidden = jax.nn.silu(hidden[:, :width]) * hidden[:, width:] if gated else gelu(hidden)
         update = dense(tokens.shape[-1], self.dtype, "mlp_2")(hidden).reshape(tokens.shape)
         update = self._scale(update, "scale_2")
@@ -252,9 +252,9 @@ def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return 0.5 * x * (1 + jax.lax.erf(x * math.sqrt(0.5)))
 
 
-def dense(features: int, dtype: Any, name: str) -> Dense:
+def dense(features: int, dtype: Any, name: str, *, kept_as: str = "") -> Dense:
     """Returns a linear layer that starts from a truncated normal."""
-    return Dense(features, dtype, kernel_init=truncated_normal, name=name)
+    return Dense(features, dtype, kernel_init=truncated_normal, kept_as=kept_as, name=name)
 
 
 def layer_norm(dtype: Any, name: str, epsilon: float = LAYER_NORM_EPSILON) -> nn.LayerNorm:

@@ -24,8 +24,10 @@ RULES: tuple[tuple[str, PartitionSpec], ...] = (
     # Prototypes, and the centers of their logits.
     (r"last_layer(_dense)?/(direction|scale)", PartitionSpec(MODEL_AXIS, FSDP_AXIS)),
     (r"center(_dense)?", PartitionSpec(MODEL_AXIS)),
-    # Matrices and convolutions, by their outputs.
-    (r"(qkv|projection|mlp_\d)/kernel", PartitionSpec(None, FSDP_AXIS)),
+    # Matrices and convolutions, by their outputs; that of queries, keys and values, whose outputs are cut into heads,
+    # by its inputs.
+    (r"qkv/kernel", PartitionSpec(FSDP_AXIS, None)),
+    (r"(projection|mlp_\d)/kernel", PartitionSpec(None, FSDP_AXIS)),
     (r"(conv_\d|shortcut|downsample_\d)/kernel", PartitionSpec(None, None, None, FSDP_AXIS)),
     (r".*", PartitionSpec()),
 )
@@ -147,9 +149,10 @@ def state_shardings(shapes: Any, mesh: Mesh) -> Any:
 
 
 def used_whole(params: Any, mesh: Mesh) -> Any:
-    """Fetches what the fsdp axis splits, and leaves what the model axis splits; to be called under jit.
+    """All-gathers what the fsdp axis splits, and leaves what the model axis splits; to be called under jit.
 
-    Gradients come back split.
+    Gradients come back split: devices reduce-scatter them. (The transpose of a sharding constraint asks for the
+    whole gradient instead: an all-reduce, of which each device then drops all but its part.)
 
     Args:
         params: a tree of parameters.
@@ -157,10 +160,28 @@ def used_whole(params: Any, mesh: Mesh) -> Any:
     """
 
     def fetch(path: tuple, leaf: Any) -> Any:
-        spec = PartitionSpec(*(None if axis == FSDP_AXIS else axis for axis in _spec(path, leaf, mesh)))
-        return jax.lax.with_sharding_constraint(leaf, NamedSharding(mesh, spec))
+        split = _spec(path, leaf, mesh)
+        whole = PartitionSpec(*(None if axis == FSDP_AXIS else axis for axis in split))
+        return _gather(leaf, NamedSharding(mesh, split), NamedSharding(mesh, whole))
 
     return params if mesh.shape[FSDP_AXIS] == 1 else jax.tree_util.tree_map_with_path(fetch, params)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _gather(leaf: Any, split: NamedSharding, whole: NamedSharding) -> Any:
+    del split
+    return jax.lax.with_sharding_constraint(leaf, whole)
+
+
+def _gather_forward(leaf: Any, split: NamedSharding, whole: NamedSharding) -> tuple[Any, None]:
+    return _gather(leaf, split, whole), None
+
+
+def _gather_backward(split: NamedSharding, _: NamedSharding, __: None, cotangent: Any) -> tuple[Any]:
+    return (jax.lax.with_sharding_constraint(cotangent, split),)
+
+
+_gather.defvjp(_gather_forward, _gather_backward)
 
 
 def _spec(path: tuple, leaf: Any, mesh: Mesh) -> PartitionSpec:

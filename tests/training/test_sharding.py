@@ -1,6 +1,7 @@
 """Meshes of devices, and where the parts of a state live on them."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
@@ -112,7 +113,8 @@ def test_rules_split_matrices_prototypes_and_what_follows_them():
     mesh = make_mesh(jax.devices(), MeshConfig(fsdp=4, model=2))
     shardings = state_shardings(state_shapes(tiny_recipe(), steps_per_epoch=STEPS_PER_EPOCH), mesh)
     block = shardings.teacher["backbone"]["block_1"]
-    assert block["attention"]["qkv"]["kernel"].spec == PartitionSpec(None, "fsdp")
+    assert block["attention"]["qkv"]["kernel"].spec == PartitionSpec("fsdp", None)
+    assert block["attention"]["projection"]["kernel"].spec == PartitionSpec(None, "fsdp")
     assert block["attention"]["qkv"]["bias"].spec == block["norm_1"]["scale"].spec == PartitionSpec()
     head = shardings.student["head"]
     assert head["last_layer"]["direction"].spec == PartitionSpec("model", "fsdp")
@@ -148,6 +150,29 @@ def test_what_is_used_is_whole_but_for_prototypes():
     np.testing.assert_array_equal(whole["last_layer"]["direction"], params["last_layer"]["direction"])
     alone = make_mesh(jax.devices()[:1])
     assert used_whole(params, alone) is params
+
+
+def test_gradients_of_what_is_used_whole_come_back_split():
+    mesh = make_mesh(jax.devices(), MeshConfig(fsdp=4))
+    params = {"mlp_1": {"kernel": np.ones((4, 8), np.float32)}, "norm": {"scale": np.ones(4, np.float32)}}
+    split = jax.device_put(params, state_shardings(params, mesh))
+    rows = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+
+    def loss(params, rows):
+        whole = used_whole(params, mesh)
+        return jnp.sum((rows * whole["norm"]["scale"] @ whole["mlp_1"]["kernel"]) ** 2)
+
+    gradients = jax.jit(jax.grad(loss))(split, shard_batch(rows, mesh))
+    expected = reference_gradients(params, rows)
+    assert gradients["mlp_1"]["kernel"].sharding.shard_shape((4, 8)) == (4, 2)
+    np.testing.assert_allclose(gradients["mlp_1"]["kernel"], expected[0], rtol=1e-5)
+    np.testing.assert_allclose(gradients["norm"]["scale"], expected[1], rtol=1e-5)
+
+
+def reference_gradients(params, rows):
+    scale, kernel = (np.asarray(array, np.float64) for array in (params["norm"]["scale"], params["mlp_1"]["kernel"]))
+    to_result = 2 * (rows * scale) @ kernel
+    return (rows * scale).T @ to_result, np.sum(to_result @ kernel.T * rows, axis=0)
 
 
 def test_rows_are_split_by_data_and_fsdp():

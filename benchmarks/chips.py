@@ -19,7 +19,7 @@ from absl import app, flags
 from ml_collections import config_flags
 from rich.console import Console
 from rich.table import Table
-from rows import ROWS, change_row, find_figures
+from rows import ROWS, find_figures
 from scaling_page import HEAD, Entry, cells_of, make_page
 
 from croc_jax.training.config_dict import recipe_config
@@ -37,7 +37,10 @@ def main(argv: Sequence[str]) -> None:
     # A signal of a scheduler ends the program that compiles, too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     changes = config_flags.get_override_values(flags.FLAGS["config"])
-    rows = [change_row(row, changes) for row in ROWS if not ONLY.value or row.name in ONLY.value]
+    if changes and OUTPUT.value:
+        raise app.UsageError("the page tells of the configured recipes: --output takes no --config.FIELD")
+    chosen = [row for row in ROWS if not ONLY.value or row.name in ONLY.value]
+    rows = [row._replace(fields={**row.fields, **changes}) for row in chosen]
     found = find_figures(rows, folder=Path(RESULTS.value), dump=Path(DUMP.value) if DUMP.value else None)
     entries = [Entry(row.title, row.topology, told) for row, told in zip(rows, found, strict=True)]
     show(entries)

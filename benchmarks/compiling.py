@@ -114,10 +114,11 @@ class Figures:
 def main() -> None:
     """Does the job of the standard input."""
     job = json.load(sys.stdin)
-    recipe = read_recipe(job["config"], job["fields"])
     try:
+        recipe = read_recipe(job["config"], job["fields"])
         told = dataclasses.asdict(measure(recipe, job["topology"], dump=job["dump"]))
-    except jax.errors.JaxRuntimeError as error:
+    # The latter two: no step can be made of these settings.
+    except (jax.errors.JaxRuntimeError, NotImplementedError, ValueError) as error:
         told = {"failure": describe_failure(error)}
     json.dump(told, sys.stdout)
 

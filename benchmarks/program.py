@@ -9,17 +9,18 @@ from typing import NamedTuple
 from instructions import Instruction, attribute, called_names, first_sides, padded_bytes, parse, result_type
 from products import product_flops
 
-from croc_jax.training.memory import ARRAY, NO_ARRAYS, array_bytes, read_origin
+from croc_jax.training.memory import ARRAY, NO_ARRAYS, ORIGIN, array_bytes
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _COLLECTIVE = re.compile(rf"({'|'.join(KINDS)})(-start)?")
 _TRIPS = re.compile(r'known_trip_count":\{"n":"(\d+)"')
 _CYCLES = re.compile(r'estimated_cycles":"(\d+)"')
 _HOST = re.compile(r'custom_call_target="[^"]*(?:callback|host)[^"]*"', re.IGNORECASE)
-_TRANSFORMED = re.compile(r"\b(?:transpose|jvp|vmap)\(")
+_TRANSFORMED = re.compile(r"\b(?:transpose|jvp|vmap|jit)\(")
+# Parts of an origin that tell how it is run, not what it is.
+_MANNER = ("while", "body", "closed_call", "eval_jaxpr", "checkpoint", "rematted_computation", "shard_map")
 _LAYER = re.compile(r"(blocks?)_\d+", re.IGNORECASE)
 _ORIGIN_PARTS = 4
-_MANY_PARTS = 99
 # What the origin of an operation says about its pass, the rarer mark first.
 _DIRECTIONS = {"transpose(jvp(": "backward: ", "jvp(": "forward: "}
 # A TPU's compiler calls a computation so that sums up, and keeps its own part.
@@ -273,10 +274,12 @@ def _describe(instruction: Instruction) -> str:
     """Names an operation by its largest result and its origin, in the same way for each layer."""
     arrays = ARRAY.findall(result_type(instruction))
     element, sides = max(arrays, key=lambda array: array_bytes(*array), default=("nothing", ""))
-    # What is fused may have several origins: the first is enough.
-    names = read_origin(instruction.line, parts=_MANY_PARTS).partition(":")[0].lstrip("(").split("/")
-    plain = (_TRANSFORMED.sub("", name).rstrip(")") if _TRANSFORMED.search(name) else name for name in names)
-    origin = _LAYER.sub(r"\1", "/".join(list(filter(None, plain))[-_ORIGIN_PARTS:]))
+    match = ORIGIN.search(instruction.line)
+    # What is fused may have several origins: the first is enough. All have the name of the program.
+    parts = match[1].partition(":")[0].split("/")[1:] if match else []
+    plain = (_TRANSFORMED.sub("", part).strip("()") if _TRANSFORMED.search(part) else part.strip("(") for part in parts)
+    names = [name for name in plain if name and name not in _MANNER]
+    origin = _LAYER.sub(r"\1", "/".join(names[-_ORIGIN_PARTS:]))
     direction = next((told for mark, told in _DIRECTIONS.items() if mark in instruction.line), "")
     return f"{element}[{sides}] {direction}{origin or instruction.operation}"
 

@@ -69,12 +69,6 @@ ROWS = (
 )
 
 
-def change_row(row: Row, fields: Mapping[str, Any]) -> Row:
-    """Returns a row with other values for some fields of its recipe, which its title tells."""
-    told = "".join(f", {name}={value}" for name, value in fields.items())
-    return row._replace(title=row.title + told, fields={**row.fields, **fields})
-
-
 class RowError(RuntimeError):
     """A row could not be compiled for a reason that has nothing to do with it; the message tells."""
 
@@ -96,8 +90,13 @@ def find_figures(rows: Sequence[Row], *, folder: Path, dump: Path | None) -> lis
         for number, row in enumerate(rows, start=1):
             task = progress.add_task(f"row {number} of {len(rows)}: {row.title}")
             found.append(find_row(row, folder=folder, dump=dump))
-            progress.update(task, completed=1, total=1)
+            progress.remove_task(task)
+            progress.console.print(f"{row.title}: {_outcome(found[-1])}", markup=False, highlight=False, soft_wrap=True)
     return found
+
+
+def _outcome(told: Figures | str) -> str:
+    return told if isinstance(told, str) else f"compiled in {told.compile_seconds:.0f} s"
 
 
 def find_row(row: Row, *, folder: Path, dump: Path | None) -> Figures | str:
@@ -152,11 +151,12 @@ def compile_row(row: Row, *, dump: Path | None) -> dict[str, Any]:
     """
     target = str((dump / f"{row.name}.txt").resolve()) if dump is not None else ""
     job = {"config": row.config, "topology": row.topology, "fields": dict(row.fields), "dump": target}
-    # A cache from outside would hide how long it takes.
+    # A cache from outside would hide how long it takes. An error's last line is to be its message.
     environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    environment |= {"JAX_PLATFORMS": "cpu", "JAX_TRACEBACK_FILTERING": "off"}
     pipes: Any = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     command = [sys.executable, str(_HERE / "compiling.py")]
-    with subprocess.Popen(command, env=environment | {"JAX_PLATFORMS": "cpu"}, text=True, **pipes) as process:
+    with subprocess.Popen(command, env=environment, text=True, **pipes) as process:
         try:
             told, errors = process.communicate(json.dumps(job))
         except BaseException:

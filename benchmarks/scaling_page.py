@@ -146,11 +146,11 @@ def cells_of(entry: Entry) -> list[str]:
         f"{told.images}",
         *(f"{size / GIB:.2f}" for size in (told.state, told.arguments, told.temporaries)),
         "yes" if told.fits else "no",
-        f"{1e3 * told.seconds:.4g}{'' if chip.clock else ' at least'}",
-        f"{told.flops / 1e12:.3g}",
+        f"{_short(1e3 * told.seconds)}{'' if chip.clock else ' at least'}",
+        _short(told.flops / 1e12),
         f"{share:.0%}{'' if chip.clock else ' at most'}",
         # A TPU's bytes say little: what stays in the fast memory does not travel.
-        "" if chip.clock else f"{told.traffic / 1e9:.3g}",
+        "" if chip.clock else _short(told.traffic / 1e9),
         f"{told.launches:,}",
         f"{told.compile_seconds:.0f}, {told.compile_cpu_seconds:.0f}",
     ]
@@ -190,7 +190,7 @@ def _list_operations(title: str, figures: Figures) -> str:
     rows = []
     for name, count, seconds, traffic, flops in figures.largest:
         share = seconds / figures.seconds if figures.seconds else 0.0
-        sizes = f"{1e3 * seconds:.3g}", f"{share:.1%}", f"{traffic / 1e9:.3g}", f"{flops / 1e9:.3g}"
+        sizes = _short(1e3 * seconds), f"{share:.1%}", _short(traffic / 1e9), _short(flops / 1e9)
         rows.append([f"`{name.replace('|', ' ').replace('`', ' ')}`", f"{count}", *sizes])
     return f"**{title}**\n\n{_table(['operation', 'runs', 'ms', 'share', 'GB', 'GFLOP'], rows)}"
 
@@ -199,9 +199,17 @@ def _list_exchanges(compiled: Sequence[tuple[Entry, Figures]]) -> list[list[str]
     rows = []
     for entry, figures in compiled:
         for kind, (count, sizes) in figures.exchanges.items():
-            told = ", ".join(f"{size / 1e6:.3g} {element}" for element, size in sizes.items())
+            ordered = sorted(sizes.items(), key=lambda pair: -pair[1])
+            told = ", ".join(f"{_short(size / 1e6)} {element}" for element, size in ordered)
             rows.append([entry.title, kind, f"{count}", told])
     return rows
+
+
+def _short(number: float) -> str:
+    """Returns three digits, or all before the point, and no more than three behind it."""
+    if number >= 100:
+        return f"{number:,.0f}"
+    return "0" if number == 0 else "< 0.001" if number < 0.001 else f"{number:.3g}"
 
 
 def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -12,9 +12,10 @@ from jax.sharding import Mesh
 from croc_jax.training.config import Recipe
 from croc_jax.training.sharding import DATA_AXIS, batch_parts, memory_limit
 
-# In the text of a compiled program: where a computation begins, and arrays by type and sides.
+# In the text of a compiled program: where a computation begins, arrays by type and sides, and where a line comes from.
 COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
 ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
+ORIGIN = re.compile(r'op_name="([^"]*)"')
 # Results of these operations are other results.
 NO_ARRAYS = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call")
 _NUM_LARGEST = 3
@@ -25,9 +26,8 @@ _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, 
 # What is inside these has no place in memory.
 _INNER = re.compile(r"\b(?:calls|to_apply)=%?([\w.\-]+)")
 _RESULT = re.compile(r"^\s*(ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\(([^)]*)")
-_ORIGIN = re.compile(r'op_name="([^"]*)"')
 # Parts of an origin that tell how it is run, not what it is.
-_MANNER = re.compile(r"jit\(.*|while|body|closed_call|eval_jaxpr|checkpoint|rematted_computation|shard_map")
+_MANNER = re.compile(r"jit\(.*|while|body|closed_call|checkpoint|rematted_computation|shard_map")
 
 
 class StepTooLargeError(ValueError):
@@ -143,8 +143,7 @@ def largest_results(text: str) -> dict[str, int]:
             sizes = [(array, array_bytes(*array)) for array in ARRAY.findall(shapes)]
             kind, size = max(sizes, key=lambda pair: pair[1], default=(None, 0))
             if kind is not None and size:
-                origin = read_origin(line)
-                origins[result] = f"{kind[0]}[{kind[1]}]{origin and f' of {origin}'}"
+                origins[result] = f"{kind[0]}[{kind[1]}]{_origin(line)}"
                 found[result] = size
     largest: dict[str, int] = {}
     for result in sorted(found.keys() - final, key=lambda result: (-found[result], result)):
@@ -152,18 +151,6 @@ def largest_results(text: str) -> dict[str, int]:
         if len(largest) == _NUM_LARGEST:
             break
     return largest
-
-
-def read_origin(line: str, *, parts: int = 2) -> str:
-    """Returns where an instruction of a program comes from, such as "mlp_1/dot_general"; empty if it does not tell.
-
-    Args:
-        line: of the instruction.
-        parts: of the origin, from its end; those that tell how it is run do not count.
-    """
-    match = _ORIGIN.search(line)
-    names = [part for part in match[1].split("/") if not _MANNER.fullmatch(part)] if match else []
-    return "/".join(names[-parts:])
 
 
 def describe(needs: Needs, limit: float) -> str:
@@ -207,3 +194,9 @@ def format_bytes(count: float) -> str:
 def _list_largest(sizes: dict[str, int]) -> str:
     largest = sorted(sizes, key=lambda name: -sizes[name])[:_NUM_LARGEST]
     return f" (largest: {', '.join(f'{name} {format_bytes(sizes[name])}' for name in largest)})" if largest else ""
+
+
+def _origin(line: str) -> str:
+    match = ORIGIN.search(line)
+    parts = [part for part in match[1].split("/") if not _MANNER.fullmatch(part)] if match else []
+    return f" of {'/'.join(parts[-2:])}" if parts else ""

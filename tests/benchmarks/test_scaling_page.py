@@ -31,7 +31,7 @@ def figures(**changes):
         "aliased": 645,
         "leaves": 646,
         "largest": [(NAME, 11, 0.05, 3 * 10**9, 10**12)],
-        "exchanges": {"all-reduce": (51, {"f32": 119 * 10**6, "bf16": 2 * 10**6})},
+        "exchanges": {"all-reduce": (51, {"f32": 2 * 10**6, "bf16": 1234 * 10**6, "s32": 8})},
         "compile_seconds": 61.4,
         "compile_cpu_seconds": 122.7,
     }
@@ -75,9 +75,9 @@ def test_the_page_has_all_rows():
     assert ["ViT-S/16, batch 1024, 4 x v5e", "does not fit: needs 19.5 of 15.75 GiB"] == [
         cell.strip(" |") for cell in rows[4] if cell.strip(" |")
     ]
-    assert ["ViT-S/16, batch 256, 4 x v5e", "all-reduce", "51", "119 f32, 2 bf16"] in rows
+    assert ["ViT-S/16, batch 256, 4 x v5e", "all-reduce", "51", "1,234 bf16, 2 f32, < 0.001 s32"] in rows
     assert ["ViT-S/16, batch 256, 4 x v5e", "2", "0", "0", "645 of 646"] in rows
-    assert [f"`{NAME}`", "11", "50", "25.0%", "3", "1e+03"] in rows
+    assert [f"`{NAME}`", "11", "50", "25.0%", "3", "1,000"] in rows
     assert ["v5e", "197", "819", "16", "1.5"] in rows and "| h100 | 989 | 3352 | 79.1 |  |" in page
     coco = time_range(figures(), "v5e:2x2", SEEN["COCO, 300 epochs"])
     assert rows[-2][:2] == ["ViT-S/16, batch 256, 4 x v5e", coco] and len(rows[-2]) == 3

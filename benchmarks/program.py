@@ -23,7 +23,7 @@ _LAYER = re.compile(r"(blocks?)_\d+", re.IGNORECASE)
 _ORIGIN_PARTS = 4
 # What the origin of an operation says about its pass, the rarer mark first.
 _DIRECTIONS = {"transpose(jvp(": "backward: ", "jvp(": "forward: "}
-# A TPU's compiler calls a computation so that sums up, and keeps its own part.
+# How the compiler for TPUs names a computation in which a device sums up its own part alone.
 _SUMMED_IN_PARTS = "all-reduce-scatter"
 # Names for the same array.
 _SAME = ("bitcast", "get-tuple-element", "reshape")

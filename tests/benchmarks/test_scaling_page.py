@@ -1,9 +1,11 @@
 """The page of scaling: its tables from made-up figures; nothing is compiled."""
 
+from pathlib import Path
+
 import pytest
 from compiling import Figures, describe_failure, summarize
 from program import Cost, Exchange, Work
-from scaling_page import HEAD, SEEN, Entry, cells_of, duration, make_page, time_range
+from scaling_page import HEAD, PAGE, SEEN, Entry, cells_of, duration, make_page, time_range
 from targets import CHIPS, chip_of
 
 GIB = 2**30
@@ -82,6 +84,11 @@ def test_the_page_has_all_rows():
     coco = time_range(figures(), "v5e:2x2", SEEN["COCO, 300 epochs"])
     assert rows[-2][:2] == ["ViT-S/16, batch 256, 4 x v5e", coco] and len(rows[-2]) == 3
     assert page.endswith("## Measured\n\nNo accelerator has been measured yet.\n") and "{" not in page
+
+
+def test_the_page_of_the_site_is_what_the_program_writes():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "scaling.md").read_text()
+    assert page.startswith(PAGE.partition("{steps}")[0])
 
 
 def test_estimates_are_cycles_or_the_longer_of_bytes_and_products():

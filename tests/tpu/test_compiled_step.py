@@ -19,7 +19,7 @@ pytest.importorskip("libtpu", reason="the compiler for TPUs; `make tpu` installs
 DEPTH = 2
 ROUNDS = 3
 RECIPE = Recipe(
-    backbone=BackboneConfig(variant="vit_tiny", width=128, depth=DEPTH, num_heads=2, dtype="bfloat16"),
+    backbone=BackboneConfig(variant="vit_tiny", width=128, depth=DEPTH, num_heads=2),
     head=HeadConfig(hidden_dim=128, bottleneck_dim=128, num_prototypes=512, num_prototypes_dense=256),
     # From 4 clusters down to 2.
     clustering=ClusteringConfig(k_start=ROUNDS + 1, k_max=ROUNDS + 1),

@@ -182,13 +182,15 @@ class _Reader:
     def _exchange(
         self, kind: str, instruction: Instruction, operands: Sequence[str], times: int, seen: set[str]
     ) -> None:
-        # What computes while it waits has the operation in each fusion on the way, under the same number.
-        channel = re.search(r"channel_id=(\d+)", instruction.line)
-        if channel and channel[1] in seen:
-            return
-        seen.update(channel.groups() if channel else ())
-        self.counts[kind] += times
         results = ARRAY.findall(result_type(instruction))
+        # Each fusion that computes in the meantime has the operation, too, of the same channel and shape; others may
+        # have that channel.
+        if channel := re.search(r"channel_id=(\d+)", instruction.line):
+            name = f"{kind} {channel[1]} {results}"
+            if name in seen:
+                return
+            seen.add(name)
+        self.counts[kind] += times
         arrays = max(
             results, ARRAY.findall(" ".join(operands)), key=lambda some: sum(array_bytes(*one) for one in some)
         )

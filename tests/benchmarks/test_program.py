@@ -72,6 +72,7 @@ ENTRY %main (p: bf16[512,64], a: bf16[16,512], b: bf16[512,32], g: f32[768,128])
   %two = bf16[16,32]{1,0:T(8,128)(2,1)S(1)} fusion(%p, %copy-done, %b), calls=%both, BLOCK_4 {"estimated_cycles":"500"}
   %sorted = f32[768,128]{1,0:T(8,128)} sort(%g), dimensions={1}, to_apply=%less
   %told = f64[] custom-call(%sorted), custom_call_target="xla_python_cpu_callback"
+  %other = f32[] all-reduce(%h), channel_id=11, to_apply=%add
   ROOT %scatter = f32[768,64]{1,0:T(8,128)} fusion(%sorted), kind=kCustom, calls=%all-reduce-scatter.3
 }
 """
@@ -121,6 +122,8 @@ def test_what_a_tpu_exchanges_inside_of_fusions_counts_once():
     work = read_program(TPU)
     assert work.exchanges == {
         "all-gather": Exchange(1, {"bf16": 512 * 128 * 2}),
+        # Of the same channel.
+        "all-reduce": Exchange(1, {"f32": 4}),
         "reduce-scatter": Exchange(1, {"f32": 768 * 128 * 4}),
     }
 

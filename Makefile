@@ -7,6 +7,13 @@ DOCS_READY := $(VENV)/docs-ready
 # PyTorch has its own, so that `make test` shows that nothing needs it.
 PARITY_VENV := .venv-parity
 PARITY_READY := $(PARITY_VENV)/ready
+# And so have the compilers for accelerators: of TARGET=tpu, TARGET=cuda, or both.
+TARGET ?=
+CHIPS_VENV := .venv-chips
+CHIPS_READY := $(CHIPS_VENV)/ready-$(or $(TARGET),both)
+COMMA := ,
+# The page that `make chips` writes.
+OUTPUT ?=
 IMAGES ?=
 # Tests that run at a time; each takes up to two cores while it compiles.
 TESTERS ?= 2
@@ -29,7 +36,7 @@ test -f $$constraints && option="-c $$constraints" || option=; \
 $(2)/bin/python -m pip install --quiet --disable-pip-version-check $$option --editable '.[$(1)]'
 endef
 
-.PHONY: demo test parity slow lint types bench docs clean
+.PHONY: demo test parity tpu slow lint types bench chips docs clean
 
 demo: $(READY)
 	$(BIN)/python launch/demo.py $(if $(IMAGES),--images="$(IMAGES)")
@@ -42,6 +49,10 @@ test: $(READY)
 parity: $(PARITY_READY)
 	$(PARITY_VENV)/bin/python -m pytest -q -n $(TESTERS) --dist loadfile --installed=torch,transformers \
 		$$(grep -rlw torch tests --include='test_*.py')
+
+# Compiles a small step for a TPU, which takes no TPU but its compiler: an error without that.
+tpu: $(CHIPS_VENV)/ready-tpu
+	$(CHIPS_VENV)/bin/python -m pytest -q --installed=libtpu tests/tpu
 
 slow: $(READY)
 	$(BIN)/python -m pytest -q -m slow
@@ -58,6 +69,10 @@ bench: $(READY)
 	$(BIN)/python benchmarks/clustering.py
 	$(BIN)/python benchmarks/step.py
 	$(if $(IMAGES),$(BIN)/python benchmarks/data.py --images="$(IMAGES)")
+
+# Compiles the training step for TPUs and GPUs that are not there; see docs/scaling.md.
+chips: $(CHIPS_READY)
+	$(CHIPS_VENV)/bin/python benchmarks/chips.py $(if $(OUTPUT),--output="$(OUTPUT)")
 
 $(READY): setup.cfg pyproject.toml $(wildcard constraints/*.txt)
 	@$(check_python)
@@ -80,5 +95,11 @@ $(PARITY_READY): setup.cfg pyproject.toml $(wildcard constraints/*.txt)
 	@$(call install,parity,$(PARITY_VENV))
 	@touch $@
 
+$(CHIPS_VENV)/ready-%: setup.cfg pyproject.toml $(wildcard constraints/*.txt)
+	@$(check_python)
+	@echo "Installing croc_jax and compilers for accelerators into $(CHIPS_VENV), once; those for CUDA take 5 GB ..."
+	@$(call install,test$(COMMA)$(subst both,tpu$(COMMA)cuda,$*),$(CHIPS_VENV))
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(PARITY_VENV) build site *.egg-info
+	rm -rf $(VENV) $(PARITY_VENV) $(CHIPS_VENV) build site *.egg-info

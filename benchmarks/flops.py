@@ -25,7 +25,8 @@ def model_flops(recipe: Recipe, clusters: float) -> float:
     """
     backbone = transformer(recipe)
     tokens, width = backbone.grid_size**2 + 1, backbone.width
-    block = 2 * tokens * width**2 * (4 + 2 * backbone.mlp_ratio) + 4 * tokens**2 * width
+    matrices = 3 if backbone.mlp == "swiglu" else 2
+    block = 2 * tokens * width**2 * (4 + matrices * backbone.mlp_ratio) + 4 * tokens**2 * width
     patches = 2 * (tokens - 1) * width * 3 * backbone.patch_size**2
     head = recipe.head
     shared = width * head.hidden_dim + head.hidden_dim**2 + head.hidden_dim * head.bottleneck_dim

@@ -12,9 +12,12 @@ from jax.sharding import Mesh
 from croc_jax.training.config import Recipe
 from croc_jax.training.sharding import DATA_AXIS, batch_parts, memory_limit
 
-# In the text of a compiled program: where a computation begins, and arrays by type and sides.
+# In the text of a compiled program: where a computation begins, arrays by type and sides, and where a line comes from.
 COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
 ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
+ORIGIN = re.compile(r'op_name="([^"]*)"')
+# Results of these operations are other results.
+NO_ARRAYS = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call")
 _NUM_LARGEST = 3
 # One is used while the next one travels.
 _BATCHES = 2
@@ -23,11 +26,8 @@ _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, 
 # What is inside these has no place in memory.
 _INNER = re.compile(r"\b(?:calls|to_apply)=%?([\w.\-]+)")
 _RESULT = re.compile(r"^\s*(ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\(([^)]*)")
-_ORIGIN = re.compile(r'op_name="([^"]*)"')
 # Parts of an origin that tell how it is run, not what it is.
 _MANNER = re.compile(r"jit\(.*|while|body|closed_call|checkpoint|rematted_computation|shard_map")
-# Results of these are other results.
-_NO_ARRAYS = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call")
 
 
 class StepTooLargeError(ValueError):
@@ -138,7 +138,7 @@ def largest_results(text: str) -> dict[str, int]:
             root, result, shapes, operation, operands = match.groups()
             if root and is_entry:
                 final = set(re.findall(r"%?([\w.\-]+)", operands)) if operation == "tuple" else {result}
-            if operation in _NO_ARRAYS:
+            if operation in NO_ARRAYS:
                 continue
             sizes = [(array, array_bytes(*array)) for array in ARRAY.findall(shapes)]
             kind, size = max(sizes, key=lambda pair: pair[1], default=(None, 0))
@@ -197,6 +197,6 @@ def _list_largest(sizes: dict[str, int]) -> str:
 
 
 def _origin(line: str) -> str:
-    match = _ORIGIN.search(line)
+    match = ORIGIN.search(line)
     parts = [part for part in match[1].split("/") if not _MANNER.fullmatch(part)] if match else []
     return f" of {'/'.join(parts[-2:])}" if parts else ""

@@ -29,6 +29,7 @@ from croc_jax.training.sharding import make_mesh
 from croc_jax.training.state import init_state
 from croc_jax.training.step import ViewPair, make_update
 
+Batch = Mapping[str, jax.Array]
 LOSSES = ("loss", "loss_dense", "loss_global")
 STEPS_PER_EPOCH = 2
 
@@ -79,6 +80,13 @@ class Inputs(NamedTuple):
     indices: Sequence[np.ndarray]
 
 
+class Programs(NamedTuple):
+    """Compiled functions (state, batch, indices) -> (K, labels), and -> (state, metrics)."""
+
+    cluster: jax.stages.Wrapped
+    step: jax.stages.Wrapped
+
+
 class Found(NamedTuple):
     """What one run gave.
 
@@ -113,22 +121,23 @@ def check_numbers(size: TrialSize, images: str, report: Report) -> None:
         (f"as it trains ({chosen})", recipe, jax.config.jax_default_matmul_precision, LIMITS[chosen]),  # pyright: ignore
         ("float32, exact products", exact, "highest", LIMITS["float32"]),
     ]
-    begin, is_reference = time.monotonic(), device == cpu and chosen == "float32"
+    if device == cpu:
+        # The reference itself, taken twice.
+        trials = [(trials[0][0], exact if chosen == "float32" else recipe, *trials[0][2:])]
+    begin = time.monotonic()
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         report.say(f"  {size.check_steps} steps on the CPU, for comparison ...")
         reference = pool.submit(run_steps, exact, inputs, cpu)
-        if is_reference:
-            # Its program is the one that follows: compiled once, it is found in the cache.
+        if device == cpu:
             reference.result()
-        # On CPU, the second trial would be the first one again.
-        for name, tried, precision, limits in trials[: 1 if is_reference else 2]:
+        for name, tried, precision, limits in trials:
             if time.monotonic() - begin > _SHARE_FOR_THE_FIRST * size.seconds["numbers"]:
                 report(name, "left out, as the time was short")
                 continue
             report.say(f"  {size.check_steps} steps on {device.device_kind}, {name} ...")
 
             def run(
-                name: str = name, tried: Recipe = tried, precision: Any = precision, limits: Limits = limits
+                tried: Recipe = tried, name: str = name, precision: Any = precision, limits: Limits = limits
             ) -> None:
                 with jax.default_matmul_precision(precision):
                     found = run_steps(tried, inputs, device)
@@ -162,37 +171,42 @@ def make_inputs(size: TrialSize, recipe: Recipe, images: str, cpu: Any) -> Input
     return Inputs(state, batches, [draw.astype(np.int32) for draw in draws])
 
 
-def run_steps(recipe: Recipe, inputs: Inputs, device: Any) -> Found:
-    """Takes all steps on one device, and looks at the clusters that the first one starts from."""
+@functools.lru_cache
+def make_programs(recipe: Recipe, device: Any) -> Programs:
+    """Returns the programs of a comparison for one device; those of the same recipe are compiled once."""
     update = make_update(recipe, steps_per_epoch=STEPS_PER_EPOCH, mesh=make_mesh([device]))
     crop = recipe.data.views.crop_size
     grid = patch_grid((crop, crop), recipe.backbone.patch_size)
     networks = make_networks(recipe)
 
-    def see(step: Any, batch: Mapping[str, jax.Array]) -> tuple[ViewPair, jax.Array]:
+    def see(step: Any, batch: Batch) -> tuple[ViewPair, jax.Array]:
         keys = jax.random.split(jax.random.fold_in(jax.random.key(recipe.seed), step))
         images = augment(keys[0], batch["views"], recipe.data.photometric)
         return ViewPair(images, patch_positions(jnp.moveaxis(batch["boxes"], 1, 0), grid)), keys[1]
 
-    @jax.jit
-    def cluster(state: Any, batch: Mapping[str, jax.Array], indices: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def cluster(state: Any, batch: Batch, indices: jax.Array) -> tuple[jax.Array, jax.Array]:
         views, _ = see(state.step, batch)
         features, _ = encode_views(networks.backbone, state.teacher["backbone"], views.images)
         tokens, cls = clustering_tokens(features, recipe.objective.tokens, groups=recipe.objective.token_groups)
         clustering = cluster_views(tokens, cls, views.positions, recipe.clustering, init_indices=indices)
         return clustering.num_clusters, clustering.labels
 
-    @functools.partial(jax.jit, donate_argnums=0)
-    def step(state: Any, batch: Mapping[str, jax.Array], indices: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
+    def step(state: Any, batch: Batch, indices: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
         views, rng = see(state.step, batch)
         return update(state, views, rng, indices)
 
+    return Programs(jax.jit(cluster), jax.jit(step, donate_argnums=0))
+
+
+def run_steps(recipe: Recipe, inputs: Inputs, device: Any) -> Found:
+    """Takes all steps on one device, and looks at the clusters that the first one starts from."""
+    programs = make_programs(recipe, device)
     state, losses = jax.device_put(inputs.state, device), []
     batches = [jax.device_put(pair, device) for pair in zip(inputs.batches, inputs.indices, strict=True)]
-    num_clusters, labels = jax.device_get(cluster(state, *batches[0]))
+    num_clusters, labels = jax.device_get(programs.cluster(state, *batches[0]))
     gradients: Any = None
     for batch, indices in batches:
-        state, metrics = step(state, batch, indices)
+        state, metrics = programs.step(state, batch, indices)
         gradients = gradients or jax.device_get(first_moments(state.opt_state))
         losses.append([float(metrics[name]) for name in LOSSES])
     return Found(np.array(losses), gradients, num_clusters, labels)

@@ -17,6 +17,7 @@ import multiprocessing
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -34,12 +35,14 @@ from trial_sizes import SIZES, TrialSize  # noqa: E402
 from croc_jax.data.scenes import make_scene  # noqa: E402
 
 IMAGES = flags.DEFINE_string("images", "", "A folder of photos; scenes are drawn if not given.")
-MINUTES = flags.DEFINE_float("minutes", 0.0, "Of training, from start to end; 3 by default.")
+MINUTES = flags.DEFINE_float("minutes", 0.0, "Of training, from start to end; 3 by default, if they are left.")
 SIZE = flags.DEFINE_enum("size", "full", list(SIZES), "full for a card, toy for a test on CPU.")
 OUTPUT = flags.DEFINE_string("output", "runs/accelerator", "Where tables, logs and the trace go.")
 PHASE = flags.DEFINE_string("phase", "", "Runs this phase alone, in this process; for the program itself.")
 # Scenes that one process draws in less time than others take to start.
 _FEW_SCENES = 64
+# Two starts and a few steps, where the other phases took long.
+_LEAST_MINUTES = 2.0
 
 
 def main(_: Sequence[str]) -> None:
@@ -62,7 +65,7 @@ def main(_: Sequence[str]) -> None:
 
 def run_all(size: TrialSize, images: Path, folder: Path, console: Console) -> list[Row]:
     """Returns the rows of all phases; this process starts no backend, so that the devices are free for theirs."""
-    rows, cache = [], folder.resolve() / "cache"
+    rows, cache, begin = [], folder.resolve() / "cache", time.monotonic()
     changes = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"} if SIZE.value == "toy" else {}
     # Programs of any size are kept: the toy compiles the same ones several times.
     env = environment(cache, JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0", **changes)
@@ -71,8 +74,10 @@ def run_all(size: TrialSize, images: Path, folder: Path, console: Console) -> li
         console.rule(f"{name}, at most {seconds:.0f} s")
         own = env | {"XLA_FLAGS": traced_flags(env, rows)} if name == "parts" else env
         rows += run_phase([*this, f"--phase={name}"], name=name, folder=folder, seconds=seconds, env=own)
-    minutes = MINUTES.value or size.minutes
-    console.rule(f"training, at most {minutes:g} min")
+    # Whoever asks for a longer run gets it.
+    left = (size.total - (time.monotonic() - begin)) / 60
+    minutes = MINUTES.value or min(size.minutes, max(left, _LEAST_MINUTES))
+    console.rule(f"training, at most {minutes:.1f} min")
     rows += train(size, images, folder, minutes, rows, env)
     return rows
 

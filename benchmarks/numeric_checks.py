@@ -81,10 +81,17 @@ class Inputs(NamedTuple):
 
 
 class Programs(NamedTuple):
-    """Compiled functions (state, batch, indices) -> (K, labels), and -> (state, metrics)."""
+    """The parts of a step that are compiled one by one.
 
+    Attributes:
+        see: (step, batch) -> (augmented views, key).
+        cluster: (teacher, views, first centroids) -> (K, labels).
+        update: (state, views, key, first centroids) -> (state, metrics).
+    """
+
+    see: jax.stages.Wrapped
     cluster: jax.stages.Wrapped
-    step: jax.stages.Wrapped
+    update: jax.stages.Wrapped
 
 
 class Found(NamedTuple):
@@ -184,18 +191,13 @@ def make_programs(recipe: Recipe, device: Any) -> Programs:
         images = augment(keys[0], batch["views"], recipe.data.photometric)
         return ViewPair(images, patch_positions(jnp.moveaxis(batch["boxes"], 1, 0), grid)), keys[1]
 
-    def cluster(state: Any, batch: Batch, indices: jax.Array) -> tuple[jax.Array, jax.Array]:
-        views, _ = see(state.step, batch)
-        features, _ = encode_views(networks.backbone, state.teacher["backbone"], views.images)
+    def cluster(teacher: Any, views: ViewPair, indices: jax.Array) -> tuple[jax.Array, jax.Array]:
+        features, _ = encode_views(networks.backbone, teacher["backbone"], views.images)
         tokens, cls = clustering_tokens(features, recipe.objective.tokens, groups=recipe.objective.token_groups)
         clustering = cluster_views(tokens, cls, views.positions, recipe.clustering, init_indices=indices)
         return clustering.num_clusters, clustering.labels
 
-    def step(state: Any, batch: Batch, indices: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
-        views, rng = see(state.step, batch)
-        return update(state, views, rng, indices)
-
-    return Programs(jax.jit(cluster), jax.jit(step, donate_argnums=0))
+    return Programs(jax.jit(see), jax.jit(cluster), jax.jit(update, donate_argnums=0))
 
 
 def run_steps(recipe: Recipe, inputs: Inputs, device: Any) -> Found:
@@ -203,13 +205,15 @@ def run_steps(recipe: Recipe, inputs: Inputs, device: Any) -> Found:
     programs = make_programs(recipe, device)
     state, losses = jax.device_put(inputs.state, device), []
     batches = [jax.device_put(pair, device) for pair in zip(inputs.batches, inputs.indices, strict=True)]
-    num_clusters, labels = jax.device_get(programs.cluster(state, *batches[0]))
-    gradients: Any = None
+    clusters, gradients = None, None
     for batch, indices in batches:
-        state, metrics = programs.step(state, batch, indices)
+        views, key = programs.see(state.step, batch)
+        clusters = clusters or jax.device_get(programs.cluster(state.teacher, views, indices))
+        state, metrics = programs.update(state, views, key, indices)
         gradients = gradients or jax.device_get(first_moments(state.opt_state))
         losses.append([float(metrics[name]) for name in LOSSES])
-    return Found(np.array(losses), gradients, num_clusters, labels)
+    assert clusters is not None and gradients is not None, "there is one step, at least"
+    return Found(np.array(losses), gradients, *clusters)
 
 
 def compare(name: str, found: Found, reference: Found, limits: Limits, report: Report) -> None:

@@ -14,6 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from croc_jax.training.config import recipe_from_dict
+from croc_jax.training.sharding import make_mesh
+from croc_jax.training.start import abstract_batch, abstract_state
+from croc_jax.training.step import make_train_step
+
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = 24
 
@@ -152,10 +157,6 @@ def test_a_loop_of_a_tpu_counts_without_the_operations_inside_it():
 def test_the_scopes_of_a_real_step_name_all_parts():
     parts = load("trace_parts")
     trial = load("trial_sizes")
-    from croc_jax.training.sharding import make_mesh
-    from croc_jax.training.start import abstract_batch, abstract_state
-    from croc_jax.training.step import make_train_step
-
     recipe = dataclasses.replace(
         trial.TOY.recipe, backbone=dataclasses.replace(trial.TOY.recipe.backbone, drop_path_rate=0.0)
     )
@@ -333,5 +334,9 @@ def test_a_run_is_as_long_as_its_time_and_takes_a_part_of_many_images(tmp_path):
     assert count == 50 and found.steps == 5 * 5 and found.every == 5
     assert "--config.runtime.checkpoint_every_minutes=0.9" in " ".join(found.command)
     assert plan(4, 0.1)[1] >= 10
+    settings = [flag for flag in found.command if flag.startswith("--config.")]
+    config = load("command_line").parse_config(str(ROOT / size.config), settings)
+    recipe = recipe_from_dict(config.to_dict())
+    assert recipe.schedule.epochs == 5 and recipe.optimizer.warmup_epochs == 1 and recipe.backbone.dtype == "auto"
     with pytest.raises(ValueError, match="100 images, fewer than a batch of 256"):
         trial.make_plan(sizes.FULL, photos, tmp_path, minutes=4, speed=1.0, compile_seconds=0.0, env={})

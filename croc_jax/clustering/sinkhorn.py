@@ -1,5 +1,8 @@
 """One entropic transport problem between tokens and the active clusters, solved by ott."""
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 from ott.geometry import geometry
@@ -9,6 +12,16 @@ from ott.solvers.linear import sinkhorn
 # The cost lies in [0, 1], so exp(-lambda * cost) stays normal in float32 up to lambda = 87.
 # Scaling the kernel then costs one exponential an entry instead of one an entry and iteration.
 LARGEST_KERNEL_LAMBDA = 60.0
+
+
+@jax.tree_util.register_pytree_node_class
+class FixedEpsilonGeometry(geometry.Geometry):
+    """A geometry whose epsilon is the same in all iterations, so that its kernel does not depend on them."""
+
+    def apply_kernel(self, vec: Array, eps: Any = None, axis: int = 0) -> Array:
+        """Multiplies by the kernel; ott's own raises it to the power `epsilon / eps`, here 1, in each iteration."""
+        del eps
+        return super().apply_kernel(vec, axis=axis)
 
 
 def transport_plan(
@@ -33,7 +46,7 @@ def transport_plan(
         iterations: how many.
     """
     problem = linear_problem.LinearProblem(
-        geometry.Geometry(cost_matrix=cost, epsilon=1.0 / sinkhorn_lambda, scale_cost=1.0),
+        FixedEpsilonGeometry(cost_matrix=cost, epsilon=1.0 / sinkhorn_lambda, scale_cost=1.0),
         a=cluster_marginal,
         b=token_marginal,
     )

@@ -10,8 +10,9 @@ from jaxtyping import Array, Float, Int
 
 from croc_jax.models.drop_path import DropPath
 from croc_jax.models.features import Features
+from croc_jax.models.initializers import truncated_normal
 from croc_jax.models.patches import patch_grid, plan_strides
-from croc_jax.models.vit import dense, gelu, layer_norm, truncated_normal
+from croc_jax.models.vit import dense, gelu, layer_norm
 
 LAYER_SCALE_START = 1e-6
 KERNEL = 7

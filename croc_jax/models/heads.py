@@ -9,7 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from croc_jax.models.config import HeadConfig
-from croc_jax.models.vit import dense, gelu, uniform_initializer
+from croc_jax.models.initializers import uniform_initializer
+from croc_jax.models.products import product
+from croc_jax.models.vit import dense, gelu
 
 
 class ProjectionHead(nn.Module):
@@ -69,8 +71,8 @@ class WeightNormalized(nn.Module):
         uniform = uniform_initializer(1 / math.sqrt(x.shape[-1]))
         direction = self.param("direction", uniform, (self.features, x.shape[-1]))
         scale = self.param("scale", nn.initializers.ones, (self.features, 1))
-        weight = (scale * unit(direction)).astype(self.dtype)
-        return jnp.einsum("...e,pe->...p", x.astype(self.dtype), weight, preferred_element_type=jnp.float32)
+        rows = x.reshape(-1, x.shape[-1]).astype(self.dtype)
+        return product("ae,pe->ap", rows, scale * unit(direction), jnp.float32).reshape(*x.shape[:-1], -1)
 
 
 def unit(vectors: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:

@@ -98,7 +98,7 @@ def rotation_tables(grid: tuple[int, int], head_width: int, *, prefix: int) -> F
     return xp.stack([xp.cos(angles), xp.sin(angles)]).astype(np.float32)
 
 
-def rotate(tokens: Float[Array, "b n h dh"], tables: Float[Array | np.ndarray, "2 n dh"]) -> Float[Array, "b n h dh"]:
+def rotate(tokens: Float[Array, "b h n dh"], tables: Float[Array | np.ndarray, "2 n dh"]) -> Float[Array, "b h n dh"]:
     """Turns each pair of features (i, i + dh / 2) of queries or keys by their token's angles.
 
     Args:
@@ -106,6 +106,6 @@ def rotate(tokens: Float[Array, "b n h dh"], tables: Float[Array | np.ndarray, "
         tables: see `rotation_tables`.
     """
     half = tokens.shape[-1] // 2
-    cosines, sines = (table[:, None].astype(jnp.float32) for table in tables)
+    cosines, sines = (table.astype(jnp.float32) for table in tables)
     turned = jnp.concatenate([-tokens[..., half:], tokens[..., :half]], axis=-1)
     return (tokens * cosines + turned * sines).astype(tokens.dtype)

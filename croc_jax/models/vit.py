@@ -11,18 +11,16 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
-from croc_jax.models.attention import attend
+from croc_jax.models.attention import Attention, is_cudnn_attention
 from croc_jax.models.drop_path import DropPath
 from croc_jax.models.features import Features
+from croc_jax.models.initializers import truncated_normal, uniform_initializer
 from croc_jax.models.patches import patch_grid
 from croc_jax.models.position_embedding import resize_position_embedding, rotate, rotation_tables
+from croc_jax.models.products import Dense
 
 LAYER_NORM_EPSILON = 1e-6
 LAYER_SCALE_START = 1e-5
-# What a block keeps for its backward pass: results of matrix products. All else is computed anew, which is faster than
-# to write it out and read it back, and halves the memory.
-KEPT = ("qkv", "scores", "mixed", "middle", "hidden")
-truncated_normal = nn.initializers.truncated_normal(stddev=0.02, lower=-100.0, upper=100.0)
 
 
 class VisionTransformer(nn.Module):
@@ -36,7 +34,9 @@ class VisionTransformer(nn.Module):
         num_heads: attention heads a block.
         mlp_ratio: hidden features of a block's MLP over the width.
         drop_path_rate: stochastic depth of the last block; earlier ones grow linearly from 0.
-        remat: recompute blocks in the backward pass.
+        kept: names of what blocks keep for their backward pass; all else is computed anew, which is mostly faster
+            than to write it out and read it back, and saves memory.
+        unrolled: compile the blocks one by one, not as a loop.
         dtype: of the computation; parameters are float32.
         attention: "xla" or "cudnn".
         num_registers: tokens beside [CLS] that no one reads.
@@ -55,7 +55,8 @@ class VisionTransformer(nn.Module):
     num_heads: int
     mlp_ratio: float = 4.0
     drop_path_rate: float = 0.0
-    remat: bool = False
+    kept: tuple[str, ...] = ()
+    unrolled: bool = False
     dtype: Any = jnp.float32
     attention: str = "xla"
     num_registers: int = 0
@@ -84,23 +85,23 @@ class VisionTransformer(nn.Module):
         grid = patch_grid((images.shape[1], images.shape[2]), self.patch_size)
         tokens = PatchEmbedding(self.patch_size, self.width, self.dtype, name="patch_embedding")(images)
         cls_token = self.param("cls_token", truncated_normal, (1, 1, self.width))
-        cls_token = jnp.broadcast_to(cls_token, (tokens.shape[0], 1, self.width)).astype(self.dtype)
-        tokens = jnp.concatenate([cls_token, tokens], axis=1)
+        cls_token = jnp.broadcast_to(cls_token, (tokens.shape[0], 1, self.width))
+        # What is learned is added in float32, so that its gradient is summed over images in float32.
+        tokens = jnp.concatenate([cls_token, tokens.astype(jnp.float32)], axis=1)
         if self.positions == "learned":
             positions = self.param("position_embedding", truncated_normal, (1, self.grid_size**2 + 1, self.width))
             learned_grid = (self.grid_size, self.grid_size)
             positions = resize_position_embedding(positions, learned_grid, grid, resizing=self.position_resizing)
-            tokens += positions.astype(self.dtype)
+            tokens += positions
         tokens, first = self._insert_registers(tokens)
+        tokens = tokens.astype(self.dtype)
         rotation = (
             rotation_tables(grid, self.width // self.num_heads, prefix=first) if self.positions == "rope" else None
         )
         tokens, qkv = self.run_blocks(tokens, train, rotation, rows)
         tokens = layer_norm(self.dtype, "norm", self.norm_epsilon)(tokens).astype(jnp.float32)
         attention = _cls_attention(qkv[0], qkv[1], rotation)[..., first:]
-        queries, keys, values = (
-            _without_registers(jnp.swapaxes(part, 1, 2), first).astype(jnp.float32) for part in qkv
-        )
+        queries, keys, values = (_without_registers(part, first).astype(jnp.float32) for part in qkv)
         return Features(tokens[:, 0], tokens[:, first:], queries, keys, values, attention)
 
     def _insert_registers(self, tokens: Float[Array, "b n d"]) -> tuple[Float[Array, "b m d"], int]:
@@ -108,7 +109,7 @@ class VisionTransformer(nn.Module):
         if not self.num_registers:
             return tokens, 1
         registers = self.param("register_tokens", truncated_normal, (1, self.num_registers, self.width))
-        registers = jnp.broadcast_to(registers, (tokens.shape[0], *registers.shape[1:])).astype(self.dtype)
+        registers = jnp.broadcast_to(registers, (tokens.shape[0], *registers.shape[1:]))
         return jnp.concatenate([tokens[:, :1], registers, tokens[:, 1:]], axis=1), 1 + self.num_registers
 
     def run_blocks(
@@ -118,7 +119,7 @@ class VisionTransformer(nn.Module):
         rotation: np.ndarray | Array | None = None,
         rows: Int[Array, " b"] | None = None,
     ) -> tuple[Array, tuple[Array, Array, Array]]:
-        """Returns the last block's tokens, and its queries, keys and values `[b n h dh]`.
+        """Returns the last block's tokens, and its queries, keys and values `[b h n dh]`.
 
         All blocks but the last run in one `lax.scan`: compiled once whatever the depth, with the
         residual stream as its carry. Unrolled, XLA on CPU adds up all earlier updates anew
@@ -150,14 +151,26 @@ class VisionTransformer(nn.Module):
             drop = DropPath(rate, key, rows) if drop_path else None
             return block.apply({"params": layer_params}, tokens, drop, rotation)  # pyright: ignore
 
-        policy = None if self.remat else jax.checkpoint_policies.save_only_these_names(*KEPT)
-        # The scan already keeps both passes apart.
-        run = jax.checkpoint(run, policy=policy, prevent_cse=False)
-        if self.depth > 1:
+        # A loop already keeps both passes apart.
+        run = jax.checkpoint(run, policy=self._policy(), prevent_cse=self.unrolled)
+        drop_keys = [None] * self.depth if keys is None else keys
+        if self.unrolled:
+            for layer in zip(params[:-1], rates[:-1], drop_keys[:-1], strict=True):
+                tokens, _ = run(tokens, layer)
+        elif self.depth > 1:
             stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params[:-1])
             layers = (stacked, rates[:-1], keys[:-1] if drop_path else None)
             tokens, _ = jax.lax.scan(lambda carry, layer: (run(carry, layer)[0], None), tokens, layers)
-        return run(tokens, (params[-1], rates[-1], keys[-1] if drop_path else None))
+        return run(tokens, (params[-1], rates[-1], drop_keys[-1]))
+
+    def _policy(self) -> Callable[..., bool]:
+        """Says what blocks keep: values by their names, and all results of cuDNN's attention, whose softmax has none."""
+        policies = jax.checkpoint_policies
+        names = policies.save_only_these_names(*self.kept)
+        if self.attention != "cudnn" or "mixed" not in self.kept:
+            return names
+        names = policies.save_only_these_names(*(name for name in self.kept if name != "mixed"))
+        return policies.save_from_both_policies(names, is_cudnn_attention)
 
 
 class PatchEmbedding(nn.Module):
@@ -176,8 +189,7 @@ class PatchEmbedding(nn.Module):
         patches = jnp.swapaxes(patches, 2, 3).reshape(batch, -1, size * size * channels)
         # The official code leaves PyTorch's own start of a convolution in place here.
         uniform = uniform_initializer(1 / math.sqrt(size * size * channels))
-        dense = nn.Dense(self.width, dtype=self.dtype, kernel_init=uniform, bias_init=uniform, name="projection")
-        return dense(patches)
+        return Dense(self.width, self.dtype, kernel_init=uniform, bias_init=uniform, name="projection")(patches)
 
 
 class Block(nn.Module):
@@ -198,7 +210,7 @@ class Block(nn.Module):
         drop_path: DropPath | None = None,
         rotation: np.ndarray | Array | None = None,
     ) -> tuple[Array, tuple[Array, Array, Array]]:
-        """Returns the tokens, and the queries, keys and values `[b n h dh]`, not rotated."""
+        """Returns the tokens, and the queries, keys and values `[b h n dh]`, not rotated."""
         update, qkv = Attention(self.num_heads, self.dtype, self.attention, name="attention")(
             layer_norm(self.dtype, "norm_1", self.norm_epsilon)(tokens), rotation
         )
@@ -218,38 +230,16 @@ class Block(nn.Module):
         if not self.layer_scale:
             return update
         start = nn.initializers.constant(LAYER_SCALE_START)
-        return update * self.param(name, start, (update.shape[-1],)).astype(self.dtype)
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention with queries, keys and values from one matrix."""
-
-    num_heads: int
-    dtype: Any
-    implementation: str
-
-    @nn.compact
-    def __call__(
-        self, tokens: Float[Array, "b n d"], rotation: np.ndarray | Array | None = None
-    ) -> tuple[Array, tuple[Array, Array, Array]]:
-        """Returns the update, and the queries, keys and values `[b n h dh]`, not rotated."""
-        batch, count, width = tokens.shape
-        qkv = checkpoint_name(dense(3 * width, self.dtype, "qkv")(tokens), "qkv")
-        qkv = qkv.reshape(batch, count, 3, self.num_heads, width // self.num_heads)
-        queries, keys, values = (qkv[:, :, i] for i in range(3))
-        turned = (queries, keys) if rotation is None else (rotate(queries, rotation), rotate(keys, rotation))
-        update = checkpoint_name(attend(*turned, values, implementation=self.implementation), "mixed")
-        update = dense(width, self.dtype, "projection")(update.reshape(batch, count, width))
-        return update, (queries, keys, values)
+        scale = self.param(name, start, (update.shape[-1],))
+        return (update.astype(jnp.float32) * scale).astype(self.dtype)
 
 
 def _cls_attention(
-    queries: Float[Array, "b n h dh"], keys: Float[Array, "b n h dh"], rotation: np.ndarray | Array | None
+    queries: Float[Array, "b h n dh"], keys: Float[Array, "b h n dh"], rotation: np.ndarray | Array | None
 ) -> Float[Array, "b h n"]:
     """Returns the attention that [CLS], which no rotation moves, pays to each token."""
-    keys = keys if rotation is None else rotate(keys, rotation)
-    keys = jnp.swapaxes(keys, 1, 2).astype(jnp.float32)
-    scores = jnp.einsum("bhd,bhnd->bhn", queries[:, 0].astype(jnp.float32), keys) / math.sqrt(keys.shape[-1])
+    keys = (keys if rotation is None else rotate(keys, rotation)).astype(jnp.float32)
+    scores = jnp.einsum("bhd,bhnd->bhn", queries[:, :, 0].astype(jnp.float32), keys) / math.sqrt(keys.shape[-1])
     return jax.nn.softmax(scores, axis=-1)
 
 
@@ -262,20 +252,11 @@ def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return 0.5 * x * (1 + jax.lax.erf(x * math.sqrt(0.5)))
 
 
-def dense(features: int, dtype: Any, name: str) -> nn.Dense:
+def dense(features: int, dtype: Any, name: str) -> Dense:
     """Returns a linear layer that starts from a truncated normal."""
-    return nn.Dense(features, dtype=dtype, kernel_init=truncated_normal, name=name)
+    return Dense(features, dtype, kernel_init=truncated_normal, name=name)
 
 
 def layer_norm(dtype: Any, name: str, epsilon: float = LAYER_NORM_EPSILON) -> nn.LayerNorm:
     """Returns a layer normalization; the variance is computed as such, not as a difference."""
     return nn.LayerNorm(epsilon=epsilon, dtype=dtype, use_fast_variance=False, name=name)
-
-
-def uniform_initializer(bound: float) -> nn.initializers.Initializer:
-    """Returns an initializer of uniform values in (-bound, bound)."""
-
-    def init(rng: Array, shape: Any, dtype: Any = jnp.float32) -> Array:
-        return jax.random.uniform(rng, shape, dtype, -bound, bound)
-
-    return init

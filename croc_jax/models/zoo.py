@@ -1,13 +1,13 @@
 """Backbones by name."""
 
 import dataclasses
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from croc_jax.models.attention import choose_attention
 from croc_jax.models.config import BackboneConfig
 from croc_jax.models.convnext import ConvNeXt
+from croc_jax.models.devices import choose_execution, compute_dtype
 from croc_jax.models.features import Backbone
 from croc_jax.models.patches import patch_grid
 from croc_jax.models.position_embedding import RESIZINGS
@@ -36,26 +36,28 @@ CONVOLUTIONAL_PATCHES = (8, 16, 32)
 _CONVOLUTIONAL_FIELDS = {"variant", "patch_size", "width", "stages", "drop_path_rate", "remat", "dtype", "norm_epsilon"}
 
 
-def make_backbone(config: BackboneConfig, *, image_size: int) -> Backbone:
+def make_backbone(config: BackboneConfig, *, image_size: int, device: Any = None) -> Backbone:
     """Returns the module that a config describes.
 
     Args:
         config: variant and overrides.
         image_size: side of the square images that a position embedding is learned for.
+        device: whose kind decides what "auto" means; by default, the first of the default backend.
 
     Raises:
         ValueError: for an unknown variant, type or attention, heads that do not divide the
             width, a field that the variant has no use for, or an image that whole patches do not tile.
     """
+    device = jax.devices()[0] if device is None else device
     if config.variant in VARIANTS:
-        return _make_transformer(config, image_size=image_size)
+        return _make_transformer(config, image_size=image_size, device=device)
     if config.variant in CONVOLUTIONAL:
-        return _make_convolutional(config, image_size=image_size)
+        return _make_convolutional(config, image_size=image_size, device=device)
     known = ", ".join((*VARIANTS, *CONVOLUTIONAL))
     raise ValueError(f"variant={config.variant!r}: choose one of {known}")
 
 
-def _make_transformer(config: BackboneConfig, *, image_size: int) -> VisionTransformer:
+def _make_transformer(config: BackboneConfig, *, image_size: int, device: Any) -> VisionTransformer:
     if config.stages is not None:
         raise ValueError(f"stages={config.stages}: {config.variant} has none; set depth")
     width, depth, num_heads = VARIANTS[config.variant]
@@ -67,7 +69,13 @@ def _make_transformer(config: BackboneConfig, *, image_size: int) -> VisionTrans
     for name, known in CHOICES.items():
         if getattr(config, name) not in known:
             raise ValueError(f"{name}={getattr(config, name)!r}: choose one of {', '.join(known)}")
-    dtype = compute_dtype(config.dtype)
+    execution = choose_execution(
+        dtype=config.dtype,
+        attention=config.attention,
+        remat=config.remat,
+        head_width=width // num_heads,
+        device=device,
+    )
     return VisionTransformer(
         patch_size=config.patch_size,
         grid_size=patch_grid((image_size, image_size), config.patch_size)[0],
@@ -76,9 +84,7 @@ def _make_transformer(config: BackboneConfig, *, image_size: int) -> VisionTrans
         num_heads=num_heads,
         mlp_ratio=config.mlp_ratio,
         drop_path_rate=config.drop_path_rate,
-        remat=config.remat,
-        dtype=dtype,
-        attention=choose_attention(config.attention, dtype),
+        **execution._asdict(),
         num_registers=config.num_registers,
         layer_scale=config.layer_scale,
         mlp=config.mlp,
@@ -88,7 +94,7 @@ def _make_transformer(config: BackboneConfig, *, image_size: int) -> VisionTrans
     )
 
 
-def _make_convolutional(config: BackboneConfig, *, image_size: int) -> ResNet | ConvNeXt:
+def _make_convolutional(config: BackboneConfig, *, image_size: int, device: Any) -> ResNet | ConvNeXt:
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if field.name not in _CONVOLUTIONAL_FIELDS and value != field.default:
@@ -108,20 +114,7 @@ def _make_convolutional(config: BackboneConfig, *, image_size: int) -> ResNet | 
     if width % parts:
         raise ValueError(f"width={width}: must be a multiple of {parts} for {config.variant}")
     settings = {"patch_size": config.patch_size, "width": width, "stages": stages, "remat": config.remat}
-    dtype = compute_dtype(config.dtype)
+    dtype = compute_dtype(config.dtype, device)
     if resnet:
         return ResNet(**settings, dtype=dtype)
     return ConvNeXt(**settings, dtype=dtype, drop_path_rate=config.drop_path_rate, norm_epsilon=config.norm_epsilon)
-
-
-def compute_dtype(name: str) -> jnp.dtype:
-    """Resolves "auto" to bfloat16 on accelerators and float32 on CPU, where bfloat16 is slow.
-
-    Raises:
-        ValueError: for a name other than "auto", "float32" and "bfloat16".
-    """
-    if name == "auto":
-        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    if name not in ("float32", "bfloat16"):
-        raise ValueError(f"dtype={name!r}: choose 'auto', 'float32' or 'bfloat16'")
-    return jnp.dtype(name)

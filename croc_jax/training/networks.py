@@ -23,18 +23,22 @@ class Networks(NamedTuple):
     head: ProjectionHead
 
 
-def make_networks(recipe: Recipe, *, fetch: Callable[[Params], Params] | None = None) -> Networks:
+def make_networks(
+    recipe: Recipe, *, fetch: Callable[[Params], Params] | None = None, mesh: Mesh | None = None
+) -> Networks:
     """Returns the modules of a recipe.
 
     Args:
         recipe: of the run.
         fetch: brings together, block by block, the parameters of a transformer that devices share.
+        mesh: whose devices decide what "auto" means; by default, those of the default backend.
 
     Raises:
         ValueError: for settings of the backbone that cannot work, or if whole patches do not tile the crops.
     """
     _check_crops(recipe)
-    backbone = make_backbone(recipe.backbone, image_size=recipe.data.views.crop_size)
+    device = None if mesh is None else mesh.devices.flat[0]
+    backbone = make_backbone(recipe.backbone, image_size=recipe.data.views.crop_size, device=device)
     if fetch is not None and isinstance(backbone, VisionTransformer):
         backbone = backbone.clone(fetch=fetch)
     return Networks(backbone, make_head(recipe.head, dtype=backbone.dtype))

@@ -56,7 +56,7 @@ def make_train_step(recipe: Recipe, *, steps_per_epoch: int, mesh: Mesh) -> jax.
     Args:
         recipe: of the run.
         steps_per_epoch: updates an epoch.
-        mesh: of all devices.
+        mesh: of all devices, whose kind decides what "auto" means; they need only be described, to compile for them.
     """
     update = make_update(recipe, steps_per_epoch=steps_per_epoch, mesh=mesh)
     size = recipe.data.views.crop_size
@@ -89,11 +89,11 @@ def make_update(
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """Returns the pure function (state, views, rng, init_indices=None) -> (state, metrics).
 
-    `init_indices` fixes the first centroids, for comparisons with other code. With a mesh, what
-    its fsdp axis splits is fetched where it is used.
+    `init_indices` fixes the first centroids, for comparisons with other code. With a mesh, "auto" in the
+    recipe follows its devices, and what its fsdp axis splits is fetched where it is used.
     """
     fetch = None if mesh is None or mesh.shape[FSDP_AXIS] == 1 else partial(used_whole, mesh=mesh)
-    networks = make_networks(recipe, fetch=fetch)
+    networks = make_networks(recipe, fetch=fetch, mesh=mesh)
     # Parameters that are fetched block by block, and statistics over the batch, are exchanged in each slice.
     apart = mesh if fetch is None and not networks.backbone.has_batch_statistics else None
     schedules = make_recipe_schedules(recipe, steps_per_epoch=steps_per_epoch)

@@ -1,0 +1,82 @@
+"""Matrix products that multiply in one type, forward and backward, and give parameters float32 gradients."""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
+def product(subscripts: str, x: Array, y: Array, dtype: Any) -> Array:
+    """Returns an einsum of two arrays that multiplies in the type of the first.
+
+    Gradients multiply in that type, too: those of JAX's own einsum multiply in the type of the result, so that
+    float32 logits or scores of bfloat16 operands would have float32 products in the backward pass. The gradient
+    of `y` has the type of `y`, unrounded: for float32 parameters, devices add it up in float32.
+
+    Args:
+        subscripts: such as "bnd,df->bnf", without an ellipsis; each index is in two of the three arrays.
+        x: whose type is that of the computation.
+        y: cast to it.
+        dtype: of the result.
+    """
+    return jnp.einsum(subscripts, x, y.astype(x.dtype), preferred_element_type=dtype)
+
+
+def _product_forward(subscripts: str, x: Array, y: Array, dtype: Any) -> tuple[Array, tuple[Array, Array]]:
+    return product(subscripts, x, y, dtype), (x, y)
+
+
+def _product_backward(subscripts: str, _: Any, operands: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    (x, y), (operand_indices, result) = operands, subscripts.split("->")
+    left, right = operand_indices.split(",")
+    cotangent = cotangent.astype(x.dtype)
+    to_x = jnp.einsum(f"{result},{right}->{left}", cotangent, y.astype(x.dtype), preferred_element_type=x.dtype)
+    to_y = jnp.einsum(f"{left},{result}->{right}", x, cotangent, preferred_element_type=y.dtype)
+    return to_x, to_y
+
+
+product.defvjp(_product_forward, _product_backward)
+
+
+@jax.custom_vjp
+def add_bias(x: Array, bias: Array) -> Array:
+    """Returns x + bias in the type of x; the gradient of the bias is summed in the type of the bias."""
+    return x + _aligned(bias, x).astype(x.dtype)
+
+
+def _aligned(bias: Array, x: Array) -> Array:
+    return bias.reshape((1,) * (x.ndim - bias.ndim) + bias.shape)
+
+
+def _add_bias_forward(x: Array, bias: Array) -> tuple[Array, Array]:
+    return add_bias(x, bias), bias
+
+
+def _add_bias_backward(bias: Array, cotangent: Array) -> tuple[Array, Array]:
+    sizes = zip(_aligned(bias, cotangent).shape, cotangent.shape, strict=True)
+    axes = tuple(axis for axis, (size, whole) in enumerate(sizes) if size != whole)
+    return cotangent, jnp.sum(cotangent, axis=axes, dtype=bias.dtype).reshape(bias.shape)
+
+
+add_bias.defvjp(_add_bias_forward, _add_bias_backward)
+
+
+class Dense(nn.Module):
+    """A linear layer with the parameters of `nn.Dense`, whose gradients are float32 whatever the computation is in."""
+
+    features: int
+    dtype: Any
+    kernel_init: nn.initializers.Initializer
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch f"]:
+        """Returns x W + b in `dtype`."""
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+        bias = self.param("bias", self.bias_init, (self.features,))
+        batch = "abc"[: x.ndim - 1]
+        return add_bias(product(f"{batch}d,df->{batch}f", x.astype(self.dtype), kernel, self.dtype), bias)

@@ -15,7 +15,6 @@ from flops import model_flops, transformer
 from trace_parts import NoLanesError, parts_of_program, read_trace, split_time
 from trial_sizes import TrialSize, with_batch
 
-from croc_jax.models.vit import KEPT
 from croc_jax.training.config import Recipe
 from croc_jax.training.memory import format_bytes, is_exhausted, measure, memory_limit
 from croc_jax.training.sharding import make_mesh, shard_batch
@@ -65,9 +64,10 @@ def name_devices(size: TrialSize, report: Report) -> None:
 
 def _name_choices(size: TrialSize, report: Report) -> None:
     backbone = transformer(size.recipe)
-    dtype, kept = str(np.dtype(backbone.dtype)), ", ".join(KEPT)
-    found = {"dtype": dtype, "attention": backbone.attention, "kept": list(KEPT)}
-    report("choices of auto", f"{dtype}, attention by {backbone.attention}; a block keeps {kept}", "", **found)
+    dtype, kept = str(np.dtype(backbone.dtype)), backbone.kept
+    found = {"dtype": dtype, "attention": backbone.attention, "kept": list(kept), "unrolled": backbone.unrolled}
+    blocks = f"{'one by one' if backbone.unrolled else 'in a loop'}, keeping {', '.join(kept) or 'nothing'}"
+    report("choices of auto", f"{dtype}, attention by {backbone.attention}, blocks {blocks}", "", **found)
 
 
 def time_steps(size: TrialSize, report: Report) -> None:

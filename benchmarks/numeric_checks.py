@@ -24,9 +24,9 @@ from croc_jax.data.sources import open_data
 from croc_jax.models import clustering_tokens, patch_grid
 from croc_jax.models.attention import attend
 from croc_jax.training.config import Recipe
-from croc_jax.training.networks import encode_views, make_networks
+from croc_jax.training.networks import encode_views, init_params, make_networks
 from croc_jax.training.sharding import make_mesh
-from croc_jax.training.state import init_state
+from croc_jax.training.state import state_from_params
 from croc_jax.training.step import ViewPair, make_update
 
 Batch = Mapping[str, jax.Array]
@@ -173,18 +173,25 @@ def make_inputs(size: TrialSize, recipe: Recipe, images: str, cpu: Any) -> Input
     backbone, rng = transformer(recipe), np.random.default_rng(0)
     shape = size.check_batch, backbone.num_heads, 2 * backbone.grid_size**2
     draws = [np.argsort(rng.random(shape))[..., : recipe.clustering.k_start] for _ in batches]
+    networks = make_networks(recipe, mesh=make_mesh([cpu]))
+
+    def init() -> Any:
+        params = init_params(networks, jax.random.key(recipe.seed), crop_size=recipe.data.views.crop_size)
+        return state_from_params(recipe, params, steps_per_epoch=STEPS_PER_EPOCH)
+
     with jax.default_device(cpu):
-        state = jax.device_get(jax.jit(functools.partial(init_state, recipe, steps_per_epoch=STEPS_PER_EPOCH))())
+        state = jax.device_get(jax.jit(init)())
     return Inputs(state, batches, [draw.astype(np.int32) for draw in draws])
 
 
 @functools.lru_cache
 def make_programs(recipe: Recipe, device: Any) -> Programs:
     """Returns the programs of a comparison for one device; those of the same recipe are compiled once."""
-    update = make_update(recipe, steps_per_epoch=STEPS_PER_EPOCH, mesh=make_mesh([device]))
+    mesh = make_mesh([device])
+    update = make_update(recipe, steps_per_epoch=STEPS_PER_EPOCH, mesh=mesh)
     crop = recipe.data.views.crop_size
     grid = patch_grid((crop, crop), recipe.backbone.patch_size)
-    networks = make_networks(recipe)
+    networks = make_networks(recipe, mesh=mesh)
 
     def see(step: Any, batch: Batch) -> tuple[ViewPair, jax.Array]:
         keys = jax.random.split(jax.random.fold_in(jax.random.key(recipe.seed), step))
@@ -271,7 +278,7 @@ def _compare_attention(name: str, tokens: int, shape: tuple[int, int, int], back
     rng, limit = np.random.default_rng(tokens), LIMITS[str(np.dtype(backbone.dtype))].attention
     batch, heads, width = shape
     # Both sides start from the same rounded numbers.
-    draws = [jnp.asarray(rng.standard_normal((batch, tokens, heads, width)), backbone.dtype) for _ in range(4)]
+    draws = [jnp.asarray(rng.standard_normal((batch, heads, tokens, width)), backbone.dtype) for _ in range(4)]
     *inputs, weights = draws
 
     @jax.jit
@@ -294,16 +301,16 @@ def _compare_attention(name: str, tokens: int, shape: tuple[int, int, int], back
 def attention_in_numpy(
     queries: np.ndarray, keys: np.ndarray, values: np.ndarray, weights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Returns attention `[b n h d]`, and the gradients of its sum with some weights, in the type of the arguments."""
+    """Returns attention `[b h n d]`, and the gradients of its sum with some weights, in the type of the arguments."""
     scale = 1 / math.sqrt(queries.shape[-1])
-    scores = np.einsum("bnhd,bmhd->bhnm", queries, keys) * scale
+    scores = np.einsum("bhnd,bhmd->bhnm", queries, keys) * scale
     shares = np.exp(scores - scores.max(axis=-1, keepdims=True))
     shares /= shares.sum(axis=-1, keepdims=True)
-    to_shares = np.einsum("bnhd,bmhd->bhnm", weights, values)
+    to_shares = np.einsum("bhnd,bhmd->bhnm", weights, values)
     to_scores = shares * (to_shares - np.sum(to_shares * shares, axis=-1, keepdims=True)) * scale
     return (
-        np.einsum("bhnm,bmhd->bnhd", shares, values),
-        np.einsum("bhnm,bmhd->bnhd", to_scores, keys),
-        np.einsum("bhnm,bnhd->bmhd", to_scores, queries),
-        np.einsum("bhnm,bnhd->bmhd", shares, weights),
+        np.einsum("bhnm,bhmd->bhnd", shares, values),
+        np.einsum("bhnm,bhmd->bhnd", to_scores, keys),
+        np.einsum("bhnm,bhnd->bhmd", to_scores, queries),
+        np.einsum("bhnm,bhnd->bhmd", shares, weights),
     )

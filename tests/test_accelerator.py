@@ -281,11 +281,11 @@ def test_the_reference_of_attention_has_the_gradients_of_autodiff():
     rng = np.random.default_rng(0)
     *inputs, weights = (rng.standard_normal((2, 5, 3, 4)).astype(np.float32) for _ in range(4))
 
-    def total(inputs):
-        return jnp.sum(jax.nn.dot_product_attention(*inputs) * weights)
+    def attention(inputs):
+        return jnp.swapaxes(jax.nn.dot_product_attention(*(jnp.swapaxes(part, 1, 2) for part in inputs)), 1, 2)
 
-    ours = reference(*inputs, weights)
-    for our, their in zip(ours, (jax.nn.dot_product_attention(*inputs), *jax.grad(total)(inputs)), strict=True):
+    theirs = attention(inputs), *jax.grad(lambda inputs: jnp.sum(attention(inputs) * weights))(inputs)
+    for our, their in zip(reference(*inputs, weights), theirs, strict=True):
         np.testing.assert_allclose(our, their, atol=1e-5)
 
 

@@ -45,6 +45,7 @@ class Rows(NamedTuple):
     valid: Bool[Array, "chunks b *rest"]
 
 
+@jax.named_scope("heads")
 def compare_images(
     head: ProjectionHead,
     params: Params,
@@ -77,6 +78,7 @@ def compare_images(
     return sums.means()
 
 
+@jax.named_scope("heads")
 def compare_clusters(
     head: ProjectionHead,
     params: Params,

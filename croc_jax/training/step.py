@@ -65,7 +65,9 @@ def make_train_step(recipe: Recipe, *, steps_per_epoch: int, mesh: Mesh) -> jax.
     def train_step(state: TrainState, batch: HostBatch) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
         augment_rng, update_rng = jax.random.split(rng)
-        images = augment(augment_rng, batch["views"], recipe.data.photometric)
+        # Scopes name the parts of a step in its trace: benchmarks/trace_parts.py reads them.
+        with jax.named_scope("augmentation"):
+            images = augment(augment_rng, batch["views"], recipe.data.photometric)
         positions = patch_positions(jnp.moveaxis(batch["boxes"], 1, 0), grid)
         local_images = None
         if recipe.data.local_views.count:
@@ -128,7 +130,8 @@ def make_update(
             if located is None:
                 return whole.loss, (whole, _no_clusters(state.center_dense), statistics)
             assignments, valid = located.clustering.assignments, located.clustering.valid
-            centroids = view_centroids(student.patches, student.cls, assignments)
+            with jax.named_scope("clustering"):
+                centroids = view_centroids(student.patches, student.cls, assignments)
             teaching = teaching._replace(center=state.center_dense)
             parts = compare_clusters(networks.head, head, centroids, located.centroids, valid, teaching, **compared)
             return objective.alpha * parts.loss + whole.loss, (whole, parts, statistics)
@@ -136,18 +139,19 @@ def make_update(
         (loss, (whole, parts, statistics)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.student)
 
         # 3. The student learns; the teacher and the centers follow.
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.student)
-        student: dict = optax.apply_updates(state.student, updates)  # pyright: ignore[reportAssignmentType]
-        momentum = schedules.teacher_momentum(state.step)
-        teacher_params = jax.tree.map(lambda t, s: momentum * t + (1 - momentum) * s, state.teacher, student)
-        new_state = TrainState(
-            step=state.step + 1,
-            student=_follow(student, state.student, statistics),
-            teacher=_follow(teacher_params, state.teacher, teacher_statistics),
-            opt_state=opt_state,
-            center=update_center(state.center, whole, objective.center_momentum),
-            center_dense=update_center(state.center_dense, parts, objective.center_momentum),
-        )
+        with jax.named_scope("optimizer"):
+            updates, opt_state = optimizer.update(gradients, state.opt_state, state.student)
+            student: dict = optax.apply_updates(state.student, updates)  # pyright: ignore[reportAssignmentType]
+            momentum = schedules.teacher_momentum(state.step)
+            teacher_params = jax.tree.map(lambda t, s: momentum * t + (1 - momentum) * s, state.teacher, student)
+            new_state = TrainState(
+                step=state.step + 1,
+                student=_follow(student, state.student, statistics),
+                teacher=_follow(teacher_params, state.teacher, teacher_statistics),
+                opt_state=opt_state,
+                center=update_center(state.center, whole, objective.center_momentum),
+                center_dense=update_center(state.center_dense, parts, objective.center_momentum),
+            )
         metrics = {
             "loss": loss,
             "loss_dense": parts.loss,
@@ -169,6 +173,7 @@ def make_update(
     return update
 
 
+@jax.named_scope("clustering")
 def _locate(recipe: Recipe, teacher: Features, views: ViewPair, *, rng: Array, init_indices: Array | None) -> Located:
     """Clusters the teacher's tokens and takes its centroids."""
     tokens, cls_tokens = clustering_tokens(teacher, recipe.objective.tokens, groups=recipe.objective.token_groups)

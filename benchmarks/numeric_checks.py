@@ -1,0 +1,316 @@
+"""Whether an accelerator computes what the CPU does: steps from one start, their clusters, attention by itself."""
+
+import concurrent.futures
+import dataclasses
+import functools
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from findings import OK, TOO_FAR, Report, attempt
+from flops import transformer
+from trial_sizes import TrialSize, with_batch
+
+from croc_jax.clustering import cluster_views, patch_positions
+from croc_jax.data.config import DataConfig
+from croc_jax.data.photometric import augment
+from croc_jax.data.pipeline import make_dataset
+from croc_jax.data.sources import open_data
+from croc_jax.models import clustering_tokens, patch_grid
+from croc_jax.models.attention import attend
+from croc_jax.training.config import Recipe
+from croc_jax.training.networks import encode_views, init_params, make_networks
+from croc_jax.training.sharding import make_mesh
+from croc_jax.training.state import state_from_params
+from croc_jax.training.step import ViewPair, make_update
+
+Batch = Mapping[str, jax.Array]
+LOSSES = ("loss", "loss_dense", "loss_global")
+STEPS_PER_EPOCH = 2
+
+
+class Limits(NamedTuple):
+    """How far numbers may lie from the reference.
+
+    Attributes:
+        loss: relative difference of any loss of any step.
+        gradient: norm of the difference of the first gradient, over that of the reference.
+        same_k: least share of the heads with the same number of clusters.
+        same_labels: least share of the tokens with the same cluster, where the number of clusters is the same.
+        attention: difference of outputs and gradients, as a share of the largest number.
+    """
+
+    loss: float
+    gradient: float
+    same_k: float
+    same_labels: float
+    attention: float
+
+
+# What rounding does, measured: steps of four images with ViT-S/16 in bfloat16, on a CPU, lay this far from those in
+# float32: losses 6e-4, gradients 3e-2, another K in one head of 24, there the same labels for 99.8% of the tokens;
+# attention 5e-3. Kernels of accelerators add up in other orders and may keep fewer bits on the way: four times as much
+# passes (eight times of the losses). In float32 the order alone differs, which moves losses by 1e-5 and attention by
+# 1e-6; but a tie can turn the K of a head, and that moves the dense loss and the gradients by a thousand times as much.
+# Fresh weights attend nearly uniformly, which hides errors of scale from the losses: hence attention by itself.
+LIMITS = {
+    "bfloat16": Limits(loss=5e-3, gradient=0.1, same_k=0.8, same_labels=0.95, attention=2e-2),
+    "float32": Limits(loss=1e-3, gradient=0.02, same_k=0.95, same_labels=0.99, attention=1e-5),
+}
+# Of the phase's time: after it, the comparison that only explains the first one is left out.
+_SHARE_FOR_THE_FIRST = 0.6
+
+
+class Inputs(NamedTuple):
+    """What all runs have in common, on the host.
+
+    Attributes:
+        state: before the first step.
+        batches: crops of images, one for each step.
+        indices: first centroids of each batch.
+    """
+
+    state: Any
+    batches: Sequence[Mapping[str, np.ndarray]]
+    indices: Sequence[np.ndarray]
+
+
+class Programs(NamedTuple):
+    """The parts of a step that are compiled one by one.
+
+    Attributes:
+        see: (step, batch) -> (augmented views, key).
+        cluster: (teacher, views, first centroids) -> (K, labels).
+        update: (state, views, key, first centroids) -> (state, metrics).
+    """
+
+    see: jax.stages.Wrapped
+    cluster: jax.stages.Wrapped
+    update: jax.stages.Wrapped
+
+
+class Found(NamedTuple):
+    """What one run gave.
+
+    Attributes:
+        losses: by step, in the order of `LOSSES`.
+        gradients: of the first step, of backbone and head: the mean that the optimizer has made of them.
+        num_clusters: of the first batch at the start `[b h]`.
+        labels: alike `[v b h n]`.
+    """
+
+    losses: np.ndarray
+    gradients: Mapping[str, Any]
+    num_clusters: np.ndarray
+    labels: np.ndarray
+
+
+def check_numbers(size: TrialSize, images: str, report: Report) -> None:
+    """Compares the devices' steps with those of the CPU in float32, and attention with a reference in NumPy.
+
+    Args:
+        size: of the trial.
+        images: their folder.
+        report: takes the rows.
+    """
+    attempt(report, lambda: check_attention(size, report), "attention")
+    device, cpu = jax.devices()[0], jax.devices("cpu")[0]
+    recipe, exact = check_recipe(size), check_recipe(size, dtype="float32", attention="xla")
+    inputs = make_inputs(size, exact, images, cpu)
+    chosen = str(np.dtype(transformer(recipe).dtype))
+    # The precision tells rounding from errors: by default, GPUs and TPUs round even the factors of float32 products.
+    trials = [
+        (f"as it trains ({chosen})", recipe, jax.config.jax_default_matmul_precision, LIMITS[chosen]),  # pyright: ignore
+        ("float32, exact products", exact, "highest", LIMITS["float32"]),
+    ]
+    if device == cpu:
+        # The reference itself, taken twice.
+        trials = [(trials[0][0], exact if chosen == "float32" else recipe, *trials[0][2:])]
+    begin = time.monotonic()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        report.say(f"  {size.check_steps} steps on the CPU, for comparison ...")
+        reference = pool.submit(run_steps, exact, inputs, cpu)
+        if device == cpu:
+            reference.result()
+        for name, tried, precision, limits in trials:
+            if time.monotonic() - begin > _SHARE_FOR_THE_FIRST * size.seconds["numbers"]:
+                report(name, "left out, as the time was short")
+                continue
+            report.say(f"  {size.check_steps} steps on {device.device_kind}, {name} ...")
+
+            def run(
+                tried: Recipe = tried, name: str = name, precision: Any = precision, limits: Limits = limits
+            ) -> None:
+                with jax.default_matmul_precision(precision):
+                    found = run_steps(tried, inputs, device)
+                compare(name, found, reference.result(), limits, report)
+
+            attempt(report, run, name)
+
+
+def check_recipe(size: TrialSize, **backbone: str) -> Recipe:
+    """Returns the recipe of the comparison: no path is dropped, and the learning rate is at its peak at once."""
+    recipe = with_batch(size.recipe, size.check_batch)
+    # As large as that of the usual batch of 256.
+    base_lr = recipe.optimizer.base_lr * 256 / size.check_batch
+    optimizer = dataclasses.replace(recipe.optimizer, base_lr=base_lr, warmup_epochs=1, freeze_last_layer_epochs=0)
+    changed = dataclasses.replace(recipe.backbone, drop_path_rate=0.0, **backbone)
+    return dataclasses.replace(recipe, backbone=changed, optimizer=optimizer)
+
+
+def make_inputs(size: TrialSize, recipe: Recipe, images: str, cpu: Any) -> Inputs:
+    """Returns a start and batches of real crops, with the first centroids drawn once for all runs."""
+    dataset = make_dataset(
+        open_data(DataConfig(folders=(images,))), views=recipe.data.views, batch_size=size.check_batch, seed=recipe.seed
+    )
+    with dataset.iterate(num_workers=0, num_threads=1) as stream:
+        batches: list[Any] = [dict(next(stream)) for _ in range(size.check_steps)]
+    backbone, rng = transformer(recipe), np.random.default_rng(0)
+    shape = size.check_batch, backbone.num_heads, 2 * backbone.grid_size**2
+    draws = [np.argsort(rng.random(shape))[..., : recipe.clustering.k_start] for _ in batches]
+    networks = make_networks(recipe, mesh=make_mesh([cpu]))
+
+    def init() -> Any:
+        params = init_params(networks, jax.random.key(recipe.seed), crop_size=recipe.data.views.crop_size)
+        return state_from_params(recipe, params, steps_per_epoch=STEPS_PER_EPOCH)
+
+    with jax.default_device(cpu):
+        state = jax.device_get(jax.jit(init)())
+    return Inputs(state, batches, [draw.astype(np.int32) for draw in draws])
+
+
+@functools.lru_cache
+def make_programs(recipe: Recipe, device: Any) -> Programs:
+    """Returns the programs of a comparison for one device; those of the same recipe are compiled once."""
+    mesh = make_mesh([device])
+    update = make_update(recipe, steps_per_epoch=STEPS_PER_EPOCH, mesh=mesh)
+    crop = recipe.data.views.crop_size
+    grid = patch_grid((crop, crop), recipe.backbone.patch_size)
+    networks = make_networks(recipe, mesh=mesh)
+
+    def see(step: Any, batch: Batch) -> tuple[ViewPair, jax.Array]:
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(recipe.seed), step))
+        images = augment(keys[0], batch["views"], recipe.data.photometric)
+        return ViewPair(images, patch_positions(jnp.moveaxis(batch["boxes"], 1, 0), grid)), keys[1]
+
+    def cluster(teacher: Any, views: ViewPair, indices: jax.Array) -> tuple[jax.Array, jax.Array]:
+        features, _ = encode_views(networks.backbone, teacher["backbone"], views.images)
+        tokens, cls = clustering_tokens(features, recipe.objective.tokens, groups=recipe.objective.token_groups)
+        clustering = cluster_views(tokens, cls, views.positions, recipe.clustering, init_indices=indices)
+        return clustering.num_clusters, clustering.labels
+
+    return Programs(jax.jit(see), jax.jit(cluster), jax.jit(update, donate_argnums=0))
+
+
+def run_steps(recipe: Recipe, inputs: Inputs, device: Any) -> Found:
+    """Takes all steps on one device, and looks at the clusters that the first one starts from."""
+    programs = make_programs(recipe, device)
+    state, losses = jax.device_put(inputs.state, device), []
+    batches = [jax.device_put(pair, device) for pair in zip(inputs.batches, inputs.indices, strict=True)]
+    clusters, gradients = None, None
+    for batch, indices in batches:
+        views, key = programs.see(state.step, batch)
+        clusters = clusters or jax.device_get(programs.cluster(state.teacher, views, indices))
+        state, metrics = programs.update(state, views, key, indices)
+        gradients = gradients or jax.device_get(first_moments(state.opt_state))
+        losses.append([float(metrics[name]) for name in LOSSES])
+    assert clusters is not None and gradients is not None, "there is one step, at least"
+    return Found(np.array(losses), gradients, *clusters)
+
+
+def compare(name: str, found: Found, reference: Found, limits: Limits, report: Report) -> None:
+    """Reports how far the losses and the clusters of a run lie from those of another one."""
+    for index, loss in enumerate(LOSSES):
+        ours, theirs = found.losses[:, index], reference.losses[:, index]
+        apart = float(np.max(np.abs(ours - theirs) / np.abs(theirs)))
+        pairs = ", ".join(f"{our:.5g}/{their:.5g}" for our, their in zip(ours, theirs, strict=True))
+        figure = f"at most {apart:.1e} apart, of {limits.loss:.0e}: {pairs}"
+        numbers = {"apart": apart, "limit": limits.loss, "found": ours.tolist(), "reference": theirs.tolist()}
+        # NaN compares with nothing.
+        report(f"{loss}, {name}", figure, OK if apart <= limits.loss else TOO_FAR, **numbers)
+    for part in reference.gradients:
+        apart = difference(found.gradients[part], reference.gradients[part])
+        figure = f"{apart:.1e} apart, of {limits.gradient:.0e}"
+        report(f"gradient of the {part}, {name}", figure, OK if apart <= limits.gradient else TOO_FAR, apart=apart)
+    same_k = found.num_clusters == reference.num_clusters
+    share, labels = float(same_k.mean()), found.labels == reference.labels
+    # Where K differs, clusters have other numbers.
+    same_labels = float(labels[:, same_k].mean()) if same_k.any() else 0.0
+    good = share >= limits.same_k and same_labels >= limits.same_labels
+    figure = (
+        f"same K in {share:.1%} of the heads (least: {limits.same_k:.0%}), "
+        f"there the same cluster for {same_labels:.1%} of the tokens (least: {limits.same_labels:.0%})"
+    )
+    numbers = {"same_k": share, "same_labels": same_labels}
+    report(f"clusters, {name}", figure, OK if good else TOO_FAR, **numbers)
+
+
+def first_moments(opt_state: Any) -> dict[str, list[Any]]:
+    """Returns Adam's means of the gradients of backbone and head, which after one step are a tenth of these."""
+    found = [moment for _, moment in optax.tree_utils.tree_get_all_with_path(opt_state, "mu")]
+    return {part: [moment[part] for moment in found] for part in ("backbone", "head")}
+
+
+def difference(found: Any, reference: Any) -> float:
+    """Returns the norm of the difference of two trees of arrays over that of the second one."""
+    pairs = list(zip(jax.tree.leaves(found), jax.tree.leaves(reference), strict=True))
+    apart, whole = (sum(float(np.sum(np.square(array, dtype=np.float64))) for array in arrays) for arrays in (
+        (ours - theirs for ours, theirs in pairs), (theirs for _, theirs in pairs)
+    ))  # fmt: skip
+    return math.sqrt(apart / whole)
+
+
+def check_attention(size: TrialSize, report: Report) -> None:
+    """Compares outputs and gradients of the chosen attention with float64, at several numbers of tokens."""
+    backbone = transformer(size.recipe)
+    dtype, shape = np.dtype(backbone.dtype), (2, backbone.num_heads, backbone.width // backbone.num_heads)
+    for tokens in size.attention_tokens:
+        name = f"attention, {backbone.attention}, {dtype}, {tokens} tokens"
+        attempt(report, functools.partial(_compare_attention, name, tokens, shape, backbone, report), name)
+
+
+def _compare_attention(name: str, tokens: int, shape: tuple[int, int, int], backbone: Any, report: Report) -> None:
+    rng, limit = np.random.default_rng(tokens), LIMITS[str(np.dtype(backbone.dtype))].attention
+    batch, heads, width = shape
+    # Both sides start from the same rounded numbers.
+    draws = [jnp.asarray(rng.standard_normal((batch, heads, tokens, width)), backbone.dtype) for _ in range(4)]
+    *inputs, weights = draws
+
+    @jax.jit
+    def run(inputs: list, weights: jax.Array) -> tuple:
+        mixed, pull = jax.vjp(functools.partial(attend, implementation=backbone.attention), *inputs)
+        return mixed, *pull(weights)
+
+    # What float32 rounds on accelerators by default is not the question here.
+    with jax.default_matmul_precision("highest"):
+        found = [np.asarray(array, np.float64) for array in run(inputs, weights)]
+    expected = attention_in_numpy(*(np.asarray(array, np.float64) for array in draws))
+    errors = {
+        part: float(np.max(np.abs(our - their)) / np.max(np.abs(their)))
+        for part, our, their in zip(("output", "queries", "keys", "values"), found, expected, strict=True)
+    }
+    figure = f"{', '.join(f'{part} {error:.1e}' for part, error in errors.items())} apart, of {limit:.0e}"
+    report(name, figure, OK if all(error <= limit for error in errors.values()) else TOO_FAR, **errors)
+
+
+def attention_in_numpy(
+    queries: np.ndarray, keys: np.ndarray, values: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Returns attention `[b h n d]`, and the gradients of its sum with some weights, in the type of the arguments."""
+    scale = 1 / math.sqrt(queries.shape[-1])
+    scores = np.einsum("bhnd,bhmd->bhnm", queries, keys) * scale
+    shares = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    shares /= shares.sum(axis=-1, keepdims=True)
+    to_shares = np.einsum("bhnd,bhmd->bhnm", weights, values)
+    to_scores = shares * (to_shares - np.sum(to_shares * shares, axis=-1, keepdims=True)) * scale
+    return (
+        np.einsum("bhnm,bhmd->bhnd", shares, values),
+        np.einsum("bhnm,bhmd->bhnd", to_scores, keys),
+        np.einsum("bhnm,bhnd->bhmd", to_scores, queries),
+        np.einsum("bhnm,bhnd->bhmd", shares, weights),
+    )

@@ -1,0 +1,212 @@
+"""How the time of a device splits over the parts of a step, read from a trace of JAX's profiler."""
+
+import collections
+import gzip
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from croc_jax.training.memory import COMPUTATION
+
+OTHER = "other"
+_MOST_UNKNOWN = 5
+ATTENTION, MLP, BACKBONE = "attention", "MLP", "rest of the backbone (norms, activations, residuals)"
+COLLECTIVES, CLUSTERING = "collectives", "clustering"
+PARTS = (
+    "augmentation", ATTENTION, MLP, BACKBONE, CLUSTERING, "heads and losses", "optimizer and teacher",
+    COLLECTIVES, OTHER,
+)  # fmt: skip
+# The outermost scope of an operation decides: functions that several parts call keep the inner scopes of the first.
+_SCOPES = {
+    "augmentation": "augmentation",
+    "clustering": CLUSTERING,
+    "_cluster_views": CLUSTERING,
+    "heads": "heads and losses",
+    "ProjectionHead": "heads and losses",
+    "optimizer": "optimizer and teacher",
+    "VisionTransformer": BACKBONE,
+    "ResNet": BACKBONE,
+    "ConvNeXt": BACKBONE,
+}
+_SCOPE = re.compile(rf"(?<![\w.])({'|'.join(_SCOPES)})(?!\w)")
+_OF_BLOCK = re.compile(r"/(attention|mlp)(?:_\d)?(?=/|$)")
+_EXCHANGE = re.compile(
+    r"(all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute|collective-broadcast|nccl|rccl)",
+    re.IGNORECASE,
+)
+_RESULT = re.compile(r"^\s*(ROOT )?%?([\w.\-]+) = ")
+_ORIGIN = re.compile(r'op_name="((?:[^"\\]|\\.)*)"')
+_CALLS = re.compile(r"\b(?:calls|to_apply)=%?([\w.\-]+)")
+
+
+class NoLanesError(ValueError):
+    """A trace has no events of a device; the message says which processes it has."""
+
+
+class Split(NamedTuple):
+    """What a device did.
+
+    Attributes:
+        seconds: by part, of all devices together.
+        busy: share of the time between the first and the last event in which a device did something, on average.
+        unknown: names of the events that took longest among those of no known part, with their seconds.
+    """
+
+    seconds: dict[str, float]
+    busy: float
+    unknown: dict[str, float]
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Shares by part; they add up to 1."""
+        total = sum(self.seconds.values()) or 1.0
+        return {part: self.seconds.get(part, 0.0) / total for part in PARTS}
+
+
+def part_of(origin: str) -> str:
+    """Returns the part that an operation belongs to.
+
+    Args:
+        origin: its scopes, such as "jit(train_step)/jvp(VisionTransformer)/.../Block/attention/qkv/dot_general".
+    """
+    scope = _SCOPE.search(origin)
+    if not scope:
+        return OTHER
+    part = _SCOPES[scope[1]]
+    inner = _OF_BLOCK.search(origin, scope.end()) if part == BACKBONE else None
+    return part if inner is None else ATTENTION if inner[1] == "attention" else MLP
+
+
+def parts_of_program(text: str) -> dict[str, str]:
+    """Returns the part of each instruction of a compiled program; a fusion without an origin is what most of it is.
+
+    Args:
+        text: of the program (`Compiled.as_text()`).
+    """
+    parts, callers, votes, name = {}, {}, collections.defaultdict(collections.Counter), ""
+    for line in text.splitlines():
+        if match := COMPUTATION.match(line):
+            name = match[2]
+        elif match := _RESULT.match(line):
+            origin, calls = _ORIGIN.search(line), _CALLS.search(line)
+            part = part_of(origin[1]) if origin else OTHER
+            parts[match[2]] = part
+            if part != OTHER:
+                votes[name][part] += 1
+            if calls:
+                callers[match[2]] = calls[1]
+    for instruction, called in callers.items():
+        if parts[instruction] == OTHER and votes[called]:
+            parts[instruction] = votes[called].most_common(1)[0][0]
+    return parts
+
+
+def read_trace(folder: Path) -> dict[str, Any]:
+    """Returns the newest trace below a folder, in the format of trace viewers.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    files = sorted(folder.rglob("*.trace.json.gz"), key=lambda file: file.stat().st_mtime)
+    if not files:
+        raise FileNotFoundError(f"{folder}: the profiler wrote no *.trace.json.gz")
+    with gzip.open(files[-1], "rt", encoding="utf-8") as file:
+        return json.load(file)
+
+
+def split_time(trace: Mapping[str, Any], parts: Mapping[str, str]) -> Split:
+    """Adds up what devices did, each moment of a lane counted once.
+
+    Args:
+        trace: by `read_trace`.
+        parts: of the program's instructions, by `parts_of_program`.
+
+    Raises:
+        NoLanesError: if no device is in the trace, as on CPU.
+    """
+    seconds: dict[str, float] = collections.defaultdict(float)
+    unknown: dict[str, float] = collections.defaultdict(float)
+    busy = []
+    for lanes in _device_lanes(trace["traceEvents"]).values():
+        for events in lanes:
+            for event, own in _own_times(events):
+                part = _part_of_event(event, parts)
+                seconds[part] += own
+                if part == OTHER:
+                    unknown[str(event["name"])] += own
+        busy.append(_busy_share([event for events in lanes for event in events]))
+    return Split(
+        dict(seconds), sum(busy) / len(busy), dict(sorted(unknown.items(), key=lambda pair: -pair[1])[:_MOST_UNKNOWN])
+    )
+
+
+def _device_lanes(events: Iterable[Mapping[str, Any]]) -> dict[int, list[list[Mapping[str, Any]]]]:
+    """Returns the events of each lane of each device that holds operations, not summaries of them."""
+    devices, names, lanes, processes = {}, {}, collections.defaultdict(list), set()
+    for event in events:
+        lane = event.get("pid"), event.get("tid")
+        if event.get("ph") == "M" and event["name"] == "process_name":
+            process = str(event["args"]["name"])
+            processes.add(process)
+            if process.startswith("/device:") and "CUSTOM" not in process:
+                devices[event["pid"]] = process
+        elif event.get("ph") == "M" and event["name"] == "thread_name":
+            names[lane] = str(event["args"]["name"])
+        elif event.get("ph") == "X":
+            lanes[lane].append(event)
+    found = {}
+    for device in devices:
+        own = [lane for lane in lanes if lane[0] == device]
+        # A GPU has streams; a TPU has one lane of operations, beside others of steps, modules and scopes.
+        kept = [lane for lane in own if names.get(lane, "").startswith("Stream")]
+        kept = kept or [lane for lane in own if names.get(lane) == "XLA Ops"]
+        if kept:
+            found[device] = [lanes[lane] for lane in kept]
+    if not found:
+        told = sorted(processes | {f"{devices[lane[0]]} {name}" for lane, name in names.items() if lane[0] in devices})
+        raise NoLanesError(f"no device lanes in the trace, which has {', '.join(told) or 'nothing'}")
+    return found
+
+
+def _own_times(events: Iterable[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], float]]:
+    """Returns seconds of each event without those inside it: a loop has its rounds inside."""
+    found: list[list[Any]] = []
+    open_events: list[tuple[float, int]] = []
+    for event in sorted(events, key=lambda event: (event["ts"], -event.get("dur", 0.0))):
+        begin, duration = event["ts"], event.get("dur", 0.0)
+        while open_events and open_events[-1][0] <= begin:
+            open_events.pop()
+        if open_events:
+            end, outer = open_events[-1]
+            found[outer][1] -= min(duration, end - begin)
+        open_events.append((begin + duration, len(found)))
+        found.append([event, duration])
+    return [(event, max(own, 0.0) / 1e6) for event, own in found]
+
+
+def _busy_share(events: Iterable[Mapping[str, Any]]) -> float:
+    """Returns the share of the time from the first event's begin to the last one's end that is within any event."""
+    spans = sorted((event["ts"], event["ts"] + event.get("dur", 0.0)) for event in events)
+    covered, reached = 0.0, spans[0][0]
+    for begin, end in spans:
+        covered += max(end - max(begin, reached), 0.0)
+        reached = max(reached, end)
+    return covered / ((reached - spans[0][0]) or 1.0)
+
+
+def _part_of_event(event: Mapping[str, Any], parts: Mapping[str, str]) -> str:
+    """Returns the part of an event, by the instruction that it names or by the scopes that it carries."""
+    args = event.get("args", {})
+    instruction = str(args.get("hlo_op", event["name"]))
+    if _EXCHANGE.search(instruction) or _EXCHANGE.match(str(event["name"])):
+        return COLLECTIVES
+    # Several launches of one instruction may have numbers added to its name.
+    for name in (instruction, instruction.rpartition(".")[0], str(event["name"])):
+        if parts.get(name, OTHER) != OTHER:
+            return parts[name]
+    for name in ("name", "tf_op", "long_name"):
+        if (part := part_of(str(args.get(name, "")))) != OTHER:
+            return part
+    return OTHER

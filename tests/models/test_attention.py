@@ -7,6 +7,7 @@ import pytest
 from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
 from croc_jax.models.attention import attend, is_cudnn_attention
+from tests.jaxprs import equations
 
 # Of patches of 16 and of 14, with registers, of local crops.
 COUNTS = (36, 37, 196, 197, 201, 257)
@@ -95,7 +96,7 @@ def test_what_cudnn_found_is_kept_for_the_backward_pass(cudnn_found):
     def forward_passes(policy):
         attention = jax.checkpoint(lambda *parts: attend(*parts, implementation="cudnn"), policy=policy)
         loss = lambda *parts: jnp.sum(attention(*parts).astype(jnp.float32) ** 2)  # noqa: E731
-        text = str(jax.make_jaxpr(jax.grad(loss))(*arrays))
-        return text.count(" dot_product_attention_fwd")
+        traced = jax.make_jaxpr(jax.grad(loss))(*arrays).jaxpr
+        return sum(equation.primitive.name.startswith("dot_product_attention_fwd") for equation in equations(traced))
 
     assert forward_passes(None) == 2 and forward_passes(is_cudnn_attention) == 1

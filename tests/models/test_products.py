@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from croc_jax.models.products import Dense, add_bias, product
+from tests.jaxprs import equations
 
 CASES = [
     ("bnd,df->bnf", (2, 5, 3), (3, 4)),
@@ -42,17 +43,11 @@ def test_product_and_its_gradients_equal_float64(subscripts, left, right):
 
 def dots(function, *args):
     """Returns the types of all matrix products of a function: operands, and result."""
-
-    def visit(jaxpr):
-        for equation in jaxpr.eqns:
-            if equation.primitive.name == "dot_general":
-                yield tuple(str(value.aval.dtype) for value in (*equation.invars, *equation.outvars))
-            for parameter in equation.params.values():
-                inner = getattr(parameter, "jaxpr", parameter)
-                if hasattr(inner, "eqns"):
-                    yield from visit(inner)
-
-    return set(visit(jax.make_jaxpr(function)(*args).jaxpr))
+    return {
+        tuple(str(value.aval.dtype) for value in (*equation.invars, *equation.outvars))
+        for equation in equations(jax.make_jaxpr(function)(*args).jaxpr)
+        if equation.primitive.name == "dot_general"
+    }
 
 
 def test_half_precision_multiplies_in_half_and_gives_parameters_float32_gradients():

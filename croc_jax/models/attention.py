@@ -41,11 +41,10 @@ class Attention(nn.Module):
         self, tokens: Float[Array, "b n d"], rotation: np.ndarray | Array | None = None
     ) -> tuple[Array, tuple[Array, Array, Array]]:
         """Returns the update, and the queries, keys and values `[b h n dh]`, not rotated."""
-        by_token = self.implementation == "cudnn"
-        queries, keys, values = HeadsIn(self.num_heads, self.dtype, by_token, name="qkv")(tokens)
+        queries, keys, values = HeadsIn(self.num_heads, self.dtype, self.implementation, name="qkv")(tokens)
         turned = (queries, keys) if rotation is None else (rotate(queries, rotation), rotate(keys, rotation))
         mixed = attend(*turned, values, implementation=self.implementation)
-        update = HeadsOut(self.dtype, by_token, name="projection")(checkpoint_name(mixed, "mixed"))
+        update = HeadsOut(self.dtype, self.implementation, name="projection")(checkpoint_name(mixed, "mixed"))
         return update, (queries, keys, values)
 
 
@@ -55,13 +54,13 @@ class HeadsIn(nn.Module):
     Attributes:
         num_heads: that share the width.
         dtype: of the computation.
-        by_token: lay out all that belongs to a token side by side, by one product, as cuDNN reads it; else each
-            head's tokens, by three products, which XLA need not transpose.
+        implementation: of the attention. On a TPU, three products give each head's tokens side by side, so that no
+            transpose follows; elsewhere, one gives all that belongs to a token.
     """
 
     num_heads: int
     dtype: Any
-    by_token: bool
+    implementation: str
 
     @nn.compact
     def __call__(self, tokens: Float[Array, "b n d"]) -> tuple[Array, Array, Array]:
@@ -69,9 +68,11 @@ class HeadsIn(nn.Module):
         width = tokens.shape[-1]
         kernel = self.param("kernel", truncated_normal, (width, 3 * width))
         bias = self.param("bias", nn.initializers.zeros, (3 * width,))
-        if self.by_token:
-            qkv = add_bias(product("bnd,df->bnf", tokens, kernel, self.dtype), bias)
-            qkv = qkv.reshape(*tokens.shape[:2], 3, self.num_heads, -1)
+        if self.implementation != "xla_tpu":
+            qkv = product("bnd,df->bnf", tokens, kernel, self.dtype)
+            # For cudnn, what is kept is padded, too.
+            qkv = checkpoint_name(qkv, "qkv") if self.implementation == "xla" else qkv
+            qkv = add_bias(qkv, bias).reshape(*tokens.shape[:2], 3, self.num_heads, -1)
             queries, keys, values = (jnp.swapaxes(qkv[:, :, i], 1, 2) for i in range(3))
             return queries, keys, values
         kernels = jnp.moveaxis(kernel.reshape(width, 3, self.num_heads, -1), 1, 0)
@@ -84,10 +85,10 @@ class HeadsIn(nn.Module):
 
 
 class HeadsOut(nn.Module):
-    """A linear layer from the joined features of all heads; `by_token` as in `HeadsIn`."""
+    """A linear layer from the joined features of all heads; attributes as in `HeadsIn`."""
 
     dtype: Any
-    by_token: bool
+    implementation: str
 
     @nn.compact
     def __call__(self, mixed: Float[Array, "b h n dh"]) -> Float[Array, "b n d"]:
@@ -96,7 +97,7 @@ class HeadsOut(nn.Module):
         width = heads * head_width
         kernel = self.param("kernel", truncated_normal, (width, width))
         bias = self.param("bias", nn.initializers.zeros, (width,))
-        if self.by_token:
+        if self.implementation != "xla_tpu":
             joined = jnp.swapaxes(mixed, 1, 2).reshape(batch, count, width)
             return add_bias(product("bnd,df->bnf", joined, kernel, self.dtype), bias)
         kernel = kernel.reshape(heads, head_width, width)

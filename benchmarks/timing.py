@@ -33,7 +33,8 @@ def peak_memory_gib() -> float:
 def print_table(title: str, rows: dict[str, str]) -> None:
     """Prints figures with their names."""
     device = jax.devices()[0]
-    table = Table(title=f"{title}, {jax.device_count()} x {device.device_kind}", show_header=False)
+    devices = f"{jax.device_count()} x {device.device_kind}"
+    table = Table(title=f"{title}, {devices}, jax {jax.__version__}", show_header=False)
     for name, figure in rows.items():
         table.add_row(name, figure)
     Console().print(table)

@@ -15,8 +15,8 @@ LARGEST_KERNEL_LAMBDA = 60.0
 
 
 @jax.tree_util.register_pytree_node_class
-class FixedEpsilonGeometry(geometry.Geometry):
-    """A geometry whose epsilon is the same in all iterations, so that its kernel does not depend on them."""
+class FixedKernel(geometry.Geometry):
+    """A geometry whose epsilon is the same in all iterations, and so is its kernel, which is given."""
 
     def apply_kernel(self, vec: Array, eps: Any = None, axis: int = 0) -> Array:
         """Multiplies by the kernel; ott's own raises it to the power `epsilon / eps`, here 1, in each iteration."""
@@ -45,10 +45,11 @@ def transport_plan(
         sinkhorn_lambda: inverse of the entropic regularization, Eq. 11.
         iterations: how many.
     """
+    settings = {"cost_matrix": cost, "epsilon": 1.0 / sinkhorn_lambda, "scale_cost": 1.0}
+    # Computed here, or compilers for accelerators compute it anew wherever an iteration reads it.
+    kernel = geometry.Geometry(**settings).kernel_matrix
     problem = linear_problem.LinearProblem(
-        FixedEpsilonGeometry(cost_matrix=cost, epsilon=1.0 / sinkhorn_lambda, scale_cost=1.0),
-        a=cluster_marginal,
-        b=token_marginal,
+        FixedKernel(kernel_matrix=kernel, **settings), a=cluster_marginal, b=token_marginal
     )
     solver = sinkhorn.Sinkhorn(
         lse_mode=sinkhorn_lambda > LARGEST_KERNEL_LAMBDA,

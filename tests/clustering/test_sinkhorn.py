@@ -3,8 +3,11 @@
 import jax
 import numpy as np
 import pytest
+from ott.geometry import geometry
 
+from croc_jax.clustering import sinkhorn as sinkhorn_module
 from croc_jax.clustering.sinkhorn import LARGEST_KERNEL_LAMBDA, transport_plan
+from tests.jaxprs import equations
 
 
 def scale_rows_and_columns(cost, clusters, tokens, *, sinkhorn_lambda, iterations):
@@ -54,3 +57,22 @@ def test_plan_is_the_same_under_vmap():
     batched = jax.vmap(solve)(cost, clusters, tokens)
     for i in range(2):
         np.testing.assert_allclose(batched[i], solve(cost[i], clusters[i], tokens[i]), rtol=1e-5, atol=1e-9)
+
+
+def test_the_kernel_is_computed_once():
+    def solve(*arrays):
+        return transport_plan(*arrays, sinkhorn_lambda=20.0, iterations=5)
+
+    traced = jax.make_jaxpr(solve)(*problem(0)).jaxpr
+    loops = [equation for equation in equations(traced) if equation.primitive.name in ("scan", "while")]
+    inside = [inner for loop in loops for inner in equations(loop.params["jaxpr"].jaxpr)]
+    assert sum(equation.primitive.name == "dot_general" for equation in inside) >= 2
+    assert not [equation for equation in inside if equation.primitive.name == "exp"]
+    assert [equation for equation in equations(traced) if equation.primitive.name == "exp"]
+
+
+def test_the_result_is_that_of_a_plain_geometry_bit_for_bit(monkeypatch):
+    settings = {"sinkhorn_lambda": 20.0, "iterations": 5}
+    ours = transport_plan(*problem(4), **settings)
+    monkeypatch.setattr(sinkhorn_module, "FixedKernel", geometry.Geometry)
+    np.testing.assert_array_equal(ours, transport_plan(*problem(4), **settings))

@@ -27,13 +27,13 @@ $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 { echo "croc_jax needs Python 3.11 or newer; this is $$($(PYTHON) --version). Try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 endef
 
-# Installs croc_jax with the extra $(1) into the virtual environment $(2).
+# Installs croc_jax with the extra $(1) into the virtual environment $(2), with the constraints of $(3), too, if given.
 define install
 test -x $(2)/bin/python || $(PYTHON) -m venv $(2) || exit 1; \
 version=$$($(2)/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
-constraints=constraints/constraints-$$version.txt; \
-test -f $$constraints && option="-c $$constraints" || option=; \
-$(2)/bin/python -m pip install --quiet --disable-pip-version-check $$option --editable '.[$(1)]'
+options=; for name in constraints $(3); do \
+file=constraints/$$name-$$version.txt; test ! -f $$file || options="$$options -c $$file"; done; \
+$(2)/bin/python -m pip install --quiet --disable-pip-version-check $$options --editable '.[$(1)]'
 endef
 
 .PHONY: demo test parity tpu slow lint types bench chips docs clean
@@ -98,7 +98,7 @@ $(PARITY_READY): setup.cfg pyproject.toml $(wildcard constraints/*.txt)
 $(CHIPS_VENV)/ready-%: setup.cfg pyproject.toml $(wildcard constraints/*.txt)
 	@$(check_python)
 	@echo "Installing croc_jax and compilers for accelerators into $(CHIPS_VENV), once; those for CUDA take 5 GB ..."
-	@$(call install,test$(COMMA)$(subst both,tpu$(COMMA)cuda,$*),$(CHIPS_VENV))
+	@$(call install,test$(COMMA)$(subst both,tpu$(COMMA)cuda,$*),$(CHIPS_VENV),accelerators)
 	@touch $@
 
 clean:

@@ -50,6 +50,7 @@ from croc_jax.training.lock import lock_workdir
 from croc_jax.training.loop import Outcome, Outputs, RunLength, SaveError, run_training
 from croc_jax.training.memory import advise, compile_step, is_exhausted
 from croc_jax.training.metrics_log import MetricsLog, NoLog
+from croc_jax.training.networks import make_networks
 from croc_jax.training.processes import gather_texts, join_processes
 from croc_jax.training.profiling import Profiler, StepRange, parse_steps
 from croc_jax.training.progress import RunProgress
@@ -270,10 +271,13 @@ def describe(plan: Plan, *, restored: TrainState | None) -> str:
     if mesh.size > batch_parts(mesh) or mesh.shape["fsdp"] > 1:
         devices += f" ({' x '.join(f'{name} {size}' for name, size in mesh.shape.items())})"
     devices += f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    backbone = make_networks(recipe, mesh=mesh).backbone
+    attention = ", attention by cuDNN" if getattr(backbone, "attention", "") == "cudnn" else ""
     anew = f"starts from {recipe.init_from.source}" if recipe.init_from.source else "starts anew"
     where = anew if restored is None else f"resumes after step {int(restored.step)}"
     return (
-        f"{recipe.backbone.variant}/{recipe.backbone.patch_size}, {millions:.1f} M parameters, on {devices}: "
+        f"{recipe.backbone.variant}/{recipe.backbone.patch_size}, {millions:.1f} M parameters, "
+        f"{backbone.dtype}{attention}, on {devices}: "
         f"{plan.dataset.images_per_epoch} images, batch {batch} ({batch // batch_parts(mesh)} a device), "
         f"{plan.length.steps_per_epoch} steps an epoch, {epochs} epochs; {where}"
     )

@@ -147,9 +147,11 @@ def _lay_out(array: Array, major_to_minor: tuple[int, ...]) -> Array:
 
 
 def _attend_cudnn(queries: Array, keys: Array, values: Array) -> Array:
-    batch, _, count, _ = queries.shape
+    count = queries.shape[2]
     missing = -count % CUDNN_TOKEN_MULTIPLE
-    lengths: Int[Array, " b"] = jnp.full(batch, count, jnp.int32)
+    # All alike, but read from the queries: so devices that split the batch split the lengths, too, which is not said
+    # of a constant.
+    lengths: Int[Array, " b"] = jnp.where(jnp.isnan(queries[:, 0, 0, 0]), 0, count).astype(jnp.int32)
 
     def pad(tokens: Array) -> Array:
         padded = jnp.pad(jnp.swapaxes(tokens, 1, 2), ((0, 0), (0, missing), (0, 0), (0, 0)))

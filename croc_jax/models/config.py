@@ -19,10 +19,12 @@ class BackboneConfig:
         num_heads: attention heads (transformers; the following fields that name no other network, too).
         mlp_ratio: hidden features of a block's MLP over its width.
         drop_path_rate: stochastic depth of the last block; earlier ones grow linearly from 0 (any but ResNet).
-        remat: recompute each block (of any network) in the backward pass instead of storing it.
+        remat: recompute each block (of any network) in the backward pass instead of storing what it computed. Without
+            it, transformers store results of matrix products, and nothing on TPU, where that is faster.
         dtype: "float32", "bfloat16", or "auto": bfloat16 on accelerators, float32 on CPU (any network).
-        attention: "xla", "cudnn" (flash attention on CUDA, bfloat16 only), or "auto".
-        num_registers: tokens beside [CLS] that no one reads (DINOv2 and DINOv3: 4).
+        attention: "xla", "cudnn" (flash attention, on NVIDIA GPUs alone, in bfloat16 and with heads of a multiple of 8
+            features up to 128), or "auto": cuDNN's where it exists, else XLA's.
+        num_registers: register tokens (DINOv2 and DINOv3: 4).
         layer_scale: whether a learned factor scales each feature of an update (DINOv2, DINOv3).
         mlp: "gelu", or "swiglu" (giants of DINOv2 and DINOv3).
         positions: "learned", or "rope" (DINOv3).

@@ -10,7 +10,6 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
 def product(subscripts: str, x: Array, y: Array, dtype: Any) -> Array:
     """Returns an einsum of two arrays that multiplies in the type of the first.
 
@@ -24,6 +23,11 @@ def product(subscripts: str, x: Array, y: Array, dtype: Any) -> Array:
         y: cast to it.
         dtype: of the result.
     """
+    return _product(subscripts, x, y, dtype)  # pyright: ignore[reportReturnType]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
+def _product(subscripts: str, x: Array, y: Array, dtype: Any) -> Array:
     return jnp.einsum(subscripts, x, y.astype(x.dtype), preferred_element_type=dtype)
 
 
@@ -40,7 +44,7 @@ def _product_backward(subscripts: str, _: Any, operands: tuple[Array, Array], co
     return to_x, to_y
 
 
-product.defvjp(_product_forward, _product_backward)
+_product.defvjp(_product_forward, _product_backward)
 
 
 @jax.custom_vjp

@@ -121,9 +121,9 @@ class VisionTransformer(nn.Module):
     ) -> tuple[Array, tuple[Array, Array, Array]]:
         """Returns the last block's tokens, and its queries, keys and values `[b h n dh]`.
 
-        All blocks but the last run in one `lax.scan`: compiled once whatever the depth, with the
-        residual stream as its carry. Unrolled, XLA on CPU adds up all earlier updates anew
-        wherever it reads the stream, which costs the square of the depth.
+        Unless `unrolled`, all blocks but the last run in one `lax.scan`: compiled once whatever the depth, with the
+        residual stream as its carry. Unrolled, XLA on CPU would add up all earlier updates anew wherever it reads
+        the stream, which costs the square of the depth; GPUs save the copies of what is kept to a loop's stacks.
         """
         settings = {
             "num_heads": self.num_heads,
@@ -153,15 +153,14 @@ class VisionTransformer(nn.Module):
 
         # A loop already keeps both passes apart.
         run = jax.checkpoint(run, policy=self._policy(), prevent_cse=self.unrolled)
-        drop_keys = [None] * self.depth if keys is None else keys
+        layers = list(zip(params, rates, keys if drop_path else [None] * self.depth, strict=True))
         if self.unrolled:
-            for layer in zip(params[:-1], rates[:-1], drop_keys[:-1], strict=True):
+            for layer in layers[:-1]:
                 tokens, _ = run(tokens, layer)
         elif self.depth > 1:
-            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params[:-1])
-            layers = (stacked, rates[:-1], keys[:-1] if drop_path else None)
-            tokens, _ = jax.lax.scan(lambda carry, layer: (run(carry, layer)[0], None), tokens, layers)
-        return run(tokens, (params[-1], rates[-1], drop_keys[-1]))
+            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers[:-1])
+            tokens, _ = jax.lax.scan(lambda carry, layer: (run(carry, layer)[0], None), tokens, stacked)
+        return run(tokens, layers[-1])
 
     def _policy(self) -> Callable[..., bool]:
         """Says what blocks keep: values by name, and all results of cuDNN's attention, whose log-sum-exp has none."""

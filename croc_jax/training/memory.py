@@ -10,6 +10,7 @@ import jax
 from jax.sharding import Mesh
 
 from croc_jax.training.config import Recipe
+from croc_jax.training.networks import make_networks
 from croc_jax.training.sharding import DATA_AXIS, batch_parts, memory_limit
 
 # In the text of a compiled program: where a computation begins, arrays by type and sides, and where a line comes from.
@@ -178,7 +179,8 @@ def advise(recipe: Recipe, mesh: Mesh) -> str:
         ways.append("raise runtime.mesh.fsdp")
     if recipe.schedule.batch_size > batch_parts(mesh) * recipe.optimizer.accumulation_steps:
         ways.append("raise optimizer.accumulation_steps")
-    if not recipe.backbone.remat:
+    # Where a transformer keeps nothing anyway (on TPU), it would change nothing.
+    if getattr(make_networks(recipe, mesh=mesh).backbone, "kept", not recipe.backbone.remat):
         ways.append("set backbone.remat=True")
     return " or ".join(ways) or "take more devices or a smaller backbone"
 

@@ -209,8 +209,10 @@ def on_each_device(function: Callable, mesh: Mesh | None, arguments: Any, result
     """
     if mesh is None or batch_parts(mesh) == 1:
         return function
+    # Inside, the partitioner is left out only if all axes are manual; with some, it fails on cuDNN's attention.
+    axes = AXES if mesh.shape[MODEL_AXIS] == 1 else BATCH_AXES
     return jax.shard_map(
-        function, mesh=mesh, in_specs=arguments, out_specs=results, axis_names=set(BATCH_AXES), check_vma=False
+        function, mesh=mesh, in_specs=arguments, out_specs=results, axis_names=set(axes), check_vma=False
     )
 
 

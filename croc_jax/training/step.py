@@ -12,13 +12,13 @@ from jaxtyping import Array, Float, Int
 
 from croc_jax.clustering import Clustering, cluster_views, patch_positions, view_centroids
 from croc_jax.data.photometric import augment, augment_local
-from croc_jax.models import Features, clustering_tokens, follow_statistics, patch_grid
+from croc_jax.models import Backbone, Features, clustering_tokens, follow_statistics, patch_grid
 from croc_jax.objectives import DistillationSums, update_center
 from croc_jax.training.comparison import Teaching, compare_clusters, compare_images
 from croc_jax.training.config import Recipe
 from croc_jax.training.feature_health import feature_health
 from croc_jax.training.networks import encode_views, make_networks
-from croc_jax.training.sharding import FSDP_AXIS, batch_sharded, replicated, state_shardings, used_whole
+from croc_jax.training.sharding import FSDP_AXIS, MODEL_AXIS, batch_sharded, replicated, state_shardings, used_whole
 from croc_jax.training.state import TrainState, init_state, make_recipe_optimizer, make_recipe_schedules
 
 Metrics = dict[str, Array]
@@ -94,8 +94,7 @@ def make_update(
     """
     fetch = None if mesh is None or mesh.shape[FSDP_AXIS] == 1 else partial(used_whole, mesh=mesh)
     networks = make_networks(recipe, fetch=fetch, mesh=mesh)
-    # Parameters that are fetched block by block, and statistics over the batch, are exchanged in each slice.
-    apart = mesh if fetch is None and not networks.backbone.has_batch_statistics else None
+    apart = mesh if _runs_apart(networks.backbone, mesh) else None
     schedules = make_recipe_schedules(recipe, steps_per_epoch=steps_per_epoch)
     optimizer = make_recipe_optimizer(recipe, steps_per_epoch=steps_per_epoch)
     slices, objective = recipe.optimizer.accumulation_steps, recipe.objective
@@ -171,6 +170,17 @@ def make_update(
         return new_state, {name: jnp.asarray(value, jnp.float32) for name, value in metrics.items()}
 
     return update
+
+
+def _runs_apart(backbone: Backbone, mesh: Mesh | None) -> bool:
+    """Says whether each device goes through slices of the batch by itself, and exchanges gradients after the last.
+
+    Parameters that are fetched block by block, and statistics over the batch, are exchanged in each slice; and
+    cuDNN's attention has no partitioning where some axes of the mesh are manual and others are not.
+    """
+    if mesh is None or mesh.shape[FSDP_AXIS] > 1 or backbone.has_batch_statistics:
+        return False
+    return mesh.shape[MODEL_AXIS] == 1 or getattr(backbone, "attention", "") != "cudnn"
 
 
 @jax.named_scope("clustering")

@@ -9,8 +9,8 @@ from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
 from croc_jax.data.config import DataConfig, LocalViewsConfig
 from croc_jax.models import BackboneConfig, devices
-from croc_jax.training.config import Recipe, ScheduleConfig
-from croc_jax.training.sharding import make_mesh
+from croc_jax.training.config import OptimizerConfig, Recipe, RuntimeConfig, ScheduleConfig
+from croc_jax.training.sharding import MeshConfig, make_mesh
 from croc_jax.training.start import abstract_batch, abstract_state
 from croc_jax.training.step import make_train_step
 from tests.jaxprs import equations
@@ -51,3 +51,25 @@ def test_the_step_is_traced_for_any_number_of_tokens(recipe, depth, tokens):
     assert len(shapes["fwd"]) == depth * (1 + len(tokens)) and len(shapes["bwd"]) == depth * len(tokens)
     # Whole tiles of 8.
     assert {shape[1] for found in shapes.values() for shape in found} == {-(-count // 8) * 8 for count in tokens}
+
+
+@pytest.mark.parametrize(("model", "manual"), [(1, {"data", "fsdp", "model"}), (2, set())])
+def test_slices_never_leave_the_attention_between_manual_axes_and_others(model, manual):
+    recipe = Recipe(
+        backbone=SHALLOW,
+        schedule=ScheduleConfig(batch_size=16),
+        optimizer=OptimizerConfig(accumulation_steps=2),
+        runtime=RuntimeConfig(mesh=MeshConfig(fsdp=1, model=model)),
+    )
+    mesh = make_mesh(jax.devices()[:8], recipe.runtime.mesh)
+    state = abstract_state(recipe, steps_per_epoch=1000, mesh=mesh)
+    step = make_train_step(recipe, steps_per_epoch=1000, mesh=mesh)
+    traced = step.trace(state, abstract_batch(recipe, mesh=mesh)).jaxpr
+
+    def attends(equation):
+        inner = equation.params["jaxpr"]
+        return any(inside.primitive.name.startswith("dot_product_attention") for inside in equations(inner))
+
+    shards = [found for found in equations(traced.jaxpr) if found.primitive.name == "shard_map" and attends(found)]
+    # The teacher's forward pass, the student's, and its backward pass.
+    assert [set(found.params["newly_manual_axes"]) for found in shards] == ([manual] * 3 if manual else [])

@@ -72,7 +72,8 @@ def run_all(size: TrialSize, images: Path, folder: Path, console: Console) -> li
     this = python(str(Path(__file__).resolve()), f"--size={SIZE.value}", f"--images={images}", f"--output={folder}")
     for name, seconds in size.seconds.items():
         console.rule(f"{name}, at most {seconds:.0f} s")
-        own = env | {"XLA_FLAGS": traced_flags(env, rows)} if name == "parts" else env
+        # Alike in both, so that the second one finds the program that the first one compiled.
+        own = env | {"XLA_FLAGS": traced_flags(env, rows)} if name in ("speed", "parts") else env
         rows += run_phase([*this, f"--phase={name}"], name=name, folder=folder, seconds=seconds, env=own)
     # Whoever asks for a longer run gets it.
     left = (size.total - (time.monotonic() - begin)) / 60
@@ -120,7 +121,10 @@ def train(
 
 
 def traced_flags(env: dict[str, str], rows: Sequence[Row]) -> str:
-    """Returns the flags of XLA for a trace: on a GPU, kernels that are launched as one graph would lose their names."""
+    """Returns the flags of XLA for a trace: on a GPU, kernels that are launched as one graph would lose their names.
+
+    The training at the end has the flags of its user, and so says what graphs gain.
+    """
     on_gpu = any(row.numbers.get("platform") == "gpu" for row in rows)
     return f"{env.get('XLA_FLAGS', '')} {'--xla_gpu_enable_command_buffer=' if on_gpu else ''}".strip()
 

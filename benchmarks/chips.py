@@ -5,7 +5,8 @@
     make chips OUTPUT=docs/scaling.md
 
 A row takes 2 to 8 minutes of CPU. Its figures are kept in --results: an interrupted run goes on, and a row is compiled
-again once its recipe, the sources or the compiler are others. Nothing is measured on an accelerator.
+again once its recipe, the sources or the compiler are others. Nothing is measured on an accelerator; tables of
+benchmarks/accelerator.py that are pasted under the page's last heading stay there.
 """
 
 import dataclasses
@@ -20,7 +21,7 @@ from ml_collections import config_flags
 from rich.console import Console
 from rich.table import Table
 from rows import ROWS, find_figures
-from scaling_page import HEAD, Entry, cells_of, make_page
+from scaling_page import HEAD, MEASURED, Entry, cells_of, make_page, measured_section
 
 from croc_jax.training.config_dict import recipe_config
 
@@ -45,7 +46,9 @@ def main(argv: Sequence[str]) -> None:
     entries = [Entry(row.title, row.topology, told) for row, told in zip(rows, found, strict=True)]
     show(entries)
     if OUTPUT.value:
-        Path(OUTPUT.value).write_text(make_page(entries), encoding="utf-8")
+        file = Path(OUTPUT.value)
+        measured = measured_section(file.read_text(encoding="utf-8")) if file.exists() else MEASURED
+        file.write_text(make_page(entries, measured), encoding="utf-8")
 
 
 def show(entries: Sequence[Entry]) -> None:

@@ -102,7 +102,7 @@ def write_findings(folder: Path, title: str, rows: Sequence[Row]) -> list[Path]:
     date = time.strftime("%Y-%m-%d")
     cells = [(row.phase, row.name, row.figure, row.verdict) for row in rows]
     lines = [" | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) for line in cells]
-    page = [f"## {title}, {date}", "", "Measured by `python benchmarks/accelerator.py`.", ""]
+    page = [f"### {title}, {date}", "", "Measured by `python benchmarks/accelerator.py`.", ""]
     page += ["| phase | what | found | verdict |", "|---|---|---|---|", *(f"| {line} |" for line in lines), ""]
     markdown, data = folder / "accelerator.md", folder / "accelerator.json"
     markdown.write_text("\n".join(page), encoding="utf-8")

@@ -2,12 +2,12 @@
 
 from croc_jax.models import VisionTransformer
 from croc_jax.training.config import Recipe
-from croc_jax.training.networks import make_networks
+from croc_jax.training.networks import init_networks
 
 
 def transformer(recipe: Recipe) -> VisionTransformer:
     """Returns the backbone, whose work is counted for transformers alone."""
-    backbone = make_networks(recipe).backbone
+    backbone = init_networks(recipe).backbone
     if not isinstance(backbone, VisionTransformer):
         raise SystemExit(f"error: backbone.variant={recipe.backbone.variant!r}: choose a transformer")
     return backbone

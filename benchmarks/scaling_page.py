@@ -108,8 +108,18 @@ class Entry(NamedTuple):
     found: Figures | str
 
 
-def make_page(entries: Sequence[Entry]) -> str:
-    """Returns the page in Markdown."""
+def measured_section(page: str) -> str:
+    """Returns what an earlier page has under its last heading: tables of real devices, which are pasted there."""
+    return page.partition("## Measured\n")[2].strip() or MEASURED
+
+
+def make_page(entries: Sequence[Entry], measured: str = MEASURED) -> str:
+    """Returns the page in Markdown.
+
+    Args:
+        entries: rows of the tables.
+        measured: see `measured_section`.
+    """
     compiled = [(entry, entry.found) for entry in entries if isinstance(entry.found, Figures)]
     names = dict.fromkeys(entry.topology.partition(":")[0] for entry in entries)
     checks = [
@@ -131,7 +141,7 @@ def make_page(entries: Sequence[Entry]) -> str:
         utilization=UTILIZATION,
         clusters=CLUSTERS,
         times=_table(["step", *SEEN], times),
-        measured=MEASURED,
+        measured=measured,
     )
 
 

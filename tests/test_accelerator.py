@@ -71,7 +71,7 @@ def test_a_trial_on_cpu_finds_the_same_numbers_and_survives_a_kill(tmp_path):
     assert rows["end"]["numbers"] == {"step": STEPS, "steps": STEPS}
     assert rows["speed of training"]["numbers"]["images_per_sec"] > 0
     page = (output / "accelerator.md").read_text()
-    assert page.startswith(f"## 1 x cpu, jax {jax.__version__}") and "| numbers | loss, as it trains" in page
+    assert page.startswith(f"### 1 x cpu, jax {jax.__version__}") and "| numbers | loss, as it trains" in page
 
 
 def lane(process, name, *, pid=1, tid=1):

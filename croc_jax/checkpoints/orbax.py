@@ -28,7 +28,7 @@ from croc_jax.checkpoints.reading import (
 )
 from croc_jax.training.config import Recipe, RecipeError, recipe_from_dict
 from croc_jax.training.loop import SaveError
-from croc_jax.training.networks import init_params, make_networks
+from croc_jax.training.networks import init_networks, init_params
 from croc_jax.training.processes import gather_texts
 from croc_jax.training.workdir import CHECKPOINTS_NAME
 
@@ -284,7 +284,7 @@ def _read_part(
         recipe = recipe_from_dict(metadata["recipe"])
     except RecipeError as error:
         raise CheckpointError(f"{folder} is of another version: {error}") from error
-    init = functools.partial(init_params, make_networks(recipe), crop_size=recipe.data.views.crop_size)
+    init = functools.partial(init_params, init_networks(recipe), crop_size=recipe.data.views.crop_size)
     abstract = choose(jax.eval_shape(init, jax.random.key(0)))
     if centers:
         counts = {"center": recipe.head.num_prototypes, "center_dense": recipe.head.num_prototypes_dense}

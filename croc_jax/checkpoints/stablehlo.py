@@ -11,7 +11,7 @@ from jax import export
 from jaxtyping import Array, Float, UInt8
 
 from croc_jax.data.photometric import normalize
-from croc_jax.models import BackboneConfig, make_backbone, patch_grid
+from croc_jax.models import BackboneConfig, VisionTransformer, make_backbone, patch_grid
 from croc_jax.models.zoo import VARIANTS
 
 SUFFIX = ".stablehlo"
@@ -58,9 +58,11 @@ def make_dense_fn(params: Any, config: BackboneConfig, *, image_size: int) -> An
     """Returns the function that is exported; see `export_program`."""
     config = dataclasses.replace(config, dtype="float32", remat=False)
     if config.variant in VARIANTS:
-        # Another platform has no say in what this one would choose.
         config = dataclasses.replace(config, attention="xla")
     module = make_backbone(config, image_size=image_size)
+    if isinstance(module, VisionTransformer):
+        # The device that exports has no say: layouts for a TPU cannot be exported at all.
+        module = module.clone(attention="xla", unrolled=False)
     weights = jax.tree.map(jnp.asarray, params)
 
     def encode(images: UInt8[Array, "b H W 3"]) -> dict[str, Float[Array, "..."]]:

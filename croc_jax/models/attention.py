@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.layout import Layout, with_layout_constraint
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from croc_jax.models.initializers import truncated_normal
 from croc_jax.models.position_embedding import rotate
@@ -149,22 +149,19 @@ def _lay_out(array: Array, major_to_minor: tuple[int, ...]) -> Array:
 def _attend_cudnn(queries: Array, keys: Array, values: Array) -> Array:
     count = queries.shape[2]
     missing = -count % CUDNN_TOKEN_MULTIPLE
-    # All alike, but read from the queries: so devices that split the batch split the lengths, too, which is not said
-    # of a constant.
-    lengths: Int[Array, " b"] = jnp.where(jnp.isnan(queries[:, 0, 0, 0]), 0, count).astype(jnp.int32)
 
     def pad(tokens: Array) -> Array:
         padded = jnp.pad(jnp.swapaxes(tokens, 1, 2), ((0, 0), (0, missing), (0, 0), (0, 0)))
         return checkpoint_name(padded, "qkv")
 
-    mixed = jax.nn.dot_product_attention(
-        pad(queries),
-        pad(keys),
-        pad(values),
-        query_seq_lengths=lengths,
-        key_value_seq_lengths=lengths,
-        implementation="cudnn",
-    )
+    queries, keys, values = map(pad, (queries, keys, values))
+    lengths: Any = {}
+    if missing:
+        # All alike, but read from the queries: devices that split the batch then split the lengths, too, which is not
+        # said of a constant.
+        length = jnp.where(jnp.isnan(queries[:, 0, 0, 0]), count + missing, count).astype(jnp.int32)
+        lengths = {"query_seq_lengths": length, "key_value_seq_lengths": length}
+    mixed = jax.nn.dot_product_attention(queries, keys, values, **lengths, implementation="cudnn")
     return jnp.swapaxes(mixed[:, :count], 1, 2)
 
 

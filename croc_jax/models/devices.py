@@ -1,5 +1,6 @@
 """What "auto" means on each kind of device: precision, attention, and how blocks run."""
 
+import functools
 import logging
 from typing import Any, NamedTuple
 
@@ -96,8 +97,13 @@ def choose_attention(name: str, dtype: jnp.dtype, *, head_width: int, device: An
     if name == "cudnn":
         raise ValueError(f"attention='cudnn': {refusal}; choose 'xla' or 'auto'")
     if platform_of(device) == "cuda":
-        _logger.warning("attention: XLA's, as cuDNN's %s", refusal)
+        _warn_once(refusal)
     return xla
+
+
+@functools.cache
+def _warn_once(refusal: str) -> None:
+    _logger.warning("attention: XLA's, as cuDNN's %s", refusal)
 
 
 def _refusal(dtype: jnp.dtype, head_width: int, device: Any) -> str:

@@ -15,7 +15,8 @@ def product(subscripts: str, x: Array, y: Array, dtype: Any) -> Array:
 
     Gradients multiply in that type, too: those of JAX's own einsum multiply in the type of the result, so that
     float32 logits or scores of bfloat16 operands would have float32 products in the backward pass. The gradient
-    of `y` has the type of `y`, unrounded: for float32 parameters, devices add it up in float32.
+    of `y` has the type of `y`, unrounded: for float32 parameters, devices add it up in float32. There is no forward
+    differentiation (`jax.jvp`).
 
     Args:
         subscripts: such as "bnd,df->bnf", without an ellipsis; each index is in two of the three arrays.

@@ -36,7 +36,7 @@ class VisionTransformer(nn.Module):
         drop_path_rate: stochastic depth of the last block; earlier ones grow linearly from 0.
         kept: names of what blocks keep for their backward pass; all else is computed anew, which is mostly faster
             than to write it out and read it back, and saves memory.
-        unrolled: compile the blocks one by one, not as a loop.
+        unrolled: compile the blocks one by one in training, not as a loop.
         dtype: of the computation; parameters are float32.
         attention: "xla", "xla_tpu" or "cudnn".
         num_registers: tokens beside [CLS] that no one reads.
@@ -151,10 +151,12 @@ class VisionTransformer(nn.Module):
             drop = DropPath(rate, key, rows) if drop_path else None
             return block.apply({"params": layer_params}, tokens, drop, rotation)  # pyright: ignore
 
+        # Evaluation compiles a program for each size of images, and keeps nothing.
+        unrolled = self.unrolled and train
         # A loop already keeps both passes apart.
-        run = jax.checkpoint(run, policy=self._policy(), prevent_cse=self.unrolled)
+        run = jax.checkpoint(run, policy=self._policy(), prevent_cse=unrolled)
         layers = list(zip(params, rates, keys if drop_path else [None] * self.depth, strict=True))
-        if self.unrolled:
+        if unrolled:
             for layer in layers[:-1]:
                 tokens, _ = run(tokens, layer)
         elif self.depth > 1:

@@ -1,5 +1,6 @@
 """The backbone and the head of a recipe, applied to pairs of views."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -42,6 +43,11 @@ def make_networks(
     if fetch is not None and isinstance(backbone, VisionTransformer):
         backbone = backbone.clone(fetch=fetch)
     return Networks(backbone, make_head(recipe.head, dtype=backbone.dtype))
+
+
+def init_networks(recipe: Recipe) -> Networks:
+    """Returns the modules of a recipe for making or counting parameters, for which no device has to fit."""
+    return make_networks(dataclasses.replace(recipe, backbone=dataclasses.replace(recipe.backbone, attention="auto")))
 
 
 def _check_crops(recipe: Recipe) -> None:

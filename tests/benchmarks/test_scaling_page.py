@@ -5,7 +5,18 @@ from pathlib import Path
 import pytest
 from compiling import Figures, describe_failure, summarize
 from program import Cost, Exchange, Work
-from scaling_page import HEAD, PAGE, SEEN, Entry, cells_of, duration, make_page, time_range
+from scaling_page import (
+    HEAD,
+    MEASURED,
+    PAGE,
+    SEEN,
+    Entry,
+    cells_of,
+    duration,
+    make_page,
+    measured_section,
+    time_range,
+)  # fmt: skip
 from targets import CHIPS, chip_of
 
 GIB = 2**30
@@ -84,6 +95,10 @@ def test_the_page_has_all_rows():
     coco = time_range(figures(), "v5e:2x2", SEEN["COCO, 300 epochs"])
     assert rows[-2][:2] == ["ViT-S/16, batch 256, 4 x v5e", coco] and len(rows[-2]) == 3
     assert page.endswith("## Measured\n\nNo accelerator has been measured yet.\n") and "{" not in page
+    assert measured_section(page) == measured_section("") == MEASURED
+    pasted = page.replace(MEASURED, "### A card\n\n| step | 1 s |")
+    kept = measured_section(pasted)
+    assert kept == "### A card\n\n| step | 1 s |"
 
 
 def test_the_page_of_the_site_is_what_the_program_writes():

@@ -8,7 +8,7 @@ import pytest
 from jax import export
 
 from croc_jax.checkpoints.stablehlo import export_program, make_dense_fn, program_difference
-from croc_jax.models import BackboneConfig
+from croc_jax.models import BackboneConfig, devices
 from tests.checkpoints.test_export import random_params
 
 pytest.importorskip("flatbuffers")
@@ -39,6 +39,17 @@ def test_a_program_takes_images_of_any_size(tmp_path, config):
             np.testing.assert_allclose(found[name], expected[name], atol=2e-5)
     with pytest.raises(ValueError, match="remainder 2"):
         program.call(np.zeros((1, 10, 16, 3), np.uint8))
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_the_device_that_exports_has_no_say(tmp_path, monkeypatch, platform):
+    params, programs = random_params(PLAIN, size=SIZE), []
+    for here in ("cpu", platform):
+        monkeypatch.setattr(devices, "platform_of", lambda device, here=here: here)
+        output = tmp_path / f"{here}.stablehlo"
+        file = export_program(params, PLAIN, image_size=SIZE, output=output, platforms=("cpu", platform))
+        programs.append(export.deserialize(bytearray(file.read_bytes())).mlir_module())
+    assert programs[0] == programs[1]
 
 
 def test_the_difference_is_that_of_the_file(tmp_path):

@@ -71,8 +71,9 @@ def test_the_kernel_is_computed_once():
     assert [equation for equation in equations(traced) if equation.primitive.name == "exp"]
 
 
-def test_the_result_is_that_of_a_plain_geometry_bit_for_bit(monkeypatch):
-    settings = {"sinkhorn_lambda": 20.0, "iterations": 5}
+@pytest.mark.parametrize("sinkhorn_lambda", [5.0, 20.0, LARGEST_KERNEL_LAMBDA + 1])
+def test_the_result_is_that_of_a_plain_geometry_bit_for_bit(monkeypatch, sinkhorn_lambda):
+    settings = {"sinkhorn_lambda": sinkhorn_lambda, "iterations": 5}
     ours = transport_plan(*problem(4), **settings)
     monkeypatch.setattr(sinkhorn_module, "FixedKernel", geometry.Geometry)
     np.testing.assert_array_equal(ours, transport_plan(*problem(4), **settings))

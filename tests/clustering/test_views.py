@@ -149,6 +149,13 @@ def test_draws_follow_the_softmax_without_replacement():
     np.testing.assert_allclose(np.bincount(after_zero, minlength=4) / len(after_zero), [0, 0.6, 0.3, 0.1], atol=0.02)
 
 
+def test_draws_are_the_largest_in_order_and_of_equals_the_first(monkeypatch):
+    noise = np.random.default_rng(0).integers(0, 6, (3, 2, 40)).astype(np.float32)
+    monkeypatch.setattr(jax.random, "gumbel", lambda rng, shape, dtype: jnp.asarray(noise, dtype))
+    draws = draw_tokens(jax.random.key(0), jnp.zeros(noise.shape), 12)
+    np.testing.assert_array_equal(draws, np.argsort(-noise, axis=-1, kind="stable")[..., :12])
+
+
 def test_trace_ends_with_two_clusters_and_agrees_with_the_choice():
     tokens, cls_tokens, positions, indices = scene()
     labels, costs = trace_merging(tokens, cls_tokens, positions, CONFIG, init_indices=indices)

@@ -88,6 +88,9 @@ def test_padding_for_cudnn_changes_nothing(monkeypatch, count):
     for found, expected in zip(result_and_gradients("cudnn", *arrays), reference(*arrays), strict=True):
         np.testing.assert_allclose(found, expected, atol=2e-6)
     assert seen == [(-(-count // 8) * 8, "cudnn")]
+    arrays[0][1, 0, 0, 0] = np.nan
+    mixed = attend(*arrays[:3], implementation="cudnn")
+    assert np.isnan(mixed[1]).any() and np.isfinite(mixed[0]).all()
 
 
 def test_what_cudnn_found_is_kept_for_the_backward_pass(cudnn_found):

@@ -6,7 +6,7 @@ import types
 import jax.numpy as jnp
 import pytest
 
-from croc_jax.models import BackboneConfig, make_backbone
+from croc_jax.models import BackboneConfig, devices, make_backbone
 from croc_jax.models.devices import PRODUCTS, choose_execution, platform_of
 
 
@@ -58,8 +58,10 @@ def test_auto_follows_the_device(found, expected):
     ],
 )
 def test_what_cudnn_refuses_is_told_in_one_line(caplog, found, changes, reason):
+    devices._warn_once.cache_clear()
     with caplog.at_level(logging.WARNING):
-        assert choose_execution(**AUTO | changes, device=found).attention == "xla"
+        for _ in range(2):
+            assert choose_execution(**AUTO | changes, device=found).attention == "xla"
     assert len(caplog.messages) == 1 and reason in caplog.messages[0]
     with pytest.raises(ValueError, match=reason):
         choose_execution(**AUTO | changes | {"attention": "cudnn"}, device=found)

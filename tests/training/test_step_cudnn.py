@@ -49,6 +49,13 @@ def test_the_step_is_traced_for_any_number_of_tokens(recipe, depth, tokens):
             shapes[match[1]].append(equation.invars[0].aval.shape)
     # The teacher's and the student's forward pass, which is not run again, and one backward pass.
     assert len(shapes["fwd"]) == depth * (1 + len(tokens)) and len(shapes["bwd"]) == depth * len(tokens)
+    # Nor are the products that it takes: queries, keys and values come from one, of three passes.
+    width = 3 * recipe.backbone.num_heads * 64 if recipe.backbone.num_heads else 3 * 384
+    products = [found for found in equations(traced.jaxpr) if found.primitive.name == "dot_general"]
+    forward = [
+        found for found in products if found.outvars[0].aval.shape[-1:] == (width,) and found.outvars[0].aval.ndim == 3
+    ]
+    assert len(forward) == depth * (1 + len(tokens))
     # Whole tiles of 8.
     assert {shape[1] for found in shapes.values() for shape in found} == {-(-count // 8) * 8 for count in tokens}
 

@@ -82,8 +82,8 @@ def test_devices_sum_up_their_part_of_split_parameters(work, sizes):
     split, whole = sizes
     others = set(work.exchanges) - {"all-gather", "all-reduce", "reduce-scatter"}
     assert sum(sum(work.exchanges[kind].sizes.values()) for kind in others) < 0.01 * split
-    # All but gradients of queries, keys and values, which come head by head: these are no parts of their matrix.
-    assert work.exchanges["reduce-scatter"].sizes["f32"] > 0.7 * split
+    # Nearly all: the compiler sums up small gradients whole.
+    assert work.exchanges["reduce-scatter"].sizes["f32"] > 0.85 * split
     # Then both pairs of devices sum up their halves, and all what is whole everywhere: norms, biases, centers.
     assert whole < work.exchanges["all-reduce"].sizes["f32"] < 0.8 * split + whole
 

@@ -39,7 +39,7 @@ class VisionTransformer(nn.Module):
         unrolled: compile the blocks one by one in training, not as a loop.
         dtype: of the computation; parameters are float32.
         attention: "xla", "xla_tpu" or "cudnn".
-        num_registers: tokens beside [CLS] that no one reads.
+        num_registers: register tokens, which take part in attention alone.
         layer_scale: whether a learned factor scales each feature of an update.
         mlp: "gelu", or "swiglu": the first matrix gives twice as many features, of which one half gates the other.
         positions: "learned", or "rope": rotations of queries and keys in every block.

@@ -27,8 +27,8 @@ HEAD = (
 PAGE = """# Scaling
 
 Made by `make chips OUTPUT=docs/scaling.md`: the training step is compiled for accelerators that are not there, by the
-compilers that JAX has for them, and what it needs is read from the compiled programs. **Nothing on this page was
-measured on an accelerator.**
+compilers that JAX has for them, and what it needs is read from the compiled programs. **None of that was
+measured on an accelerator**; what was, is in the [last section](#measured).
 
 ## What a step needs of a device
 

@@ -19,9 +19,9 @@ from flops import model_flops
 from program import Work, read_program
 from targets import Chip, chip_of, find_devices
 
+from croc_jax.runtime.memory import bytes_on_device, is_exhausted
 from croc_jax.training.config import Recipe, recipe_from_dict
-from croc_jax.training.memory import bytes_on_device, is_exhausted
-from croc_jax.training.sharding import batch_parts, make_mesh
+from croc_jax.training.sharding import make_mesh, num_data_shards
 from croc_jax.training.start import abstract_batch, abstract_state
 from croc_jax.training.step import make_train_step
 
@@ -143,7 +143,7 @@ def lower_step(recipe: Recipe, topology: str) -> Step:
     state = abstract_state(recipe, steps_per_epoch=_STEPS_PER_EPOCH, mesh=mesh)
     train_step = make_train_step(recipe, steps_per_epoch=_STEPS_PER_EPOCH, mesh=mesh)
     lowered = train_step.lower(state, abstract_batch(recipe, mesh=mesh))
-    return Step(lowered, state, batch_parts(mesh), dict(mesh.shape))
+    return Step(lowered, state, num_data_shards(mesh), dict(mesh.shape))
 
 
 def measure(recipe: Recipe, topology: str, *, dump: str = "") -> Figures:

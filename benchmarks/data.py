@@ -28,8 +28,8 @@ from croc_jax.data.config import PhotometricConfig, ViewsConfig
 from croc_jax.data.photometric import augment
 from croc_jax.data.pipeline import make_dataset
 from croc_jax.data.prepare import PrepareConfig, prepare
-from croc_jax.data.readers import count_cores
 from croc_jax.data.sources import FolderSource, ImageSource, open_source
+from croc_jax.data.workers import count_cores
 
 IMAGES = flags.DEFINE_string("images", None, "Folder of photographs.", required=True)
 SECONDS = flags.DEFINE_float("seconds", 3.0, "How long each reader works in each turn.")

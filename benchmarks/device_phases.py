@@ -15,8 +15,8 @@ from flops import model_flops, transformer
 from trace_parts import NoLanesError, parts_of_program, read_trace, split_time
 from trial_sizes import TrialSize, with_batch
 
+from croc_jax.runtime.memory import format_bytes, is_exhausted, measure, memory_limit
 from croc_jax.training.config import Recipe
-from croc_jax.training.memory import format_bytes, is_exhausted, measure, memory_limit
 from croc_jax.training.sharding import make_mesh, shard_batch
 from croc_jax.training.start import abstract_batch, abstract_state, fresh_state
 from croc_jax.training.step import make_train_step

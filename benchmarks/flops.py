@@ -2,7 +2,7 @@
 
 from croc_jax.models import VisionTransformer
 from croc_jax.training.config import Recipe
-from croc_jax.training.networks import init_networks
+from croc_jax.training.forward import init_networks
 
 
 def transformer(recipe: Recipe) -> VisionTransformer:

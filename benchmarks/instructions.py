@@ -4,7 +4,7 @@ import math
 import re
 from typing import NamedTuple
 
-from croc_jax.training.memory import ARRAY, COMPUTATION, array_bytes
+from croc_jax.runtime.memory import ARRAY, COMPUTATION, array_bytes
 
 _LINE = re.compile(r"^\s*(ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([a-z][\w\-]*)\((.*)$")
 _LAYOUT = re.compile(rf"{ARRAY.pattern}(?:\{{([^}}]*)\}})?")

@@ -24,7 +24,7 @@ from croc_jax.data.sources import open_data
 from croc_jax.models import clustering_tokens, patch_grid
 from croc_jax.models.attention import attend
 from croc_jax.training.config import Recipe
-from croc_jax.training.networks import encode_views, init_params, make_networks
+from croc_jax.training.forward import encode_views, init_params, make_networks
 from croc_jax.training.sharding import make_mesh
 from croc_jax.training.state import state_from_params
 from croc_jax.training.step import ViewPair, make_update

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from instructions import Instruction, attribute, called_names, first_sides, padded_bytes, parse, result_type
 from products import product_flops
 
-from croc_jax.training.memory import ARRAY, NO_ARRAYS, ORIGIN, array_bytes
+from croc_jax.runtime.memory import ARRAY, NO_ARRAYS, ORIGIN, array_bytes
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _COLLECTIVE = re.compile(rf"({'|'.join(KINDS)})(-start)?")

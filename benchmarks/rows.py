@@ -22,7 +22,7 @@ _HERE = Path(__file__).resolve().parent
 _LIBRARIES = ("jax", "jaxlib", "libtpu", "jax-cuda12-plugin", "jax-cuda12-pjrt")
 # What decides figures, beside the recipe and the compilers.
 _SOURCES = (
-    *("croc_jax/clustering/*.py", "croc_jax/data/*.py", "croc_jax/models/*.py", "croc_jax/objectives.py"),
+    *("croc_jax/clustering/*.py", "croc_jax/data/*.py", "croc_jax/models/*.py", "croc_jax/losses.py"),
     *("croc_jax/training/*.py", "benchmarks/compiling.py", "benchmarks/flops.py", "benchmarks/instructions.py"),
     *("benchmarks/products.py", "benchmarks/program.py", "benchmarks/targets.py", "benchmarks/*.txtpb"),
 )

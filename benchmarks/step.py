@@ -9,8 +9,8 @@ from flops import model_flops, transformer
 from timing import median_seconds, peak_memory_gib, print_table
 
 from croc_jax.clustering import cluster_views, patch_positions
+from croc_jax.losses import ObjectiveConfig
 from croc_jax.models import BackboneConfig
-from croc_jax.objectives import ObjectiveConfig
 from croc_jax.training.config import Recipe, ScheduleConfig
 from croc_jax.training.sharding import make_mesh, replicated, shard_batch
 from croc_jax.training.state import init_state

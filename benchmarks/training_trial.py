@@ -13,13 +13,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from command_line import PARENT
+from cli import PARENT
 from findings import FAILED, OK, Report
 from phases import describe_status, end, last_line, python
 from trial_sizes import TrialSize
 
 from croc_jax.data.sources import FolderSource
-from croc_jax.training.metrics_log import FILE_NAME, last_row, parse_row
+from croc_jax.runtime.metrics_writer import FILE_NAME, last_row, parse_row
 
 ROOT = Path(__file__).resolve().parent.parent
 # Imports, the first images and the first state, on a fresh machine.

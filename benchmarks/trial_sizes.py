@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 from croc_jax.clustering import ClusteringConfig
 from croc_jax.data.config import DataConfig, ViewsConfig
+from croc_jax.losses import ObjectiveConfig
 from croc_jax.models import BackboneConfig, HeadConfig
-from croc_jax.objectives import ObjectiveConfig
 from croc_jax.training.config import OptimizerConfig, Recipe, ScheduleConfig
 
 

@@ -17,15 +17,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from command_line import UserError, make_progress, run
+from cli import UserError, make_progress, run
 from jaxtyping import Array, Int, UInt8
 from PIL import Image
 from rich.console import Console
 
 from croc_jax.clustering import ClusteringConfig, cluster_features
-from croc_jax.data.ahead import load_ahead
 from croc_jax.data.decoding import DecodeError, decode
 from croc_jax.data.photometric import normalize
+from croc_jax.data.prefetch import load_ahead
 from croc_jax.data.sources import FolderSource
 from croc_jax.evaluation.backbones import RANDOM, FrozenBackbone, random_backbone, trained_backbone
 from croc_jax.models import patch_grid

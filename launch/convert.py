@@ -18,14 +18,14 @@ from typing import Any
 import jax
 import numpy as np
 from absl import flags
-from command_line import UserError, run
+from cli import UserError, run
 from rich.console import Console
 
 from croc_jax.checkpoints.differences import largest_difference
 from croc_jax.checkpoints.export import FORMATS, export_backbone
-from croc_jax.checkpoints.foreign import load_foreign_backbone
-from croc_jax.checkpoints.official_run import NetworksOfRun, export_run, load_networks, load_official_run
-from croc_jax.checkpoints.orbax import save_backbone
+from croc_jax.checkpoints.manager import save_backbone
+from croc_jax.checkpoints.official import NetworksOfRun, export_run, load_networks, load_official_run
+from croc_jax.checkpoints.pretrained import load_foreign_backbone
 from croc_jax.checkpoints.stablehlo import export_program, program_difference
 from croc_jax.checkpoints.weight_files import is_foreign
 from croc_jax.data.config import DataConfig, ViewsConfig

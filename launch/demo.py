@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from absl import flags
-from command_line import UserError, load_config_file, run
+from cli import UserError, load_config_file, run
 from rich.console import Console
 
 from croc_jax.data.scenes import write_scenes
 from croc_jax.data.sources import FolderSource
 from croc_jax.report import build_report, read_metrics
+from croc_jax.runtime.workdir import CONFIG_NAME, WorkdirError, differing_fields, read_recipe
 from croc_jax.training.config import flatten, recipe_from_dict
-from croc_jax.training.workdir import CONFIG_NAME, WorkdirError, differing_fields, read_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = ROOT / "configs" / "demo.py"

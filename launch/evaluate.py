@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from command_line import UserError, load_config_file, make_progress, parse_configs, run
+from cli import UserError, load_config_file, make_progress, parse_configs, run
 from protocols import Config, plan
 from rich.console import Console
 from rich.progress import Progress
@@ -24,8 +24,8 @@ from rich.table import Table
 from croc_jax.evaluation import FrozenFeatures, MemoryBudget
 from croc_jax.evaluation.backbones import RANDOM, FrozenBackbone, random_backbone, trained_backbone
 from croc_jax.evaluation.results import make_results, write_results
+from croc_jax.runtime.workdir import CONFIG_NAME, read_recipe
 from croc_jax.training.config import Recipe, recipe_from_dict
-from croc_jax.training.workdir import CONFIG_NAME, read_recipe
 
 CONFIGS = flags.DEFINE_multi_string("config", [], "A protocol, such as configs/eval/linear.py; may be repeated.")
 CHECKPOINT = flags.DEFINE_string(
@@ -44,7 +44,7 @@ SCORE_NAMES = {
 NO_SCORES = ("step", "final_train_loss")
 
 
-class Workbench:
+class BackboneCache:
     """Backbones that are loaded once, with features that protocols share."""
 
     def __init__(self, checkpoint: str, *, folder: Path, remember: bool) -> None:
@@ -76,7 +76,7 @@ def main() -> None:
     # All mistakes come to light before the first hour of work.
     runs = {name: plan(config) for name, config in configs.items()}
     console = Console()
-    bench = Workbench(CHECKPOINT.value, folder=output, remember=len(configs) > 1)
+    bench = BackboneCache(CHECKPOINT.value, folder=output, remember=len(configs) > 1)
     for name, config in configs.items():
         folder = output / name if len(configs) > 1 else output
         with make_progress(console) as progress:

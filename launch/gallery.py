@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from absl import flags
-from command_line import UserError, run
+from cli import UserError, run
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
@@ -21,16 +21,16 @@ from rich.console import Console
 from sklearn.datasets import load_sample_images
 
 from croc_jax.data.decoding import DecodeError, decode
-from croc_jax.data.label_files import open_image
+from croc_jax.data.labeled.davis import Video, open_videos
+from croc_jax.data.labeled.label_files import open_image
 from croc_jax.data.scenes import make_scene, write_film
 from croc_jax.data.sources import FolderSource
-from croc_jax.data.videos import Video, open_videos
 from croc_jax.evaluation.backbones import FrozenBackbone, trained_backbone
 from croc_jax.evaluation.features import make_extract_fn
 from croc_jax.evaluation.video.evaluate import VideoProtocol, label_video, score_video
-from croc_jax.report.exploration import Exploration, explore, overlap
 from croc_jax.report.figures import plot_clusters, plot_merging
 from croc_jax.report.gallery import plot_components, plot_video, reduce_colors
+from croc_jax.report.inspect import Exploration, explore, overlap
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", "runs/demo", "A workdir, a checkpoint, a file or a folder.")
 IMAGES = flags.DEFINE_string("images", "", "A folder of images.")

@@ -16,11 +16,11 @@ from typing import Self
 import rich.filesize
 import rich.progress
 from absl import flags
-from command_line import UserError, run
+from cli import UserError, run
 from rich.console import Console
 
 from croc_jax.data.prepare import SKIPPED_NAME, PrepareConfig, Prepared, prepare, verify
-from croc_jax.data.readers import count_cores
+from croc_jax.data.workers import count_cores
 
 SOURCE = flags.DEFINE_multi_string("source", [], "Images: KIND:VALUE, or a folder; repeat it to join several.")
 OUTPUT = flags.DEFINE_string("output", None, "Where the shards and manifest.json go.", required=True)

@@ -10,7 +10,7 @@ Several processes form one run if Slurm, Open MPI, Kubernetes or a TPU starts th
 --coordinator_address, --num_processes and --process_id. A run that SIGTERM or SIGUSR1 has ended exits with 75.
 """
 
-from croc_jax.training.stopping import StopRequest, end_at_once, exit_status
+from croc_jax.runtime.stopping import StopRequest, end_at_once, exit_status
 
 if __name__ == "__main__":
     # The imports take minutes from a slow disk, and a signal in the meantime is no failure.
@@ -31,35 +31,35 @@ from typing import NamedTuple
 
 import jax
 from absl import flags
-from command_line import run
+from cli import run
 from jax.sharding import Mesh
 from ml_collections import config_flags
 from rich.console import Console
 
 from croc_jax.checkpoints import Checkpointer
 from croc_jax.checkpoints.aftermath import leaving_writers_behind
-from croc_jax.checkpoints.continuation import check_source, first_state
-from croc_jax.checkpoints.reading import saved_recipe
-from croc_jax.data.damage import ReadersLostError, UnreadableImagesError
+from croc_jax.checkpoints.init_from import check_source, first_state
+from croc_jax.checkpoints.restore import saved_recipe
+from croc_jax.data.bad_records import ReadersLostError, UnreadableImagesError
 from croc_jax.data.pipeline import CropDataset, make_dataset
 from croc_jax.data.sources import open_data
+from croc_jax.runtime.collapse import CollapseError, Watchdog
+from croc_jax.runtime.failing import failing_together
+from croc_jax.runtime.health import NonFiniteError, explain
+from croc_jax.runtime.lock import lock_workdir
+from croc_jax.runtime.memory import advise, compile_step, is_exhausted
+from croc_jax.runtime.metrics_writer import MetricsWriter, NoLog
+from croc_jax.runtime.processes import gather_texts, join_processes
+from croc_jax.runtime.profile import Profiler, StepRange, parse_steps
+from croc_jax.runtime.progress import RunProgress
+from croc_jax.runtime.workdir import check_agreed, check_shared, init_workdir
 from croc_jax.training.config import Recipe, recipe_from_dict
-from croc_jax.training.failing import failing_together
-from croc_jax.training.health import NonFiniteError, explain
-from croc_jax.training.lock import lock_workdir
+from croc_jax.training.forward import make_networks
 from croc_jax.training.loop import Outcome, Outputs, RunLength, SaveError, run_training
-from croc_jax.training.memory import advise, compile_step, is_exhausted
-from croc_jax.training.metrics_log import MetricsLog, NoLog
-from croc_jax.training.networks import make_networks
-from croc_jax.training.processes import gather_texts, join_processes
-from croc_jax.training.profiling import Profiler, StepRange, parse_steps
-from croc_jax.training.progress import RunProgress
-from croc_jax.training.sharding import batch_parts, check_batch_divides, make_mesh
+from croc_jax.training.sharding import check_batch_divides, make_mesh, num_data_shards
 from croc_jax.training.start import abstract_batch, abstract_state, state_shapes, training_bytes
 from croc_jax.training.state import TrainState
 from croc_jax.training.step import make_train_step
-from croc_jax.training.watchdog import CollapseError, Watchdog
-from croc_jax.training.workdir import check_agreed, check_shared, claim_workdir
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="The recipe, such as configs/demo.py.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where config, metrics and checkpoints go.", required=True)
@@ -133,7 +133,7 @@ def make_plan() -> Plan:
     state_bytes = training_bytes(state_shapes(recipe, steps_per_epoch=1))
     mesh = make_mesh(config=recipe.runtime.mesh, state_bytes=state_bytes)
     batch_size, slices = recipe.schedule.batch_size, recipe.optimizer.accumulation_steps
-    check_batch_divides(batch_size, devices=batch_parts(mesh), slices=slices)
+    check_batch_divides(batch_size, devices=num_data_shards(mesh), slices=slices)
     dataset = open_dataset(recipe, workdir)
     epoch = dataset.steps_per_epoch
     length = RunLength(recipe.schedule.epochs * epoch, steps_per_epoch=epoch, batch_size=batch_size)
@@ -147,7 +147,7 @@ def claim(plan: Plan, stop: StopRequest) -> str | None:
     ended = ""
     if jax.process_index() == 0:
         if lock_workdir(plan.workdir, stop=stop):
-            claim_workdir(plan.workdir, plan.recipe, find_saved=functools.partial(saved_recipe, plan.workdir))
+            init_workdir(plan.workdir, plan.recipe, find_saved=functools.partial(saved_recipe, plan.workdir))
         else:
             ended = stop.received or ""
     ended = gather_texts(ended)[0]
@@ -180,7 +180,7 @@ def train(plan: Plan, saver: Checkpointer, console: Console, *, stop: StopReques
     if state is None:
         state = first_state(recipe, steps_per_epoch=epoch, mesh=mesh, say=console.print)
     start, first = int(state.step), jax.process_index() == 0
-    log = MetricsLog(plan.workdir, restored_step=start) if first else NoLog()
+    log = MetricsWriter(plan.workdir, restored_step=start) if first else NoLog()
     display = RunProgress(console, start=start, total=plan.length.total_steps)
     profiler = Profiler(plan.workdir / "profile", plan.traced if first else None, say=display.say)
     watchdog = Watchdog(recipe, steps_per_epoch=epoch)
@@ -268,7 +268,7 @@ def describe(plan: Plan, *, restored: TrainState | None) -> str:
     millions = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes.student["backbone"])) / 1e6
     batch, epochs = recipe.schedule.batch_size, recipe.schedule.epochs
     devices = f"{mesh.size} {mesh.devices.flat[0].platform} device(s)"
-    if mesh.size > batch_parts(mesh) or mesh.shape["fsdp"] > 1:
+    if mesh.size > num_data_shards(mesh) or mesh.shape["fsdp"] > 1:
         devices += f" ({' x '.join(f'{name} {size}' for name, size in mesh.shape.items())})"
     devices += f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
     backbone = make_networks(recipe, mesh=mesh).backbone
@@ -278,7 +278,7 @@ def describe(plan: Plan, *, restored: TrainState | None) -> str:
     return (
         f"{recipe.backbone.variant}/{recipe.backbone.patch_size}, {millions:.1f} M parameters, "
         f"{backbone.dtype}{attention}, on {devices}: "
-        f"{plan.dataset.images_per_epoch} images, batch {batch} ({batch // batch_parts(mesh)} a device), "
+        f"{plan.dataset.images_per_epoch} images, batch {batch} ({batch // num_data_shards(mesh)} a device), "
         f"{plan.length.steps_per_epoch} steps an epoch, {epochs} epochs; {where}"
     )
 

@@ -4,13 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from command_line import UserError
+from cli import UserError
 
-from croc_jax.data.labeled import SegmentationSplit
-from croc_jax.data.labeled_boxes import open_voc_boxes
-from croc_jax.data.labeled_images import open_classes
-from croc_jax.data.segmentation_sets import open_labeled
-from croc_jax.data.videos import open_videos
+from croc_jax.data.labeled import open_labeled
+from croc_jax.data.labeled.boxes import open_voc_boxes
+from croc_jax.data.labeled.classes import open_classes
+from croc_jax.data.labeled.davis import open_videos
+from croc_jax.data.labeled.segmentation import SegmentationSplit
 from croc_jax.evaluation import FrozenFeatures, Gallery, LinearProtocol, evaluate_linear, outcomes
 from croc_jax.evaluation.classification import ClassificationProtocol, evaluate_classification
 from croc_jax.evaluation.discovery import DiscoveryProtocol, evaluate_discovery

@@ -11,7 +11,7 @@ the paper's tables; classes; best and worst images; and every setting that moves
 from pathlib import Path
 
 from absl import flags
-from command_line import run
+from cli import run
 from rich.console import Console
 
 from croc_jax.report import build_comparison, build_report

@@ -335,7 +335,7 @@ def test_a_run_is_as_long_as_its_time_and_takes_a_part_of_many_images(tmp_path):
     assert "--config.runtime.checkpoint_every_minutes=0.9" in " ".join(found.command)
     assert plan(4, 0.1)[1] >= 10
     settings = [flag for flag in found.command if flag.startswith("--config.")]
-    config = load("command_line").parse_config(str(ROOT / size.config), settings)
+    config = load("cli").parse_config(str(ROOT / size.config), settings)
     recipe = recipe_from_dict(config.to_dict())
     assert recipe.schedule.epochs == 5 and recipe.optimizer.warmup_epochs == 1 and recipe.backbone.dtype == "auto"
     with pytest.raises(ValueError, match="100 images, fewer than a batch of 256"):

@@ -1,6 +1,6 @@
 """Checkpoints of runs, and weights under other names."""
 
-from croc_jax.checkpoints.orbax import Checkpointer, restore_backbone
-from croc_jax.checkpoints.reading import CheckpointError
+from croc_jax.checkpoints.manager import Checkpointer, restore_backbone
+from croc_jax.checkpoints.restore import CheckpointError
 
 __all__ = ["CheckpointError", "Checkpointer", "restore_backbone"]

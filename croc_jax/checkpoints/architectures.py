@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from croc_jax.checkpoints.names import Params, flatten, is_gated
+from croc_jax.checkpoints.vit_mapping import Params, flatten, is_gated
 from croc_jax.models import BackboneConfig, VisionTransformer, make_backbone
 from croc_jax.models.position_embedding import ROPE_BASE
 
@@ -20,7 +20,7 @@ class ExportError(ValueError):
 
 
 def choose_family(params: Params, config: BackboneConfig, form: str) -> str:
-    """Returns the column of the table of names, see `croc_jax.checkpoints.names.COLUMNS`.
+    """Returns the column of the table of names, see `croc_jax.checkpoints.vit_mapping.COLUMNS`.
 
     Args:
         params: of a transformer.

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from croc_jax.checkpoints.architectures import choose_family, extra_arrays
-from croc_jax.checkpoints.convolutional_names import is_convolutional, write_convolutional
-from croc_jax.checkpoints.foreign_names import fault_of, no_place
-from croc_jax.checkpoints.names import Params, flatten, write_names
+from croc_jax.checkpoints.convnet_mapping import is_convolutional, write_convolutional
+from croc_jax.checkpoints.pretrained_mapping import fault_of, no_place
+from croc_jax.checkpoints.vit_mapping import Params, flatten, write_names
 from croc_jax.models import BackboneConfig
 
 # Each official name, and the path of ours; kernels are transposed.

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from croc_jax.checkpoints.backbone_reading import compare_shapes, shapes_of
-from croc_jax.checkpoints.names import Params, flatten
+from croc_jax.checkpoints.infer_architecture import compare_shapes, shapes_of
+from croc_jax.checkpoints.vit_mapping import Params, flatten
 
 
 def largest_difference(one: Params, other: Params) -> tuple[int, float]:

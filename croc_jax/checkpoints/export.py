@@ -15,8 +15,8 @@ from croc_jax.checkpoints.architectures import (
     describe_for_hf,
     extra_arrays,
 )
-from croc_jax.checkpoints.convolutional_names import describe_convolutional, is_convolutional, write_convolutional
-from croc_jax.checkpoints.names import Params, write_names
+from croc_jax.checkpoints.convnet_mapping import describe_convolutional, is_convolutional, write_convolutional
+from croc_jax.checkpoints.vit_mapping import Params, write_names
 from croc_jax.checkpoints.weight_files import HF_CONFIG, HF_WEIGHTS
 from croc_jax.models import BackboneConfig
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, UInt8
 
 from croc_jax.data.photometric import normalize
 from croc_jax.models import BackboneConfig, VisionTransformer, make_backbone, patch_grid
-from croc_jax.models.zoo import VARIANTS
+from croc_jax.models.registry import VARIANTS
 
 SUFFIX = ".stablehlo"
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")

@@ -20,13 +20,13 @@ class JoinedTokens(NamedTuple):
         features: unit tokens, features first, as the similarities read them `[b h d n]`.
         positions: patch centers in the original image `[b n 2]`.
         marginal: how much each token weighs, summing to 1 `[b h n]`.
-        summands: all that a cluster sums over its tokens: features, positions, marginal and 1, `[b h n d+4]`.
+        stacked_stats: all that a cluster sums over its tokens: features, positions, marginal and 1, `[b h n d+4]`.
     """
 
     features: Float[Array, "b h d n"]
     positions: Float[Array, "b n 2"]
     marginal: Float[Array, "b h n"]
-    summands: Float[Array, "b h n d+4"]
+    stacked_stats: Float[Array, "b h n d+4"]
 
 
 def join_tokens(
@@ -34,8 +34,10 @@ def join_tokens(
 ) -> JoinedTokens:
     """Lays the tokens out for the rounds, once."""
     places = jnp.broadcast_to(positions[:, None], (*marginal.shape, 2))
-    summands = jnp.concatenate([features, places, marginal[..., None], jnp.ones_like(marginal)[..., None]], axis=-1)
-    return JoinedTokens(jnp.swapaxes(features, -1, -2), positions, marginal, summands)
+    stacked_stats = jnp.concatenate(
+        [features, places, marginal[..., None], jnp.ones_like(marginal)[..., None]], axis=-1
+    )
+    return JoinedTokens(jnp.swapaxes(features, -1, -2), positions, marginal, stacked_stats)
 
 
 class Clusters(NamedTuple):
@@ -71,7 +73,7 @@ class Round(NamedTuple):
 
 def init_clusters(tokens: JoinedTokens, scores: Float[Array, "b h k"], indices: Int[Array, "b h k"]) -> Clusters:
     """Starts one cluster at each of the given tokens, Eq. 8, weighted by the softmax of its score, Eq. 10."""
-    drawn = jnp.take_along_axis(tokens.summands, indices[..., None], axis=2)
+    drawn = jnp.take_along_axis(tokens.stacked_stats, indices[..., None], axis=2)
     return Clusters(drawn[..., :-4], drawn[..., -4:-2], jax.nn.softmax(scores, axis=-1))
 
 
@@ -134,7 +136,7 @@ def merge_closest(tokens: JoinedTokens, clusters: Clusters, plan: Float[Array, "
     tokens are linear in the plan, so those of the merged cluster are sums of sums.
     """
     active = clusters.active
-    sums = jnp.einsum("bhkn,bhnd->bhkd", plan, tokens.summands, precision=HIGHEST)
+    sums = jnp.einsum("bhkn,bhnd->bhkd", plan, tokens.stacked_stats, precision=HIGHEST)
     centroids = sums[..., :-4] / jnp.where(active, sums[..., -1], 1.0)[..., None]
     first, second = _closest_pair(centroids, active)
     moved = jnp.sum(sums * second[..., None], axis=2, keepdims=True)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from croc_jax.clustering.inputs import LARGEST, check_magnitudes, read_grid, read_numbers
+from croc_jax.clustering.validation import LARGEST, check_magnitudes, read_grid, read_numbers
 
 
 def patch_positions(boxes: Any, grid: tuple[int, int]) -> Float[Array, "*batch n 2"]:

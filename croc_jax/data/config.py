@@ -120,7 +120,7 @@ class DataConfig:
 
     Attributes:
         folders: folders of images, searched recursively; several are joined in order.
-        sources: more images, each KIND:VALUE (`croc_jax.data.sources.catalog`), joined after the
+        sources: more images, each KIND:VALUE (`croc_jax.data.sources.registry`), joined after the
             folders.
         weights: shares of the images of an epoch, one a folder and then one a source, of any sum;
             empty to take each image once.

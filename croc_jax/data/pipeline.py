@@ -17,12 +17,12 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float32, UInt8
 
+from croc_jax.data.bad_records import DamageAccount, ReadersLostError, UnreadableImagesError
 from croc_jax.data.config import LocalViewsConfig, ViewsConfig
-from croc_jax.data.damage import DamageAccount, ReadersLostError, UnreadableImagesError
+from croc_jax.data.crops import NUM_VIEWS, random_crops
 from croc_jax.data.decoding import DecodeError, decode
-from croc_jax.data.readers import BY_MACHINE, check_shared_memory, choose_readers, end_with_parent
 from croc_jax.data.sources import ImageSource
-from croc_jax.data.views import NUM_VIEWS, random_crops
+from croc_jax.data.workers import BY_MACHINE, check_shared_memory, choose_readers, end_with_parent
 
 _MAX_TRIES = 20
 # What grain says, in a plain RuntimeError.

@@ -15,7 +15,6 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from croc_jax.data.readers import count_cores
 from croc_jax.data.shard_writer import (
     TEMPORARY,
     PrepareError,
@@ -35,6 +34,7 @@ from croc_jax.data.sources.manifest import (
     read_manifest,
     write_manifest,
 )
+from croc_jax.data.workers import count_cores
 
 SKIPPED_NAME = "skipped.txt"
 _SECONDS_BETWEEN_UPDATES = 0.2

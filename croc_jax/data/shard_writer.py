@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
-from croc_jax.data.readers import end_with_parent
+from croc_jax.data.crops import DecodeError, decode
 from croc_jax.data.sources.base import ImageSource
 from croc_jax.data.sources.manifest import ShardRecord
-from croc_jax.data.views import DecodeError, decode
+from croc_jax.data.workers import end_with_parent
 
 TEMPORARY = ".tmp"
 JPEG_QUALITY = 95

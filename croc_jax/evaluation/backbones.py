@@ -11,14 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, UInt8
 
-from croc_jax.checkpoints.foreign import load_foreign_backbone
-from croc_jax.checkpoints.orbax import restore_backbone
+from croc_jax.checkpoints.manager import restore_backbone
+from croc_jax.checkpoints.pretrained import load_foreign_backbone
 from croc_jax.checkpoints.weight_files import is_foreign
 from croc_jax.data.config import DataConfig, ViewsConfig
 from croc_jax.data.photometric import normalize
 from croc_jax.models import Backbone, Features, VisionTransformer, make_backbone
 from croc_jax.training.config import Recipe
-from croc_jax.training.networks import init_params, make_networks
+from croc_jax.training.forward import init_params, make_networks
 
 RANDOM = "random"
 
@@ -84,7 +84,7 @@ def load_backbone(checkpoint: str | Path, *, which: str = "teacher", num_heads: 
     Args:
         checkpoint: a workdir, a checkpoint of one, or what `trained_backbone` takes from others:
             CrOC, DINO, DINOv2, DINOv3, ResNet, ConvNeXt, timm, Hugging Face.
-        which: "teacher" or "student" of a run; see `croc_jax.checkpoints.foreign` for other files.
+        which: "teacher" or "student" of a run; see `croc_jax.checkpoints.pretrained` for other files.
         num_heads: of another library's transformer whose file does not tell.
 
     Raises:
@@ -111,7 +111,7 @@ def trained_backbone(checkpoint: Path, *, which: str = "teacher", num_heads: int
 
     Args:
         checkpoint: a workdir (its latest checkpoint), a folder WORKDIR/checkpoints/STEP, or a file
-            or folder of another library (`croc_jax.checkpoints.foreign`).
+            or folder of another library (`croc_jax.checkpoints.pretrained`).
         which: "teacher" or "student".
         num_heads: of another program's transformer whose file does not tell.
 

@@ -12,7 +12,7 @@ import optax
 from jaxtyping import Array, Float, Int
 from rich.progress import Progress
 
-from croc_jax.data.labeled_images import ClassificationSplit
+from croc_jax.data.labeled.classes import ClassificationSplit
 from croc_jax.evaluation.accuracy import class_accuracy, class_ranks, top_accuracy
 from croc_jax.evaluation.features import FrozenFeatures, ImageFeatures, MemoryBudget, check_pooling
 from croc_jax.evaluation.linear import LinearHead, apply_head

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 from scipy import ndimage
 
-from croc_jax.data.label_files import LabeledDataError
-from croc_jax.data.labeled_boxes import BoxSplit
+from croc_jax.data.labeled.boxes import BoxSplit
+from croc_jax.data.labeled.label_files import LabeledDataError
 from croc_jax.data.photometric import normalize
 from croc_jax.evaluation.features import FrozenFeatures
 from croc_jax.models import Backbone, clustering_tokens

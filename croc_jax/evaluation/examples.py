@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from croc_jax.data.labeled import IGNORED, SegmentationSplit
+from croc_jax.data.labeled.segmentation import IGNORED, SegmentationSplit
 
 
 class Example(NamedTuple):

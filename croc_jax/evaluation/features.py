@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int32, UInt8
 from rich.progress import Progress
 
-from croc_jax.data.labeled import SegmentationSplit
-from croc_jax.data.labeled_images import ClassificationSplit
+from croc_jax.data.labeled.classes import ClassificationSplit
+from croc_jax.data.labeled.segmentation import SegmentationSplit
 from croc_jax.data.photometric import normalize
 from croc_jax.evaluation.paging import release_pages
 from croc_jax.models import Backbone, patch_grid

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from croc_jax.data.labeled_images import ClassificationSplit
+from croc_jax.data.labeled.classes import ClassificationSplit
 from croc_jax.evaluation.accuracy import class_ranks, top_accuracy
 from croc_jax.evaluation.features import FrozenFeatures, ImageFeatures, check_pooling
 

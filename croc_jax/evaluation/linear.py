@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array, Float, Int, UInt8
 from rich.progress import Progress
 
-from croc_jax.data.labeled import IGNORED
+from croc_jax.data.labeled.segmentation import IGNORED
 from croc_jax.evaluation.features import LabeledTokens, MemoryBudget
 from croc_jax.evaluation.interpolation import bilinear_matrix, resize_with
 from croc_jax.evaluation.normalization import NORMALIZATIONS, TokenScale, token_scale

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from croc_jax.data.labeled import SegmentationSplit
-from croc_jax.data.labeled_boxes import BoxSplit
-from croc_jax.data.labeled_images import ClassificationSplit
-from croc_jax.data.videos import Video
+from croc_jax.data.labeled.boxes import BoxSplit
+from croc_jax.data.labeled.classes import ClassificationSplit
+from croc_jax.data.labeled.davis import Video
+from croc_jax.data.labeled.segmentation import SegmentationSplit
 from croc_jax.evaluation.classification import REFERENCE_BATCH, ClassificationProtocol, ClassificationScore
 from croc_jax.evaluation.discovery import CORLOC_IOU, DiscoveryProtocol, DiscoveryScore
 from croc_jax.evaluation.knn import KnnProtocol, KnnScore

@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from croc_jax.data.labeled import IGNORED
-from croc_jax.data.labeled_boxes import BoxSplit
+from croc_jax.data.labeled.boxes import BoxSplit
+from croc_jax.data.labeled.segmentation import IGNORED
 from croc_jax.evaluation.examples import Example
 
 CELL_WIDTH = 260

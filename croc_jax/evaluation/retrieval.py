@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from croc_jax.data.labeled import IGNORED, SegmentationSplit
+from croc_jax.data.labeled.segmentation import IGNORED, SegmentationSplit
 from croc_jax.evaluation.examples import Gallery
 from croc_jax.evaluation.features import FrozenFeatures
 from croc_jax.evaluation.metrics import class_iou, mean_iou

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
-from croc_jax.data.labeled import IGNORED, SegmentationSplit
+from croc_jax.data.labeled.segmentation import IGNORED, SegmentationSplit
 from croc_jax.evaluation.examples import Gallery, GalleryKeeper
 from croc_jax.evaluation.features import FrozenFeatures
 from croc_jax.evaluation.interpolation import bilinear_matrix, resize_with

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from croc_jax.data.labeled import IGNORED, SegmentationSplit
+from croc_jax.data.labeled.segmentation import IGNORED, SegmentationSplit
 from croc_jax.evaluation.examples import Gallery, GalleryKeeper
 from croc_jax.evaluation.features import FrozenFeatures
 from croc_jax.evaluation.kmeans import KMeansConfig, assign_clusters, fit_kmeans

@@ -18,7 +18,7 @@ class BatchNorm(nn.Module):
     """Normalizes each feature over images and places.
 
     The parameters "mean" and "variance" are the running statistics. No gradient reaches them:
-    `follow_statistics` moves them toward what a training pass saw.
+    `update_batch_stats` moves them toward what a training pass saw.
 
     Attributes:
         dtype: of the result; statistics are float32.
@@ -52,7 +52,7 @@ class BatchNorm(nn.Module):
         self.sow(STATISTICS, name, value, init_fn=lambda: value, reduce_fn=lambda _, new: new)
 
 
-def follow_statistics(params: Any, before: Any, statistics: Any) -> Any:
+def update_batch_stats(params: Any, before: Any, statistics: Any) -> Any:
     """Returns parameters whose running statistics are the old ones, moved toward those of a batch.
 
     Args:
@@ -62,5 +62,5 @@ def follow_statistics(params: Any, before: Any, statistics: Any) -> Any:
     """
     if not isinstance(statistics, dict):
         return (1 - MOMENTUM) * before + MOMENTUM * statistics
-    followed = {name: follow_statistics(params[name], before[name], part) for name, part in statistics.items()}
+    followed = {name: update_batch_stats(params[name], before[name], part) for name, part in statistics.items()}
     return {**params, **followed}

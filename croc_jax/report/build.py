@@ -12,9 +12,8 @@ from croc_jax.data.decoding import decode
 from croc_jax.data.sources import ImageSource, open_data
 from croc_jax.evaluation.backbones import FrozenBackbone, trained_backbone
 from croc_jax.models import VisionTransformer
-from croc_jax.report.comparison import comparison_facts, comparison_sections, group_titles
+from croc_jax.report.comparison import comparison_facts, comparison_sections
 from croc_jax.report.evaluations import group_evaluations, read_evaluations
-from croc_jax.report.exploration import Exploration, explore, overlap
 from croc_jax.report.figures import (
     Rows,
     plot_clusters,
@@ -25,11 +24,10 @@ from croc_jax.report.figures import (
     plot_num_clusters,
 )
 from croc_jax.report.html import Fact, Picture, Section, write_page
-from croc_jax.report.sweep import Settings, sweep_sections
+from croc_jax.report.inspect import Exploration, explore, overlap
+from croc_jax.runtime.collapse import describe_findings
+from croc_jax.runtime.metrics_writer import last_row, read_rows
 from croc_jax.training.config import flatten, recipe_to_dict
-from croc_jax.training.metrics_log import last_row, read_rows
-from croc_jax.training.sweep import Axis
-from croc_jax.training.watchdog import describe_findings
 
 NUM_IMAGES = 64
 NUM_CANDIDATES = 24
@@ -83,28 +81,18 @@ def build_report(workdir: Path, *, file: Path | None = None) -> Path:
     return file
 
 
-def build_comparison(
-    folders: Sequence[Path],
-    file: Path,
-    *,
-    axes: Sequence[Axis] = (),
-    swept: Settings | None = None,
-    overview: Section | None = None,
-) -> Path:
+def build_comparison(folders: Sequence[Path], file: Path) -> Path:
     """Writes a page of all evaluations below some folders; returns its path.
 
     Args:
         folders: that evaluate.py wrote in, or workdirs; the losses of the latter are shown, too.
         file: the page.
-        axes: of a sweep, if the folders are its runs.
-        swept: the settings that it varies, by folder.
-        overview: of all its runs; with it, there need be no evaluation yet.
 
     Raises:
         ValueError: for a missing folder, an unusable results.json, or none at all.
     """
     groups = group_evaluations(read_evaluations(folders))
-    if not groups and overview is None:
+    if not groups:
         names = ", ".join(map(str, folders))
         raise ValueError(f"no results.json in {names}: evaluate first (launch/evaluate.py)")
     curves = [folder for folder in folders if last_row(folder / "metrics.jsonl")]
@@ -113,12 +101,10 @@ def build_comparison(
     write_page(
         file,
         title="What frozen features are worth",
-        lead=COMPARISON_LEAD.format(weights=", ".join(labels)) if groups else NO_SCORES_LEAD,
+        lead=COMPARISON_LEAD.format(weights=", ".join(labels)),
         facts=comparison_facts(groups),
         sections=[
-            *([overview] if overview else []),
-            *sweep_sections(groups, group_titles(groups), axes, swept or {}),
-            *(comparison_sections(groups) if groups else []),
+            *comparison_sections(groups),
             *([Section("How training went", LOSSES_TEXT, pictures)] if pictures else []),
         ],
         settings={"folders": ", ".join(str(folder) for folder in folders)},
@@ -259,7 +245,6 @@ COMPARISON_LEAD = (
     "The weights {weights} at work, frozen, by protocols that see their features alone. Each score comes with the "
     "settings that move it."
 )
-NO_SCORES_LEAD = "No run has been scored yet."
 CLUSTERS_TEXT = (
     "Two random crops of an image (framed) are cut into patches, and all patches of both are clustered together, once "
     "for each attention head. The same color in both views is the same cluster: training asks that the two views of "

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from matplotlib.figure import Figure
 
 from croc_jax.clustering import FeatureClusters
-from croc_jax.clustering.inputs import read_grid
+from croc_jax.clustering.validation import read_grid
 from croc_jax.report import figures
 
 MOST_HEADS = 6

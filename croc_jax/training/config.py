@@ -9,8 +9,8 @@ from typing import Any
 
 from croc_jax.clustering.config import ClusteringConfig
 from croc_jax.data.config import DataConfig
+from croc_jax.losses import ObjectiveConfig
 from croc_jax.models.config import BackboneConfig, HeadConfig
-from croc_jax.objectives import ObjectiveConfig
 from croc_jax.training.sharding import MeshConfig
 
 

@@ -10,18 +10,18 @@ import jax
 from absl import logging
 from jax.sharding import Mesh
 
-from croc_jax.data.damage import ReadersLostError, UnreadableImagesError
-from croc_jax.training.agreement import Ballot
+from croc_jax.data.bad_records import ReadersLostError, UnreadableImagesError
+from croc_jax.runtime.agreement import Ballot
+from croc_jax.runtime.collapse import CollapseError, Finding, Watchdog, explain_stop
+from croc_jax.runtime.health import check_losses, check_state
+from croc_jax.runtime.metrics_writer import Log
+from croc_jax.runtime.processes import gather_texts
+from croc_jax.runtime.profile import Profiler
+from croc_jax.runtime.progress import RunProgress
+from croc_jax.runtime.step_times import StepTimes
+from croc_jax.runtime.stopping import StopRequest
 from croc_jax.training.config import RuntimeConfig
-from croc_jax.training.health import check_losses, check_state
-from croc_jax.training.metrics_log import Log
-from croc_jax.training.processes import gather_texts
-from croc_jax.training.profiling import Profiler
-from croc_jax.training.progress import RunProgress
 from croc_jax.training.sharding import shard_batch
-from croc_jax.training.step_times import StepTimes
-from croc_jax.training.stopping import StopRequest
-from croc_jax.training.watchdog import CollapseError, Finding, Watchdog, explain_stop
 
 # Between two tries to save, where the disk refuses.
 _SECONDS_TO_RETRY = 60.0

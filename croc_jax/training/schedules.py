@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from croc_jax.objectives import ObjectiveConfig
+from croc_jax.losses import ObjectiveConfig
 from croc_jax.training.config import OptimizerConfig, ScheduleConfig
 
 

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from croc_jax.training.processes import gather_texts
+from croc_jax.runtime.processes import gather_texts
 
 DATA_AXIS, FSDP_AXIS, MODEL_AXIS = AXES = ("data", "fsdp", "model")
 # Axes that split the batch.
@@ -148,7 +148,7 @@ def state_shardings(shapes: Any, mesh: Mesh) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, leaf: NamedSharding(mesh, _spec(path, leaf, mesh)), shapes)
 
 
-def used_whole(params: Any, mesh: Mesh) -> Any:
+def all_gather_params(params: Any, mesh: Mesh) -> Any:
     """All-gathers what the fsdp axis splits, and leaves what the model axis splits; to be called under jit.
 
     Gradients come back split: devices reduce-scatter them. (The transpose of a sharding constraint asks for the
@@ -196,7 +196,7 @@ def _spec(path: tuple, leaf: Any, mesh: Mesh) -> PartitionSpec:
     return PartitionSpec(*axes)
 
 
-def on_each_device(function: Callable, mesh: Mesh | None, arguments: Any, results: Any) -> Callable:
+def shard_map_batch(function: Callable, mesh: Mesh | None, arguments: Any, results: Any) -> Callable:
     """Returns a function that runs on each device's own rows, and exchanges nothing but what it says.
 
     The prototypes stay split.
@@ -207,7 +207,7 @@ def on_each_device(function: Callable, mesh: Mesh | None, arguments: Any, result
         arguments: specifications of them, over the axes that split the batch.
         results: alike.
     """
-    if mesh is None or batch_parts(mesh) == 1:
+    if mesh is None or num_data_shards(mesh) == 1:
         return function
     # Inside, the partitioner is left out only if all axes are manual; with some, it fails on cuDNN's attention.
     axes = AXES if mesh.shape[MODEL_AXIS] == 1 else BATCH_AXES
@@ -267,7 +267,7 @@ def check_batch_divides(batch_size: int, *, devices: int, slices: int) -> None:
         )
 
 
-def batch_parts(mesh: Mesh) -> int:
+def num_data_shards(mesh: Mesh) -> int:
     """Returns how many devices split the batch."""
     return mesh.shape[DATA_AXIS] * mesh.shape[FSDP_AXIS]
 

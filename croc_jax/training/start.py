@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
-from croc_jax.data.views import NUM_VIEWS
+from croc_jax.data.crops import NUM_VIEWS
 from croc_jax.training.config import Recipe
 from croc_jax.training.sharding import batch_sharded, state_shardings
 from croc_jax.training.state import TrainState, init_state

@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from croc_jax.training.config import Recipe
-from croc_jax.training.networks import init_networks, init_params
+from croc_jax.training.forward import init_networks, init_params
 from croc_jax.training.optimizer import make_optimizer
 from croc_jax.training.schedules import Schedules, make_schedules
 

@@ -12,13 +12,20 @@ from jaxtyping import Array, Float, Int
 
 from croc_jax.clustering import Clustering, cluster_views, patch_positions, view_centroids
 from croc_jax.data.photometric import augment, augment_local
-from croc_jax.models import Backbone, Features, clustering_tokens, follow_statistics, patch_grid
-from croc_jax.objectives import DistillationSums, update_center
-from croc_jax.training.comparison import Teaching, compare_clusters, compare_images
+from croc_jax.losses import DistillationSums, update_center
+from croc_jax.models import Backbone, Features, clustering_tokens, patch_grid, update_batch_stats
 from croc_jax.training.config import Recipe
+from croc_jax.training.dense_loss import TeacherTargets, dense_distillation, global_distillation
 from croc_jax.training.feature_health import feature_health
-from croc_jax.training.networks import encode_views, make_networks
-from croc_jax.training.sharding import FSDP_AXIS, MODEL_AXIS, batch_sharded, replicated, state_shardings, used_whole
+from croc_jax.training.forward import encode_views, make_networks
+from croc_jax.training.sharding import (
+    FSDP_AXIS,
+    MODEL_AXIS,
+    all_gather_params,
+    batch_sharded,
+    replicated,
+    state_shardings,
+)
 from croc_jax.training.state import TrainState, init_state, make_recipe_optimizer, make_recipe_schedules
 
 Metrics = dict[str, Array]
@@ -92,7 +99,7 @@ def make_update(
     `init_indices` fixes the first centroids, for comparisons with other code. With a mesh, "auto" in the
     recipe follows its devices, and what its fsdp axis splits is fetched where it is used.
     """
-    fetch = None if mesh is None or mesh.shape[FSDP_AXIS] == 1 else partial(used_whole, mesh=mesh)
+    fetch = None if mesh is None or mesh.shape[FSDP_AXIS] == 1 else partial(all_gather_params, mesh=mesh)
     networks = make_networks(recipe, fetch=fetch, mesh=mesh)
     apart = mesh if _runs_apart(networks.backbone, mesh) else None
     schedules = make_recipe_schedules(recipe, steps_per_epoch=steps_per_epoch)
@@ -123,16 +130,16 @@ def make_update(
                 cls_tokens = jnp.concatenate((cls_tokens, local.cls))
             heads = student_params["head"], state.teacher["head"]
             head, teacher_head = heads if fetch is None else map(fetch, heads)
-            teaching = Teaching(teacher_head, state.center, **temps)
+            teaching = TeacherTargets(teacher_head, state.center, **temps)
             compared = {"slices": slices, "mesh": mesh}
-            whole = compare_images(networks.head, head, cls_tokens, teacher.cls, teaching, **compared)
+            whole = global_distillation(networks.head, head, cls_tokens, teacher.cls, teaching, **compared)
             if located is None:
                 return whole.loss, (whole, _no_clusters(state.center_dense), statistics)
             assignments, valid = located.clustering.assignments, located.clustering.valid
             with jax.named_scope("clustering"):
                 centroids = view_centroids(student.patches, student.cls, assignments)
             teaching = teaching._replace(center=state.center_dense)
-            parts = compare_clusters(networks.head, head, centroids, located.centroids, valid, teaching, **compared)
+            parts = dense_distillation(networks.head, head, centroids, located.centroids, valid, teaching, **compared)
             return objective.alpha * parts.loss + whole.loss, (whole, parts, statistics)
 
         (loss, (whole, parts, statistics)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.student)
@@ -202,7 +209,7 @@ def _follow(params: dict, before: dict, statistics: Statistics) -> dict:
     """Moves the running statistics of a network's backbone, if it has any."""
     if not statistics:
         return params
-    return {**params, "backbone": follow_statistics(params["backbone"], before["backbone"], statistics)}
+    return {**params, "backbone": update_batch_stats(params["backbone"], before["backbone"], statistics)}
 
 
 def _no_clusters(center: Array) -> DistillationSums:

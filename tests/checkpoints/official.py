@@ -1,8 +1,8 @@
 """Weights under official names, read by what reads whole checkpoints."""
 
-from croc_jax.checkpoints.backbone_reading import read_backbone
 from croc_jax.checkpoints.convert import read_head, split_official
-from croc_jax.checkpoints.names import nest
+from croc_jax.checkpoints.infer_architecture import read_backbone
+from croc_jax.checkpoints.vit_mapping import nest
 
 
 def read_official(weights):

@@ -10,7 +10,7 @@ import safetensors.numpy
 from croc_jax.checkpoints.architectures import ExportError
 from croc_jax.checkpoints.convert import to_official
 from croc_jax.checkpoints.export import export_backbone
-from croc_jax.checkpoints.foreign import load_foreign_backbone
+from croc_jax.checkpoints.pretrained import load_foreign_backbone
 from croc_jax.models import BackboneConfig
 from tests.checkpoints.official import read_official
 from tests.checkpoints.test_export import equal_trees, features, random_params

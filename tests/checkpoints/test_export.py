@@ -16,15 +16,15 @@ import safetensors.numpy
 from croc_jax.checkpoints.convert import to_official
 from croc_jax.checkpoints.differences import largest_difference
 from croc_jax.checkpoints.export import ExportError, export_backbone, write_arrays
-from croc_jax.checkpoints.foreign import ForeignWeightsError, load_foreign_backbone
-from croc_jax.checkpoints.official_run import export_run, load_official_run
-from croc_jax.checkpoints.orbax import Checkpointer, restore_backbone
+from croc_jax.checkpoints.manager import Checkpointer, restore_backbone
+from croc_jax.checkpoints.official import export_run, load_official_run
+from croc_jax.checkpoints.pretrained import ForeignWeightsError, load_foreign_backbone
 from croc_jax.models import BackboneConfig, HeadConfig, make_backbone
-from croc_jax.training.networks import init_params, make_networks
+from croc_jax.runtime.workdir import init_workdir
+from croc_jax.training.forward import init_params, make_networks
 from croc_jax.training.state import init_state
-from croc_jax.training.workdir import claim_workdir
 from tests.checkpoints.official import read_official
-from tests.checkpoints.test_foreign import official_weights
+from tests.checkpoints.test_pretrained import official_weights
 from tests.training.tiny import first_state, tiny_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -163,7 +163,7 @@ def run(tmp_path_factory):
         backbone=BackboneConfig(width=64, depth=2, num_heads=1, patch_size=8, dtype="float32"),
         head=HeadConfig(hidden_dim=16, bottleneck_dim=8, num_prototypes=12, num_prototypes_dense=10),
     )
-    claim_workdir(workdir, recipe)
+    init_workdir(workdir, recipe)
     state = jax.jit(lambda: init_state(recipe, steps_per_epoch=2))()
     other = init_params(make_networks(recipe), jax.random.key(5), crop_size=recipe.data.views.crop_size)
     state = dataclasses.replace(
@@ -180,7 +180,7 @@ def narrow(tmp_path_factory):
     """The workdir of a run whose heads have 4 features, and whose epsilon is its own."""
     workdir, recipe = tmp_path_factory.mktemp("narrow"), tiny_recipe()
     recipe = dataclasses.replace(recipe, backbone=dataclasses.replace(recipe.backbone, norm_epsilon=1e-3))
-    claim_workdir(workdir, recipe)
+    init_workdir(workdir, recipe)
     saver = Checkpointer(workdir, recipe)
     saver.save(1, jax.device_put(first_state(recipe)), wait=True)
     saver.close()

@@ -3,9 +3,9 @@
 import pytest
 
 import croc_jax
-from croc_jax.checkpoints.backbone_reading import _count_heads
-from croc_jax.checkpoints.foreign import ForeignWeightsError
-from tests.checkpoints.test_foreign import dinov3_weights, official_weights, read_as, write
+from croc_jax.checkpoints.infer_architecture import _count_heads
+from croc_jax.checkpoints.pretrained import ForeignWeightsError
+from tests.checkpoints.test_pretrained import dinov3_weights, official_weights, read_as, write
 
 
 def test_heads_are_told_by_periods_sizes_and_callers(monkeypatch):

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from croc_jax.checkpoints.foreign import load_foreign_backbone
+from croc_jax.checkpoints.pretrained import load_foreign_backbone
 from croc_jax.models import make_backbone
 
 torch = pytest.importorskip("torch")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from croc_jax.data.labeled.davis import open_videos
 from croc_jax.data.scenes import make_film, write_film
-from croc_jax.data.videos import open_videos
 
 SIZE = (72, 128)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from croc_jax.data.labeled import LabeledDataError, open_segmentation
+from croc_jax.data.labeled.segmentation import LabeledDataError, open_segmentation
 
 RNG = np.random.default_rng(0)
 

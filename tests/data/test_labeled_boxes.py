@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from croc_jax.data.labeled import LabeledDataError
-from croc_jax.data.labeled_boxes import open_voc_boxes
+from croc_jax.data.labeled.boxes import open_voc_boxes
+from croc_jax.data.labeled.segmentation import LabeledDataError
 from tests.data.tiny_sets import image, write_text, write_voc_boxes
 
 BOXES = [[(2, 1, 4, 3, "0"), (1, 1, 6, 4, "1")], [(1, 2, 3, 4, "1")]]

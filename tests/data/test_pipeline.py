@@ -14,8 +14,8 @@ from PIL import Image
 
 from croc_jax.data.config import ViewsConfig
 from croc_jax.data.pipeline import DatasetError, UnreadableImagesError, make_dataset
-from croc_jax.data.readers import SharedMemoryError
 from croc_jax.data.sources import FolderSource
+from croc_jax.data.workers import SharedMemoryError
 
 VIEWS = ViewsConfig(crop_size=8)
 
@@ -247,7 +247,7 @@ import os
 import signal
 import sys
 from croc_jax.data.config import ViewsConfig
-from croc_jax.data.damage import ReadersLostError
+from croc_jax.data.bad_records import ReadersLostError
 from croc_jax.data.pipeline import make_dataset
 from croc_jax.data.sources import FolderSource
 

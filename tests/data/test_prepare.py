@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from croc_jax.data import prepare as prepare_module
+from croc_jax.data.crops import DecodeError
 from croc_jax.data.prepare import PrepareConfig, plan_shards, prepare, verify
 from croc_jax.data.shard_writer import PrepareError, shrink, write_shard
 from croc_jax.data.sources import ArrayRecordSource, SourceError
-from croc_jax.data.views import DecodeError
 from tests.data.tiny_images import contents, encode, names
 
 NUM_IMAGES = 11

@@ -8,7 +8,7 @@ from PIL import Image
 from sklearn.metrics import recall_score
 from sklearn.tree import DecisionTreeClassifier
 
-from croc_jax.data.labeled import open_segmentation
+from croc_jax.data.labeled.segmentation import open_segmentation
 from croc_jax.data.scenes import CLASS_NAMES, make_scene, write_scenes
 from croc_jax.data.scenes.landscapes import World
 from croc_jax.data.scenes.sprites import Canvas

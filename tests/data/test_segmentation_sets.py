@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from croc_jax.data.labeled import LabeledDataError
-from croc_jax.data.segmentation_sets import KINDS, coco, open_labeled
+from croc_jax.data.labeled import KINDS, coco, open_labeled
+from croc_jax.data.labeled.segmentation import LabeledDataError
 from tests.data.tiny_sets import (
     fill,
     save,

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from croc_jax.data.labeled import LabeledDataError
-from croc_jax.data.labeled_images import open_classes
+from croc_jax.data.labeled.classes import open_classes
+from croc_jax.data.labeled.segmentation import LabeledDataError
 from croc_jax.data.sources import HuggingFaceSource, SourceError, TfdsSource, open_sources
 from croc_jax.data.sources import tfds as tfds_module
 from tests.data.tiny_images import check_copies, contents, encode, names

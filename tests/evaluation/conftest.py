@@ -61,13 +61,13 @@ def classes(tmp_path_factory):
 def plan(monkeypatch):
     """Returns a function from the name of a config, and overrides, to what its protocol finds and writes."""
     monkeypatch.syspath_prepend(ROOT / "launch")
-    import command_line
+    import cli
     import protocols
 
     def found(name, features, output, **overrides):
         flags = [f"--config.{field.replace('__', '.')}={value}" for field, value in overrides.items()]
         files = [str(ROOT / "configs" / "eval" / f"{name}.py")]
-        (config,) = command_line.parse_configs(["", *flags], files).values()
+        (config,) = cli.parse_configs(["", *flags], files).values()
         output.mkdir()
         return protocols.plan(config)(features, output)
 

@@ -6,7 +6,7 @@ from PIL import Image
 from scipy.special import log_softmax, softmax
 from sklearn.metrics import top_k_accuracy_score
 
-from croc_jax.data.labeled_images import open_class_folder
+from croc_jax.data.labeled.classes import open_class_folder
 from croc_jax.evaluation.accuracy import class_accuracy, class_ranks, top_accuracy
 from croc_jax.evaluation.classification import (
     ClassificationProtocol,

@@ -10,12 +10,12 @@ import jax
 import numpy as np
 import pytest
 
-from croc_jax.checkpoints.orbax import Checkpointer
+from croc_jax.checkpoints.manager import Checkpointer
 from croc_jax.data.config import DataConfig, ViewsConfig
 from croc_jax.evaluation import FrozenFeatures
+from croc_jax.losses import ObjectiveConfig
 from croc_jax.models import BackboneConfig, make_backbone
-from croc_jax.objectives import ObjectiveConfig
-from croc_jax.training.workdir import claim_workdir
+from croc_jax.runtime.workdir import init_workdir
 from tests.data.tiny_sets import write_voc_boxes
 from tests.evaluation.conftest import ROOT
 from tests.evaluation.video.test_evaluate import write_davis
@@ -87,7 +87,7 @@ def test_discovery_takes_the_feature_map_and_says_so(plan, features, tmp_path):
 
 def test_the_program_scores_a_run_at_another_distance_of_tokens(folder, tmp_path):
     recipe = recipe_of("resnet_50")
-    claim_workdir(tmp_path, recipe)
+    init_workdir(tmp_path, recipe)
     saver = Checkpointer(tmp_path, recipe)
     saver.save(3, jax.device_put(first_state(recipe)), wait=True)
     saver.close()

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from croc_jax.data.labeled import LabeledDataError
-from croc_jax.data.labeled_boxes import open_voc_boxes
+from croc_jax.data.labeled.boxes import open_voc_boxes
+from croc_jax.data.labeled.segmentation import LabeledDataError
 from croc_jax.evaluation.discovery import (
     DiscoveryProtocol,
     box_iou,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from croc_jax.data.labeled_images import open_class_folder
+from croc_jax.data.labeled.classes import open_class_folder
 from croc_jax.evaluation.features import FrozenFeatures, MemoryBudget
 
 MEAN, DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])

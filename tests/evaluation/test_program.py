@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from croc_jax.checkpoints.orbax import Checkpointer
+from croc_jax.checkpoints.manager import Checkpointer
 from croc_jax.data.config import DataConfig, ViewsConfig
 from croc_jax.evaluation import FrozenFeatures
 from croc_jax.evaluation.backbones import random_backbone, trained_backbone
 from croc_jax.models import BackboneConfig, HeadConfig
+from croc_jax.runtime.workdir import init_workdir
 from croc_jax.training.config import Recipe, ScheduleConfig
 from croc_jax.training.state import init_state
-from croc_jax.training.workdir import claim_workdir
 from tests.data.tiny_sets import write_voc_boxes
 from tests.evaluation.video.test_evaluate import write_davis
 
@@ -122,7 +122,7 @@ def test_random_is_the_start_of_the_run(random_results, folder, tmp_path):
         data=DataConfig(views=ViewsConfig(crop_size=16)),
         schedule=ScheduleConfig(epochs=20),
     )
-    claim_workdir(tmp_path, recipe)
+    init_workdir(tmp_path, recipe)
     checkpointer = Checkpointer(tmp_path, recipe)
     state = jax.jit(lambda: init_state(recipe, steps_per_epoch=2))()
     checkpointer.save(7, state.replace(step=state.step + 7), wait=True)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from croc_jax.data.labeled import open_segmentation
+from croc_jax.data.labeled.segmentation import open_segmentation
 from croc_jax.evaluation import retrieval
 from croc_jax.evaluation.features import FrozenFeatures, MemoryBudget
 from croc_jax.evaluation.retrieval import (

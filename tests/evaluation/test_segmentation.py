@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from croc_jax.data.labeled import open_segmentation
+from croc_jax.data.labeled.segmentation import open_segmentation
 from croc_jax.evaluation.examples import Example, GalleryKeeper, pixel_accuracy
 from croc_jax.evaluation.features import FrozenFeatures, MemoryBudget, make_extract_fn
 from croc_jax.evaluation.linear import LinearHead, LinearProtocol, apply_head

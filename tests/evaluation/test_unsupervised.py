@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from croc_jax.data.labeled import open_segmentation
+from croc_jax.data.labeled.segmentation import open_segmentation
 from croc_jax.evaluation.features import FrozenFeatures, MemoryBudget
 from croc_jax.evaluation.unsupervised import UnsupervisedProtocol, evaluate_unsupervised, name_clusters
 

@@ -1,27 +1,10 @@
-"""The modules behind launch/sweep.py, which define no flags, and images for them; a machine for launch templates."""
-
-import importlib
-from pathlib import Path
+"""Images for programs; a machine for launch templates."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests.launch.templates import Desk
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def sweeps(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "launch"))
-    monkeypatch.chdir(ROOT)
-    return importlib.import_module("sweeps")
-
-
-@pytest.fixture
-def jobs(sweeps):
-    return importlib.import_module("jobs")
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from jax.tree_util import keystr
 from croc_jax.data.config import LocalViewsConfig
 from croc_jax.models import make_backbone
 from croc_jax.training.config import Recipe, recipe_from_dict
-from croc_jax.training.networks import make_networks
+from croc_jax.training.forward import make_networks
 from croc_jax.training.sharding import make_mesh, shard_batch
 from croc_jax.training.start import abstract_state, fresh_state
 from croc_jax.training.step import make_train_step

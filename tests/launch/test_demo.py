@@ -15,8 +15,8 @@ from ml_collections import config_flags
 from PIL import Image
 from rich.console import Console
 
+from croc_jax.runtime.workdir import init_workdir, read_recipe
 from croc_jax.training.config import recipe_from_dict
-from croc_jax.training.workdir import claim_workdir, read_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = ("images", "workdir", "traceback")
@@ -36,7 +36,7 @@ def demo():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(ROOT / "launch"))
         yield importlib.import_module("demo")
-    for name in {"demo", "command_line"} - before:
+    for name in {"demo", "cli"} - before:
         del sys.modules[name]
     for name in FLAGS:
         delattr(flags.FLAGS, name)
@@ -152,7 +152,7 @@ class Programs:
         given = dict(argument.removeprefix("--").split("=", 1) for argument in arguments)
         if program == "pretrain.py":
             workdir = Path(given["workdir"])
-            claim_workdir(workdir, pretrain_recipe(arguments, self._monkeypatch))
+            init_workdir(workdir, pretrain_recipe(arguments, self._monkeypatch))
             (workdir / "metrics.jsonl").write_text(json.dumps({"step": self.steps}) + "\n")
         else:
             self.scores += 1
@@ -254,7 +254,7 @@ def plan(demo, photos, tmp_path):
     plan = demo.make_plan(str(photos), str(tmp_path / "run"))
     settings = demo.load_config_file(str(ROOT / "configs" / "demo.py"))
     settings.update_from_flattened_dict(plan.changes | {"data.folders": (str(photos),)})
-    claim_workdir(plan.workdir, recipe_from_dict(settings.to_dict()))
+    init_workdir(plan.workdir, recipe_from_dict(settings.to_dict()))
     return plan
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from croc_jax.data.scenes import make_scene, write_film
-from tests.checkpoints.test_foreign import official_weights, write
+from tests.checkpoints.test_pretrained import official_weights, write
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import erf
 
-from croc_jax.models import BackboneConfig, clustering_tokens, follow_statistics, make_backbone
+from croc_jax.models import BackboneConfig, clustering_tokens, make_backbone, update_batch_stats
 from croc_jax.models.patches import plan_strides
 
 RESNET = BackboneConfig(variant="resnet_50", width=64, stages=(1, 2, 1, 1), patch_size=16, dtype="float32")
@@ -125,7 +125,7 @@ def test_a_training_pass_normalizes_by_its_batch_and_leaves_the_statistics():
     first = left["statistics"]["norm"]
     np.testing.assert_allclose(first["mean"], stem.mean(axis=0), atol=1e-5)
     np.testing.assert_allclose(first["variance"], stem.var(axis=0, ddof=1), rtol=1e-4)
-    moved = follow_statistics(params, params, left["statistics"])
+    moved = update_batch_stats(params, params, left["statistics"])
     assert jax.tree.structure(moved) == jax.tree.structure(params)
     np.testing.assert_allclose(moved["norm"]["mean"], 0.9 * params["norm"]["mean"] + 0.1 * first["mean"], rtol=1e-6)
     np.testing.assert_array_equal(moved["norm"]["scale"], params["norm"]["scale"])

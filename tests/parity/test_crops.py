@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from croc_jax.clustering import patch_positions
-from croc_jax.data.views import Box, crop_view
+from croc_jax.data.crops import Box, crop_view
 from tests.parity.goldens import golden_cases
 
 

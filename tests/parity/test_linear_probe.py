@@ -7,11 +7,11 @@ from scipy.ndimage import map_coordinates
 from scipy.special import log_softmax, softmax
 from sklearn.metrics import jaccard_score
 
-from croc_jax.data.labeled import open_segmentation
+from croc_jax.data.labeled.segmentation import open_segmentation
 from croc_jax.evaluation import FrozenFeatures, LinearProtocol, MemoryBudget, evaluate_linear
 from croc_jax.evaluation.backbones import trained_backbone
 from tests.checkpoints.reference_vit import forward
-from tests.checkpoints.test_foreign import PATCH, SIDE, official_weights, write
+from tests.checkpoints.test_pretrained import PATCH, SIDE, official_weights, write
 
 MEAN, DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 CLASSES, TRAIN_SIZE, SCORE_SIZE = 3, (9, 9), (10, 10)

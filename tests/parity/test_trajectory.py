@@ -9,8 +9,8 @@ import pytest
 
 from croc_jax.clustering import ClusteringConfig, patch_positions
 from croc_jax.data.config import DataConfig, ViewsConfig
+from croc_jax.losses import ObjectiveConfig
 from croc_jax.models import BackboneConfig, HeadConfig
-from croc_jax.objectives import ObjectiveConfig
 from croc_jax.training.config import OptimizerConfig, Recipe, ScheduleConfig
 from croc_jax.training.state import state_from_params
 from croc_jax.training.step import ViewPair, make_update

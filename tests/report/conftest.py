@@ -10,7 +10,7 @@ from croc_jax.clustering import ClusteringConfig
 from croc_jax.data.config import DataConfig, ViewsConfig
 from croc_jax.data.sources import FolderSource
 from croc_jax.evaluation.backbones import random_backbone
-from croc_jax.report.exploration import explore
+from croc_jax.report.inspect import explore
 from croc_jax.training.config import ScheduleConfig
 from tests.training.tiny import tiny_recipe
 

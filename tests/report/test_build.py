@@ -17,17 +17,17 @@ from croc_jax.data.pipeline import make_dataset
 from croc_jax.data.sources import FolderSource
 from croc_jax.report import build, build_comparison, build_report, read_metrics
 from croc_jax.report.build import collect_facts, training_seconds
-from croc_jax.report.exploration import overlap
 from croc_jax.report.html import Fact
+from croc_jax.report.inspect import overlap
+from croc_jax.runtime.metrics_writer import MetricsWriter
+from croc_jax.runtime.progress import RunProgress
+from croc_jax.runtime.stopping import StopRequest
+from croc_jax.runtime.workdir import init_workdir
 from croc_jax.training.config import RuntimeConfig, flatten, recipe_to_dict
 from croc_jax.training.loop import Outputs, RunLength, run_training
-from croc_jax.training.metrics_log import MetricsLog
-from croc_jax.training.progress import RunProgress
 from croc_jax.training.sharding import make_mesh
 from croc_jax.training.start import fresh_state
 from croc_jax.training.step import make_train_step
-from croc_jax.training.stopping import StopRequest
-from croc_jax.training.workdir import claim_workdir
 from tests.report.tiny_results import write_linear
 
 STEPS = 4
@@ -35,12 +35,16 @@ STEPS = 4
 
 def train(workdir, recipe):
     """Trains for four epochs of one step."""
-    claim_workdir(workdir, recipe)
+    init_workdir(workdir, recipe)
     dataset = make_dataset(
         FolderSource(recipe.data.folders), views=recipe.data.views, batch_size=recipe.schedule.batch_size, seed=0
     )
     assert recipe.schedule.epochs * dataset.steps_per_epoch == STEPS
-    mesh, saver, log = make_mesh(jax.devices()[:1]), Checkpointer(workdir, recipe), MetricsLog(workdir, restored_step=0)
+    mesh, saver, log = (
+        make_mesh(jax.devices()[:1]),
+        Checkpointer(workdir, recipe),
+        MetricsWriter(workdir, restored_step=0),
+    )
     with contextlib.closing(saver), contextlib.closing(log):
         run_training(
             make_train_step(recipe, steps_per_epoch=1, mesh=mesh),

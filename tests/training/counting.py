@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
+from croc_jax.runtime.metrics_writer import MetricsWriter
+from croc_jax.runtime.progress import RunProgress
+from croc_jax.runtime.stopping import StopRequest
 from croc_jax.training.config import RuntimeConfig
 from croc_jax.training.loop import Outputs, RunLength, SaveError, run_training
-from croc_jax.training.metrics_log import MetricsLog
-from croc_jax.training.progress import RunProgress
 from croc_jax.training.sharding import make_mesh
-from croc_jax.training.stopping import StopRequest
 
 LENGTH = RunLength(20, steps_per_epoch=4, batch_size=2)
 NEVER = RuntimeConfig(
@@ -91,7 +91,7 @@ def fresh():
 def run(workdir, *, step=None, state=None, dataset=None, runtime=NEVER, stop=None, length=LENGTH, saver=None, **more):
     state, dataset, saver = state or fresh(), dataset or Numbers(), saver or Memory()
     workdir.mkdir(exist_ok=True)
-    log = MetricsLog(workdir, restored_step=int(state.step))
+    log = MetricsWriter(workdir, restored_step=int(state.step))
     display = RunProgress(Console(file=io.StringIO()), start=0, total=length.total_steps)
     try:
         outcome = run_training(

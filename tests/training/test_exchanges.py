@@ -7,8 +7,8 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from program import read_program
 
-from croc_jax.training.comparison import Teaching, compare_clusters, compare_images
-from croc_jax.training.networks import encode_views, init_params, make_networks
+from croc_jax.training.dense_loss import TeacherTargets, dense_distillation, global_distillation
+from croc_jax.training.forward import encode_views, init_params, make_networks
 from croc_jax.training.sharding import BATCH_AXES, MeshConfig, make_mesh
 from tests.training.tiny import tiny_recipe
 
@@ -55,12 +55,12 @@ def test_chunks_of_clusters_exchange_nothing_until_their_end(config):
     mesh = make_mesh(jax.devices(), config)
     params, head = PARAMS["head"], NETWORKS.head
     valid = RNG.random((32, 2, 4)) < 0.7
-    teaching = Teaching(PARAMS["head"], jnp.zeros(10), teacher_temp=jnp.float32(0.07), student_temp=0.1)
+    teaching = TeacherTargets(PARAMS["head"], jnp.zeros(10), teacher_temp=jnp.float32(0.07), student_temp=0.1)
 
     def loss(mesh, params, student, teacher, valid):
-        sums = compare_clusters(head, params, student, teacher, valid, teaching, slices=2, mesh=mesh)
+        sums = dense_distillation(head, params, student, teacher, valid, teaching, slices=2, mesh=mesh)
         whole = teaching._replace(center=jnp.zeros(12))
-        images = compare_images(head, params, student[:, :, 0, 0], teacher[:, :, 0, 0], whole, slices=2, mesh=mesh)
+        images = global_distillation(head, params, student[:, :, 0, 0], teacher[:, :, 0, 0], whole, slices=2, mesh=mesh)
         return sums.loss + images.loss
 
     args = params, CENTROIDS, CENTROIDS[::-1], valid

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from croc_jax.runtime.collapse import CollapseError, Watchdog
+from croc_jax.runtime.profile import Profiler, StepRange
+from croc_jax.runtime.progress import RunProgress
 from croc_jax.training.config import OptimizerConfig, Recipe, RuntimeConfig, WatchdogConfig
 from croc_jax.training.loop import RunLength
-from croc_jax.training.profiling import Profiler, StepRange
-from croc_jax.training.progress import RunProgress
-from croc_jax.training.watchdog import CollapseError, Watchdog
 from tests.training.counting import CONTRACT, LOGGED, Numbers, State, expected_weights, rows, run
 
 

@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from croc_jax.data.damage import ReadersLostError
+from croc_jax.data.bad_records import ReadersLostError
+from croc_jax.runtime.health import NonFiniteError
+from croc_jax.runtime.metrics_writer import MetricsWriter
+from croc_jax.runtime.stopping import StopRequest
 from croc_jax.training import loop
 from croc_jax.training.config import RuntimeConfig
-from croc_jax.training.health import NonFiniteError
 from croc_jax.training.loop import SaveError
-from croc_jax.training.metrics_log import MetricsLog
-from croc_jax.training.stopping import StopRequest
 from tests.training.counting import LOGGED, Full, Numbers, expected_weights, make_step, rows, run
 
 
@@ -123,7 +123,7 @@ def test_a_log_that_cannot_be_written_keeps_the_state_from_being_saved(tmp_path,
     def refuse(log):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(MetricsLog, "sync", refuse)
+    monkeypatch.setattr(MetricsWriter, "sync", refuse)
     with pytest.raises(SaveError, match="step 20 is not saved, as metrics.jsonl cannot be written: No space left"):
         run(tmp_path)
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from croc_jax.objectives import ObjectiveConfig
+from croc_jax.losses import ObjectiveConfig
 from croc_jax.training.config import OptimizerConfig, ScheduleConfig
 from croc_jax.training.optimizer import clip_each, make_optimizer
 from croc_jax.training.schedules import make_schedules

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from croc_jax.objectives import ObjectiveConfig
+from croc_jax.losses import ObjectiveConfig
 from croc_jax.training.config import OptimizerConfig, ScheduleConfig
 from croc_jax.training.schedules import make_schedules
 

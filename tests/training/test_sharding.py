@@ -7,7 +7,14 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from croc_jax.training import sharding
-from croc_jax.training.sharding import MeshConfig, batch_parts, make_mesh, shard_batch, state_shardings, used_whole
+from croc_jax.training.sharding import (
+    MeshConfig,
+    all_gather_params,
+    make_mesh,
+    num_data_shards,
+    shard_batch,
+    state_shardings,
+)
 from croc_jax.training.start import state_shapes, training_bytes
 from tests.training.tiny import STEPS_PER_EPOCH, tiny_recipe
 
@@ -144,12 +151,12 @@ def test_what_is_used_is_whole_but_for_prototypes():
     params = {"mlp_1": {"kernel": np.ones((4, 6))}, "last_layer": {"direction": np.arange(12.0).reshape(4, 3)}}
     split = jax.device_put(params, state_shardings(params, mesh))
     assert split["mlp_1"]["kernel"].sharding.shard_shape((4, 6)) == (4, 3)
-    whole = jax.jit(lambda params: used_whole(params, mesh))(split)
+    whole = jax.jit(lambda params: all_gather_params(params, mesh))(split)
     assert whole["mlp_1"]["kernel"].sharding.is_fully_replicated
     assert whole["last_layer"]["direction"].sharding.spec == PartitionSpec("model", None)
     np.testing.assert_array_equal(whole["last_layer"]["direction"], params["last_layer"]["direction"])
     alone = make_mesh(jax.devices()[:1])
-    assert used_whole(params, alone) is params
+    assert all_gather_params(params, alone) is params
 
 
 def test_gradients_of_what_is_used_whole_come_back_split():
@@ -159,7 +166,7 @@ def test_gradients_of_what_is_used_whole_come_back_split():
     rows = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
 
     def loss(params, rows):
-        whole = used_whole(params, mesh)
+        whole = all_gather_params(params, mesh)
         return jnp.sum((rows * whole["norm"]["scale"] @ whole["mlp_1"]["kernel"]) ** 2)
 
     gradients = jax.jit(jax.grad(loss))(split, shard_batch(rows, mesh))
@@ -178,7 +185,7 @@ def reference_gradients(params, rows):
 def test_rows_are_split_by_data_and_fsdp():
     mesh = make_mesh(jax.devices(), MeshConfig(fsdp=2, model=2))
     rows = shard_batch(np.arange(8.0), mesh)
-    assert batch_parts(mesh) == 4 and rows.sharding.shard_shape((8,)) == (2,)
+    assert num_data_shards(mesh) == 4 and rows.sharding.shard_shape((8,)) == (2,)
     np.testing.assert_array_equal(rows, np.arange(8.0))
 
 

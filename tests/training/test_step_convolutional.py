@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from croc_jax.data.config import DataConfig, ViewsConfig
+from croc_jax.losses import ObjectiveConfig
 from croc_jax.models import BackboneConfig
-from croc_jax.objectives import ObjectiveConfig
 from croc_jax.training.sharding import make_mesh, replicated, shard_batch
 from croc_jax.training.step import make_train_step
 from tests.training.tiny import STEPS_PER_EPOCH, batches, first_state, tiny_recipe

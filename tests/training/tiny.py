@@ -8,10 +8,10 @@ import numpy as np
 
 from croc_jax.clustering import ClusteringConfig
 from croc_jax.data.config import DataConfig, ViewsConfig
+from croc_jax.losses import ObjectiveConfig
 from croc_jax.models import BackboneConfig, HeadConfig
-from croc_jax.objectives import ObjectiveConfig
 from croc_jax.training.config import OptimizerConfig, Recipe, ScheduleConfig
-from croc_jax.training.networks import init_params, make_networks
+from croc_jax.training.forward import init_params, make_networks
 from croc_jax.training.state import state_from_params
 
 STEPS_PER_EPOCH = 2

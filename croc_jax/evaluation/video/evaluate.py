@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from croc_jax.data.label_files import open_image, read_ids
-from croc_jax.data.videos import Video
+from croc_jax.data.labeled.davis import Video
+from croc_jax.data.labeled.label_files import open_image, read_ids
 from croc_jax.evaluation.features import ExtractFn, FrozenFeatures, make_extract_fn
 from croc_jax.evaluation.video.drawing import draw_strip, save_gif, save_indexed
 from croc_jax.evaluation.video.measures import Statistics, boundary_accuracy, region_similarity, summarize

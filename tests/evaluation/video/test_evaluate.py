@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from croc_jax.data.label_files import read_ids
-from croc_jax.data.labeled import LabeledDataError
-from croc_jax.data.videos import open_videos
+from croc_jax.data.labeled.davis import open_videos
+from croc_jax.data.labeled.label_files import read_ids
+from croc_jax.data.labeled.segmentation import LabeledDataError
 from croc_jax.evaluation.backbones import random_backbone
 from croc_jax.evaluation.features import FrozenFeatures
 from croc_jax.evaluation.video import VideoProtocol, evaluate_video

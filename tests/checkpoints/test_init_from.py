@@ -1,0 +1,204 @@
+"""Runs go on from the weights of others."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from croc_jax.checkpoints.init_from import InitError, _load_backbone, check_source, first_state
+from croc_jax.checkpoints.manager import Checkpointer
+from croc_jax.checkpoints.official import export_run, load_networks, load_official_run
+from croc_jax.checkpoints.pretrained import ForeignWeightsError
+from croc_jax.models import BackboneConfig
+from croc_jax.models.position_embedding import resize_position_embedding
+from croc_jax.runtime.workdir import init_workdir
+from croc_jax.training.config import InitConfig
+from croc_jax.training.sharding import make_mesh
+from croc_jax.training.state import init_state
+from tests.checkpoints.test_pretrained import dinov3_weights, official_weights, write
+from tests.training.tiny import first_state as first_numbers
+from tests.training.tiny import tiny_recipe
+
+
+def with_init(recipe, **settings):
+    return dataclasses.replace(recipe, init_from=InitConfig(**{k: str(v) for k, v in settings.items()}))
+
+
+def start(recipe):
+    return first_state(recipe, steps_per_epoch=2, mesh=make_mesh(jax.devices()[:2]))
+
+
+def equal(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    workdir, recipe = tmp_path_factory.mktemp("run"), tiny_recipe()
+    init_workdir(workdir, recipe)
+    state = jax.jit(lambda: init_state(dataclasses.replace(recipe, seed=3), steps_per_epoch=2))()
+    teacher = jax.tree.map(lambda leaf: leaf * 2 + 1, state.teacher)
+    state = dataclasses.replace(
+        state, step=state.step + 9, teacher=teacher, center=state.center + 2, center_dense=state.center_dense + 3
+    )
+    saver = Checkpointer(workdir, recipe)
+    saver.save(9, state, wait=True)
+    saver.close()
+    return workdir, state
+
+
+def test_without_a_source_a_run_starts_anew():
+    expected = jax.jit(lambda: init_state(tiny_recipe(), steps_per_epoch=2))()
+    equal(start(tiny_recipe()), expected)
+
+
+def test_both_networks_and_the_centers_go_on(run):
+    workdir, saved = run
+    state = start(with_init(tiny_recipe(), source=workdir, parts="networks"))
+    for name in ("student", "teacher", "center", "center_dense"):
+        equal(getattr(state, name), getattr(saved, name))
+    assert int(state.step) == 0 and all(leaf.sharding.num_devices == 2 for leaf in jax.tree.leaves(state.student))
+    equal(state.opt_state, start(tiny_recipe()).opt_state)
+
+
+@pytest.mark.parametrize("which", ["teacher", "student"])
+def test_a_backbone_goes_on_with_new_heads(run, which):
+    workdir, saved = run
+    state, fresh = start(with_init(tiny_recipe(), source=workdir, which=which)), start(tiny_recipe())
+    for network in (state.student, state.teacher):
+        equal(network["backbone"], getattr(saved, which)["backbone"])
+        equal(network["head"], fresh.student["head"])
+    equal(state.center, fresh.center)
+
+
+def test_position_embeddings_fit_other_crops(run):
+    workdir, saved = run
+    recipe = tiny_recipe()
+    views = dataclasses.replace(recipe.data.views, crop_size=40)
+    recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, views=views))
+    state = start(with_init(recipe, source=workdir))
+    theirs = saved.teacher["backbone"]["position_embedding"]
+    expected = resize_position_embedding(theirs, (3, 3), (5, 5))
+    np.testing.assert_allclose(state.student["backbone"]["position_embedding"], expected, atol=1e-6)
+
+
+def test_another_architecture_is_answered_with_the_flags_that_fit(run):
+    recipe = tiny_recipe()
+    other = dataclasses.replace(recipe.backbone, depth=3, layer_scale=True)
+    with pytest.raises(InitError, match="add --config.backbone.depth=2 --config.backbone.layer_scale=False"):
+        start(with_init(dataclasses.replace(recipe, backbone=other), source=run[0]))
+    head = dataclasses.replace(recipe.head, num_prototypes=13)
+    with pytest.raises(InitError, match=r"center is \(12,\), not \(13,\).*config.head"):
+        start(with_init(dataclasses.replace(recipe, head=head), source=run[0], parts="networks"))
+
+
+def test_weights_that_are_not_there_are_named_before_they_are_read(run, tmp_path):
+    recipe = tiny_recipe()
+    check_source(recipe)
+    check_source(with_init(recipe, source=run[0]))
+    with pytest.raises(FileNotFoundError, match=r"init_from.source=.*nowhere.pth: there is no such file or folder"):
+        check_source(with_init(recipe, source=tmp_path / "nowhere.pth"))
+
+
+def test_impossible_settings_are_named():
+    with pytest.raises(ValueError, match="init_from.parts='heads'"):
+        InitConfig(parts="heads")
+    with pytest.raises(ValueError, match="init_from.which='ema'"):
+        InitConfig(which="ema")
+
+
+def with_registers(folder, *, side):
+    """Writes a backbone as DINOv2 with registers, whose position embedding is resized in a way of its own."""
+    weights = official_weights() | {"register_tokens": np.ones((1, 4, 64), np.float32)}
+    weights["pos_embed"] = np.random.default_rng(1).standard_normal((1, side**2 + 1, 64)).astype(np.float32)
+    for block in range(2):
+        weights |= {f"blocks.{block}.ls{n}.gamma": np.ones(64, np.float32) for n in (1, 2)}
+    return write(folder / "dinov2.safetensors", weights), weights["pos_embed"]
+
+
+def test_position_embeddings_are_resized_as_where_they_come_from(tmp_path):
+    file, embedding = with_registers(tmp_path, side=5)
+    backbone = BackboneConfig(
+        width=64, depth=2, num_heads=1, patch_size=4, mlp_ratio=2.0, num_registers=4, layer_scale=True, dtype="float32"
+    )
+    with pytest.raises(InitError, match="add --config.backbone.position_resizing=antialias$"):
+        start(with_init(tiny_recipe(backbone=backbone), source=file))
+    recipe = tiny_recipe(backbone=dataclasses.replace(backbone, position_resizing="antialias"))
+    state = start(with_init(recipe, source=file))
+    expected = resize_position_embedding(embedding, (5, 5), (6, 6), resizing="antialias")
+    np.testing.assert_allclose(state.student["backbone"]["position_embedding"], expected, atol=1e-6)
+    other = resize_position_embedding(embedding, (5, 5), (6, 6))
+    assert np.abs(expected - other).max() > 0.1
+
+
+def test_a_backbone_without_a_part_is_refused(tmp_path):
+    weights = official_weights()
+    del weights["blocks.1.norm1.weight"]
+    recipe = with_init(tiny_recipe(), source=write(tmp_path / "vit.safetensors", weights))
+    with pytest.raises(ForeignWeightsError, match=r"no block_1/norm_1/scale \(blocks.1.norm1.weight\)$"):
+        start(recipe)
+
+
+def test_both_networks_need_a_whole_checkpoint(tmp_path):
+    file = write(tmp_path / "vit.safetensors", official_weights())
+    with pytest.raises(
+        ForeignWeightsError, match="no whole checkpoint of CrOC or DINO: it lacks teacher, student, croc_"
+    ):
+        start(with_init(tiny_recipe(), source=file, parts="networks"))
+    with pytest.raises(FileNotFoundError, match="no file .*none.pth"):
+        start(with_init(tiny_recipe(), source=tmp_path / "none.pth", parts="networks"))
+
+
+# Heads of 32 features, which no file tells, and an epsilon that none tells either.
+NARROW = tiny_recipe(
+    backbone=BackboneConfig(
+        variant="vit_tiny", width=128, depth=2, num_heads=4, patch_size=8, norm_epsilon=1e-5, dtype="float32"
+    )
+)
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory):
+    """A run with such heads as the official code would have it, and its state."""
+    workdir, state = tmp_path_factory.mktemp("narrow"), jax.device_put(first_numbers(NARROW))
+    init_workdir(workdir, NARROW)
+    saver = Checkpointer(workdir, NARROW)
+    saver.save(1, state, wait=True)
+    saver.close()
+    return export_run(workdir, workdir / "run.safetensors"), state, workdir
+
+
+def test_the_recipe_says_what_a_file_does_not_tell(narrow):
+    file, saved, _ = narrow
+    state = start(with_init(NARROW, source=file, parts="networks"))
+    equal(state.teacher, saved.teacher)
+    equal(_load_backbone(file, with_init(NARROW, which="student")), saved.student["backbone"])
+
+
+def test_no_flags_are_made_from_guesses(narrow):
+    file, _, workdir = narrow
+    found = load_official_run(file)
+    assert found.config.num_heads == 2 and found.guessed == {"num_heads": 2, "norm_epsilon": 1e-6}
+    assert load_networks(file, num_heads=4).config.num_heads == 4
+    with pytest.raises(ValueError, match="num_heads=4: .* is a run of ours, which knows its own"):
+        load_networks(workdir, num_heads=4)
+    for width, heads in ((192, 3), (64, 2)):
+        backbone = dataclasses.replace(NARROW.backbone, width=width, num_heads=heads)
+        for parts in ("networks", "backbone"):
+            recipe = with_init(tiny_recipe(backbone=backbone), source=file, parts=parts)
+            with pytest.raises(
+                InitError, match="add --config.backbone.width=128; it does not tell num_heads: set what it was"
+            ):
+                start(recipe)
+
+
+def test_rotations_tell_heads_and_epsilon(tmp_path):
+    weights = dinov3_weights(periods=8)
+    file = write(tmp_path / "dinov3.safetensors", weights)
+    backbone = BackboneConfig(
+        width=256, depth=2, num_heads=4, patch_size=4, mlp_ratio=2.0, positions="rope", dtype="float32"
+    )
+    flags = "--config.backbone.num_heads=8 --config.backbone.norm_epsilon=1e-05$"
+    with pytest.raises(InitError, match=f"add {flags}"):
+        start(with_init(tiny_recipe(backbone=backbone), source=file))

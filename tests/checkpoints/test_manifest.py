@@ -1,0 +1,96 @@
+"""Checksums: any change shows, and nothing else does."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from croc_jax.checkpoints.manifest import (
+    DamagedError,
+    check_arrays,
+    check_digest,
+    describe,
+    differing_arrays,
+    name_leaves,
+)
+from croc_jax.training.sharding import batch_sharded, make_mesh, replicated
+from tests.training.tiny import tiny_recipe
+
+
+def tree():
+    rng = np.random.default_rng(0)
+    return {
+        "step": np.int32(7),
+        "group": [rng.normal(size=(16, 33)).astype(np.float32), np.arange(5, dtype=np.uint32)],
+        "half": np.asarray(rng.normal(size=(3, 4)), jnp.bfloat16),
+        "flags": np.array([1, 0, 2], np.uint8),
+    }
+
+
+def metadata(arrays):
+    return describe(tiny_recipe(), 7, jax.tree.map(jnp.asarray, arrays))
+
+
+def reference_checksum(array):
+    words = np.asarray(array).reshape(-1).view(f"uint{8 * array.dtype.itemsize}")
+    return sum(int(word) * (2 * index + 1) for index, word in enumerate(words)) % 2**32
+
+
+def test_checksums_equal_the_definition_in_whole_numbers():
+    arrays = metadata(tree())["arrays"]
+    assert {name: entry["checksum"] for name, entry in arrays.items()} == {
+        name: reference_checksum(np.atleast_1d(leaf)) for name, leaf in name_leaves(tree()).items()
+    }
+
+
+@pytest.mark.parametrize("name", ["step", "group/0", "group/1", "half", "flags"])
+@pytest.mark.parametrize("seed", range(5))
+def test_one_flipped_bit_shows_and_is_named(name, seed):
+    known, damaged = metadata(tree()), tree()
+    rng = np.random.default_rng(seed)
+    leaf = np.atleast_1d(name_leaves(damaged)[name]).copy()
+    octets = leaf.view(np.uint8).reshape(-1)
+    octets[rng.integers(octets.size)] ^= np.uint8(1 << rng.integers(8))
+    changed = jax.tree_util.tree_map_with_path(
+        lambda path, old: (
+            leaf.reshape(np.shape(old)) if jax.tree_util.keystr(path, simple=True, separator="/") == name else old
+        ),
+        damaged,
+    )
+    assert check_arrays(jax.tree.map(jnp.asarray, tree()), known) is None
+    with pytest.raises(DamagedError, match=f"the array {name} is not"):
+        check_arrays(jax.tree.map(jnp.asarray, changed), known)
+
+
+def test_two_exchanged_values_show():
+    swapped = tree()
+    swapped["group"][0][[0, 1]] = swapped["group"][0][[1, 0]]
+    with pytest.raises(DamagedError, match="group/0"):
+        check_arrays(jax.tree.map(jnp.asarray, swapped), metadata(tree()))
+
+
+def test_checksums_do_not_depend_on_where_an_array_lies():
+    mesh = make_mesh(jax.devices()[:8])
+    assert mesh.size == 8
+    array = {"w": np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)}
+    known = metadata(array)
+    for sharding in (replicated(mesh), batch_sharded(mesh)):
+        assert check_arrays(jax.device_put(array, sharding), known) is None
+
+
+def test_any_change_of_the_metadata_shows():
+    known = metadata(tree())
+    assert check_digest(known) is None
+    for change in ({"step": 8}, {"recipe": {**known["recipe"], "seed": 1}}, {"extra": 1}, {"digest": ""}):
+        with pytest.raises(DamagedError, match="metadata"):
+            check_digest({**known, **change})
+
+
+def test_differences_of_names_shapes_and_types_are_described():
+    known = metadata(tree())
+    assert differing_arrays({"half": jax.ShapeDtypeStruct((3, 4), jnp.bfloat16)}, known) == []
+    other = {"half": jax.ShapeDtypeStruct((3, 5), jnp.float32), "new": jax.ShapeDtypeStruct((), jnp.int32)}
+    assert differing_arrays(other, known) == [
+        "half is bfloat16[3, 4] there and float32[3, 5] here",
+        "new is missing",
+    ]

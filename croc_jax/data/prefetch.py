@@ -10,11 +10,11 @@ Loaded = TypeVar("Loaded")
 def load_ahead(
     load: Callable[[int], Loaded], count: int, batch_size: int, *, num_threads: int
 ) -> Iterator[list[Loaded]]:
-    """Yields what belongs to the indices 0 to count - 1, in order, batch by batch; the last may be shorter.
+    """Yields load(0) to load(count - 1) in order, in lists of one batch; the last one may be shorter.
 
     Args:
-        load: called in threads, once an index.
-        count: how many indices there are.
+        load: called in threads, once for each index.
+        count: number of indices.
         batch_size: indices a batch.
         num_threads: threads that load.
     """

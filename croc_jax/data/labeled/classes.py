@@ -11,7 +11,7 @@ from jaxtyping import Int32, UInt8
 from PIL import Image
 
 from croc_jax.data.decoding import DecodeError, decode
-from croc_jax.data.prefetch import load_ahead
+from croc_jax.data.prefetch import load_padded
 from croc_jax.data.sources.base import ImageSource
 from croc_jax.data.sources.folder import FolderSource
 from croc_jax.data.sources.tfds import TfdsSource
@@ -108,10 +108,8 @@ class ClassificationSplit:
         def load(index: int) -> tuple[np.ndarray, int]:
             return self.load(index, resize=resize, image_size=image_size), self.labels[index]
 
-        for loaded in load_ahead(load, len(self), batch_size, num_threads=num_threads):
-            images = np.zeros((batch_size, image_size, image_size, 3), np.uint8)
-            images[: len(loaded)] = [image for image, _ in loaded]
-            yield ClassBatch(images, np.array([label for _, label in loaded], np.int32))
+        for images, labels in load_padded(load, len(self), batch_size, num_threads=num_threads):
+            yield ClassBatch(images, np.array(labels, np.int32))
 
 
 def center_crop(image: Image.Image, *, resize: int, image_size: int) -> UInt8[np.ndarray, "H W 3"]:

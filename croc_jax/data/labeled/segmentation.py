@@ -1,6 +1,7 @@
 """Images with pixel labels: one split of any data set, and how a plain segmentation folder is listed."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +11,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from croc_jax.data.labeled.label_files import IGNORED, LabelReader, image_size_of, read_ids, read_image
-from croc_jax.data.prefetch import load_ahead
+from croc_jax.data.prefetch import load_ahead, load_padded
 from croc_jax.data.sources.base import SUFFIXES, is_image
 
 
@@ -108,23 +109,15 @@ class SegmentationSplit:
         Raises:
             ValueError: as `load`.
         """
-
-        def load(index: int) -> tuple[np.ndarray, np.ndarray]:
-            return self.load(index, image_size=image_size, label_size=label_size)
-
-        for loaded in load_ahead(load, len(self), batch_size, num_threads=num_threads):
-            images = np.zeros((batch_size, *image_size, 3), np.uint8)
-            images[: len(loaded)] = [image for image, _ in loaded]
-            yield LabeledBatch(images, [label for _, label in loaded])
+        load = functools.partial(self.load, image_size=image_size, label_size=label_size)
+        for images, labels in load_padded(load, len(self), batch_size, num_threads=num_threads):
+            yield LabeledBatch(images, labels)
 
     def label_batches(
         self, batch_size: int, *, label_size: tuple[int, int] | None, num_threads: int = 2
     ) -> Iterator[list[UInt8[np.ndarray, "_ _"]]]:
         """Yields the labels of `batches` without the images; arguments and errors as there."""
-
-        def load(index: int) -> np.ndarray:
-            return self.load_labels(index, label_size=label_size)
-
+        load = functools.partial(self.load_labels, label_size=label_size)
         return load_ahead(load, len(self), batch_size, num_threads=num_threads)
 
 

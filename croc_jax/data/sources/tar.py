@@ -92,13 +92,14 @@ def _split_extension(value: str) -> tuple[str, str]:
 def _sample(name: str) -> tuple[str, str]:
     """Returns the sample that a member belongs to, and its extension, split at the first dot as WebDataset does."""
     folder, slash, file = name.rpartition("/")
-    stem, _, extension = file.partition(".")
-    return folder + slash + stem, extension.lower()
+    # Not at a dot that hides a file.
+    stem, _, extension = file[1:].partition(".")
+    return folder + slash + file[:1] + stem, extension.lower()
 
 
 def _check_one_a_sample(pattern: str, members: list[list[Member]]) -> None:
     """Raises ValueError if a sample has images of several extensions; 1.2.jpg is a name with a dot in it."""
-    samples = [(part, *_sample(name)) for part, found in enumerate(members) for name, *_ in found]
+    samples = {(part, *_sample(name)) for part, found in enumerate(members) for name, *_ in found}
     extensions = sorted({extension for *_, extension in samples})
     if len(extensions) > _MAX_EXTENSIONS or any(extension[:1].isdigit() for extension in extensions):
         return

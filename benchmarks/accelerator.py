@@ -21,8 +21,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-# The name of a variable that both programs share is there.
-sys.path.append(str(Path(__file__).resolve().parent.parent / "launch"))
+# The name of a variable that both programs share is in launch, the generator of scenes in examples.
+sys.path.extend(str(Path(__file__).resolve().parent.parent / folder) for folder in ("launch", "examples"))
 
 from absl import app, flags  # noqa: E402
 from findings import OK, Report, Row, attempt, print_rows, read_rows, write_findings  # noqa: E402
@@ -30,9 +30,8 @@ from phases import environment, python, run_phase  # noqa: E402
 from PIL import Image  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.progress import track  # noqa: E402
+from scenes import make_scene  # noqa: E402
 from trial_sizes import SIZES, TrialSize  # noqa: E402
-
-from croc_jax.data.scenes import make_scene  # noqa: E402
 
 IMAGES = flags.DEFINE_string("images", "", "A folder of photos; scenes are drawn if not given.")
 MINUTES = flags.DEFINE_float("minutes", 0.0, "Of training, from start to end; 3 by default, if they are left.")

@@ -12,7 +12,7 @@ from croc_jax.training.config_dict import recipe_config
 
 
 def get_config() -> ConfigDict:
-    """Returns the recipe."""
+    """Returns the settings."""
     config = recipe_config()
     config.data.folders = ("data/camvid/images/train",)
     config.data.views.crop_size = 64
@@ -28,12 +28,11 @@ def get_config() -> ConfigDict:
     config.backbone.drop_path_rate = 0.0
     # 64 pixels show 6% of an image at its own scale.
     config.data.views.scale = (0.06, 0.5)
-    # Driving scenes resemble each other, and a young [CLS] hardly tells them apart: a teacher as soft as
-    # for millions of images would give the same answer for all of them, and training would stay there.
+    # Driving scenes resemble each other: the teacher temperature for millions of images would collapse early.
     config.objective.warmup_teacher_temp = 0.02
     config.objective.teacher_temp = 0.025
     config.objective.warmup_teacher_temp_epochs = 40
-    # So few steps need a higher peak, and a teacher that follows sooner.
+    # Few steps need a higher learning rate and a faster teacher.
     config.optimizer.base_lr = 8e-3
     config.optimizer.warmup_epochs = 5
     config.optimizer.weight_decay_end = 0.1

@@ -12,7 +12,7 @@ from croc_jax.training.config_dict import recipe_config
 
 
 def get_config() -> ConfigDict:
-    """Returns the recipe."""
+    """Returns the settings."""
     config = recipe_config()
     config.data.folders = ("data/scenes/images/train",)
     config.data.views.crop_size = 64
@@ -28,11 +28,11 @@ def get_config() -> ConfigDict:
     config.backbone.drop_path_rate = 0.0
     # 64 pixels show 15% of a scene at its own scale.
     config.data.views.scale = (0.1, 0.6)
-    # A young [CLS] hardly tells a few hundred images apart: a softer teacher would not either.
+    # With few images, a high teacher temperature collapses early.
     config.objective.warmup_teacher_temp = 0.02
     config.objective.teacher_temp = 0.025
     config.objective.warmup_teacher_temp_epochs = 10
-    # So few steps need a higher peak, and a teacher that follows sooner.
+    # Few steps need a higher learning rate and a faster teacher.
     config.optimizer.base_lr = 8e-3
     config.optimizer.warmup_epochs = 2
     config.optimizer.weight_decay_end = 0.1

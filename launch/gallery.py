@@ -9,6 +9,7 @@ images/SEQUENCE/ and masks/SEQUENCE/.
 """
 
 import dataclasses
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,6 @@ from sklearn.datasets import load_sample_images
 from croc_jax.data.decoding import DecodeError, decode
 from croc_jax.data.labeled.davis import Video, open_videos
 from croc_jax.data.labeled.label_files import open_image
-from croc_jax.data.scenes import make_scene, write_film
 from croc_jax.data.sources import FolderSource
 from croc_jax.evaluation.backbones import FrozenBackbone, trained_backbone
 from croc_jax.evaluation.features import make_extract_fn
@@ -31,6 +31,9 @@ from croc_jax.evaluation.video.evaluate import VideoProtocol, label_video, score
 from croc_jax.report.figures import plot_clusters, plot_merging
 from croc_jax.report.gallery import plot_components, plot_video, reduce_colors
 from croc_jax.report.inspect import Exploration, explore, overlap
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "examples"))
+from scenes import make_scene, write_film  # noqa: E402
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", "runs/demo", "A workdir, a checkpoint, a file or a folder.")
 IMAGES = flags.DEFINE_string("images", "", "A folder of images.")

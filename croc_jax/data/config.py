@@ -4,6 +4,13 @@ import dataclasses
 import math
 
 
+def _check_crops(crop_size: int, scale: tuple[float, float]) -> None:
+    if crop_size < 1:
+        raise ValueError(f"crop_size={crop_size}: a view has at least one pixel")
+    if not 0 < scale[0] <= scale[1] <= 1:
+        raise ValueError(f"scale={scale}: give the smaller share of the image first, both over 0 up to 1")
+
+
 def _check_probabilities(**probabilities: tuple[float, ...]) -> None:
     for name, values in probabilities.items():
         for value in values:
@@ -32,10 +39,7 @@ class ViewsConfig:
 
     def __post_init__(self) -> None:
         """Raises ValueError, naming the field and the value, for crops that cannot be drawn."""
-        if self.crop_size < 1:
-            raise ValueError(f"crop_size={self.crop_size}: a view has at least one pixel")
-        if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise ValueError(f"scale={self.scale}: give the smaller share of the image first, both over 0 up to 1")
+        _check_crops(self.crop_size, self.scale)
         if not 0 < self.ratio[0] <= self.ratio[1]:
             raise ValueError(f"ratio={self.ratio}: give the smaller width over height first, both positive")
         if self.decoding not in ("exact", "fast"):
@@ -48,7 +52,7 @@ class LocalViewsConfig:
     """Smaller crops that the student alone sees, for its global loss (DINO's multi-crop).
 
     Attributes:
-        count: of them; 0, as in the paper, for none.
+        count: number of local crops; 0, as in the paper, for none.
         crop_size: side in pixels, a multiple of the patch size.
         scale: smallest and largest area over the area of the image; aspect ratios and flips are
             those of the views.
@@ -62,10 +66,7 @@ class LocalViewsConfig:
         """Raises ValueError, naming the field and the value, for crops that cannot be drawn."""
         if self.count < 0:
             raise ValueError(f"count={self.count}: 0 or more")
-        if self.crop_size < 1:
-            raise ValueError(f"crop_size={self.crop_size}: a view has at least one pixel")
-        if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise ValueError(f"scale={self.scale}: give the smaller share of the image first, both over 0 up to 1")
+        _check_crops(self.crop_size, self.scale)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,10 +75,10 @@ class PhotometricConfig:
 
     Attributes:
         brightness: factors are drawn from 1 - brightness to 1 + brightness.
-        contrast: alike.
-        saturation: alike.
+        contrast: as brightness.
+        saturation: as brightness.
         hue: largest shift in turns.
-        jitter_probability: chance of all four.
+        jitter_probability: chance of brightness, contrast, saturation and hue jitter together.
         grayscale_probability: chance of dropping colors.
         blur_probability: chance of a Gaussian blur.
         blur_radius: smallest and largest standard deviation of the blur in pixels.
@@ -119,14 +120,13 @@ class DataConfig:
     """Where the images are and how views are made of them.
 
     Attributes:
-        folders: folders of images, searched recursively; several are joined in order.
-        sources: more images, each KIND:VALUE (`croc_jax.data.sources.registry`), joined after the
-            folders.
+        folders: folders of images, searched recursively, one after another.
+        sources: more images, each KIND:VALUE (`croc_jax.data.sources.registry`), after the folders.
         weights: shares of the images of an epoch, one a folder and then one a source, of any sum;
             empty to take each image once.
-        views: the crops.
-        local_views: more crops, off by default.
-        max_bad_fraction: the share of unreadable images, of a thousand or more, that stops a run; 1 for none.
+        views: the two crops of an image.
+        local_views: smaller crops, off by default.
+        max_bad_fraction: the share of unreadable images, of a thousand or more, that stops a run; 1 to never stop.
         photometric: the augmentation on the device.
     """
 
@@ -139,12 +139,12 @@ class DataConfig:
     photometric: PhotometricConfig = PhotometricConfig()
 
     def __post_init__(self) -> None:
-        """Raises ValueError, naming the field and the value, for images that cannot be chosen so."""
+        """Raises ValueError, naming the field and the value, for settings that cannot work."""
         if not 0 <= self.max_bad_fraction <= 1:
             raise ValueError(f"max_bad_fraction={self.max_bad_fraction}: a share lies between 0 and 1")
         for name in ("folders", "sources"):
             if not all(getattr(self, name)):
-                raise ValueError(f"{name}={getattr(self, name)}: an empty name is no {name[:-1]}")
+                raise ValueError(f"{name}={getattr(self, name)}: an empty name; remove it")
         count = len(self.folders) + len(self.sources)
         if self.weights and len(self.weights) != count:
             raise ValueError(f"weights={self.weights}: give one for each of {count} folders and sources, or none")

@@ -27,13 +27,13 @@ class Box(NamedTuple):
 
 
 class Crops(NamedTuple):
-    """What one image gives to a batch.
+    """The crops of one image.
 
     Attributes:
         views: two random crops.
         boxes: (top, left, height, width, flip) of each in original pixels.
         local_views: smaller crops, if any.
-        local_boxes: alike.
+        local_boxes: their boxes.
     """
 
     views: UInt8[np.ndarray, "v H W 3"]
@@ -43,12 +43,12 @@ class Crops(NamedTuple):
 
 
 def sample_box(generator: np.random.Generator, height: int, width: int, config: ViewsConfig) -> Box:
-    """Draws a box by the law of torchvision's RandomResizedCrop, and a flip.
+    """Draws a box with the distribution of torchvision's RandomResizedCrop, and a flip.
 
     Args:
-        generator: of the record.
-        height: of the image in pixels.
-        width: of the image in pixels.
+        generator: random numbers of the record.
+        height: height of the image in pixels.
+        width: width of the image in pixels.
         config: areas, aspect ratios and the chance of a flip.
     """
     flip = bool(generator.random() < config.flip_probability)
@@ -65,7 +65,7 @@ def sample_box(generator: np.random.Generator, height: int, width: int, config: 
 
 
 def _central_box(height: int, width: int, ratio: tuple[float, float]) -> Box:
-    """The largest central box of an allowed aspect ratio, for images that defeat the draw."""
+    """Returns the largest central box of an allowed aspect ratio, for images where no draw fits."""
     crop_height = min(height, max(1, round(width / ratio[0])))
     crop_width = min(width, max(1, round(height * ratio[1])))
     return Box((height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width, False)
@@ -75,9 +75,9 @@ def crop_view(image: Pixels, box: Box, size: int) -> UInt8[np.ndarray, "size siz
     """Crops, resizes bicubically with antialiasing, then mirrors if the box says so.
 
     Args:
-        image: the original.
-        box: within it; pixels beyond the box do not leak in.
-        size: side of the view.
+        image: the original image.
+        box: the crop; pixels beyond it have no influence.
+        size: side of the view in pixels.
     """
     view = resize_bicubic(image[box.top : box.top + box.height, box.left : box.left + box.width], size)
     return view[:, ::-1] if box.flip else view
@@ -89,9 +89,9 @@ def two_views(
     """Returns two independent random views of an image and their boxes.
 
     Args:
-        image: the original.
-        generator: of the record.
-        config: of the crops.
+        image: the original image.
+        generator: random numbers of the record.
+        config: size and distribution of the crops.
     """
     height, width, _ = image.shape
     boxes = [sample_box(generator, height, width, config) for _ in range(NUM_VIEWS)]
@@ -109,9 +109,9 @@ def random_crops(
 
     Args:
         encoded: the contents of an image file.
-        generator: of the record.
-        config: of the views.
-        local: of the local views.
+        generator: random numbers of the record.
+        config: size and distribution of the views.
+        local: number, size and areas of the local views; none by default.
 
     Raises:
         DecodeError: for an unreadable image.
@@ -141,7 +141,7 @@ def _exact_crops(encoded: bytes, size: Size, boxes: list[Box], sides: list[int])
 
 
 def _fast_crops(encoded: bytes, size: Size, boxes: list[Box], sides: list[int]) -> list[np.ndarray]:
-    """Averages areas of an image that is decoded only as fine as the largest enlargement needs."""
+    """Averages areas of an image that is decoded only as finely as the smallest crop needs."""
     finest = max(side / min(box.height, box.width) for box, side in zip(boxes, sides, strict=True))
     image = decode_at_least(encoded, size, share=finest)
     scale = (image.shape[0] / size.height, image.shape[1] / size.width)

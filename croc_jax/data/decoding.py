@@ -18,11 +18,11 @@ Pixels = UInt8[np.ndarray, "H W 3"]
 
 
 class DecodeError(ValueError):
-    """The bytes are no readable image; the message tells why."""
+    """The bytes are no readable image; the message says why."""
 
 
 class Size(NamedTuple):
-    """Of an image in pixels."""
+    """The size of an image in pixels."""
 
     height: int
     width: int
@@ -35,7 +35,7 @@ def decode(encoded: bytes) -> Pixels:
     half. EXIF rotation is ignored, as by torchvision.
 
     Args:
-        encoded: the contents of a JPEG, PNG or WebP file.
+        encoded: the contents of a JPEG, PNG, WebP or other image file.
 
     Raises:
         DecodeError: for anything that cannot be decoded as a whole, or of more than `MAX_PIXELS`.
@@ -45,26 +45,26 @@ def decode(encoded: bytes) -> Pixels:
         try:
             return simplejpeg.decode_jpeg(encoded, colorspace="RGB")
         except ValueError:
-            # Rare color spaces and harmless defects: Pillow may know better.
+            # Rare color spaces and harmless defects: Pillow may read them.
             pass
     try:
         return _decode_with_pillow(encoded)
-    except Exception as error:  # Pillow's readers raise whatever their parsing stumbles over.
+    except Exception as error:  # Pillow's parsers raise exceptions of many types.
         raise _failure(error) from error
 
 
 def decode_at_least(encoded: bytes, full: Size, *, share: float) -> Pixels:
-    """Returns an image, a JPEG roughly, and halved as often as it keeps a share of its sides.
+    """Returns an image; a JPEG is decoded approximately, and halved as often as `share` of its sides remains.
 
     Args:
         encoded: as for `decode`.
-        full: what `read_size` returns of it.
-        share: of its width and height that suffices; 1 or more for all.
+        full: the size that `read_size` returns.
+        share: fraction of width and height that suffices; 1 or more for full size.
 
     Raises:
         DecodeError: as `decode` does.
     """
-    # Only halves, quarters and eighths are decoded faster than the whole.
+    # libjpeg decodes at 1/2, 1/4 and 1/8 faster than in full.
     halvings = max((n for n in range(_MAX_HALVINGS + 1) if 0.5**n >= share), default=0)
     if simplejpeg.is_jpeg(encoded):
         try:
@@ -115,6 +115,10 @@ def _read_size(encoded: bytes) -> Size:
 def _decode_with_pillow(encoded: bytes) -> Pixels:
     with Image.open(io.BytesIO(encoded)) as image:
         image.load()
+        if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
+            raise ValueError(
+                f"{image.format} pixels of mode {image.mode} have no known range: save 8 or 16 bits a channel"
+            )
         if image.mode.startswith("I"):
             gray = (np.asarray(image) >> 8).astype(np.uint8)
             return np.repeat(gray[..., None], 3, axis=-1)

@@ -3,13 +3,9 @@
 import contextlib
 import dataclasses
 import functools
-import signal
-import sys
 from collections.abc import Iterator
-from multiprocessing import resource_tracker
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NotRequired, Self, TypedDict
+from typing import NotRequired, Self, TypedDict
 
 import grain
 import jax
@@ -17,23 +13,23 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float32, UInt8
 
-from croc_jax.data.bad_records import DamageAccount, ReadersLostError, UnreadableImagesError
+from croc_jax.data.bad_records import BadRecords, ReadersLostError, UnreadableImagesError
 from croc_jax.data.config import LocalViewsConfig, ViewsConfig
 from croc_jax.data.crops import NUM_VIEWS, random_crops
 from croc_jax.data.decoding import DecodeError, decode
-from croc_jax.data.sources import ImageSource
-from croc_jax.data.workers import BY_MACHINE, check_shared_memory, choose_readers, end_with_parent
+from croc_jax.data.sources.base import ImageSource
+from croc_jax.data.workers import (
+    BY_MACHINE,
+    block_preemption,
+    check_shared_memory,
+    choose_workers,
+    start_resource_tracker,
+    start_worker,
+)
 
 _MAX_TRIES = 20
-# What grain says, in a plain RuntimeError.
-_LOST = "Worker process was terminated"
-# A worker outlives SIGTERM so long, as the training process may need it to finish its step.
-_SECONDS_TO_SAVE = 60
-_SCHEDULERS_SEND = (signal.SIGUSR1, signal.SIGTERM)
-
-
-class DatasetError(ValueError):
-    """The images cannot make the batches that were asked for; the message gives the numbers."""
+# grain's text, in a plain RuntimeError.
+_WORKER_DIED = "Worker process was terminated"
 
 
 class HostBatch(TypedDict):
@@ -42,8 +38,8 @@ class HostBatch(TypedDict):
     Attributes:
         views: two crops of each image.
         boxes: (top, left, height, width, flip) of each crop in original pixels.
-        local_views: smaller crops; there only if they are asked for.
-        local_boxes: alike.
+        local_views: smaller crops, only if they are asked for.
+        local_boxes: their boxes.
     """
 
     views: UInt8[np.ndarray, "b v H W 3"]
@@ -52,25 +48,27 @@ class HostBatch(TypedDict):
     local_boxes: NotRequired[Float32[np.ndarray, "b l 5"]]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class CropDataset:
     """An endless stream of batches, each a function of the seed and its step alone.
 
     Attributes:
-        source: of the images.
-        images_per_epoch: all images of the source.
-        steps_per_epoch: whole batches among them; what is left over waits for the next epoch's
-            shuffle.
-        batch_bytes: what this process's rows of a batch take.
+        source: the images.
+        images_per_epoch: number of images of the source.
+        steps_per_epoch: whole batches among them; the remainder waits for the next epoch's shuffle.
+        batch_bytes: size of this process's rows of a batch.
+        batches: this process's rows of all batches.
+        skipped_file: where unreadable images are listed, if anywhere.
+        max_bad_fraction: the share of unreadable images that ends the stream.
     """
 
     source: ImageSource
     images_per_epoch: int
     steps_per_epoch: int
     batch_bytes: int
-    _batches: grain.MapDataset
-    _skipped_file: Path | None
-    _max_bad_fraction: float
+    batches: grain.MapDataset
+    skipped_file: Path | None
+    max_bad_fraction: float
 
     def iterate(
         self, start_step: int = 0, *, num_workers: int = BY_MACHINE, num_threads: int = BY_MACHINE
@@ -79,32 +77,31 @@ class CropDataset:
 
         Args:
             start_step: step of the first batch; to resume, the number of steps done.
-            num_workers: processes that read ahead; 0 reads in threads of this process. With
+            num_workers: processes that prefetch; 0 reads in threads of this process. With
                 more, the program needs an `if __name__ == "__main__"` guard. `BY_MACHINE` takes
                 threads on CPU, and processes beside an accelerator.
             num_threads: threads of each of these processes, a batch each at a time; 0 reads
                 only when asked.
 
         Raises:
-            SharedMemoryError: if the worker processes lack shared memory to hand batches over.
+            ValueError: if shared memory is too small for the batches of the workers.
         """
-        num_workers, num_threads = choose_readers(
+        num_workers, num_threads = choose_workers(
             num_workers, num_threads, batch_bytes=self.batch_bytes, accelerated=jax.default_backend() != "cpu"
         )
         # One batch more than there are threads: a finished one waits while all of them work.
-        ahead = num_threads + 1 if num_threads else 0
-        options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=ahead)
-        stream = self._batches[start_step:].to_iter_dataset(options)
+        options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=num_threads + bool(num_threads))
+        stream = self.batches[start_step:].to_iter_dataset(options)
         if num_workers:
             check_shared_memory(num_workers, batch_bytes=self.batch_bytes)
-            _mark_flags_as_parsed()
-            _silence_leftovers()
-            with _shielding():
-                # Python itself shields its tracker of shared memory from SIGTERM alone, and all batches end with it.
-                resource_tracker.ensure_running()
-            stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers), _start_worker)
-        damage = DamageAccount(file=self._skipped_file, max_fraction=self._max_bad_fraction)
-        return BatchIterator(iter(stream), self.source, damage)
+            start_resource_tracker()
+            if not flags.FLAGS.is_parsed():
+                # grain's workers need that, and in a notebook no program has done it.
+                flags.FLAGS.mark_as_parsed()
+            stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers), start_worker)
+        return BatchIterator(
+            iter(stream), self.source, BadRecords(file=self.skipped_file, max_fraction=self.max_bad_fraction)
+        )
 
 
 def make_dataset(
@@ -125,28 +122,28 @@ def make_dataset(
     (p + 1) * b / P of each batch of b.
 
     Args:
-        source: of the images.
-        views: size and law of the crops.
-        local_views: of the local crops, none by default.
+        source: the images.
+        views: size and distribution of the crops.
+        local_views: the local crops, none by default.
         batch_size: images of a batch over all processes.
-        seed: of order and crops.
-        process_index: of this process.
-        process_count: processes that share each batch.
+        seed: seed of order and crops.
+        process_index: index of this process.
+        process_count: number of processes that share each batch.
         skipped_file: where unreadable images are listed.
         max_bad_fraction: the share of unreadable images, of the first thousand or more, that ends the stream.
 
     Raises:
-        DatasetError: for fewer images than a batch, or a batch that the processes cannot share.
+        ValueError: for fewer images than a batch, or a batch that the processes cannot share.
     """
     num_images, local = len(source), local_views or LocalViewsConfig()
     steps_per_epoch = num_images // batch_size if batch_size > 0 else 0
     if not steps_per_epoch:
-        raise DatasetError(
+        raise ValueError(
             f"{num_images} images cannot fill a batch of {batch_size}: "
             f"choose schedule.batch_size from 1 to {num_images}, or add images"
         )
     if batch_size % process_count:
-        raise DatasetError(
+        raise ValueError(
             f"schedule.batch_size={batch_size} does not divide over {process_count} processes: "
             "choose a multiple of their number"
         )
@@ -156,9 +153,15 @@ def make_dataset(
     rows = records.random_map(functools.partial(_load_views, source=source, config=views, local=local), seed=crop_seed)
     # Batches of one process's size: each global batch is a run of `process_count` of them.
     local_size = batch_size // process_count
-    batches = rows.batch(local_size)[process_index::process_count].repeat()
-    batch_bytes = local_size * 3 * (NUM_VIEWS * views.crop_size**2 + local.count * local.crop_size**2)
-    return CropDataset(source, num_images, steps_per_epoch, batch_bytes, batches, skipped_file, max_bad_fraction)
+    return CropDataset(
+        source=source,
+        images_per_epoch=num_images,
+        steps_per_epoch=steps_per_epoch,
+        batch_bytes=local_size * 3 * (NUM_VIEWS * views.crop_size**2 + local.count * local.crop_size**2),
+        batches=rows.batch(local_size)[process_index::process_count].repeat(),
+        skipped_file=skipped_file,
+        max_bad_fraction=max_bad_fraction,
+    )
 
 
 def _load_views(
@@ -183,52 +186,50 @@ def _load_views(
 
 
 class BatchIterator(Iterator[HostBatch]):
-    """Yields batches, and keeps account of unreadable images."""
+    """Yields batches, and counts unreadable images."""
 
-    def __init__(self, batches: Any, source: ImageSource, damage: DamageAccount) -> None:
+    def __init__(self, batches: grain.DatasetIterator, source: ImageSource, bad: BadRecords) -> None:
         """Wraps grain's iterator over batches of `source`."""
-        self._batches: Any | None = batches
-        self._started = False
-        self._source, self._damage = source, damage
+        self._batches: grain.DatasetIterator | None = batches
+        self._source, self._bad = source, bad
+        self._started, self._reasons = False, dict[int, str]()
 
     @property
     def skipped(self) -> dict[str, int]:
         """How often each unreadable image was replaced by another one, by name."""
-        return self._damage.counts
+        return self._bad.counts
 
     def __next__(self) -> HostBatch:
         """Returns the next batch.
 
         Raises:
-            ReadersLostError: if a worker process was killed.
+            ReadersLostError: if a worker process died.
             UnreadableImagesError: if too many images are unreadable.
         """
         if self._batches is None:
             raise StopIteration
         try:
-            # The first one starts the worker processes.
-            with contextlib.nullcontext() if self._started else _shielding():
+            # The first call starts the worker processes.
+            with contextlib.nullcontext() if self._started else block_preemption():
                 batch = next(self._batches)
             self._started = True
         except RuntimeError as error:
-            if _LOST not in str(error):
+            if _WORKER_DIED not in str(error):
                 raise
             raise ReadersLostError(
                 "a process that reads images was killed, as the system does when memory runs out: "
                 f"lower runtime.num_workers, or look for the cause ({str(error).split('. ')[0]})"
             ) from None
-        skipped = batch["skipped"]
-        for index in skipped[skipped >= 0]:
-            self._count(int(index))
-        self._damage.judge(len(skipped))
-        return {name: array for name, array in batch.items() if name != "skipped"}  # pyright: ignore
-
-    def _count(self, index: int) -> None:
-        name = self._source.name(index)
-        self._damage.add(name, "" if self._damage.knows(name) else _reason(self._source, index))
+        skipped = batch.pop("skipped")
+        for index in skipped[skipped >= 0].tolist():
+            if index not in self._reasons:
+                self._reasons[index] = _reason(self._source, index)
+            self._bad.add(self._source.name(index), self._reasons[index])
+        self._bad.check(len(skipped))
+        return batch
 
     def close(self) -> None:
-        """Stops reading ahead and ends the worker processes."""
+        """Stops prefetching and ends the worker processes."""
         # Grain's iterator complains if it lives until the interpreter ends, so nothing of it stays.
         batches, self._batches = self._batches, None
         if batches is not None:
@@ -238,9 +239,7 @@ class BatchIterator(Iterator[HostBatch]):
         """Returns itself; leaving the block closes it."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Closes the iterator."""
         self.close()
 
@@ -252,41 +251,3 @@ def _reason(source: ImageSource, index: int) -> str:
     except (DecodeError, OSError) as error:
         return str(error)
     return "readable by now"
-
-
-def _start_worker(worker: int, workers: int) -> None:
-    """Leaves signals, which terminals and schedulers send to all processes, to the one that saves and ends this."""
-    del worker, workers
-    for number in (signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
-    # An interpreter that ends with workers left sends SIGTERM and waits: then this is the end.
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(_SECONDS_TO_SAVE))
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SCHEDULERS_SEND)
-    end_with_parent()
-
-
-def _mark_flags_as_parsed() -> None:
-    """Lets grain's workers start where no absl app has parsed flags, as in a notebook."""
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()
-
-
-def _silence_leftovers() -> None:
-    """Keeps a warning from the end of a program.
-
-    Batches that were read ahead are still in shared memory then. Python's tracker of it, a process
-    that takes over the options of this one, removes them, but calls them leaks.
-    """
-    option = "ignore:resource_tracker:UserWarning"
-    if option not in sys.warnoptions:
-        sys.warnoptions.append(option)
-
-
-@contextlib.contextmanager
-def _shielding() -> Iterator[None]:
-    """Keeps from processes that start in the block what schedulers may send to all processes, until they ask for it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SCHEDULERS_SEND)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

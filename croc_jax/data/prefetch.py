@@ -4,17 +4,21 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+import numpy as np
+from jaxtyping import UInt8
+
 Loaded = TypeVar("Loaded")
+Label = TypeVar("Label")
 
 
 def load_ahead(
     load: Callable[[int], Loaded], count: int, batch_size: int, *, num_threads: int
 ) -> Iterator[list[Loaded]]:
-    """Yields what belongs to the indices 0 to count - 1, in order, batch by batch; the last may be shorter.
+    """Yields load(0) to load(count - 1) in order, in lists of one batch; the last one may be shorter.
 
     Args:
-        load: called in threads, once an index.
-        count: how many indices there are.
+        load: called in threads, once for each index.
+        count: number of indices.
         batch_size: indices a batch.
         num_threads: threads that load.
     """
@@ -28,3 +32,16 @@ def load_ahead(
             loaded = [future.result() for future in pending]
             pending = submit(start + batch_size)
             yield loaded
+
+
+def load_padded(
+    load: Callable[[int], tuple[UInt8[np.ndarray, "H W 3"], Label]], count: int, batch_size: int, *, num_threads: int
+) -> Iterator[tuple[UInt8[np.ndarray, "b H W 3"], list[Label]]]:
+    """Yields images of one size in batches of constant size, and their labels; black images fill the last batch.
+
+    Arguments are those of `load_ahead`.
+    """
+    for loaded in load_ahead(load, count, batch_size, num_threads=num_threads):
+        images = np.zeros((batch_size, *loaded[0][0].shape), np.uint8)
+        images[: len(loaded)] = [image for image, _ in loaded]
+        yield images, [label for _, label in loaded]

@@ -1,27 +1,27 @@
-"""Resizes images on the host as torchvision does, in SIMD instructions."""
+"""Resizes images on the host as torchvision does, with SIMD instructions."""
 
 import cykooz_resizer as simd
 import numpy as np
 from jaxtyping import UInt8
 
-Pixels = UInt8[np.ndarray, "H W 3"]
+from croc_jax.data.decoding import Pixels
 
 _BICUBIC = simd.ResizeAlg.convolution(simd.FilterType.catmull_rom)
 _AREA = simd.ResizeAlg.convolution(simd.FilterType.box)
 
 
 def resize_bicubic(image: Pixels, side: int) -> UInt8[np.ndarray, "side side 3"]:
-    """Resizes bicubically with antialiasing, by way of 8-bit numbers as Pillow's BICUBIC.
+    """Resizes bicubically with antialiasing, in 8-bit integers as Pillow's BICUBIC.
 
     Values differ from Pillow's by 1 at most.
 
     Args:
-        image: of any size.
-        side: of the result.
+        image: an image of any size.
+        side: height and width of the result.
     """
     height, width, _ = image.shape
-    # What comes first matters at sharp edges, where the first pass clips. Since its version 13,
-    # Pillow shortens the columns first where that leaves less than half as much to do.
+    # The order of the two passes matters at sharp edges, where the first one clips. Since version 13,
+    # Pillow resizes the columns first where that leaves less than half as much to do.
     columns_first = height - side > 2 * max(width - side, 0)
     options = simd.ResizeOptions(_BICUBIC)
     between = _new(width, side) if columns_first else _new(side, height)
@@ -34,12 +34,12 @@ def resize_bicubic(image: Pixels, side: int) -> UInt8[np.ndarray, "side side 3"]
 def resize_by_area(
     image: Pixels, side: int, box: tuple[float, float, float, float]
 ) -> UInt8[np.ndarray, "side side 3"]:
-    """Averages over the area that each pixel of the result covers; what grows is interpolated bicubically.
+    """Averages over the area that each pixel of the result covers; enlargements are bicubic.
 
     Args:
-        image: of any size.
-        side: of the result.
-        box: left, top, width and height of what becomes the result, in pixels and their fractions.
+        image: an image of any size.
+        side: height and width of the result.
+        box: left, top, width and height of the region to resize, in pixels and their fractions.
     """
     shrinks = min(box[2:]) >= side
     options = simd.ResizeOptions(_AREA if shrinks else _BICUBIC, crop_box=simd.CropBox(*box))

@@ -1,64 +1,55 @@
-"""How many processes and threads read images, by what the machine has."""
+"""Worker processes that read images: how many, with how much shared memory, and how they end."""
 
+import contextlib
 import multiprocessing
 import os
 import shutil
+import signal
+import sys
 import threading
+from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
-from typing import NamedTuple
 
 # The value of a setting that leaves its choice to this module.
 BY_MACHINE = -1
 
-_MOST_WORKERS = 32
+_MAX_WORKERS = 32
 _SHARED_MEMORY = "/dev/shm"
+# A worker outlives SIGTERM by so long, as the training process may need it to finish its step.
+_SECONDS_TO_SAVE = 60
+_PREEMPTION_SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
 
 
-class Readers(NamedTuple):
-    """Who decodes and crops.
-
-    Attributes:
-        workers: processes; 0 for threads of the main process.
-        threads: of each of them.
-    """
-
-    workers: int
-    threads: int
-
-
-class SharedMemoryError(ValueError):
-    """Worker processes have no room to hand batches over; the message says how much they need."""
-
-
-def choose_readers(num_workers: int, num_threads: int, *, batch_bytes: int, accelerated: bool) -> Readers:
-    """Returns the given numbers, or those that suit the machine in their place.
+def choose_workers(num_workers: int, num_threads: int, *, batch_bytes: int, accelerated: bool) -> tuple[int, int]:
+    """Returns processes, and threads of each, to read with; replaces `BY_MACHINE` by what suits the machine.
 
     Beside an accelerator, that is a process for each core but one, as far as shared memory
-    reaches. On CPU, training takes all cores, and two threads keep ahead of it.
+    reaches. On CPU, training takes all cores, and two threads of the main process keep ahead of it.
 
     Args:
-        num_workers: processes; `BY_MACHINE` to choose.
-        num_threads: threads of each; `BY_MACHINE` to choose.
-        batch_bytes: what a batch of one process takes.
+        num_workers: processes; 0 for threads of the main process.
+        num_threads: threads of each process.
+        batch_bytes: size of a batch of one process.
         accelerated: whether training runs elsewhere than on the cores.
     """
     if num_workers == BY_MACHINE:
         most = (_free_shared_memory() // max(batch_bytes, 1) - 1) // 2
-        num_workers = max(0, min(count_cores() - 1, most, _MOST_WORKERS)) if accelerated else 0
+        num_workers = max(0, min(count_cores() - 1, most, _MAX_WORKERS)) if accelerated else 0
     if num_threads == BY_MACHINE:
         num_threads = 1 if num_workers else min(2, count_cores())
-    return Readers(num_workers, num_threads)
+    return num_workers, num_threads
 
 
 def check_shared_memory(num_workers: int, *, batch_bytes: int) -> None:
-    """Raises SharedMemoryError if so many workers lack the room for their batches.
+    """Raises ValueError if shared memory is too small for the batches of so many workers.
 
     Without this, a worker that finds none dies of a bus error, which explains nothing.
     """
     # Each worker keeps a batch waiting and writes the next; one more is in use.
     needed, free = (2 * num_workers + 1) * batch_bytes, _free_shared_memory()
     if free < needed:
-        raise SharedMemoryError(
+        raise ValueError(
             f"worker processes need {needed / 2**20:.0f} MiB in {_SHARED_MEMORY}, but {free / 2**20:.0f} MiB "
             "are free: enlarge it (docker run --shm-size), or lower runtime.num_workers (0 uses threads)"
         )
@@ -69,21 +60,54 @@ def count_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def end_with_parent() -> None:
-    """Ends this worker process when the one that started it is gone, however it went; call it in the worker.
+def start_worker(worker: int = 0, num_workers: int = 0) -> None:
+    """Sets up a worker process: preemption signals are left to the main process, whose end ends the worker."""
+    del worker, num_workers
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    # An interpreter that exits sends SIGTERM to its workers and waits for them: then this is the end.
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(_SECONDS_TO_SAVE))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _PREEMPTION_SIGNALS)
+    end_with_parent()
 
-    Killed, a main process cannot end its workers, and they would hold its memory for good.
+
+def end_with_parent() -> None:
+    """Ends this worker process when the main process is gone, however it ended; call it in the worker.
+
+    A killed main process cannot end its workers, and they would hold its memory forever.
     """
     parent = multiprocessing.parent_process()
     if parent is not None:
-        threading.Thread(target=_end_after, args=(parent.sentinel,), daemon=True).start()
+        threading.Thread(target=_exit_after, args=(parent.sentinel,), daemon=True).start()
 
 
-def _end_after(sentinel: int) -> None:
+def _exit_after(sentinel: int) -> None:
     wait([sentinel])
     os._exit(1)
 
 
+@contextlib.contextmanager
+def block_preemption() -> Iterator[None]:
+    """Blocks preemption signals in processes that start in the block, until their `start_worker`."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _PREEMPTION_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def start_resource_tracker() -> None:
+    """Starts Python's tracker of shared memory, so that it outlives preemption signals, and does not warn.
+
+    It frees the batches that were prefetched but not used when the program ends, and would call them leaks.
+    """
+    option = "ignore:resource_tracker:UserWarning"
+    if option not in sys.warnoptions:
+        sys.warnoptions.append(option)
+    with block_preemption():
+        resource_tracker.ensure_running()
+
+
 def _free_shared_memory() -> int:
-    """Bytes; as good as endless where there is no such folder to fill up."""
+    """Returns bytes; a huge number where there is no such folder to fill up."""
     return shutil.disk_usage(_SHARED_MEMORY).free if os.path.isdir(_SHARED_MEMORY) else 2**60

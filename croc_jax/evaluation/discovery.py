@@ -12,7 +12,6 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from scipy import ndimage
 
 from croc_jax.data.labeled.boxes import BoxSplit
-from croc_jax.data.labeled.label_files import LabeledDataError
 from croc_jax.data.photometric import normalize
 from croc_jax.evaluation.features import FrozenFeatures
 from croc_jax.models import Backbone, clustering_tokens
@@ -82,7 +81,7 @@ def evaluate_discovery(features: FrozenFeatures, *, split: BoxSplit, protocol: D
         protocol: every setting that moves the score.
 
     Raises:
-        LabeledDataError: for a file that cannot be read, or if no image has a box.
+        ValueError: for a file that cannot be read, or if no image has a box.
     """
     backbone, progress = features.module, features.progress
     start, discover_fn = time.perf_counter(), make_discover_fn(backbone, protocol)
@@ -97,7 +96,7 @@ def evaluate_discovery(features: FrozenFeatures, *, split: BoxSplit, protocol: D
         ious.append(box_iou(boxes[-1], truth).max(initial=-1))
     best = np.where(np.array(ious) < 0, np.nan, ious)
     if np.isnan(best).all():
-        raise LabeledDataError(f"no image of {split.root}, split {split.name}, has a box that counts: set hard=True")
+        raise ValueError(f"no image of {split.root}, split {split.name}, has a box that counts: set hard=True")
     corloc = 100 * float(np.mean(best[~np.isnan(best)] >= CORLOC_IOU))
     return DiscoveryScore(corloc, np.array(boxes), best, time.perf_counter() - start)
 

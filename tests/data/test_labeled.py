@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from croc_jax.data.labeled.segmentation import LabeledDataError, open_segmentation
+from croc_jax.data.labeled.davis import open_videos
+from croc_jax.data.labeled.segmentation import open_segmentation
 
 RNG = np.random.default_rng(0)
 
@@ -76,7 +77,7 @@ def test_labels_are_resized_to_the_nearest_pixel_center(folder):
 def test_images_are_resized_without_aliasing(tmp_path):
     stripes = np.zeros((32, 32, 3), np.uint8)
     stripes[:, ::2] = 254
-    write_pair(tmp_path, "train", "a", stripes, np.zeros((32, 32), np.uint8))
+    write_pair(tmp_path, "train", "a", stripes, np.eye(32, dtype=np.uint8))
     image, label = open_segmentation(tmp_path, "train").load(0, image_size=(8, 8))
     assert image.shape == (8, 8, 3) and label.shape == (32, 32)
     np.testing.assert_allclose(image.astype(float)[:, 1:-1], 127, atol=2)
@@ -96,7 +97,7 @@ def test_batches_keep_the_order_and_their_size(folder):
 
 def error_of(root, split="train", **settings):
     """Opens and reads a whole split; returns the message, which must be one line."""
-    with pytest.raises(LabeledDataError) as caught:
+    with pytest.raises(ValueError) as caught:
         split = open_segmentation(root, split, **settings)
         for index in range(len(split)):
             split.load(index)
@@ -104,7 +105,7 @@ def error_of(root, split="train", **settings):
     return str(caught.value)
 
 
-def test_missing_or_empty_splits_are_named(folder):
+def test_a_missing_or_empty_split_is_named(folder):
     root, _ = folder
     assert f"no folder {root / 'images' / 'test'}" in error_of(root, "test")
     (root / "images" / "test").mkdir()
@@ -113,42 +114,27 @@ def test_missing_or_empty_splits_are_named(folder):
     assert f"no images in {root / 'images' / 'test'}" in error_of(root, "test")
 
 
-def test_an_image_without_labels_is_named(folder):
-    root, _ = folder
-    (root / "labels" / "train" / "b.png").unlink()
-    message = error_of(root)
-    assert str(root / "labels" / "train" / "b.png") in message and "images/train/b.png" in message
-
-
-def test_two_images_of_one_stem_are_named(folder):
+def test_pairs_that_cannot_be_used_are_named(folder):
     root, pairs = folder
-    Image.fromarray(pairs["train", "a"][0]).save(root / "images" / "train" / "a.jpg")
-    assert "a.png and a.jpg" in error_of(root)
-
-
-def test_a_class_outside_is_named_with_its_file(folder):
-    root, _ = folder
-    message = error_of(root, num_classes=2)
-    assert "a.png holds class 2, but the data set has 2 classes" in message and "num_classes" in message
-
-
-def test_labels_of_another_size_are_named(folder):
-    root, _ = folder
-    Image.fromarray(np.zeros((4, 8), np.uint8)).save(root / "labels" / "train" / "b.png")
+    labels, images = root / "labels" / "train", root / "images" / "train"
+    assert "a.png holds class 2, but the data set has 2 classes" in error_of(root, num_classes=2)
+    Image.fromarray(np.zeros((4, 8), np.uint8)).save(labels / "b.png")
     message = error_of(root)
     assert "labels/train/b.png has 4 x 8" in message and "images/train/b.png has 6 x 8" in message
-
-
-def test_labels_in_color_are_named(folder):
-    root, pairs = folder
-    Image.fromarray(pairs["train", "a"][0]).save(root / "labels" / "train" / "a.png")
+    (labels / "b.png").unlink()
+    message = error_of(root)
+    assert str(labels / "b.png") in message and "images/train/b.png" in message
+    Image.fromarray(pairs["train", "a"][0]).save(images / "a.jpg")
+    assert "a.png and a.jpg" in error_of(root)
+    (images / "a.jpg").unlink()
+    Image.fromarray(pairs["train", "b"][1]).save(labels / "b.png")
+    Image.fromarray(pairs["train", "a"][0]).save(labels / "a.png")
     assert "labels/train/a.png has pixels of mode RGB" in error_of(root)
-
-
-def test_unreadable_files_are_named(folder):
-    root, _ = folder
-    (root / "images" / "train" / "b.png").write_bytes(b"\x89PNG but no more")
-    assert f"cannot read {root / 'images' / 'train' / 'b.png'}" in error_of(root)
+    (labels / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR")
+    assert f"cannot read {labels / 'a.png'}" in error_of(root)
+    Image.fromarray(pairs["train", "a"][1]).save(labels / "a.png")
+    (images / "b.png").write_bytes(b"\x89PNG but no more")
+    assert f"cannot read {images / 'b.png'}" in error_of(root)
 
 
 def test_names_and_number_of_classes_must_agree(folder):
@@ -157,6 +143,33 @@ def test_names_and_number_of_classes_must_agree(folder):
     assert "classes.txt names 2 classes, but num_classes=3" in error_of(root, num_classes=3)
 
 
-def test_a_split_without_any_label_is_refused(tmp_path):
-    write_pair(tmp_path, "train", "a", random_pair()[0], np.full((6, 8), 255, np.uint8))
-    assert "all labels in" in error_of(tmp_path)
+@pytest.mark.parametrize(("values", "held"), [((255,), "255"), ((0, 255), "0 or 255")])
+def test_labels_of_no_or_one_class_are_refused(tmp_path, values, held):
+    write_pair(tmp_path, "train", "a", random_pair()[0], np.resize(np.array(values, np.uint8), (6, 8)))
+    assert f"all labels in {tmp_path}/labels/train are {held}, and 255 is ignored" in error_of(tmp_path)
+    assert open_segmentation(tmp_path, "train", num_classes=2).num_classes == 2
+
+
+def test_images_are_decoded_as_in_training(tmp_path):
+    deep = (np.arange(48, dtype=np.uint16) * 1300).reshape(6, 8)
+    write_pair(tmp_path, "train", "a", deep, random_pair()[1])
+    image, _ = open_segmentation(tmp_path, "train").load(0)
+    np.testing.assert_array_equal(image, np.repeat((deep >> 8).astype(np.uint8)[..., None], 3, axis=-1))
+
+
+def test_open_videos_orders_frames_by_number_and_needs_objects(tmp_path):
+    for kind in ("images", "masks"):
+        (tmp_path / kind / "dog").mkdir(parents=True)
+    for number in range(12):
+        Image.fromarray(random_pair()[0]).save(tmp_path / "images" / "dog" / f"{number}.jpg")
+    mask = np.zeros((6, 8), np.uint8)
+    for value, stem in ((1, "0"), (1, "10")):
+        mask[2:4] = value
+        Image.fromarray(mask).save(tmp_path / "masks" / "dog" / f"{stem}.png")
+    (video,) = open_videos(tmp_path)
+    assert [frame.stem for frame in video.frames] == [str(number) for number in range(12)]
+    assert {number: file.stem for number, file in video.masks.items()} == {0: "0", 10: "10"}
+    mask[2:4] = 255
+    Image.fromarray(mask).save(tmp_path / "masks" / "dog" / "0.png")
+    with pytest.raises(ValueError, match=r"dog/0\.png holds no object, only 255, which is ignored: number objects"):
+        open_videos(tmp_path)

@@ -1,6 +1,7 @@
 """The stream is a function of seed and step alone, and bad images do not stop it."""
 
-import logging
+import io
+import os
 import pickle
 import shutil
 import subprocess
@@ -12,25 +13,27 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from croc_jax.data.bad_records import UnreadableImagesError
 from croc_jax.data.config import ViewsConfig
-from croc_jax.data.pipeline import DatasetError, UnreadableImagesError, make_dataset
-from croc_jax.data.sources import FolderSource
-from croc_jax.data.workers import SharedMemoryError
+from croc_jax.data.pipeline import make_dataset
+from croc_jax.data.prepare import PrepareConfig, prepare
+from croc_jax.data.sources import FolderSource, open_sources
+from tests.data.test_shards import write_tar
 
 VIEWS = ViewsConfig(crop_size=8)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Thirteen images of one color each, so that a crop tells which it is from."""
+    """Thirteen images of one color each, so that a crop shows which it is from."""
     path = tmp_path_factory.mktemp("images")
     for i in range(13):
         Image.new("RGB", (30 + i, 25), (10 * i, 0, 0)).save(path / f"{i:02d}.png")
     return path
 
 
-def _dataset(folder, *, batch_size=4, seed=0, **processes):
-    return make_dataset(FolderSource(folder), views=VIEWS, batch_size=batch_size, seed=seed, **processes)
+def _dataset(folder, *, batch_size=4, seed=0, **settings):
+    return make_dataset(FolderSource(folder), **{"views": VIEWS} | settings, batch_size=batch_size, seed=seed)
 
 
 def _take(dataset, count, *, start_step=0, num_workers=0, num_threads=2):
@@ -93,16 +96,10 @@ def test_resumes_at_any_step(folder):
         _assert_equal(_take(dataset, 2, start_step=step), expected[step : step + 2])
 
 
-@pytest.mark.parametrize("num_threads", [0, 1, 5])
-def test_threads_do_not_change_the_stream(folder, num_threads):
+@pytest.mark.parametrize(("num_workers", "num_threads"), [(0, 0), (0, 1), (0, 5), (2, 1)])
+def test_workers_and_threads_do_not_change_the_stream(folder, num_workers, num_threads):
     dataset = _dataset(folder)
-    _assert_equal(_take(dataset, 7, num_threads=num_threads), _take(dataset, 7))
-
-
-@pytest.mark.parametrize("num_workers", [1, 2, 4])
-def test_workers_do_not_change_the_stream(folder, num_workers):
-    dataset = _dataset(folder)
-    batches = _take(dataset, 5, start_step=1, num_workers=num_workers, num_threads=1)
+    batches = _take(dataset, 5, start_step=1, num_workers=num_workers, num_threads=num_threads)
     _assert_equal(batches, _take(dataset, 5, start_step=1))
 
 
@@ -134,206 +131,202 @@ def test_a_process_reads_its_own_rows_only(folder):
     assert source.reads == _images_of(batches) and len(source.reads) == 8
 
 
+@pytest.fixture(scope="module")
+def home(folder, tmp_path_factory):
+    """The same images as a list, two tar files and two ArrayRecord shards."""
+    home, files = tmp_path_factory.mktemp("home"), sorted(folder.iterdir())
+    (home / "list.txt").write_text("".join(f"{file}\n" for file in files))
+    for number, part in enumerate((files[:5], files[5:])):
+        write_tar(home / f"{number}.tar", {file.name: file.read_bytes() for file in part})
+    prepare(PrepareConfig(sources=(str(folder),), shard_size=7), home / "shards", num_workers=1)
+    return home
+
+
+@pytest.mark.parametrize("spec", ["list:{}/list.txt", "tar:{}/{{0..1}}.tar", "arrayrecord:{}/shards"])
+def test_the_kind_of_source_does_not_change_the_stream(folder, home, spec):
+    dataset = make_dataset(open_sources([spec.format(home)]), views=VIEWS, batch_size=4, seed=0)
+    _assert_equal(_take(dataset, 7), _take(_dataset(folder), 7))
+
+
+def test_mixtures_do_not_depend_on_workers(home):
+    source = open_sources([f"tar:{home}/0.tar", f"arrayrecord:{home}/shards"], [1, 1])
+    dataset = make_dataset(source, views=VIEWS, batch_size=2, seed=0)
+    batches = _take(dataset, 13)
+    _assert_equal(_take(dataset, 3, start_step=2, num_workers=2, num_threads=1), batches[2:5])
+    # An epoch of 13 images of each source: those of the tar file, whose number is below 5, occur again in the other.
+    assert np.sum(np.array(_images_of(batches)) < 5) == 13 + 5
+
+
+def _encode(image, kind, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
 @pytest.fixture
 def damaged(folder, tmp_path):
-    """The same images with three bad files among them."""
+    """The same images, odd ones that can be read, and damaged ones that cannot; returns the names of those, too."""
     path = tmp_path / "damaged"
     shutil.copytree(folder, path)
-    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(path / "cut.jpg")
-    (path / "cut.jpg").write_bytes((path / "cut.jpg").read_bytes()[:900])
-    (path / "empty.png").write_bytes(b"")
-    (path / "letter.jpg").write_text("Dear reader")
-    return path
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    odd = {
+        "cmyk.jpg": _encode(photo.convert("CMYK"), "JPEG"),
+        "deep.png": _encode(Image.fromarray(np.arange(2000, dtype=np.uint16).reshape(40, 50)), "PNG"),
+        "gray.jpg": _encode(photo.convert("L"), "JPEG"),
+        "rotated.jpg": _encode(photo, "JPEG", exif=exif),
+        "dot.png": _encode(photo.resize((1, 1)), "PNG"),
+        "long.jpg": _encode(photo.resize((20_000, 50)), "JPEG"),
+    }
+    bad = {
+        "bomb.png": _encode(Image.new("1", (15_000, 15_000)), "PNG"),
+        "cut.jpg": _encode(photo, "JPEG")[:700],
+        "empty.png": b"",
+        "letter.jpg": b"Dear reader",
+    }
+    for name, data in (odd | bad).items():
+        (path / name).write_bytes(data)
+    # A link to nowhere cannot be read by anyone, root included.
+    os.symlink(tmp_path / "nowhere", path / "missing.jpg")
+    return path, sorted(str(path / name) for name in (*bad, "missing.jpg"))
 
 
-def test_bad_images_are_replaced_counted_and_named_once(damaged, caplog):
-    dataset = _dataset(damaged)
-    assert dataset.steps_per_epoch == 4
-    with caplog.at_level(logging.WARNING, logger="absl"), dataset.iterate() as batches:
-        stream = [next(batches) for _ in range(12)]
-        skipped = dict(batches.skipped)
-    assert all(batch["views"].shape == (4, 2, 8, 8, 3) for batch in stream)
-    # Sixteen images fill four batches: every epoch comes to each bad one.
-    bad = [str(damaged / name) for name in ("cut.jpg", "empty.png", "letter.jpg")]
-    assert sorted(skipped) == bad and all(count >= 3 for count in skipped.values())
-    messages = [record.getMessage() for record in caplog.records]
-    assert sorted(name for name in bad for message in messages if name in message) == bad
-    assert any("truncated" in message for message in messages)
-    _assert_equal(_take(dataset, 12), stream)
-    _assert_equal(_take(dataset, 3, start_step=5), stream[5:8])
+@pytest.mark.parametrize("decoding", ["exact", "fast"])
+def test_bad_images_are_replaced_counted_and_listed_once(damaged, tmp_path, decoding):
+    path, bad = damaged
+    views, listing = ViewsConfig(crop_size=8, decoding=decoding), tmp_path / "skipped.txt"
+    dataset = _dataset(path, views=views, skipped_file=listing, max_bad_fraction=0.01)
+    assert (dataset.images_per_epoch, dataset.steps_per_epoch) == (24, 6)
+    for num_workers in (0, 2 if decoding == "exact" else 0):  # a run, and the same one resumed
+        with dataset.iterate(num_workers=num_workers, num_threads=1) as batches:
+            stream = [next(batches) for _ in range(12)]
+            assert all(batch["views"].shape == (4, 2, 8, 8, 3) for batch in stream)
+            # 24 images fill six batches: every epoch comes to each bad one.
+            assert sorted(batches.skipped) == bad and all(count >= 2 for count in batches.skipped.values())
+        _assert_equal(_take(dataset, 12), stream)
+    rows = dict(line.split("\t") for line in listing.read_text().splitlines())
+    assert sorted(rows) == bad and len(listing.read_text().splitlines()) == len(bad)
+    assert "100 million pixels" in rows[bad[0]] and "truncated" in rows[bad[1]] and "No such file" in rows[bad[-1]]
 
 
-def test_replacements_do_not_depend_on_workers(damaged):
-    dataset = _dataset(damaged)
-    with dataset.iterate(num_threads=0) as batches, dataset.iterate(num_workers=2, num_threads=1) as others:
-        _assert_equal([next(others) for _ in range(4)], [next(batches) for _ in range(4)])
-        assert others.skipped == batches.skipped and len(others.skipped) == 3
-
-
-def test_vanished_files_are_replaced_too(damaged):
-    dataset = _dataset(damaged)
+def test_vanished_files_are_replaced_too(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "images")
+    dataset = _dataset(tmp_path / "images")
     for i in range(4):
-        (damaged / f"{i:02d}.png").unlink()
+        (tmp_path / "images" / f"{i:02d}.png").unlink()
     with dataset.iterate() as batches:
-        seen = set(_images_of([next(batches) for _ in range(8)]))
-        assert len(batches.skipped) == 7
-    assert seen <= set(range(4, 13))
+        assert set(_images_of([next(batches) for _ in range(8)])) <= set(range(4, 13))
+        assert len(batches.skipped) == 4
 
 
-def test_only_bad_images_are_an_error_that_names_one(tmp_path):
+def test_too_many_bad_images_end_the_stream_after_a_thousand(damaged):
+    with _dataset(damaged[0], max_bad_fraction=0.05).iterate() as batches:
+        for _ in range(190):  # 760 good images and about 200 bad ones
+            next(batches)
+        with pytest.raises(UnreadableImagesError, match=r"of 1\d\d\d images .* more than data.max_bad_fraction=0.05"):
+            for _ in range(40):
+                next(batches)
+
+
+def test_bad_images_alone_are_an_error_that_names_one(tmp_path):
     for name in ("a.jpg", "b.jpg", "c.jpg"):
         (tmp_path / name).write_text("not an image")
     with _dataset(tmp_path, batch_size=2).iterate() as batches:
         with pytest.raises(UnreadableImagesError, match=r"20 images in a row .*[abc]\.jpg .*cannot identify"):
             next(batches)
-
-
-def test_too_few_images_and_odd_shares_are_errors(folder):
-    with pytest.raises(DatasetError, match="13 images cannot fill a batch of 16"):
-        _dataset(folder, batch_size=16)
-    with pytest.raises(DatasetError, match="batch_size=9 does not divide over 2 processes"):
-        _dataset(folder, batch_size=9, process_count=2)
-    assert _dataset(folder, batch_size=13).steps_per_epoch == 1
-
-
-def test_lack_of_shared_memory_is_explained(folder, monkeypatch):
-    usage = shutil.disk_usage("/")._replace(free=100)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    monkeypatch.setattr("os.path.isdir", lambda path: True)
-    with pytest.raises(SharedMemoryError, match="--shm-size.*runtime.num_workers"):
-        _dataset(folder).iterate(num_workers=2)
-
-
-def test_errors_survive_the_way_from_a_worker():
     error = pickle.loads(pickle.dumps(UnreadableImagesError("20 images")))
     assert isinstance(error, UnreadableImagesError) and str(error) == "20 images"
 
 
-READ_AND_WAIT = """
-import sys, time
-from croc_jax.data.config import ViewsConfig
-from croc_jax.data.pipeline import make_dataset
-from croc_jax.data.sources import FolderSource
-
-if __name__ == "__main__":
-    dataset = make_dataset(FolderSource(sys.argv[1]), views=ViewsConfig(crop_size=64), batch_size=4, seed=0)
-    with dataset.iterate(num_workers=2, num_threads=1) as batches:
-        next(batches)
-        print("reading", flush=True)
-        time.sleep(float(sys.argv[2]))
-"""
+def test_make_dataset_refuses_too_few_images_and_odd_shares(folder):
+    with pytest.raises(ValueError, match="13 images cannot fill a batch of 16"):
+        _dataset(folder, batch_size=16)
+    with pytest.raises(ValueError, match="batch_size=9 does not divide over 2 processes"):
+        _dataset(folder, batch_size=9, process_count=2)
+    assert _dataset(folder, batch_size=13).steps_per_epoch == 1
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux to list processes")
-def test_workers_of_a_killed_process_end(folder, tmp_path):
-    script = tmp_path / "read.py"
-    script.write_text(READ_AND_WAIT)
-    with subprocess.Popen([sys.executable, script, folder, "60"], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None and process.stdout.readline() == "reading\n"
-        lists = Path(f"/proc/{process.pid}/task").glob("*/children")
-        children = [child for file in lists for child in file.read_text().split()]
-        assert len(children) >= 2  # and multiprocessing's own
-        process.kill()
-    deadline = time.monotonic() + 20
-    while any(_is_alive(child) for child in children):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+def test_iterate_refuses_too_little_shared_memory(folder, monkeypatch):
+    usage = shutil.disk_usage("/")._replace(free=100)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr("os.path.isdir", lambda path: True)
+    with pytest.raises(ValueError, match="--shm-size.*runtime.num_workers"):
+        _dataset(folder).iterate(num_workers=2)
 
 
-KILL_ONE = """
-import multiprocessing
-import os
-import signal
-import sys
-from croc_jax.data.config import ViewsConfig
+READ = """
+import multiprocessing, os, signal, sys, threading, time
 from croc_jax.data.bad_records import ReadersLostError
-from croc_jax.data.pipeline import make_dataset
-from croc_jax.data.sources import FolderSource
-
-if __name__ == "__main__":
-    dataset = make_dataset(FolderSource(sys.argv[1]), views=ViewsConfig(crop_size=64), batch_size=4, seed=0)
-    with dataset.iterate(num_workers=2, num_threads=1) as batches:
-        for _ in range(4):
-            next(batches)
-        workers = multiprocessing.active_children()
-        # Schedulers and terminals send these to all processes of a run.
-        for worker in workers:
-            for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-                os.kill(worker.pid, number)
-        for _ in range(6):
-            next(batches)
-        assert all(worker.is_alive() for worker in workers)
-        os.kill(workers[0].pid, signal.SIGKILL)
-        try:
-            while True:
-                next(batches)
-        except ReadersLostError as error:
-            print(error)
-"""
-
-
-def test_workers_outlive_signals_and_a_killed_one_is_an_error(folder, tmp_path):
-    script = tmp_path / "kill.py"
-    script.write_text(KILL_ONE)
-    done = subprocess.run([sys.executable, script, folder], capture_output=True, text=True, timeout=100, check=True)
-    assert done.stdout == (
-        "a process that reads images was killed, as the system does when memory runs out: lower runtime.num_workers, "
-        "or look for the cause (Worker process was terminated unexpectedly with exit code -9)\n"
-    )
-
-
-SIGNAL_ALL = """
-import os
-import signal
-import sys
-import threading
-import time
 from croc_jax.data.config import ViewsConfig
 from croc_jax.data.pipeline import make_dataset
 from croc_jax.data.sources import FolderSource
 
-received = {}
-
-def count(number, frame):
-    received[number] = received.get(number, 0) + 1
+received, done = set(), threading.Event()
 
 def send():
     while not done.wait(0.01):
         for number in (signal.SIGUSR1, signal.SIGTERM):
             os.killpg(0, number)
 
-if __name__ == "__main__":
-    for number in (signal.SIGUSR1, signal.SIGTERM):
-        signal.signal(number, count)
-    done = threading.Event()
-    thread = threading.Thread(target=send)
-    thread.start()
+def main(mode):
     dataset = make_dataset(FolderSource(sys.argv[1]), views=ViewsConfig(crop_size=64), batch_size=4, seed=0)
-    with dataset.iterate(num_workers=1, num_threads=1) as batches:
+    if mode == "preempted":  # while the workers start, and later
+        for number in (signal.SIGUSR1, signal.SIGTERM):
+            signal.signal(number, lambda number, frame: received.add(number))
+        thread = threading.Thread(target=send)
+        thread.start()
+    with dataset.iterate(num_workers=2, num_threads=1) as batches:
         for _ in range(4):
             next(batches)
-            time.sleep(0.05)
-        done.set()
-        thread.join()
-        print(len(received))
+        print("reading", flush=True)
+        if mode == "preempted":
+            done.set()
+            thread.join()
+            for _ in range(6):
+                next(batches)
+            print(len(received))
+            os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+            try:
+                while True:
+                    next(batches)
+            except ReadersLostError as error:
+                print(error)
+        elif mode == "main killed":
+            time.sleep(60)
+
+if __name__ == "__main__":
+    main(sys.argv[2])
 """
 
 
-def test_signals_to_all_processes_end_no_reader_at_any_time(folder, tmp_path):
-    script = tmp_path / "shout.py"
-    script.write_text(SIGNAL_ALL)
-    done = subprocess.run(
-        [sys.executable, script, folder], capture_output=True, text=True, timeout=100, start_new_session=True
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "2\n", "")
-
-
-def test_workers_end_in_silence(folder, tmp_path):
+def _start(folder, tmp_path, mode):
     script = tmp_path / "read.py"
-    script.write_text(READ_AND_WAIT)
-    done = subprocess.run([sys.executable, script, folder, "1"], capture_output=True, text=True, timeout=60, check=True)
-    assert (done.stdout, done.stderr) == ("reading\n", "")
+    script.write_text(READ)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, script, folder, mode], start_new_session=True, **pipes)
+
+
+def test_workers_outlive_signals_and_a_killed_one_is_an_error(folder, tmp_path):
+    output, errors = _start(folder, tmp_path, "preempted").communicate(timeout=100)
+    assert errors == "" and output == (
+        "reading\n2\na process that reads images was killed, as the system does when memory runs out: lower runtime."
+        "num_workers, or look for the cause (Worker process was terminated unexpectedly with exit code -9)\n"
+    )
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux to list processes")
+def test_workers_of_a_killed_process_end(folder, tmp_path):
+    with _start(folder, tmp_path, "main killed") as process:
+        assert process.stdout is not None and process.stdout.readline() == "reading\n"
+        lists = Path(f"/proc/{process.pid}/task").glob("*/children")
+        children = [child for file in lists for child in file.read_text().split()]
+        assert len(children) >= 2  # and multiprocessing's own
+        process.kill()
+        deadline = time.monotonic() + 20
+        while any(map(_is_alive, children)):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
 
 
 def _is_alive(process):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from scenes import make_scene, write_film
 
-from croc_jax.data.scenes import make_scene, write_film
 from tests.checkpoints.test_pretrained import official_weights, write
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -32,11 +32,11 @@ def open_ade20k(root: str | Path, split: str) -> SegmentationSplit:
     """Lists ADE20K; id 0 of its label files is ignored, and 1 to 150 are the classes.
 
     Args:
-        root: ADEChallengeData2016, or the folder that it lies in.
+        root: ADEChallengeData2016, or the folder that holds it.
         split: "train" (20,210 images) or "val" (2,000).
 
     Raises:
-        LabeledDataError: for a missing file, with where to get it.
+        ValueError: for a missing file, with where to get it.
     """
     check_split(split, FOLDERS, kind="ade20k")
     remedy = f"get {URL} and unpack it in {root}"

@@ -1,4 +1,4 @@
-"""Images with boxes around their objects: PASCAL VOC, as in VOCdevkit."""
+"""PASCAL VOC with boxes around objects, as in VOCdevkit."""
 
 import dataclasses
 from pathlib import Path
@@ -7,11 +7,10 @@ from xml.etree import ElementTree
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from croc_jax.data.labeled.label_files import LabeledDataError, open_image
-from croc_jax.data.labeled.listing import check_pairs, find_root
+from croc_jax.data.labeled.label_files import read_image
+from croc_jax.data.labeled.listing import check_pairs, find_root, read_names
 from croc_jax.data.labeled.segmentation import LabeledPair
 
-YEARS = (2007, 2012)
 _HOST = "http://host.robots.ox.ac.uk/pascal/VOC"
 URLS = {
     2007: f"{_HOST}/voc2007/VOCtrainval_06-Nov-2007.tar",
@@ -25,7 +24,7 @@ class BoxSplit:
 
     Attributes:
         root: VOCdevkit/VOC2007 or VOC2012.
-        name: of the split.
+        name: name of the split.
         pairs: image and annotation, in the order of the list.
         hard: whether truncated and difficult objects count.
     """
@@ -43,37 +42,31 @@ class BoxSplit:
         """Returns an image and its boxes (left, top, right, bottom), in pixels from 0, right and bottom exclusive.
 
         Raises:
-            LabeledDataError: for a file that cannot be read.
+            ValueError: for a file that cannot be read.
         """
         pair = self.pairs[index]
-        return np.asarray(open_image(pair.image).convert("RGB")), _read_boxes(pair.label, self.hard)
+        return read_image(pair.image), _read_boxes(pair.label, self.hard)
 
 
 def open_voc_boxes(root: str | Path, split: str = "trainval", *, year: int = 2007, hard: bool = True) -> BoxSplit:
     """Lists a split of VOC with boxes.
 
     Args:
-        root: VOCdevkit/VOC<year>, VOCdevkit, or the folder that VOCdevkit lies in.
+        root: VOCdevkit/VOC<year>, VOCdevkit, or the folder that holds VOCdevkit.
         split: any list in ImageSets/Main, such as "trainval" (5,011 images in 2007, 11,540 in 2012).
         year: 2007 or 2012.
         hard: whether truncated and difficult objects count.
 
     Raises:
-        LabeledDataError: for a missing file, with where to get it.
+        ValueError: for a missing file, with where to get it.
     """
-    if year not in YEARS:
-        raise LabeledDataError(f"year={year}: choose one of {', '.join(map(str, YEARS))}")
+    if year not in URLS:
+        raise ValueError(f"year={year}: choose one of {', '.join(map(str, URLS))}")
     remedy = f"get {URLS[year]} and unpack it in {root}"
     folder = find_root(root, marker="Annotations", below=(f"VOC{year}", f"VOCdevkit/VOC{year}"), remedy=remedy)
-    file = folder / "ImageSets" / "Main" / f"{split}.txt"
-    if not file.is_file():
-        raise LabeledDataError(f"no list {file}: {remedy}, or choose another split")
-    names = [line.split()[0] for line in file.read_text().splitlines() if line.strip()]
-    if not names:
-        raise LabeledDataError(f"{file} names no images: write one name a line")
-    pairs = (
-        LabeledPair(folder / "JPEGImages" / f"{name}.jpg", folder / "Annotations" / f"{name}.xml") for name in names
-    )
+    names = read_names(folder / "ImageSets" / "Main" / f"{split}.txt", remedy=f"{remedy}, or choose another split")
+    images, annotations = folder / "JPEGImages", folder / "Annotations"
+    pairs = (LabeledPair(images / f"{name}.jpg", annotations / f"{name}.xml") for name in names)
     return BoxSplit(folder, split, check_pairs(pairs, remedy=remedy), hard)
 
 
@@ -86,5 +79,5 @@ def _read_boxes(file: Path, hard: bool) -> Float[np.ndarray, "m 4"]:
             if hard or not any(item.findtext(flag, "0").strip() == "1" for flag in ("truncated", "difficult"))
         ]
     except (OSError, ValueError, ElementTree.ParseError) as error:
-        raise LabeledDataError(f"cannot read the boxes of {file} ({error}): replace it") from error
+        raise ValueError(f"cannot read the boxes of {file} ({error}): replace it") from error
     return np.array(boxes).reshape(-1, 4) - [1, 1, 0, 0]

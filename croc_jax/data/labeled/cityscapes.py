@@ -28,7 +28,7 @@ def open_cityscapes(root: str | Path, split: str) -> SegmentationSplit:
         split: "train" (2,975 images) or "val" (500).
 
     Raises:
-        LabeledDataError: for a missing file, with where to get it.
+        ValueError: for a missing file, with where to get it.
     """
     check_split(split, SPLITS, kind="cityscapes")
     remedy = f"{REMEDY} and unpack both in {root}"

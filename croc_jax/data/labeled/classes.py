@@ -2,18 +2,22 @@
 
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int32, UInt8
 from PIL import Image
 
 from croc_jax.data.decoding import DecodeError, decode
-from croc_jax.data.labeled.label_files import LabeledDataError
-from croc_jax.data.prefetch import load_ahead
-from croc_jax.data.sources import FolderSource, ImageSource, SourceError, TfdsSource
+from croc_jax.data.prefetch import load_padded
+from croc_jax.data.sources.base import ImageSource
+from croc_jax.data.sources.folder import FolderSource
+from croc_jax.data.sources.tfds import TfdsSource
+from croc_jax.data.specs import parse_spec
+
+FORMS = {"folder": "ROOT", "tfds": "NAME[@DATA_DIR]"}
 
 
 class ClassBatch(NamedTuple):
@@ -21,11 +25,27 @@ class ClassBatch(NamedTuple):
 
     Attributes:
         images: `[b H W 3]`; after the last image of a split, black ones fill the batch.
-        labels: one a real image, so their number tells how many images are real.
+        labels: one for each real image, so their number is that of the real images.
     """
 
     images: UInt8[np.ndarray, "b H W 3"]
     labels: Int32[np.ndarray, " n"]
+
+
+class TfdsLabels:
+    """Labels that are read with their examples: to list them all would read every image."""
+
+    def __init__(self, source: TfdsSource) -> None:
+        """Reads nothing."""
+        self._source = source
+
+    def __len__(self) -> int:
+        """Returns the number of images."""
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> int:
+        """Returns the class of an image; raises OSError if it cannot be read."""
+        return self._source.label(index)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,8 +54,8 @@ class ClassificationSplit:
 
     Attributes:
         root: the folder of the data set.
-        name: of the split.
-        source: of the encoded images, in a fixed order.
+        name: name of the split.
+        source: the encoded images, in a fixed order.
         labels: the class of each; read on demand where they lie beside the images.
         class_names: one a class.
     """
@@ -43,7 +63,7 @@ class ClassificationSplit:
     root: Path
     name: str
     source: ImageSource
-    labels: Sequence[int] | Int32[np.ndarray, " n"]
+    labels: Int32[np.ndarray, " n"] | TfdsLabels
     class_names: tuple[str, ...]
 
     @property
@@ -59,17 +79,17 @@ class ClassificationSplit:
         """Returns the middle of a resized image, as torchvision's Resize and CenterCrop.
 
         Args:
-            index: of the image.
+            index: index of the image.
             resize: pixels of the shorter side, bicubic with antialiasing.
-            image_size: of the square that is cut out.
+            image_size: side of the square that is cut out.
 
         Raises:
-            LabeledDataError: for an image that cannot be read.
+            ValueError: for an image that cannot be read.
         """
         try:
             image = Image.fromarray(decode(self.source[index]))
         except (OSError, DecodeError) as error:
-            raise LabeledDataError(f"cannot read {self.source.name(index)} ({error}): replace or remove it") from error
+            raise ValueError(f"cannot read {self.source.name(index)} ({error}): replace or remove it") from error
         return center_crop(image, resize=resize, image_size=image_size)
 
     def batches(self, batch_size: int, *, resize: int, image_size: int, num_threads: int = 2) -> Iterator[ClassBatch]:
@@ -82,25 +102,23 @@ class ClassificationSplit:
             num_threads: threads that decode and resize.
 
         Raises:
-            LabeledDataError: as `load`.
+            ValueError: as `load`.
         """
 
         def load(index: int) -> tuple[np.ndarray, int]:
             return self.load(index, resize=resize, image_size=image_size), self.labels[index]
 
-        for loaded in load_ahead(load, len(self), batch_size, num_threads=num_threads):
-            images = np.zeros((batch_size, image_size, image_size, 3), np.uint8)
-            images[: len(loaded)] = [image for image, _ in loaded]
-            yield ClassBatch(images, np.array([label for _, label in loaded], np.int32))
+        for images, labels in load_padded(load, len(self), batch_size, num_threads=num_threads):
+            yield ClassBatch(images, np.array(labels, np.int32))
 
 
 def center_crop(image: Image.Image, *, resize: int, image_size: int) -> UInt8[np.ndarray, "H W 3"]:
     """Returns the middle square of an image whose shorter side was resized.
 
     Args:
-        image: in RGB.
+        image: the image in RGB.
         resize: pixels of the shorter side; the longer one is rounded down.
-        image_size: of the square, at most `resize`.
+        image_size: side of the square, at most `resize`.
     """
     short = min(image.size)
     width, height = (resize if side == short else resize * side // short for side in image.size)
@@ -118,14 +136,13 @@ def open_classes(spec: str | Path, split: str, *, train_split: str = "train") ->
         train_split: see `open_class_folder`.
 
     Raises:
-        LabeledDataError: see `open_class_folder` and `open_tfds_classes`.
+        ValueError: see `open_class_folder` and `open_tfds_classes`.
     """
-    kind, found, value = str(spec).partition(":")
-    if found and kind == "tfds":
+    kind, value = parse_spec(spec, FORMS, what="data set with classes")
+    if kind == "tfds":
         name, _, data_dir = value.partition("@")
-        return open_tfds_classes(name, split, data_dir=data_dir or None)
-    root = value if found and kind == "folder" else spec
-    return open_class_folder(Path(root).expanduser(), split, train_split=train_split)
+        return open_tfds_classes(name, split, data_dir=os.path.expanduser(data_dir) or None)
+    return open_class_folder(value, split, train_split=train_split)
 
 
 def open_class_folder(root: str | Path, split: str, *, train_split: str = "train") -> ClassificationSplit:
@@ -137,36 +154,32 @@ def open_class_folder(root: str | Path, split: str, *, train_split: str = "train
         train_split: its folders are the classes, so that these agree between the splits.
 
     Raises:
-        LabeledDataError: for a missing or empty split, an image outside the folders of classes,
-            or a class that the training split does not have.
+        ValueError: for a missing or empty split, an image outside the folders of classes, or a
+            class that the training split does not have.
     """
-    class_names = _list_classes(Path(root) / train_split)
-    folder = Path(root) / split
-    if split != train_split and (unknown := sorted(set(_list_classes(folder)) - set(class_names))):
-        raise LabeledDataError(
-            f"{folder / unknown[0]} is no class of {Path(root) / train_split}: name the folders alike in both splits"
+    train_folder, folder = Path(root) / train_split, Path(root) / split
+    class_names = _list_classes(train_folder)
+    if unknown := sorted(set(_list_classes(folder)) - set(class_names)):
+        raise ValueError(
+            f"{folder / unknown[0]} is no class of {train_folder}: use the same folder names in both splits"
         )
-    try:
-        source = FolderSource(folder)
-    except SourceError as error:
-        raise LabeledDataError(str(error)) from error
-    ids, skipped = {name: index for index, name in enumerate(class_names)}, len(str(folder)) + 1
-    parts = (source.name(index)[skipped:].split("/") for index in range(len(source)))
-    labels = np.array([_label(folder, part, ids) for part in parts], np.int32)
+    source, ids = FolderSource(folder), {name: index for index, name in enumerate(class_names)}
+    labels = np.zeros(len(source), np.int32)
+    for index in range(len(source)):
+        class_name, slash, _ = source.name(index)[len(str(folder)) + 1 :].partition("/")
+        if not slash:
+            raise ValueError(f"{folder / class_name} lies outside the folders of the classes: move or remove it")
+        labels[index] = ids[class_name]
     return ClassificationSplit(Path(root), split, source, labels, class_names)
 
 
-class _TfdsLabels(Sequence[int]):
-    """Labels that are read with their examples: to list them all would read every image."""
-
-    def __init__(self, source: TfdsSource) -> None:
-        self._source = source
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._source.label(index)
+def _list_classes(folder: Path) -> tuple[str, ...]:
+    if not folder.is_dir():
+        raise ValueError(f"no folder {folder}: class folders hold {folder.name}/CLASS/*.jpg, one folder a class")
+    names = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir()))
+    if not names:
+        raise ValueError(f"no folders in {folder}: make one a class, with its images")
+    return names
 
 
 def open_tfds_classes(name: str, split: str, *, data_dir: str | None = None) -> ClassificationSplit:
@@ -175,30 +188,12 @@ def open_tfds_classes(name: str, split: str, *, data_dir: str | None = None) -> 
     Args:
         name: such as "imagenet2012" or "imagenette/320px-v2".
         split: such as "train" or "validation".
-        data_dir: where it was prepared; by default where tfds does so.
+        data_dir: where it was prepared; by default tfds' own folder.
 
     Raises:
-        LabeledDataError: if it cannot be opened (see `TfdsSource`), or its images have no class.
+        ValueError: if it cannot be opened (see `TfdsSource`), or its images have no class.
     """
-    try:
-        source = TfdsSource(name, split, os.path.expanduser(data_dir) if data_dir else None)
-    except SourceError as error:
-        raise LabeledDataError(str(error)) from error
+    source = TfdsSource(name, split, data_dir)
     if not source.class_names:
-        raise LabeledDataError(f"the data set {name} has no class feature called label: choose another")
-    return ClassificationSplit(Path(data_dir or name), split, source, _TfdsLabels(source), source.class_names)
-
-
-def _list_classes(folder: Path) -> tuple[str, ...]:
-    if not folder.is_dir():
-        raise LabeledDataError(f"no folder {folder}: class folders hold {folder.name}/CLASS/*.jpg, one folder a class")
-    names = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir()))
-    if not names:
-        raise LabeledDataError(f"no folders in {folder}: make one a class, with its images")
-    return names
-
-
-def _label(folder: Path, parts: list[str], ids: dict[str, int]) -> int:
-    if len(parts) == 1:
-        raise LabeledDataError(f"{folder / parts[0]} lies outside the folders of the classes: move or remove it")
-    return ids[parts[0]]
+        raise ValueError(f"the data set {name} has no class feature called label: choose another")
+    return ClassificationSplit(Path(data_dir or name), split, source, TfdsLabels(source), source.class_names)

@@ -1,25 +1,24 @@
 """COCO 2017 with coarse classes: 12 of things from the panoptic labels, 15 of stuff from the pixel maps."""
 
-import bisect
 import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
-from jaxtyping import Int, UInt8, UInt32
+from jaxtyping import UInt8, UInt32
 
 from croc_jax.data.labeled.label_files import IGNORED, Ids, LabelReader, RecodedIds, open_image
 from croc_jax.data.labeled.listing import check_pairs, check_split, find_root, names_in
-from croc_jax.data.labeled.segmentation import LabeledDataError, LabeledPair, SegmentationSplit
+from croc_jax.data.labeled.segmentation import LabeledPair, SegmentationSplit
 
 SPLITS = ("train", "val")
 THINGS = (
     "accessory", "animal", "appliance", "electronic", "food", "furniture", "indoor", "kitchen", "outdoor",
     "person", "sports", "vehicle",
 )  # fmt: skip
-# Which categories of the pixel maps belong to each supercategory of stuff (stuff_val2017.json).
+# The categories of each supercategory of stuff in the pixel maps (stuff_val2017.json).
 STUFF = {
     "building": (95, 96, 128, 151, 158, 166),
     "ceiling": (102, 103),
@@ -37,7 +36,7 @@ STUFF = {
     "water": (120, 148, 155, 178, 179),
     "window": (180, 181),
 }
-# Of the pixel maps: without any label, and "other", which is all things.
+# Ids of the pixel maps for pixels without any label, and for "other", which is all things.
 UNLABELED, OTHER = 0, 183
 
 _URL = "http://images.cocodataset.org"
@@ -45,36 +44,27 @@ _URL = "http://images.cocodataset.org"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PanopticLabels:
-    """Reads panoptic PNGs, whose colors are segment ids, and gives the class of each segment.
+    """Reads panoptic PNGs, whose colors are segment ids, and returns the class of each segment.
 
     Attributes:
-        names: of the files, sorted.
-        ends: of each file's part of the segments.
-        segments: ids, red + 256 green + 65536 blue; sorted within a file.
-        classes: of the segments; 255 for stuff.
+        segments: by file name, sorted ids (red + 256 green + 65536 blue) and the class of each; 255 for stuff.
     """
 
-    names: tuple[str, ...]
-    ends: Int[np.ndarray, " n"]
-    segments: UInt32[np.ndarray, " s"]
-    classes: UInt8[np.ndarray, " s"]
+    segments: dict[str, tuple[UInt32[np.ndarray, " s"], UInt8[np.ndarray, " s"]]]
 
     def __call__(self, file: Path) -> Ids:
-        """Returns the classes of a file; pixels of no segment do not count.
+        """Returns the classes of a file; pixels of no segment are ignored.
 
         Raises:
-            LabeledDataError: for an unreadable file, or a segment that the annotations do not list.
+            ValueError: for an unreadable file, or a segment that the annotations do not list.
         """
-        index = bisect.bisect_left(self.names, file.name)
-        part = slice(int(self.ends[index - 1]) if index else 0, int(self.ends[index]))
-        known = np.concatenate([np.zeros(1, np.uint32), self.segments[part]])
-        classes = np.concatenate([np.array([IGNORED], np.uint8), self.classes[part]])
+        known, classes = self.segments[file.name]
         colors = np.asarray(open_image(file).convert("RGB"), np.uint32)
         pixels = colors[..., 0] + 256 * colors[..., 1] + 65536 * colors[..., 2]
         places = np.minimum(np.searchsorted(known, pixels), len(known) - 1)
         if (wrong := pixels[known[places] != pixels]).size:
-            raise LabeledDataError(
-                f"{file} holds segment {wrong[0]}, which its annotations do not list: take both from one archive"
+            raise ValueError(
+                f"{file} holds segment {wrong[0]}, which its annotations do not list: use both from one archive"
             )
         return classes[places]
 
@@ -90,15 +80,14 @@ def open_coco_things(root: str | Path, split: str) -> SegmentationSplit:
         split: "train" (118,287 images) or "val" (5,000).
 
     Raises:
-        LabeledDataError: for a missing or unusable file, with where to get it.
+        ValueError: for a missing or unusable file, with where to get it.
     """
     check_split(split, SPLITS, kind="coco-things")
     folder = Path(root) / "annotations" / f"panoptic_{split}2017"
     url = f"{_URL}/annotations/panoptic_annotations_trainval2017.zip"
     remedy = f"get {url}, unpack it in {root}, and {folder.name}.zip in {folder.parent}"
     labels = _read_panoptic(folder.with_suffix(".json"), remedy)
-    described = {"kind": "coco-things", "class_names": THINGS, "read_label": labels}
-    return _make_split(root, split, folder=folder, names=labels.names, remedy=remedy, **described)
+    return _make_split(root, split, folder, sorted(labels.segments), THINGS, labels, kind="coco-things", remedy=remedy)
 
 
 def open_coco_stuff(root: str | Path, split: str) -> SegmentationSplit:
@@ -109,7 +98,7 @@ def open_coco_stuff(root: str | Path, split: str) -> SegmentationSplit:
         split: "train" (118,287 images) or "val" (5,000).
 
     Raises:
-        LabeledDataError: for a missing file, with where to get it.
+        ValueError: for a missing file, with where to get it.
     """
     check_split(split, SPLITS, kind="coco-stuff")
     folder = Path(root) / "annotations" / f"stuff_{split}2017_pixelmaps"
@@ -118,18 +107,17 @@ def open_coco_stuff(root: str | Path, split: str) -> SegmentationSplit:
     names = [f"{name}.png" for name in names_in(folder, suffix=".png", remedy=remedy)]
     classes = {category: index for index, ids in enumerate(STUFF.values()) for category in ids}
     labels = RecodedIds(classes | {UNLABELED: IGNORED, OTHER: IGNORED})
-    described = {"kind": "coco-stuff", "class_names": tuple(STUFF), "read_label": labels}
-    return _make_split(root, split, folder=folder, names=names, remedy=remedy, **described)
+    return _make_split(root, split, folder, names, tuple(STUFF), labels, kind="coco-stuff", remedy=remedy)
 
 
 def _make_split(
     root: str | Path,
     split: str,
-    *,
     folder: Path,
     names: Sequence[str],
     class_names: tuple[str, ...],
     read_label: LabelReader,
+    *,
     kind: str,
     remedy: str,
 ) -> SegmentationSplit:
@@ -140,39 +128,43 @@ def _make_split(
     return SegmentationSplit(Path(root), split, checked, len(class_names), class_names, read_label, kind)
 
 
+class _Category(TypedDict):
+    id: int
+    supercategory: str
+    isthing: int
+
+
 def _read_panoptic(file: Path, remedy: str) -> PanopticLabels:
-    """Returns what the JSON file says of all segments, in a few bytes a segment."""
+    """Returns the segments that the JSON file lists, in a few bytes a segment."""
     try:
         content = json.loads(file.read_bytes())
     except FileNotFoundError:
-        raise LabeledDataError(f"no file {file}: {remedy}") from None
+        raise ValueError(f"no file {file}: {remedy}") from None
     except (OSError, ValueError) as error:
-        raise LabeledDataError(f"cannot read {file} ({error}): {remedy}") from error
+        raise ValueError(f"cannot read {file} ({error}): {remedy}") from error
     try:
         class_of = _things_classes(file, content["categories"])
-        annotations = sorted(content["annotations"], key=lambda annotation: annotation["file_name"])
-        rows = [
-            sorted((segment["id"], class_of[segment["category_id"]]) for segment in annotation["segments_info"])
-            for annotation in annotations
-        ]
+        segments = {}
+        for annotation in content["annotations"]:
+            found = ((segment["id"], class_of[segment["category_id"]]) for segment in annotation["segments_info"])
+            # 0 is the color of pixels of no segment.
+            ids, classes = zip((0, IGNORED), *sorted(found), strict=True)
+            segments[annotation["file_name"]] = np.array(ids, np.uint32), np.array(classes, np.uint8)
     except (KeyError, TypeError) as error:
         reason = f"{type(error).__name__}: {error}"
-        raise LabeledDataError(f"{file} is no panoptic annotation ({reason}): {remedy}") from error
-    if not annotations:
-        raise LabeledDataError(f"{file} annotates no images: {remedy}")
-    flat = np.array([pair for row in rows for pair in row], np.uint32).reshape(-1, 2)
-    ends = np.cumsum([len(row) for row in rows])
-    names = tuple(annotation["file_name"] for annotation in annotations)
-    return PanopticLabels(names, ends, flat[:, 0].copy(), flat[:, 1].astype(np.uint8))
+        raise ValueError(f"{file} is no panoptic annotation ({reason}): {remedy}") from error
+    if not segments:
+        raise ValueError(f"{file} annotates no images: {remedy}")
+    return PanopticLabels(segments)
 
 
-def _things_classes(file: Path, categories: list[dict[str, Any]]) -> dict[int, int]:
+def _things_classes(file: Path, categories: list[_Category]) -> dict[int, int]:
     """Returns the class of each category; 255 for stuff."""
     found = sorted({category["supercategory"] for category in categories if category["isthing"]})
     if tuple(found) != THINGS:
-        raise LabeledDataError(
+        raise ValueError(
             f"{file} has the supercategories of things {', '.join(found)}, but COCO has {', '.join(THINGS)}: "
-            "take COCO's own file"
+            "use COCO's own file"
         )
     return {
         category["id"]: THINGS.index(category["supercategory"]) if category["isthing"] else IGNORED

@@ -1,4 +1,4 @@
-"""What all readers share: lists of names, files that must be there, and samples of a split."""
+"""Lists of names, files that must exist, and samples of a split, for the readers of all data sets."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -6,53 +6,63 @@ from pathlib import Path
 
 import numpy as np
 
-from croc_jax.data.labeled.segmentation import LabeledDataError, LabeledPair, SegmentationSplit
+from croc_jax.data.labeled.segmentation import LabeledPair, SegmentationSplit
 
 
 def find_root(root: str | Path, *, marker: str, below: tuple[str, ...], remedy: str) -> Path:
-    """Returns the folder that holds `marker`: the one given, or where the archive's own folders lead.
+    """Returns the folder that holds `marker`: the given one, or one of the archive's own folders in it.
 
     Args:
-        root: what the user named.
+        root: the folder that the user named.
         marker: a folder that the data set always has.
-        below: where else to look, relative to the root.
+        below: other places of the data set, relative to the root.
         remedy: where to get the data.
 
     Raises:
-        LabeledDataError: if it is nowhere.
+        ValueError: if no folder holds the marker.
     """
     folders = [Path(root), *(Path(root) / part for part in below)]
     for folder in folders:
         if (folder / marker).is_dir():
             return folder
-    raise LabeledDataError(f"no folder {folders[0] / marker}: {remedy}")
+    raise ValueError(f"no folder {folders[0] / marker}: {remedy}")
 
 
 def check_split(split: str, known: Iterable[str], *, kind: str) -> None:
-    """Raises LabeledDataError for a split that the data set does not have."""
+    """Raises ValueError for a split that the data set does not have."""
     if split not in (names := tuple(known)):
-        raise LabeledDataError(f"{kind} has no split {split!r}: choose one of {', '.join(names)}")
+        raise ValueError(f"{kind} has no split {split!r}: choose one of {', '.join(names)}")
 
 
 def names_in(folder: Path, *, suffix: str = "", remedy: str) -> list[str]:
-    """Returns the sorted names of files in a folder, without their suffix.
+    """Returns the sorted names of the files in a folder that end in a suffix, without it.
 
     Raises:
-        LabeledDataError: for a missing folder, or one without such files.
+        ValueError: for a missing folder, or one without such files.
     """
     if not folder.is_dir():
-        raise LabeledDataError(f"no folder {folder}: {remedy}")
+        raise ValueError(f"no folder {folder}: {remedy}")
     names = sorted(entry.name.removesuffix(suffix) for entry in folder.iterdir() if entry.name.endswith(suffix))
     if not names:
-        raise LabeledDataError(f"no {suffix or 'files'} in {folder}: {remedy}")
+        raise ValueError(f"no {suffix or 'files'} in {folder}: {remedy}")
+    return names
+
+
+def read_names(file: Path, *, remedy: str) -> list[str]:
+    """Returns the first word of each line of a list; raises ValueError if there are none."""
+    if not file.is_file():
+        raise ValueError(f"no list {file}: {remedy}")
+    names = [line.split()[0] for line in file.read_text().splitlines() if line.strip()]
+    if not names:
+        raise ValueError(f"{file} names no images: write one name a line")
     return names
 
 
 def check_pairs(pairs: Iterable[LabeledPair], *, remedy: str) -> tuple[LabeledPair, ...]:
-    """Returns the pairs, all of whose files are there; asks for each folder's contents once.
+    """Returns the pairs if all their files exist; lists each folder once.
 
     Raises:
-        LabeledDataError: for a missing folder or file.
+        ValueError: for a missing folder or file.
     """
     pairs, contents = tuple(pairs), {}
     for pair in pairs:
@@ -60,7 +70,7 @@ def check_pairs(pairs: Iterable[LabeledPair], *, remedy: str) -> tuple[LabeledPa
             if file.parent not in contents:
                 contents[file.parent] = set(names_in(file.parent, remedy=remedy))
             if file.name not in contents[file.parent]:
-                raise LabeledDataError(f"no {what} {file}: {remedy}")
+                raise ValueError(f"no {what} {file}: {remedy}")
     return pairs
 
 
@@ -68,15 +78,15 @@ def draw_sample(split: SegmentationSplit, fraction: float, *, seed: int) -> Segm
     """Returns a share of a split's images, the same for the same seed, in their order.
 
     Args:
-        split: to draw from; its new name tells share and seed.
-        fraction: of the images, rounded to whole images but at least one; 1 leaves all of them.
-        seed: of the draw.
+        split: the split to draw from; share and seed are added to its name.
+        fraction: share of the images, rounded to whole images but at least one; 1 for all of them.
+        seed: seed of the draw.
 
     Raises:
-        LabeledDataError: for a share that is not in (0, 1].
+        ValueError: for a share that is not in (0, 1].
     """
     if not 0 < fraction <= 1:
-        raise LabeledDataError(f"fraction={fraction}: must be above 0, and 1 at most")
+        raise ValueError(f"fraction={fraction}: must be above 0, and 1 at most")
     if fraction == 1:
         return split
     count = max(round(fraction * len(split)), 1)

@@ -1,7 +1,5 @@
-"""Labeled data sets by the names that a config or a command line gives them."""
+"""Labeled data sets by the names that a config or a command line gives them; a new one is one file and one line."""
 
-import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,10 +7,10 @@ from croc_jax.data.labeled.ade20k import open_ade20k
 from croc_jax.data.labeled.cityscapes import open_cityscapes
 from croc_jax.data.labeled.coco import open_coco_stuff, open_coco_things
 from croc_jax.data.labeled.listing import draw_sample
-from croc_jax.data.labeled.segmentation import LabeledDataError, SegmentationSplit, open_segmentation
+from croc_jax.data.labeled.segmentation import SegmentationSplit, open_segmentation
 from croc_jax.data.labeled.voc import open_voc
+from croc_jax.data.specs import FOLDER, parse_spec
 
-FOLDER = "folder"
 _KINDS: dict[str, Callable[[str, str], SegmentationSplit]] = {
     "voc": open_voc,
     "coco-things": open_coco_things,
@@ -36,34 +34,21 @@ def open_labeled(
 
     Args:
         spec: KIND:ROOT with a kind of `KINDS`, or the path of a segmentation folder.
-        split: as the data set calls it, such as "train", "val" or, of VOC, "trainaug".
-        num_classes: of a segmentation folder, see `open_segmentation`; others know theirs.
-        train_split: of a segmentation folder, see `open_segmentation`.
-        fraction: share of the images to draw; the name of the split then tells it.
-        seed: of that draw.
+        split: name of the split, such as "train", "val" or, of VOC, "trainaug".
+        num_classes: classes of a segmentation folder, see `open_segmentation`; other data sets know theirs.
+        train_split: training split of a segmentation folder, see `open_segmentation`.
+        fraction: share of the images to draw; added to the name of the split.
+        seed: seed of that draw.
 
     Raises:
-        LabeledDataError: for an unknown kind, a split that the data set does not have, a wrong
+        ValueError: for an unknown kind, a split that the data set does not have, a wrong
             number of classes, or a missing file, with where to get it.
     """
-    kind, root = _split(os.fspath(spec))
+    kind, root = parse_spec(spec, dict.fromkeys(KINDS, "ROOT"), what="data set")
     if kind == FOLDER:
         opened = open_segmentation(root, split, num_classes=num_classes, train_split=train_split)
-        return draw_sample(opened, fraction, seed=seed)
-    if kind not in _KINDS:
-        hint = f"; write folder:{spec} for a folder of this name" if os.path.isdir(spec) else ""
-        forms = ", ".join(f"{name}:ROOT" for name in KINDS)
-        raise LabeledDataError(f"unknown kind of data set {kind!r} in {spec}: choose one of {forms}, or a folder{hint}")
-    if not root:
-        raise LabeledDataError(f"the data set {spec} names no folder: write {kind}:ROOT")
-    opened = _KINDS[kind](root, split)
-    if num_classes not in (None, opened.num_classes):
-        raise LabeledDataError(f"num_classes={num_classes}: {kind} has {opened.num_classes} classes; leave it out")
+    else:
+        opened = _KINDS[kind](root, split)
+        if num_classes not in (None, opened.num_classes):
+            raise ValueError(f"num_classes={num_classes}: {kind} has {opened.num_classes} classes; leave it out")
     return draw_sample(opened, fraction, seed=seed)
-
-
-def _split(spec: str) -> tuple[str, str]:
-    """Returns kind and root; what has no kind is a folder."""
-    parts = re.fullmatch(r"([\w+-]+):(.*)", spec, re.DOTALL)
-    kind, root = (parts[1], parts[2]) if parts else (FOLDER, spec)
-    return kind, os.path.expanduser(root)

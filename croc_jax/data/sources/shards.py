@@ -1,20 +1,10 @@
-"""Files that hold many images each: how they are named, and their open handles."""
+"""The paths of shards: a folder, a file, or a pattern of several."""
 
-import collections
 import glob
 import itertools
 import os
 import re
-import threading
-from collections.abc import Callable, Iterator
-from typing import Any, Generic, TypeVar
-
-from croc_jax.data.sources.base import SourceError
-
-# Well below the 1,024 open files that many systems allow a process.
-_MAX_OPEN = 400
-
-T = TypeVar("T")
+from collections.abc import Iterator
 
 
 def find_shards(pattern: str | os.PathLike, *, named: re.Pattern[str], kind: str) -> list[str]:
@@ -22,12 +12,12 @@ def find_shards(pattern: str | os.PathLike, *, named: re.Pattern[str], kind: str
 
     Args:
         pattern: a folder, or a path in which `{000..123}` and `{a,b}` stand for each of these
-            (all must exist) and `*`, `?` and `[...]` for whatever there is.
-        named: how the file names of a folder end that count.
-        kind: what to call such a file in a message.
+            (all must exist) and `*`, `?` and `[...]` for the files that exist.
+        named: matches the file names of a folder that count.
+        kind: name of such a file in messages.
 
     Raises:
-        SourceError: if a file is missing, or there are none.
+        ValueError: if a file is missing, or there are none.
     """
     pattern = os.fspath(pattern)
     if os.path.isdir(pattern):
@@ -40,7 +30,7 @@ def find_shards(pattern: str | os.PathLike, *, named: re.Pattern[str], kind: str
     if missing is not None:
         where = f" of {pattern}" if missing != pattern else ""
         verb = "in" if os.path.isdir(missing) else "called"
-        raise SourceError(f"no {kind} {verb} {missing}{where}: correct the path (now in {os.getcwd()})")
+        raise ValueError(f"no {kind} {verb} {missing}{where}: correct the path (now in {os.getcwd()})")
     return files
 
 
@@ -57,43 +47,7 @@ def _choices(inside: str) -> list[str]:
     if numbers is None:
         return inside.split(",")
     first, last = numbers.groups()
-    padded = (first.startswith("0") and first != "0") or (last.startswith("0") and last != "0")
+    padded = any(number.startswith("0") and number != "0" for number in (first, last))
     width = max(len(first), len(last)) if padded else 0
     step = 1 if int(first) <= int(last) else -1
     return [f"{number:0{width}d}" for number in range(int(first), int(last) + step, step)]
-
-
-class Handles(Generic[T]):
-    """Opens files when they are first read, and keeps those used last open.
-
-    Threads share them. A pickled copy is without them, so that each process opens its own.
-    """
-
-    def __init__(self, open_file: Callable[[str], T], limit: int = _MAX_OPEN) -> None:
-        """Opens nothing yet.
-
-        Args:
-            open_file: returns a handle, which closes when nobody holds it any more.
-            limit: of handles at a time.
-        """
-        self._open_file, self._limit = open_file, limit
-        self._opened: collections.OrderedDict[str, T] = collections.OrderedDict()
-        self._lock = threading.Lock()
-
-    def __getitem__(self, file: str) -> T:
-        """Returns the handle of a file; raises what opening it raises."""
-        with self._lock:
-            if file in self._opened:
-                self._opened.move_to_end(file)
-                return self._opened[file]
-        # Outside the lock: on a slow disk, a file that opens must not block those that are open.
-        handle = self._open_file(file)
-        with self._lock:
-            handle = self._opened.setdefault(file, handle)
-            while len(self._opened) > self._limit:
-                self._opened.popitem(last=False)
-        return handle
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Leaves the handles out."""
-        return Handles, (self._open_file, self._limit)

@@ -6,7 +6,6 @@ from PIL import Image
 
 from croc_jax.data.labeled.davis import open_videos
 from croc_jax.data.labeled.label_files import read_ids
-from croc_jax.data.labeled.segmentation import LabeledDataError
 from croc_jax.evaluation.backbones import random_backbone
 from croc_jax.evaluation.features import FrozenFeatures
 from croc_jax.evaluation.video import VideoProtocol, evaluate_video
@@ -110,7 +109,7 @@ def test_frames_without_masks_are_not_scored(tmp_path, features):
 def test_missing_files_are_named(tmp_path, missing, message):
     root = write_davis(tmp_path)
     (root / missing).unlink()
-    with pytest.raises(LabeledDataError, match=message):
+    with pytest.raises(ValueError, match=message):
         open_videos(root)
 
 

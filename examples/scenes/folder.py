@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 from rich.progress import Progress
 
-from croc_jax.data.scenes.scene import CLASS_NAMES, SPLITS, Scene, make_scene
+from scenes.scene import CLASS_NAMES, SPLITS, make_scene
 
 MANIFEST = "scenes.json"
 # Raised whenever scenes change, so that older ones are made again.
@@ -23,15 +23,15 @@ def write_scenes(
     size: tuple[int, int] = (144, 192),
     show_progress: bool = True,
 ) -> Path:
-    """Writes a segmentation folder of scenes, unless it is there already; returns the folder.
+    """Writes a segmentation folder of scenes unless it exists already; returns the folder.
 
     An interrupted call starts over; another number, seed or size replaces the scenes.
 
     Args:
         root: the folder; holds images/, labels/, classes.txt and the manifest.
         num_train: scenes of the split "train".
-        num_val: scenes of the split "val"; none of them is in "train".
-        seed: of all scenes.
+        num_val: scenes of the split "val", none of which is in "train".
+        seed: seed of all scenes.
         size: height and width in pixels.
         show_progress: draw a progress bar.
 
@@ -40,16 +40,10 @@ def write_scenes(
     """
     root = Path(root)
     if min(num_train, num_val) < 1 or min(size) < 32:
-        raise ValueError(f"num_train={num_train}, num_val={num_val}, size={size}: 1 scene and 32 pixels at least")
-    settings = {
-        "version": VERSION,
-        "num_train": num_train,
-        "num_val": num_val,
-        "seed": seed,
-        "size": list(size),
-    }
+        raise ValueError(f"num_train={num_train}, num_val={num_val}, size={size}: at least 1 scene and 32 pixels")
+    settings = {"version": VERSION, "num_train": num_train, "num_val": num_val, "seed": seed, "size": list(size)}
     manifest = root / MANIFEST
-    if _read_manifest(manifest) == {**settings, "complete": True}:
+    if manifest.is_file() and manifest.read_text() == json.dumps({**settings, "complete": True}):
         return root
     _clear(root)
     manifest.write_text(json.dumps({**settings, "complete": False}))
@@ -57,16 +51,11 @@ def write_scenes(
     with Progress(disable=not show_progress, transient=True) as progress:
         for split, count in zip(SPLITS, (num_train, num_val), strict=True):
             for index in progress.track(range(count), description=f"drawing {split} scenes"):
-                _save_scene(make_scene(seed, split, index, size=size), root, f"{split}/{index:05d}")
+                scene = make_scene(seed, split, index, size=size)
+                Image.fromarray(scene.image).save(root / "images" / split / f"{index:05d}.jpg", quality=92)
+                Image.fromarray(scene.labels).save(root / "labels" / split / f"{index:05d}.png")
     manifest.write_text(json.dumps({**settings, "complete": True}))
     return root
-
-
-def _read_manifest(file: Path) -> dict | None:
-    try:
-        return json.loads(file.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
 
 
 def _clear(root: Path) -> None:
@@ -78,8 +67,3 @@ def _clear(root: Path) -> None:
         for split in SPLITS:
             shutil.rmtree(root / name / split, ignore_errors=True)
             (root / name / split).mkdir(parents=True)
-
-
-def _save_scene(scene: Scene, root: Path, name: str) -> None:
-    Image.fromarray(scene.image).save(root / "images" / f"{name}.jpg", quality=92)
-    Image.fromarray(scene.labels).save(root / "labels" / f"{name}.png")

@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy import ndimage
 
-from croc_jax.data.scenes.sprites import Canvas
-from croc_jax.data.scenes.textures import (
+from scenes.sprites import Canvas
+from scenes.textures import (
     bricks,
     fractal_noise,
     grass,
@@ -30,10 +30,10 @@ class World:
     """A scene in the making: what is behind is painted first.
 
     Attributes:
-        color: of each pixel, about 0 to 1.
+        color: color of each pixel, about 0 to 1.
         labels: class of each pixel.
-        horizon: its row.
-        light: side that the light comes from, -1 to 1.
+        horizon: row of the horizon.
+        light: side of the light source, -1 (left) to 1 (right).
         haze: color of the distance.
     """
 

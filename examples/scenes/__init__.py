@@ -1,7 +1,7 @@
 """Synthetic scenes with exact pixel labels, made from a seed: labeled images without a download."""
 
-from croc_jax.data.scenes.film import Frame, make_film, write_film
-from croc_jax.data.scenes.folder import write_scenes
-from croc_jax.data.scenes.scene import CLASS_NAMES, Scene, make_scene
+from scenes.film import Frame, make_film, write_film
+from scenes.folder import write_scenes
+from scenes.scene import CLASS_NAMES, Scene, make_scene
 
 __all__ = ["CLASS_NAMES", "Frame", "Scene", "make_film", "make_scene", "write_film", "write_scenes"]

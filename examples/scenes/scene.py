@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from croc_jax.data.scenes.landscapes import (
+from scenes.landscapes import (
     BACKGROUNDS,
     LANDSCAPES,
     SKY,
@@ -13,7 +13,7 @@ from croc_jax.data.scenes.landscapes import (
     World,
     light_up,
 )
-from croc_jax.data.scenes.sprites import OBJECTS
+from scenes.sprites import OBJECTS
 
 CLASS_NAMES = (*BACKGROUNDS, *OBJECTS)
 SPLITS = ("train", "val")
@@ -34,9 +34,9 @@ def make_scene(seed: int, split: str, index: int, *, size: tuple[int, int] = (14
     """Draws one scene; a pure function of its arguments.
 
     Args:
-        seed: of the whole set.
+        seed: seed of the whole set.
         split: "train" or "val"; the same index gives unrelated scenes in them.
-        index: of the scene.
+        index: index of the scene.
         size: height and width in pixels.
     """
     rng = np.random.default_rng((seed, SPLITS.index(split), index))

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float
 
-from croc_jax.data.scenes.textures import (
+from scenes.textures import (
     fractal_noise,
     mix,
     ramp,
@@ -27,8 +27,8 @@ class Canvas:
     Attributes:
         color: RGB times opacity `[H W 3]`.
         opacity: `[H W]`.
-        x: of each pixel's center.
-        y: of each pixel's center.
+        x: x of each pixel's center.
+        y: y of each pixel's center.
     """
 
     def __init__(self, height: int, aspect: float) -> None:

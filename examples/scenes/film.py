@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from croc_jax.data.scenes.landscapes import World, light_up, paint_meadow, paint_street, paint_yard
-from croc_jax.data.scenes.sprites import OBJECTS, Canvas
+from scenes.landscapes import World, light_up, paint_meadow, paint_street, paint_yard
+from scenes.sprites import OBJECTS, Canvas
 
 LANDSCAPES = (paint_meadow, paint_street, paint_yard)
 # Those that move, nearest first; the balloon flies.
@@ -41,7 +41,7 @@ def make_film(seed: int, num_frames: int = 16, *, size: tuple[int, int] = (240, 
     move before and behind them.
 
     Args:
-        seed: of landscape, objects and paths.
+        seed: seed of landscape, objects and paths.
         num_frames: 2 or more.
         size: height and width in pixels.
 
@@ -49,7 +49,7 @@ def make_film(seed: int, num_frames: int = 16, *, size: tuple[int, int] = (240, 
         ValueError: for fewer frames.
     """
     if num_frames < 2:
-        raise ValueError(f"num_frames={num_frames}: a film has 2 frames at least")
+        raise ValueError(f"num_frames={num_frames}: a film has at least 2 frames")
     rng = np.random.default_rng((seed, num_frames))
     world = World(np.random.default_rng((seed, 1)), size)
     LANDSCAPES[seed % len(LANDSCAPES)](world)
@@ -70,10 +70,10 @@ def write_film(root: str | Path, *, seed: int = 0, num_frames: int = 16, size: t
     """Writes ROOT/images/film-SEED and ROOT/masks/film-SEED, as video evaluation reads them; returns ROOT.
 
     Args:
-        root: a folder.
-        seed: see `make_film`, as for the rest.
-        num_frames: see there.
-        size: see there.
+        root: the folder to write.
+        seed: as for `make_film`.
+        num_frames: as for `make_film`.
+        size: as for `make_film`.
     """
     root = Path(root)
     images, masks = (root / kind / f"film-{seed}" for kind in ("images", "masks"))

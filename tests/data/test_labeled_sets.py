@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 
 from croc_jax.data.labeled import KINDS, coco, open_labeled
-from croc_jax.data.labeled.segmentation import LabeledDataError
 from tests.data.tiny_sets import (
     fill,
     save,
@@ -22,7 +21,7 @@ from tests.data.tiny_sets import (
 
 def error_of(spec, split, **settings):
     """Opens and reads a split; returns the message, which must be one line."""
-    with pytest.raises(LabeledDataError) as caught:
+    with pytest.raises(ValueError) as caught:
         opened = open_labeled(spec, split, **settings)
         for index in range(len(opened)):
             opened.load(index)

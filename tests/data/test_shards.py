@@ -1,0 +1,195 @@
+"""ArrayRecord and tar files: every image by its number, and corrupt files are explained."""
+
+import io
+import os
+import tarfile
+import threading
+
+import numpy as np
+import pytest
+from array_record.python.array_record_module import ArrayRecordWriter
+
+from croc_jax.data.sources import open_source
+from croc_jax.data.sources.arrayrecord import ArrayRecordSource
+from croc_jax.data.sources.shards import expand_braces
+from croc_jax.data.sources.tar import TarSource
+from tests.data.tiny_images import check_copies, contents, names
+
+
+def write_records(file, *records):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    writer = ArrayRecordWriter(str(file), "group_size:1")
+    for record in records:
+        writer.write(record)
+    writer.close()
+    return file
+
+
+def write_tar(file, members, form=tarfile.GNU_FORMAT, mode="w"):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(file, mode, format=form) as archive:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return file
+
+
+def read_in_threads(source):
+    expected, wrong = contents(source), []
+
+    def read(seed):
+        for index in np.random.default_rng(seed).integers(len(source), size=200).tolist():
+            if source[index] != expected[index]:
+                wrong.append(index)
+
+    threads = [threading.Thread(target=read, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("a-{08..11}.tar", ["a-08.tar", "a-09.tar", "a-10.tar", "a-11.tar"]),
+        ("{8..10}", ["8", "9", "10"]),
+        ("{3..1}", ["3", "2", "1"]),
+        ("{train,val}/{0..1}.tar", ["train/0.tar", "train/1.tar", "val/0.tar", "val/1.tar"]),
+        ("plain", ["plain"]),
+        ("{odd}[1]", ["{odd}[1]"]),
+    ],
+)
+def test_expand_braces(pattern, expected):
+    assert list(expand_braces(pattern)) == expected
+
+
+def test_array_record_source_reads_a_folder_a_pattern_and_a_file(tmp_path):
+    write_records(tmp_path / "b.array_record", b"3", b"4")
+    first = write_records(tmp_path / "a.array_record-00000-of-00001", b"0", b"1", b"2")
+    (tmp_path / "c.array_record.tmp").write_bytes(b"being written")
+    for pattern in (
+        tmp_path,
+        f"{tmp_path}/[ab].array*",
+        f"{tmp_path}/{{a.array_record-00000-of-00001,b.array_record}}",
+    ):
+        source = ArrayRecordSource(pattern)
+        assert contents(source) == [b"0", b"1", b"2", b"3", b"4"]
+        assert source.name(4) == f"{pattern}:4"
+        check_copies(source)
+    assert contents(open_source(f"arrayrecord:{first}")) == [b"0", b"1", b"2"]
+    for index in (5, -1):
+        with pytest.raises(IndexError):
+            source[index]
+    read_in_threads(source)
+
+
+def test_array_record_source_raises_os_error_for_a_corrupt_record_alone(tmp_path):
+    rng = np.random.default_rng(0)
+    records = [rng.bytes(3000) for _ in range(20)]
+    file = write_records(tmp_path / "a.array_record", *records)
+    data = bytearray(file.read_bytes())
+    data[data.find(records[7]) + 5] ^= 0xFF
+    file.write_bytes(data)
+    source = ArrayRecordSource(tmp_path)
+    with pytest.raises(OSError, match=r":7: .*hash mismatch"):
+        source[7]
+    assert [source[i] for i in range(20) if i != 7] == records[:7] + records[8:]
+
+
+def test_array_record_source_names_useless_files(tmp_path):
+    (tmp_path / "torn.array_record").write_bytes(b"\0" * 1000)
+    with pytest.raises(ValueError, match=rf"cannot read the ArrayRecord files in {tmp_path}"):
+        ArrayRecordSource(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"no ArrayRecord file .* in .*empty"):
+        ArrayRecordSource(tmp_path / "empty")
+    write_records(tmp_path / "x-0.array_record", b"0")
+    with pytest.raises(ValueError, match=r"called .*x-1\.array_record of .*x-{0\.\.1}"):
+        ArrayRecordSource(f"{tmp_path}/x-{{0..1}}.array_record")
+    with pytest.raises(ValueError, match="are empty"):
+        ArrayRecordSource(write_records(tmp_path / "none" / "a.array_record"))
+    for number in (0, 2):
+        write_records(tmp_path / "lost" / f"images-0000{number}-of-00003.array_record", b"0")
+    with pytest.raises(ValueError, match="lost holds 2 of 3 shards: run the launch/prepare.py"):
+        ArrayRecordSource(tmp_path / "lost")
+
+
+MEMBERS = {"a/1.JPG": b"one", "a/1.json": b"{}", "a/2.png": b"two!", "long/" * 60 + "ü.webp": b"3", "4.jpeg": b""}
+IMAGES = ["a/1.JPG", "a/2.png", "long/" * 60 + "ü.webp", "4.jpeg"]
+
+
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_tar_source_reads_members_in_their_order(tmp_path, form):
+    first, second = (write_tar(tmp_path / "tars" / f"{i}.tar", MEMBERS, form) for i in "01")
+    for pattern in (tmp_path / "tars", f"{tmp_path}/tars/{{0..1}}.tar", f"{tmp_path}/tars/*.tar"):
+        source = TarSource(pattern)
+        assert contents(source) == 2 * [b"one", b"two!", b"3", b""]
+        assert names(source) == [f"{file}:{name}" for file in (first, second) for name in IMAGES]
+    read_in_threads(source)
+    assert len(open_source(f"tar:{second}")) == 4
+    check_copies(TarSource(write_tar(tmp_path / "0.tar", {"1.jpg": b"1", "2.jpg": b"2"})))
+
+
+def test_tar_source_reads_on_after_the_end_of_an_archive(tmp_path):
+    parts = [write_tar(tmp_path / f"{i}.tar", {f"{i}.jpg": bytes([i]) * 2000}) for i in range(3)]
+    joined = tmp_path / "joined.tar"
+    joined.write_bytes(b"".join(part.read_bytes() for part in parts))
+    assert contents(TarSource(joined)) == [bytes([i]) * 2000 for i in range(3)]
+    joined.write_bytes(parts[0].read_bytes() + b"?" * 1024)
+    with pytest.raises(ValueError, match=r"joined\.tar \(a corrupt header at byte 10240\)"):
+        TarSource(joined)
+
+
+def test_tar_source_asks_which_image_of_a_sample(tmp_path):
+    members = {f"{i}.{kind}": kind.encode() for i in "01" for kind in ("jpg", "seg.png", "json")}
+    file = write_tar(tmp_path / "a.tar", members | {"._0.jpg": b"", "__MACOSX/1.jpg": b""})
+    with pytest.raises(
+        ValueError, match=r"such as 2 of 0 \(\.jpg, \.seg\.png\): choose one kind, as in tar:\S+a\.tar@jpg"
+    ):
+        TarSource(file)
+    assert contents(TarSource(f"{file}@jpg")) == [b"jpg"] * 2
+    assert contents(TarSource(f"{tmp_path}@.seg.png")) == [b"seg.png"] * 2
+    with pytest.raises(ValueError, match="looked for .gif"):
+        TarSource(f"{file}@gif")
+    # Dots in names are no extensions, and every shard may count from 0.
+    assert len(TarSource(write_tar(tmp_path / "dots" / "0.tar", {"a.1.jpg": b"", "a.2.jpg": b"", ".b.jpg": b""}))) == 3
+    write_tar(tmp_path / "dots" / "1.tar", {"a.1.jpg": b""})
+    assert len(TarSource(tmp_path / "dots")) == 4
+
+
+def test_tar_source_refuses_compressed_files(tmp_path):
+    packed = write_tar(tmp_path / "a.tar.gz", MEMBERS, mode="w:gz")
+    disguised = write_tar(tmp_path / "disguised" / "a.tar", MEMBERS, mode="w:xz")
+    for pattern in (packed, tmp_path, disguised):
+        with pytest.raises(ValueError, match=r"compressed, so that .* unpack it to a plain \.tar"):
+            TarSource(pattern)
+
+
+def test_tar_source_names_useless_files(tmp_path):
+    file = write_tar(tmp_path / "0.tar", {f"{i}.jpg": bytes(2000) for i in range(4)})
+    whole = file.read_bytes()
+    # Cut in a header, in the contents, and in the last contents; a corrupt header in the middle; no tar file.
+    cuts = [whole[:size] for size in (2560 * 2 + 100, 2560 * 2 + 700, 2560 * 3 + 1000)]
+    for content in (*cuts, whole[:5120] + b"?" * 512 + whole[5632:], b"no tar" * 1000):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=r"cannot read the tar file .*0\.tar"):
+            TarSource(file)
+    with pytest.raises(ValueError, match=r"no images in .*1\.tar: looked for \.jpg"):
+        TarSource(write_tar(tmp_path / "1.tar", {"1.json": b"{}"}))
+    with pytest.raises(ValueError, match=r"no tar file .* called .*nowhere\.tar"):
+        TarSource(tmp_path / "nowhere.tar")
+
+
+def test_tar_source_raises_os_error_for_an_image_that_is_cut_later(tmp_path):
+    file = write_tar(tmp_path / "0.tar", {"1.jpg": b"1" * 2000, "2.jpg": b"2" * 2000})
+    source = TarSource(file)
+    os.truncate(file, 3600)
+    assert source[0] == b"1" * 2000
+    with pytest.raises(OSError, match=r"0\.tar:2\.jpg: the tar file ends within it"):
+        source[1]
+    file.unlink()
+    with pytest.raises(OSError, match=r"0\.tar"):
+        source[0]

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 from croc_jax.training.config import Recipe
 from croc_jax.training.forward import init_networks, init_params
 from croc_jax.training.optimizer import make_optimizer
+from croc_jax.training.rng import run_keys
 from croc_jax.training.schedules import Schedules, make_schedules
 
 Params = Any
@@ -57,7 +58,8 @@ def init_state(recipe: Recipe, *, steps_per_epoch: int) -> TrainState:
 
     Pure, so that it can run under `jax.jit` with output shardings or under `jax.eval_shape`.
     """
-    params = init_params(init_networks(recipe), jax.random.key(recipe.seed), crop_size=recipe.data.views.crop_size)
+    init_rng, _ = run_keys(recipe.seed)
+    params = init_params(init_networks(recipe), init_rng, crop_size=recipe.data.views.crop_size)
     return state_from_params(recipe, params, steps_per_epoch=steps_per_epoch)
 
 

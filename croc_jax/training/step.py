@@ -18,6 +18,7 @@ from croc_jax.training.config import Recipe
 from croc_jax.training.dense_loss import TeacherTargets, dense_distillation, global_distillation
 from croc_jax.training.feature_health import feature_health
 from croc_jax.training.forward import encode_views, make_networks
+from croc_jax.training.rng import StepKeys, run_keys, step_keys
 from croc_jax.training.sharding import (
     FSDP_AXIS,
     MODEL_AXIS,
@@ -70,17 +71,16 @@ def make_train_step(recipe: Recipe, *, steps_per_epoch: int, mesh: Mesh) -> jax.
     grid = patch_grid((size, size), recipe.backbone.patch_size)
 
     def train_step(state: TrainState, batch: HostBatch) -> tuple[TrainState, Metrics]:
-        rng = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
-        augment_rng, update_rng = jax.random.split(rng)
+        _, train_rng = run_keys(recipe.seed)
+        keys = step_keys(train_rng, state.step)
         # Scopes name the parts of a step in its trace: benchmarks/trace_parts.py reads them.
         with jax.named_scope("augmentation"):
-            images = augment(augment_rng, batch["views"], recipe.data.photometric)
+            images = augment(keys.augment, batch["views"], recipe.data.photometric)
         positions = patch_positions(jnp.moveaxis(batch["boxes"], 1, 0), grid)
         local_images = None
         if recipe.data.local_views.count:
-            local_rng = jax.random.fold_in(augment_rng, 1)
-            local_images = augment_local(local_rng, batch["local_views"], recipe.data.photometric)
-        return update(state, ViewPair(images, positions, local_images), update_rng)
+            local_images = augment_local(keys.augment_local, batch["local_views"], recipe.data.photometric)
+        return update(state, ViewPair(images, positions, local_images), keys)
 
     state = state_shardings(jax.eval_shape(partial(init_state, recipe, steps_per_epoch=steps_per_epoch)), mesh)
     return jax.jit(
@@ -94,7 +94,7 @@ def make_train_step(recipe: Recipe, *, steps_per_epoch: int, mesh: Mesh) -> jax.
 def make_update(
     recipe: Recipe, *, steps_per_epoch: int, mesh: Mesh | None = None
 ) -> Callable[..., tuple[TrainState, Metrics]]:
-    """Returns the pure function (state, views, rng, init_indices=None) -> (state, metrics).
+    """Returns the pure function (state, views, keys, init_indices=None) -> (state, metrics).
 
     `init_indices` fixes the first centroids, for comparisons with other code. With a mesh, "auto" in the
     recipe follows its devices, and what its fsdp axis splits is fetched where it is used.
@@ -107,9 +107,8 @@ def make_update(
     slices, objective = recipe.optimizer.accumulation_steps, recipe.objective
 
     def update(
-        state: TrainState, views: ViewPair, rng: Array, init_indices: Int[Array, "b h k"] | None = None
+        state: TrainState, views: ViewPair, keys: StepKeys, init_indices: Int[Array, "b h k"] | None = None
     ) -> tuple[TrainState, Metrics]:
-        cluster_rng, drop_path_rng = jax.random.split(rng)
         teacher_temp = schedules.teacher_temp(state.step)
         temps = {"teacher_temp": teacher_temp, "student_temp": objective.student_temp}
 
@@ -118,15 +117,15 @@ def make_update(
         teacher, teacher_statistics = encode(state.teacher["backbone"], views.images)
         located = None
         if objective.alpha:
-            located = _locate(recipe, teacher, views, rng=cluster_rng, init_indices=init_indices)
+            located = _locate(recipe, teacher, views, rng=keys.cluster, init_indices=init_indices)
 
         # 2. The student sees them too, and takes over the teacher's clusters.
         def loss_fn(student_params: dict) -> tuple[Array, tuple[DistillationSums, DistillationSums, Statistics]]:
             backbone = student_params["backbone"]
-            student, statistics = encode(backbone, views.images, drop_path_rng=drop_path_rng)
+            student, statistics = encode(backbone, views.images, drop_path_rng=keys.drop_path)
             cls_tokens = student.cls
             if views.local_images is not None:
-                local, _ = encode(backbone, views.local_images, drop_path_rng=jax.random.fold_in(drop_path_rng, 1))
+                local, _ = encode(backbone, views.local_images, drop_path_rng=keys.drop_path_local)
                 cls_tokens = jnp.concatenate((cls_tokens, local.cls))
             heads = student_params["head"], state.teacher["head"]
             head, teacher_head = heads if fetch is None else map(fetch, heads)

@@ -197,12 +197,13 @@ def make_programs(recipe: Recipe, device: Any) -> Programs:
     def see(step: Any, batch: Batch) -> tuple[ViewPair, StepKeys]:
         keys = step_keys(run_keys(recipe.seed)[1], step)
         images = augment(keys.augment, batch["views"], recipe.data.photometric)
-        return ViewPair(images, patch_positions(jnp.moveaxis(batch["boxes"], 1, 0), grid)), keys
+        return ViewPair(images, patch_positions(batch["boxes"], grid)), keys
 
     def cluster(teacher: Any, views: ViewPair, indices: jax.Array) -> tuple[jax.Array, jax.Array]:
         features, _ = encode_views(networks.backbone, teacher["backbone"], views.images)
+        features, positions = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), (features, views.positions))
         tokens, cls = clustering_tokens(features, recipe.objective.tokens, groups=recipe.objective.token_groups)
-        clustering = cluster_views(tokens, cls, views.positions, recipe.clustering, init_indices=indices)
+        clustering = cluster_views(tokens, cls, positions, recipe.clustering, init_indices=indices)
         return clustering.num_clusters, clustering.labels
 
     return Programs(jax.jit(see), jax.jit(cluster), jax.jit(update, donate_argnums=0))

@@ -45,7 +45,7 @@ class VisionTransformer(nn.Module):
         positions: "learned", or "rope": rotations of queries and keys in every block.
         position_resizing: how a learned embedding fits other grids, see `RESIZINGS`.
         norm_epsilon: of the layer normalizations.
-        fetch: gets the parameters of one block just before it runs, to bring together what devices share.
+        all_gather: applied to the parameters of one block just before it runs, where devices split them.
     """
 
     patch_size: int
@@ -65,7 +65,7 @@ class VisionTransformer(nn.Module):
     positions: str = "learned"
     position_resizing: str = "offset"
     norm_epsilon: float = LAYER_NORM_EPSILON
-    fetch: Callable[[Any], Any] | None = None
+    all_gather: Callable[[Any], Any] | None = None
     has_batch_statistics = False
 
     @nn.compact
@@ -147,7 +147,7 @@ class VisionTransformer(nn.Module):
 
         def run(tokens: Array, layer: tuple) -> tuple[Array, tuple[Array, Array, Array]]:
             layer_params, rate, key = layer
-            layer_params = layer_params if self.fetch is None else self.fetch(layer_params)
+            layer_params = layer_params if self.all_gather is None else self.all_gather(layer_params)
             drop = DropPath(rate, key, rows) if drop_path else None
             return block.apply({"params": layer_params}, tokens, drop, rotation)  # pyright: ignore
 

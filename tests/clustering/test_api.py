@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from croc_jax.clustering import ClusteringConfig, FeatureClusters, cluster_features, cluster_views, trace_merging
-from croc_jax.clustering.api import _cluster
+from croc_jax.clustering.cross_view import cluster_arrays
 from tests.clustering.test_cross_view import softmax
 
 CONFIG = ClusteringConfig(k_start=5, k_max=5, cost_scale="image")
@@ -159,9 +159,9 @@ def test_scores_weigh_tokens_and_draw_the_first_centroids():
 def test_the_second_call_compiles_nothing():
     tokens, _ = blobs(2, count=26)
     cluster_features(tokens, config=CONFIG)
-    size = _cluster._cache_size()
+    size = cluster_arrays._cache_size()
     cluster_features(2 * tokens, config=CONFIG, rng=jax.random.key(3))
-    assert _cluster._cache_size() == size
+    assert cluster_arrays._cache_size() == size
 
 
 def test_tensors_of_pytorch_come_by_dlpack():
@@ -228,10 +228,10 @@ NAN = np.where(np.arange(20)[:, None] == 3, np.nan, GOOD)
         (GOOD, {"num_views": 3}, "num_views=3"),
         (NAN, {}, "features: expected finite numbers, found NaN"),
         (np.ones((4, 6)), {}, "k_start=5: expected at most the 4 tokens"),
-        (np.array([["a"]]), {}, "features: expected an array of numbers"),
-        (GOOD + 1j, {}, "features of complex64: expected real numbers"),
+        (np.array([["a"]]), {}, "features of <U1: expected an array of real numbers"),
+        (GOOD + 1j, {}, "features of complex128: expected an array of real numbers"),
         (np.ones((0, 20, 6)), {}, r"features \(0, 20, 6\): expected one image or more"),
-        (np.ones((2, 0, 20, 6)), {}, r"features \(2, 0, 20, 6\): expected .* one head or more"),
+        (np.ones((2, 0, 20, 6)), {}, r"features \(2, 0, 20, 6\): expected one image or more, and one head"),
         (GOOD, {"scores": np.ones(19)}, r"scores \(19,\): expected \(20,\)"),
         (GOOD, {"scores": -np.ones(20)}, "scores: expected numbers of 0 or more, found negative"),
         (GOOD, {"scores": np.zeros(20)}, "scores: expected a number above 0 for each image"),

@@ -18,7 +18,7 @@ from croc_jax.models import make_backbone
 from croc_jax.training.config import Recipe, recipe_from_dict
 from croc_jax.training.forward import make_networks
 from croc_jax.training.sharding import make_mesh, shard_batch
-from croc_jax.training.start import abstract_state, fresh_state
+from croc_jax.training.state import abstract_state, fresh_state
 from croc_jax.training.step import make_train_step
 from tests.training.tiny import batches
 

@@ -96,7 +96,7 @@ def test_training_follows_the_official_trajectory(golden):
     for step in range(steps):
         views = ViewPair(
             jnp.asarray(np.moveaxis(images[step].astype(np.float32), (0, 2), (1, 4))),
-            patch_positions(boxes[step], (side, side)),
+            patch_positions(np.moveaxis(boxes[step], 0, 1), (side, side)),
         )
         state, metrics = update(state, views, step_keys(jax.random.key(0), step), indices[step])
         history.append({name: float(value) for name, value in metrics.items()})

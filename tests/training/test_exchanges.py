@@ -7,9 +7,10 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from program import read_program
 
+from croc_jax.training.config import MeshConfig
 from croc_jax.training.dense_loss import TeacherTargets, dense_distillation, global_distillation
 from croc_jax.training.forward import encode_views, init_params, make_networks
-from croc_jax.training.sharding import BATCH_AXES, MeshConfig, make_mesh
+from croc_jax.training.sharding import BATCH_AXES, make_mesh
 from tests.training.tiny import tiny_recipe
 
 NETWORKS = make_networks(tiny_recipe())

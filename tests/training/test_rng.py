@@ -10,8 +10,7 @@ from croc_jax.data.config import LocalViewsConfig
 from croc_jax.training import step as step_module
 from croc_jax.training.rng import run_keys, step_keys
 from croc_jax.training.sharding import make_mesh
-from croc_jax.training.start import abstract_batch
-from croc_jax.training.state import init_state
+from croc_jax.training.state import abstract_batch, init_state
 from tests.training.key_uses import key_uses, misused
 from tests.training.tiny import STEPS_PER_EPOCH, tiny_recipe
 

@@ -15,7 +15,7 @@ from croc_jax.training.sharding import (
     shard_batch,
     state_shardings,
 )
-from croc_jax.training.start import state_shapes, training_bytes
+from croc_jax.training.state import state_shapes, training_bytes
 from tests.training.tiny import STEPS_PER_EPOCH, tiny_recipe
 
 

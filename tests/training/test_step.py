@@ -9,7 +9,8 @@ import pytest
 
 from croc_jax.data.config import LocalViewsConfig
 from croc_jax.models import BackboneConfig
-from croc_jax.training.sharding import MeshConfig, make_mesh, shard_batch, state_shardings
+from croc_jax.training.config import MeshConfig
+from croc_jax.training.sharding import make_mesh, shard_batch, state_shardings
 from croc_jax.training.state import init_state
 from croc_jax.training.step import make_train_step
 from tests.training.tiny import STEPS_PER_EPOCH, batches, tiny_recipe

@@ -4,7 +4,8 @@ import jax
 import numpy as np
 
 from croc_jax.models import BackboneConfig
-from croc_jax.training.sharding import MeshConfig, make_mesh, shard_batch, state_shardings
+from croc_jax.training.config import MeshConfig
+from croc_jax.training.sharding import make_mesh, shard_batch, state_shardings
 from croc_jax.training.step import make_train_step
 from tests.training.tiny import STEPS_PER_EPOCH, batches, first_state, tiny_recipe
 

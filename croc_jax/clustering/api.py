@@ -12,7 +12,6 @@ from jaxtyping import Array, Bool, Float, Int
 from croc_jax.clustering.config import ClusteringConfig
 from croc_jax.clustering.cross_view import cluster_arrays
 from croc_jax.clustering.validation import (
-    LARGEST,
     Numbers,
     check_config,
     check_magnitudes,
@@ -25,8 +24,6 @@ from croc_jax.clustering.validation import (
 
 # A token without a score keeps this share of the mean, as all tokens need some mass.
 _LEAST_SCORE = 1e-6
-# The sum of the scores of any number of tokens fits float32.
-_LARGEST_SCORE = 1e30
 
 
 class FeatureClusters(NamedTuple):
@@ -139,13 +136,15 @@ def cluster_features(
         indices = indices.reshape(batch, heads, config.k_start)
     key = read_key(0 if rng is None else rng) if indices is None else None
     if check:
-        _check_values(tokens, places, weights, cls)
+        named = {"features": tokens, "positions": places, "scores": weights, "cls_tokens": cls}
+        check_magnitudes({name: array for name, array in named.items() if array is not None})
+        _check_scores(weights)
     if weights is not None:
         config = dataclasses.replace(config, temp_r=1.0, temp_c=1.0)
     found, rounds = cluster_arrays(
-        _rescale(tokens.reshape(num_views, batch, heads, count, dim)),
-        None if cls is None else _rescale(cls),
-        None if weights is None else _log_scores(weights),
+        jnp.asarray(tokens.reshape(num_views, batch, heads, count, dim)),
+        None if cls is None else jnp.asarray(cls),
+        None if weights is None else _log_scores(jnp.asarray(weights, jnp.float32)),
         jnp.broadcast_to(jnp.asarray(places, jnp.float32), (num_views, batch, count, 2)),
         key,
         indices,
@@ -197,10 +196,7 @@ def _read_positions(
     return array.reshape(*(views or (1,)), -1, count, 2)
 
 
-def _check_values(tokens: Numbers, positions: Numbers, scores: Numbers | None, cls_tokens: Numbers | None) -> None:
-    named = {"features": (tokens, jnp.inf), "positions": (positions, LARGEST), "cls_tokens": (cls_tokens, jnp.inf)}
-    named["scores"] = (scores, _LARGEST_SCORE)
-    check_magnitudes({name: (array, largest) for name, (array, largest) in named.items() if array is not None})
+def _check_scores(scores: Numbers | None) -> None:
     if scores is None or not is_concrete(scores):
         return
     weights = jax.device_get(scores)
@@ -211,17 +207,7 @@ def _check_values(tokens: Numbers, positions: Numbers, scores: Numbers | None, c
 
 
 @jax.jit
-def _rescale(vectors: Float[Array, "v b h *n d"]) -> Float[Array, "v b h *n d"]:
-    """Returns those of each image and head times a power of 2, which changes no digit, for squares to fit float32."""
-    vectors = vectors.astype(jnp.float32)
-    _, exponents = jnp.frexp(jnp.max(jnp.abs(vectors), axis=tuple(range(3, vectors.ndim)), keepdims=True))
-    # Smaller powers than these are no normal numbers.
-    return vectors * jnp.ldexp(1.0, -jnp.clip(exponents, -126, 126))
-
-
-@jax.jit
 def _log_scores(scores: Float[Array, "v b h n"]) -> Float[Array, "v b h n"]:
     """Returns logits whose softmax over the tokens of all views is the share of each."""
-    scores = scores.astype(jnp.float32)
     least = _LEAST_SCORE * jnp.mean(scores, axis=(0, 3), keepdims=True)
     return jnp.log(jnp.maximum(scores, least + jnp.finfo(jnp.float32).tiny))

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from croc_jax.clustering.config import ClusteringConfig
 from croc_jax.clustering.merging import HIGHEST, init_clusters, join_tokens, merge_all
-from croc_jax.clustering.validation import LARGEST, check_config, check_magnitudes, read_indices, read_key, read_numbers
+from croc_jax.clustering.validation import check_config, check_magnitudes, read_indices, read_key, read_numbers
 
 
 class Clustering(NamedTuple):
@@ -125,7 +125,7 @@ def _read_views(
     if init_indices is not None:
         indices = read_indices(init_indices, (batch, heads, config.k_start), 2 * count, check=check)
     if check:
-        check_magnitudes({name: (array, LARGEST) for name, array in given.items()})
+        check_magnitudes(given)
     tokens, cls_tokens, positions = (jnp.asarray(array) for array in given.values())
     return tokens, cls_tokens, None, positions, key, indices
 
@@ -180,8 +180,9 @@ def token_scores(
     if cls_tokens is None or config.uniform_marginals:
         batch, views, heads, count, _ = tokens.shape
         return jnp.zeros((batch, heads, views * count))
-    products = jnp.einsum("bvhnd,bvhd->bhvn", unit(tokens), unit(cls_tokens), precision=HIGHEST)
-    return products.reshape(*products.shape[:2], -1)
+    # Joined after the product: on CPU, a product that also transposes slows the whole clustering by a quarter.
+    products = jnp.einsum("bvhnd,bvhd->bvhn", unit(tokens), unit(cls_tokens), precision=HIGHEST)
+    return jnp.concatenate(list(jnp.moveaxis(products, 1, 0)), axis=-1)
 
 
 def draw_tokens(rng: Array, logits: Float[Array, "b h n"], count: int) -> Int[Array, "b h k"]:

@@ -33,7 +33,7 @@ def join_tokens(
     features: Float[Array, "b v h n d"], positions: Float[Array, "b v n 2"], marginal: Float[Array, "b h v*n"]
 ) -> JoinedTokens:
     """Joins the tokens of all views, view 1's first, and lays them out for the rounds, once."""
-    features = jnp.swapaxes(features, 1, 2).reshape(*marginal.shape, -1)
+    features = jnp.concatenate(list(jnp.moveaxis(features, 1, 0)), axis=-2)
     positions = positions.reshape(positions.shape[0], -1, 2)
     places = jnp.broadcast_to(positions[:, None], (*marginal.shape, 2))
     stacked_stats = jnp.concatenate(

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from croc_jax.clustering.validation import LARGEST, check_magnitudes, read_grid, read_numbers
+from croc_jax.clustering.validation import check_magnitudes, read_grid, read_numbers
 
 
 def patch_positions(
@@ -31,7 +31,7 @@ def patch_positions(
     if values.ndim < 1 or values.shape[-1] != 5:
         raise ValueError(f"boxes {values.shape}: expected (top, left, height, width, flip) along the last axis")
     if check:
-        check_magnitudes({"boxes": (values, LARGEST)})
+        check_magnitudes({"boxes": values})
     lead = values.shape[:-1]
     top, left, height, width, flip = (jnp.asarray(values[..., i, None], jnp.float32) for i in range(5))
     across = ((jnp.arange(columns, dtype=jnp.float32) + 0.5) / columns).reshape(*(1,) * len(lead), -1)

@@ -54,16 +54,16 @@ def is_concrete(array: Numbers) -> bool:
     return isinstance(array, np.ndarray) or (not isinstance(array, Tracer) and array.is_fully_addressable)
 
 
-def check_magnitudes(arrays: Mapping[str, tuple[Numbers, float]]) -> None:
+def check_magnitudes(arrays: Mapping[str, Numbers]) -> None:
     """Checks values: arrays of NumPy on the host, those of JAX in one program that this waits for; never tracers.
 
     Args:
-        arrays: each with its largest magnitude, by the name of the argument.
+        arrays: real numbers, by the name of the argument.
 
     Raises:
-        ValueError: for NaN, infinity, or a larger magnitude.
+        ValueError: for NaN, infinity, or numbers whose squares do not fit float32.
     """
-    known = {name: array for name, (array, _) in arrays.items() if is_concrete(array)}
+    known = {name: array for name, array in arrays.items() if is_concrete(array)}
     on_device = {name: array for name, array in known.items() if isinstance(array, jax.Array)}
     found = {name: np.max(np.abs(known[name].astype(np.float32))) for name in known if name not in on_device}
     if on_device:
@@ -72,9 +72,8 @@ def check_magnitudes(arrays: Mapping[str, tuple[Numbers, float]]) -> None:
     for name, magnitude in found.items():
         if not np.isfinite(magnitude):
             raise ValueError(f"{name}: expected finite numbers, found NaN or infinity (float32 ends at 3.4e38)")
-        if magnitude > arrays[name][1]:
-            limit = f"{arrays[name][1]:g}"
-            raise ValueError(f"{name}: expected numbers of magnitude {limit} at most, found {magnitude:.3g}")
+        if magnitude > LARGEST:
+            raise ValueError(f"{name}: expected numbers of magnitude {LARGEST:g} at most, found {magnitude:.3g}")
 
 
 @jax.jit

@@ -226,19 +226,6 @@ def test_bad_input_is_named(change, message):
     given["init_indices"] = indices
     with pytest.raises(ValueError, match=message):
         cluster_views(**{**given, **change})
-    with pytest.raises(ValueError, match=message):
-        trace_merging(**{**given, **change})
-
-
-@pytest.mark.parametrize("form", ["lists", "tensors"])
-def test_lists_and_tensors_give_what_arrays_give(form):
-    given = scene()
-    convert = np.ndarray.tolist if form == "lists" else pytest.importorskip("torch").tensor
-    tokens, cls_tokens, positions, indices = map(convert, given)
-    found = cluster_views(tokens, cls_tokens, positions, CONFIG, init_indices=indices)
-    expected = cluster_views(*given[:3], CONFIG, init_indices=given[3])
-    np.testing.assert_array_equal(found.costs, expected.costs)
-    np.testing.assert_array_equal(found.assignments, expected.assignments)
 
 
 def test_unchecked_values_are_not_waited_for(monkeypatch):

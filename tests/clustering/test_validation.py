@@ -55,22 +55,22 @@ def test_what_is_no_array_of_numbers_is_named_in_one_line(value, message):
     [
         (np.nan, "x: expected finite numbers, found NaN or infinity"),
         (-np.inf, "x: expected finite numbers"),
-        (-11.0, "x: expected numbers of magnitude 10 at most, found 11"),
+        (-1e18, r"x: expected numbers of magnitude 1e\+17 at most, found 1e\+18"),
     ],
 )
 @pytest.mark.parametrize("convert", [np.asarray, jnp.asarray])
 def test_each_value_is_checked(value, message, convert):
     good, bad = convert(NUMBERS), NUMBERS.copy()
     bad[1, 2] = value
-    check_magnitudes({"x": (good, 10.0), "y": (good, np.inf)})
+    check_magnitudes({"x": good, "y": good})
     with pytest.raises(ValueError, match=message):
-        check_magnitudes({"y": (good, np.inf), "x": (convert(bad), 10.0)})
+        check_magnitudes({"y": good, "x": convert(bad)})
 
 
 def test_values_that_are_traced_pass_and_constants_of_compiled_functions_do_not():
     @jax.jit
     def double(x, constant):
-        check_magnitudes({"x": (x, 1.0)})
+        check_magnitudes({"x": x})
         return 2 * x
 
     np.testing.assert_array_equal(double(jnp.array([np.inf]), 1.0), [np.inf])
@@ -80,14 +80,14 @@ def test_values_that_are_traced_pass_and_constants_of_compiled_functions_do_not(
     def add(x):
         for constant in constants:
             with pytest.raises(ValueError, match="constant: expected finite"):
-                check_magnitudes({"x": (x, 1.0), "constant": (constant, 1.0)})
+                check_magnitudes({"x": x, "constant": constant})
         return x
 
     add(jnp.zeros(1))
 
 
 def test_arrays_on_the_device_are_checked_by_one_program():
-    arrays = {"x": (jnp.ones((4, 7)), 2.0), "y": (jnp.ones(3), 2.0)}
+    arrays = {"x": jnp.ones((4, 7)), "y": jnp.ones(3)}
     check_magnitudes(arrays)
     size = validation._magnitudes._cache_size()
     # Nothing else may leave the device.

@@ -18,14 +18,13 @@ class Use(NamedTuple):
 RANDOM = {"random_bits": "bits", "random_split": "split", "random_fold_in": "fold_in"}
 
 
-def key_uses(function, *args):
+def key_uses(closed, *args):
     """Returns all uses of keys, one for each key of an array of keys.
 
     Args:
-        function: to be traced; its keys may depend on constants and on concrete arguments alone.
+        closed: a traced function, whose keys depend on constants and on concrete arguments alone.
         *args: trees of concrete arrays or of `jax.ShapeDtypeStruct`, whose values are not known.
     """
-    closed = jax.make_jaxpr(function)(*args)
     known = [None if isinstance(leaf, jax.ShapeDtypeStruct) else leaf for leaf in jax.tree.leaves(args)]
     uses = []
     _evaluate(closed.jaxpr, closed.consts, known, uses)

@@ -22,7 +22,7 @@ from targets import Chip, chip_of, find_devices
 from croc_jax.runtime.memory import bytes_on_device, is_exhausted
 from croc_jax.training.config import Recipe, recipe_from_dict
 from croc_jax.training.sharding import make_mesh, num_data_shards
-from croc_jax.training.start import abstract_batch, abstract_state
+from croc_jax.training.state import abstract_batch, abstract_state
 from croc_jax.training.step import make_train_step
 
 # Rounds of the loop over chunks of clusters, whose number the images decide: half of all.

@@ -18,7 +18,7 @@ from trial_sizes import TrialSize, with_batch
 from croc_jax.runtime.memory import format_bytes, is_exhausted, measure, memory_limit
 from croc_jax.training.config import Recipe
 from croc_jax.training.sharding import make_mesh, shard_batch
-from croc_jax.training.start import abstract_batch, abstract_state, fresh_state
+from croc_jax.training.state import abstract_batch, abstract_state, fresh_state
 from croc_jax.training.step import make_train_step
 
 STEPS_PER_EPOCH = 1000

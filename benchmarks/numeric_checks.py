@@ -25,6 +25,7 @@ from croc_jax.models import clustering_tokens, patch_grid
 from croc_jax.models.attention import attend
 from croc_jax.training.config import Recipe
 from croc_jax.training.forward import encode_views, init_params, make_networks
+from croc_jax.training.rng import StepKeys, run_keys, step_keys
 from croc_jax.training.sharding import make_mesh
 from croc_jax.training.state import state_from_params
 from croc_jax.training.step import ViewPair, make_update
@@ -193,15 +194,16 @@ def make_programs(recipe: Recipe, device: Any) -> Programs:
     grid = patch_grid((crop, crop), recipe.backbone.patch_size)
     networks = make_networks(recipe, mesh=mesh)
 
-    def see(step: Any, batch: Batch) -> tuple[ViewPair, jax.Array]:
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(recipe.seed), step))
-        images = augment(keys[0], batch["views"], recipe.data.photometric)
-        return ViewPair(images, patch_positions(jnp.moveaxis(batch["boxes"], 1, 0), grid)), keys[1]
+    def see(step: Any, batch: Batch) -> tuple[ViewPair, StepKeys]:
+        keys = step_keys(run_keys(recipe.seed)[1], step)
+        images = augment(keys.augment, batch["views"], recipe.data.photometric)
+        return ViewPair(images, patch_positions(batch["boxes"], grid)), keys
 
     def cluster(teacher: Any, views: ViewPair, indices: jax.Array) -> tuple[jax.Array, jax.Array]:
         features, _ = encode_views(networks.backbone, teacher["backbone"], views.images)
+        features, positions = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), (features, views.positions))
         tokens, cls = clustering_tokens(features, recipe.objective.tokens, groups=recipe.objective.token_groups)
-        clustering = cluster_views(tokens, cls, views.positions, recipe.clustering, init_indices=indices)
+        clustering = cluster_views(tokens, cls, positions, recipe.clustering, init_indices=indices)
         return clustering.num_clusters, clustering.labels
 
     return Programs(jax.jit(see), jax.jit(cluster), jax.jit(update, donate_argnums=0))
@@ -214,9 +216,9 @@ def run_steps(recipe: Recipe, inputs: Inputs, device: Any) -> Found:
     batches = [jax.device_put(pair, device) for pair in zip(inputs.batches, inputs.indices, strict=True)]
     clusters, gradients = None, None
     for batch, indices in batches:
-        views, key = programs.see(state.step, batch)
+        views, keys = programs.see(state.step, batch)
         clusters = clusters or jax.device_get(programs.cluster(state.teacher, views, indices))
-        state, metrics = programs.update(state, views, key, indices)
+        state, metrics = programs.update(state, views, keys, indices)
         gradients = gradients or jax.device_get(first_moments(state.opt_state))
         losses.append([float(metrics[name]) for name in LOSSES])
     assert clusters is not None and gradients is not None, "there is one step, at least"

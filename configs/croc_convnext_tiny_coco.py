@@ -17,9 +17,6 @@ def get_config() -> ConfigDict:
     config = recipe_config()
     config.data.sources = ("coco:data/coco",)
     config.backbone.variant = "convnext_tiny"
-    config.backbone.patch_size = 16
     config.objective.tokens = "last"
     config.objective.token_groups = 6
-    config.schedule.epochs = 300
-    config.schedule.batch_size = 256
     return config

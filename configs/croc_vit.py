@@ -4,7 +4,7 @@ r"""CrOC, a ViT of any size on COCO: the paper's schedule, Ti to g, with or with
         --config.data.sources=coco:path/to/coco
 
 After the colon: vit_tiny, vit_small (the paper's), vit_base, vit_large, vit_giant, or any of them with _registers.
-L and g compute their blocks again in the backward pass; a state that fits no device is split over as few devices
+L and g recompute their blocks in the backward pass; a state that fits no device is split over as few devices
 as hold it (--config.runtime.mesh.fsdp=8 says how many). g is DINOv2's: patches of 14 pixels, SwiGLU, layer scale.
 The paper has numbers for vit_small alone.
 """
@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from croc_jax.training.config_dict import recipe_config
 
-# Tokens beside [CLS] that take what would else show up in the patch tokens of large models.
+# Register tokens (Darcet et al., 2024) take what would else show up in the patch tokens of large models.
 REGISTERS = {"backbone.num_registers": 4, "backbone.position_resizing": "antialias"}
 TINY = {"backbone.variant": "vit_tiny"}
 SMALL = {"backbone.variant": "vit_small"}
@@ -50,7 +50,5 @@ def get_config(variant: str = "vit_small") -> ConfigDict:
         raise ValueError(f"variant={variant!r}: choose one of {', '.join(VARIANTS)}")
     config = recipe_config()
     config.data.sources = ("coco:data/coco",)
-    config.schedule.epochs = 300
-    config.schedule.batch_size = 256
     config.update_from_flattened_dict(VARIANTS[variant])
     return config

@@ -14,14 +14,6 @@ from croc_jax.training.config_dict import recipe_config
 def get_config() -> ConfigDict:
     """Returns the recipe."""
     config = recipe_config()
-    config.objective.alpha = 0.0
     config.data.sources = ("coco:data/coco",)
-    config.backbone.variant = "vit_small"
-    config.backbone.patch_size = 16
-    config.objective.teacher_temp = 0.07
-    config.objective.warmup_teacher_temp = 0.04
-    config.objective.warmup_teacher_temp_epochs = 30
-    config.optimizer.base_lr = 5e-4
-    config.schedule.epochs = 300
-    config.schedule.batch_size = 256
+    config.objective.alpha = 0.0
     return config

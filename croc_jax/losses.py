@@ -17,12 +17,12 @@ class ObjectiveConfig:
         alpha: weight of the dense loss; 0 gives plain DINO, without clustering.
         tokens: "keys", "queries" or "values" of the teacher's last block, or "last" tokens, which any
             backbone has.
-        token_groups: groups of consecutive features that "last" tokens are cut into; each one is
+        token_groups: groups of consecutive features that "last" tokens are divided into; each one is
             clustered by itself, as a head is.
         student_temp: temperature of the student.
         teacher_temp: temperature of the teacher after its warm-up.
-        warmup_teacher_temp: and at the first epoch.
-        warmup_teacher_temp_epochs: epochs of the linear warm-up in between.
+        warmup_teacher_temp: temperature of the teacher at the first epoch.
+        warmup_teacher_temp_epochs: epochs of the linear warm-up between both.
         center_momentum: EMA momentum of both centers.
     """
 
@@ -46,13 +46,13 @@ class ObjectiveConfig:
 
 
 class DistillationSums(NamedTuple):
-    """Sums over pairs of rows (one in each view), so that slices of a batch simply add up.
+    """Sums over pairs of rows (one in each view), so that microbatches simply add up.
 
     Attributes:
-        count: pairs.
+        count: number of pairs.
         loss: cross-entropy, the mean over all pairs of a teacher's view and another view of the student.
-        entropy: of the teacher's probabilities in nats, the mean of both views.
-        logits: of the teacher, the mean of both views `[p]`.
+        entropy: entropy of the teacher's probabilities in nats, the mean of both views.
+        logits: logits of the teacher, the mean of both views `[p]`.
     """
 
     count: Float[Array, ""]
@@ -66,12 +66,12 @@ class DistillationSums(NamedTuple):
 
 
 def distill(
-    student_logits: Float[Array, "u *rest p"],
-    teacher_logits: Float[Array, "v *rest p"],
-    valid: Bool[Array, "*rest"],
+    student_logits: Float[Array, "b u *rows p"],
+    teacher_logits: Float[Array, "b v *rows p"],
+    valid: Bool[Array, "b ..."],
     center: Float[Array, " p"],
     *,
-    teacher_temp: Array,
+    teacher_temp: float | Float[Array, ""],
     student_temp: float,
 ) -> DistillationSums:
     """Compares the student's view of each row with the teacher's other view, Eqs. 3 to 6.
@@ -81,36 +81,46 @@ def distill(
     Rows are the [CLS] tokens of images (global loss) or the clusters of all images and heads
     (dense loss), whose mean is over the valid clusters of the whole batch.
 
+    >>> logits, valid = jnp.zeros((1, 2, 4)), jnp.ones(1, bool)
+    >>> sums = distill(logits, logits, valid, jnp.zeros(4), teacher_temp=0.07, student_temp=0.1)
+    >>> round(float(sums.means().loss), 3)  # two uniform distributions: log(4)
+    1.386
+
     Args:
-        student_logits: of both views, then of those that it alone sees.
-        teacher_logits: of both views; no gradient flows through them.
+        student_logits: logits of both views, then of those that the student alone sees.
+        teacher_logits: logits of both views; no gradient flows through them.
         valid: rows that count.
-        center: of the teacher's logits.
+        center: center of the teacher's logits.
         teacher_temp: temperature of the teacher.
-        student_temp: and of the student.
+        student_temp: temperature of the student.
     """
     teacher_logits = jax.lax.stop_gradient(teacher_logits)
-    shape = (1,) * (teacher_logits.ndim - 1) + (-1,)
-    sharpened = (teacher_logits - center.reshape(shape)) / teacher_temp
+    sharpened = (teacher_logits - center.reshape(*(1,) * (teacher_logits.ndim - 1), -1)) / teacher_temp
     targets = jax.nn.softmax(sharpened, axis=-1)
-    views, extra = teacher_logits.shape[0], student_logits.shape[0] - teacher_logits.shape[0]
+    batch, views = teacher_logits.shape[:2]
+    extra = student_logits.shape[1] - views
     # The mean of cross-entropies with two targets is the cross-entropy with their mean.
-    both = jnp.broadcast_to(jnp.mean(targets, axis=0), (extra, *targets.shape[1:]))
+    both = jnp.broadcast_to(jnp.mean(targets, axis=1, keepdims=True), (batch, extra, *targets.shape[2:]))
     pairs = np.repeat((1 / (views + views * extra), views / (views + views * extra)), (views, extra)).astype(np.float32)
     # Probabilities sum to 1, so a cross-entropy with logits is their log-sum-exp less their mean.
-    student = student_logits / student_temp
-    loss = jax.nn.logsumexp(student, axis=-1) - jnp.sum(jnp.concatenate((targets[::-1], both)) * student, axis=-1)
-    loss = jnp.einsum("u,u...->...", pairs, loss)
+    student, targets_of_student = student_logits / student_temp, jnp.concatenate((targets[:, ::-1], both), axis=1)
+    loss = jax.nn.logsumexp(student, axis=-1) - jnp.sum(targets_of_student * student, axis=-1)
+    loss = jnp.einsum("u,bu...->b...", pairs, loss)
     entropy = jax.nn.logsumexp(sharpened, axis=-1) - jnp.sum(targets * sharpened, axis=-1)
     weights = valid.astype(jnp.float32) / 2
     return DistillationSums(
         count=jnp.sum(weights) * views,
         loss=jnp.sum(jnp.where(valid, loss, 0.0)),
-        entropy=jnp.sum(jnp.where(valid[None], entropy, 0.0)) / views,
-        logits=jnp.einsum("...,v...p->p", weights, teacher_logits),
+        entropy=jnp.sum(jnp.where(valid[:, None], entropy, 0.0)) / views,
+        logits=jnp.einsum("b...,bv...p->p", weights, teacher_logits),
     )
 
 
 def update_center(center: Float[Array, " p"], mean: DistillationSums, momentum: float) -> Float[Array, " p"]:
-    """Returns the moving average of the mean teacher logits; the center as it was if no row counts."""
+    """Returns the moving average of the mean teacher logits; the center as it was if no row counts.
+
+    >>> mean = DistillationSums(jnp.ones(()), jnp.zeros(()), jnp.zeros(()), logits=jnp.full(2, 3.0))
+    >>> update_center(jnp.ones(2), mean, momentum=0.5).tolist()
+    [2.0, 2.0]
+    """
     return jnp.where(mean.count > 0, momentum * center + (1 - momentum) * mean.logits, center)

@@ -56,9 +56,8 @@ from croc_jax.runtime.workdir import check_agreed, check_shared, init_workdir
 from croc_jax.training.config import Recipe, recipe_from_dict
 from croc_jax.training.forward import make_networks
 from croc_jax.training.loop import Outcome, Outputs, RunLength, SaveError, run_training
-from croc_jax.training.sharding import check_batch_divides, make_mesh, num_data_shards
-from croc_jax.training.start import abstract_batch, abstract_state, state_shapes, training_bytes
-from croc_jax.training.state import TrainState
+from croc_jax.training.sharding import check_batch_divides, make_mesh, memory_limit, num_data_shards
+from croc_jax.training.state import TrainState, abstract_batch, abstract_state, state_shapes, training_bytes
 from croc_jax.training.step import make_train_step
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="The recipe, such as configs/demo.py.")
@@ -131,9 +130,10 @@ def make_plan() -> Plan:
     # Before anything that all processes have to do alike, and which another recipe may leave out.
     check_agreed(recipe)
     state_bytes = training_bytes(state_shapes(recipe, steps_per_epoch=1))
-    mesh = make_mesh(config=recipe.runtime.mesh, state_bytes=state_bytes)
+    memory = min(map(float, gather_texts(str(memory_limit(jax.devices())))))
+    mesh = make_mesh(config=recipe.runtime.mesh, state_bytes=state_bytes, memory_bytes=memory)
     batch_size, slices = recipe.schedule.batch_size, recipe.optimizer.accumulation_steps
-    check_batch_divides(batch_size, devices=num_data_shards(mesh), slices=slices)
+    check_batch_divides(batch_size, devices=num_data_shards(mesh), num_microbatches=slices)
     dataset = open_dataset(recipe, workdir)
     epoch = dataset.steps_per_epoch
     length = RunLength(recipe.schedule.epochs * epoch, steps_per_epoch=epoch, batch_size=batch_size)

@@ -16,7 +16,7 @@ import pytest
 
 from croc_jax.training.config import recipe_from_dict
 from croc_jax.training.sharding import make_mesh
-from croc_jax.training.start import abstract_batch, abstract_state
+from croc_jax.training.state import abstract_batch, abstract_state
 from croc_jax.training.step import make_train_step
 
 ROOT = Path(__file__).resolve().parents[1]

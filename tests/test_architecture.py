@@ -1,6 +1,7 @@
-"""Rooms import in one direction, as setup.cfg says."""
+"""Rooms import in one direction, as setup.cfg says, and nothing imports what is private to JAX."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,13 +10,14 @@ ROOT = Path(__file__).resolve().parents[1]
 LINT = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
 
 
-def lint(folder: Path) -> subprocess.CompletedProcess:
-    """Checks the package and the contracts in a folder."""
-    environment = os.environ | {"PYTHONPATH": str(folder)}
-    return subprocess.run([sys.executable, "-c", LINT], cwd=folder, env=environment, capture_output=True, text=True)
-
-
 def test_the_package_keeps_its_contracts():
-    result = lint(ROOT)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run([sys.executable, "-c", LINT], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "0 broken" in result.stdout
+
+
+def test_no_module_imports_what_is_private_to_jax():
+    private = re.compile(r"^\s*(from|import) +jax\._src", re.MULTILINE)
+    files = [file for file in (ROOT / "croc_jax").rglob("*.py") if private.search(file.read_text(encoding="utf-8"))]
+    assert files == []

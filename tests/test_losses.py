@@ -11,10 +11,10 @@ from croc_jax.losses import DistillationSums, ObjectiveConfig, distill, update_c
 TEMPS = {"teacher_temp": 0.07, "student_temp": 0.1}
 
 
-def rows(seed=0, shape=(2, 3, 4)):
+def rows(seed=0, shape=(3, 2, 4)):
     rng = np.random.default_rng(seed)
     student, teacher = (rng.normal(size=(*shape, 6)).astype(np.float32) for _ in range(2))
-    valid = rng.uniform(size=shape[1:]) < 0.6
+    valid = rng.uniform(size=(shape[0], *shape[2:])) < 0.6
     # Teacher logits are small, so that its entropy is far from zero.
     return student, 0.1 * teacher, valid, rng.normal(size=6).astype(np.float32) * 0.1
 
@@ -22,12 +22,12 @@ def rows(seed=0, shape=(2, 3, 4)):
 def reference(student, teacher, valid, center):
     """One valid row at a time."""
     losses, entropies, logits = [], [], []
-    for index in zip(*np.nonzero(valid), strict=True):
+    for image, row in zip(*np.nonzero(valid), strict=True):
         for view in range(2):
-            target = softmax((teacher[(view, *index)].astype(np.float64) - center) / 0.07)
-            losses.append(-(target * log_softmax(student[(1 - view, *index)].astype(np.float64) / 0.1)).sum())
+            target = softmax((teacher[image, view, row].astype(np.float64) - center) / 0.07)
+            losses.append(-(target * log_softmax(student[image, 1 - view, row].astype(np.float64) / 0.1)).sum())
             entropies.append(-(target * np.log(target)).sum())
-            logits.append(teacher[(view, *index)])
+            logits.append(teacher[image, view, row])
     return np.mean(losses), np.mean(entropies), np.mean(logits, axis=0)
 
 
@@ -41,24 +41,24 @@ def test_means_equal_reference():
     np.testing.assert_allclose(means.logits, logits, atol=1e-5)
 
 
-def test_local_views_meet_both_views_of_the_teacher():
+def test_local_views_are_compared_with_both_views_of_the_teacher():
     student, teacher, valid, center = rows(4)
-    local = np.random.default_rng(5).normal(size=(3, *student.shape[1:])).astype(np.float32)
-    means = distill(np.concatenate([student, local]), teacher, valid, center, **TEMPS).means()
+    local = np.random.default_rng(5).normal(size=(3, 3, *student.shape[2:])).astype(np.float32)
+    means = distill(np.concatenate([student, local], axis=1), teacher, valid, center, **TEMPS).means()
     targets = softmax((teacher.astype(np.float64) - center) / 0.07, axis=-1)
-    answers = log_softmax(np.concatenate([student, local]).astype(np.float64) / 0.1, axis=-1)
+    answers = log_softmax(np.concatenate([student, local], axis=1).astype(np.float64) / 0.1, axis=-1)
     pairs = [(t, s) for t in range(2) for s in range(5) if t != s]
-    losses = [-(targets[t] * answers[s]).sum(-1)[valid].mean() for t, s in pairs]
+    losses = [-(targets[:, t] * answers[:, s]).sum(-1)[valid].mean() for t, s in pairs]
     np.testing.assert_allclose(means.loss, np.mean(losses), rtol=1e-5)
     without = distill(student, teacher, valid, center, **TEMPS).means()
     np.testing.assert_array_equal(means.entropy, without.entropy)
     np.testing.assert_array_equal(means.logits, without.logits)
 
 
-def test_slices_add_up():
+def test_microbatches_add_up():
     student, teacher, valid, center = rows(1)
     whole = distill(student, teacher, valid, center, **TEMPS)
-    parts = [distill(student[:, i : i + 1], teacher[:, i : i + 1], valid[i : i + 1], center, **TEMPS) for i in range(3)]
+    parts = [distill(*(x[i : i + 1] for x in (student, teacher, valid)), center, **TEMPS) for i in range(3)]
     total = jax.tree.map(lambda *sums: sum(sums), *parts)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), whole, total)
 
@@ -71,11 +71,12 @@ def test_gradient_reaches_the_student_of_valid_rows_only():
 
     to_student, to_teacher = jax.grad(loss, argnums=(0, 1))(jnp.asarray(student), jnp.asarray(teacher))
     np.testing.assert_array_equal(to_teacher, 0)
-    np.testing.assert_array_equal(np.asarray(to_student)[:, ~valid], 0)
-    assert (np.abs(np.asarray(to_student)[:, valid]).max(-1) > 0).all()
-    targets = softmax((teacher - center) / 0.07, axis=-1)[::-1]
+    targets = softmax((teacher - center) / 0.07, axis=-1)[:, ::-1]
     expected = (softmax(student / 0.1, axis=-1) - targets) / 0.1 / (2 * valid.sum())
-    np.testing.assert_allclose(np.asarray(to_student)[:, valid], expected[:, valid], atol=1e-5)
+    found, expected = (np.swapaxes(gradient, 0, 1) for gradient in (to_student, expected))
+    np.testing.assert_array_equal(found[:, ~valid], 0)
+    assert (np.abs(found[:, valid]).max(-1) > 0).all()
+    np.testing.assert_allclose(found[:, valid], expected[:, valid], atol=1e-5)
 
 
 def test_nothing_valid_gives_zero_and_keeps_the_center():

@@ -20,8 +20,7 @@ from croc_jax.checkpoints.weight_files import is_foreign
 from croc_jax.models import BackboneConfig, VisionTransformer, make_backbone, patch_grid
 from croc_jax.models.position_embedding import resize_position_embedding
 from croc_jax.training.config import Recipe
-from croc_jax.training.start import fresh_state
-from croc_jax.training.state import TrainState
+from croc_jax.training.state import TrainState, fresh_state
 
 # Of a backbone's module: what its weights are made for. A convolution fits any distance of tokens.
 _CONVOLUTIONAL_ARCHITECTURE = ("width", "stages")

@@ -14,7 +14,7 @@ HIGHEST = jax.lax.Precision.HIGHEST
 
 
 class JoinedTokens(NamedTuple):
-    """What the clustering knows of the tokens of all views, which it treats as one set.
+    """The tokens of all views, which the clustering treats as one set of n.
 
     Attributes:
         features: unit tokens, features first, as the similarities read them `[b h d n]`.
@@ -30,9 +30,11 @@ class JoinedTokens(NamedTuple):
 
 
 def join_tokens(
-    features: Float[Array, "b h n d"], positions: Float[Array, "b n 2"], marginal: Float[Array, "b h n"]
+    features: Float[Array, "b v h n d"], positions: Float[Array, "b v n 2"], marginal: Float[Array, "b h v*n"]
 ) -> JoinedTokens:
-    """Lays the tokens out for the rounds, once."""
+    """Joins the tokens of all views, view 1's first, and lays them out for the rounds, once."""
+    features = jnp.concatenate(list(jnp.moveaxis(features, 1, 0)), axis=-2)
+    positions = positions.reshape(positions.shape[0], -1, 2)
     places = jnp.broadcast_to(positions[:, None], (*marginal.shape, 2))
     stacked_stats = jnp.concatenate(
         [features, places, marginal[..., None], jnp.ones_like(marginal)[..., None]], axis=-1
@@ -60,7 +62,7 @@ class Clusters(NamedTuple):
 
 
 class Round(NamedTuple):
-    """What one round found.
+    """The result of one round.
 
     Attributes:
         cost: transport cost d_c, Eq. 13 `[b h]`.
@@ -107,10 +109,10 @@ def _relative_distance(
     return distance / jnp.where(farthest > 0, farthest, 1.0)
 
 
-def locate(
-    tokens: JoinedTokens, clusters: Clusters, config: ClusteringConfig, *, num_views: int = 2
+def assign_tokens(
+    tokens: JoinedTokens, clusters: Clusters, config: ClusteringConfig, *, num_views: int
 ) -> tuple[Round, Float[Array, "b h k n"]]:
-    """Assigns the tokens to the clusters; returns what is recorded of the round, and the plan."""
+    """Assigns the tokens to the clusters; returns the round's record and its transport plan."""
     cost = transport_cost(tokens, clusters, config)
 
     def solve(cost: Array, cluster_marginal: Array, token_marginal: Array) -> Array:
@@ -181,17 +183,17 @@ def merge_all(
     clusters: Clusters,
     config: ClusteringConfig,
     *,
-    num_views: int = 2,
+    num_views: int,
     keep_labels: bool = False,
 ) -> tuple[Choice, Float[Array, "b h rounds"], Int[Array, "rounds b h v n"] | None]:
     """Runs all rounds and chooses, for each image and head, the one with the least cost.
 
     Args:
-        tokens: of all views.
-        clusters: K_start of them.
-        config: `k_max` bounds the choice.
-        num_views: among which the tokens divide evenly.
-        keep_labels: also return each token's cluster at every round.
+        tokens: the tokens of all views.
+        clusters: the K_start clusters of the first round.
+        config: the hyper-parameters; `k_max` bounds the choice.
+        num_views: number of views that the tokens belong to, in equal parts.
+        keep_labels: whether to return each token's cluster at every round, too.
 
     Returns:
         The choice, the cost of every round from K_start down to 2, and the labels or None.
@@ -200,7 +202,7 @@ def merge_all(
 
     def one_round(carry: tuple[Clusters, Choice], num_clusters: Array) -> tuple[tuple[Clusters, Choice], tuple]:
         clusters, best = carry
-        found, plan = locate(tokens, clusters, config, num_views=num_views)
+        found, plan = assign_tokens(tokens, clusters, config, num_views=num_views)
         better = (found.cost < best.cost) & (num_clusters <= config.k_max)
         best = Choice(
             jnp.where(better, found.cost, best.cost),

@@ -1,7 +1,5 @@
 """One entropic transport problem between tokens and the active clusters, solved by ott."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -16,9 +14,9 @@ LARGEST_KERNEL_LAMBDA = 60.0
 
 @jax.tree_util.register_pytree_node_class
 class FixedKernel(geometry.Geometry):
-    """A geometry whose epsilon is the same in all iterations, and so is its kernel, which is given."""
+    """A geometry with a fixed epsilon and a precomputed kernel."""
 
-    def apply_kernel(self, vec: Array, eps: Any = None, axis: int = 0) -> Array:
+    def apply_kernel(self, vec: Array, eps: float | None = None, axis: int = 0) -> Array:
         """Multiplies by the kernel; ott's own raises it to the power `epsilon / eps`, here 1, in each iteration."""
         del eps
         return super().apply_kernel(vec, axis=axis)
@@ -38,12 +36,16 @@ def transport_plan(
     order of the official code, whose plan a few iterations have not made independent of it.
     The clusters' marginal holds exactly; a cluster without mass gets a row of zeros.
 
+    >>> half = jnp.full(2, 0.5)
+    >>> transport_plan(1 - jnp.eye(2), half, half, sinkhorn_lambda=20.0, iterations=5).round(3).tolist()
+    [[0.5, 0.0], [0.0, 0.5]]
+
     Args:
         cost: in [0, 1] on the clusters with mass; finite elsewhere.
         cluster_marginal: sums to 1; 0 for an inactive cluster.
         token_marginal: sums to 1, all positive.
         sinkhorn_lambda: inverse of the entropic regularization, Eq. 11.
-        iterations: how many.
+        iterations: number of row-then-column scalings.
     """
     settings = {"cost_matrix": cost, "epsilon": 1.0 / sinkhorn_lambda, "scale_cost": 1.0}
     # Computed here, or compilers for accelerators compute it anew wherever an iteration reads it.

@@ -34,7 +34,7 @@ class Draws(NamedTuple):
     Attributes:
         jitter: whether to jitter colors.
         factors: brightness, contrast and saturation as factors, hue as a shift in turns.
-        ranks: the turn, 0 to 3, at which each of the four comes.
+        ranks: place in the order, 0 to 3, of each of the four.
         grayscale: whether to drop colors.
         blur_radius: standard deviation in pixels; 0 for none.
         solarize: whether to invert the bright values.
@@ -55,9 +55,9 @@ def augment(rng: Array, views: UInt8[Array, "b v H W 3"], config: PhotometricCon
     that the result does not depend on how the batch is spread over devices.
 
     Args:
-        rng: key of the step.
-        views: as they come from the host.
-        config: as many view-wise probabilities as there are views.
+        rng: key of this augmentation in this step, used for nothing else.
+        views: uint8 views from the host.
+        config: ranges and probabilities, with as many view-wise ones as there are views.
 
     Raises:
         ValueError: for another number of views than the configuration has.
@@ -66,12 +66,12 @@ def augment(rng: Array, views: UInt8[Array, "b v H W 3"], config: PhotometricCon
 
 
 def augment_local(rng: Array, views: UInt8[Array, "b l h w 3"], config: PhotometricConfig) -> Float[Array, "b l h w 3"]:
-    """Does the same to local crops, all of which are blurred equally often and none solarized (as in DINO).
+    """Returns the local crops augmented as `augment` does, with one blur probability and no solarization (as in DINO).
 
     Args:
-        rng: key of the step, another one than for `augment`.
-        views: as they come from the host.
-        config: the ranges and probabilities.
+        rng: key of this augmentation in this step; never the key of `augment` or one derived from it.
+        views: uint8 crops from the host.
+        config: ranges and probabilities.
     """
     one = (config.jitter_probability, config.grayscale_probability, config.local_blur_probability, 0.0)
     return _augment(rng, views, config, jnp.array([one] * views.shape[1]))
@@ -111,9 +111,9 @@ def draw(key: Array, config: PhotometricConfig, probability: Float[Array, " 4"])
     """Draws the choices for one view with torchvision's laws.
 
     Args:
-        key: of the view.
-        config: the ranges.
-        probability: of jitter, grayscale, blur and solarization.
+        key: key of the view.
+        config: ranges of the draws.
+        probability: probabilities of jitter, grayscale, blur and solarization.
     """
     amount, order, chance, strength = jnp.split(jax.random.uniform(key, (13,)), (4, 8, 12))
     spread = np.array([config.brightness, config.contrast, config.saturation, config.hue], np.float32)
@@ -142,8 +142,8 @@ def apply_draws(planes: Planes, draws: Draws, *, max_blur_radius: float = 2.0) -
     """Returns one view after jitter, grayscale, blur and solarization, in the official order.
 
     Args:
-        planes: of one image.
-        draws: what to do.
+        planes: color planes of one image.
+        draws: the random choices.
         max_blur_radius: the largest that `draws.blur_radius` can be.
     """
     planes = jnp.where(draws.jitter, jitter(planes, draws.factors, draws.ranks), planes)
@@ -159,7 +159,7 @@ def jitter(planes: Planes, factors: Float[Array, " 4"], ranks: Int[Array, " 4"])
     turns that the order leaves empty do nothing.
 
     Args:
-        planes: of one image.
+        planes: color planes of one image.
         factors: see `Draws`.
         ranks: see `Draws`.
     """
@@ -206,7 +206,7 @@ def adjust_hue(planes: Planes, shift: Scalar) -> Planes:
     """Turns the hue through Pillow's 8-bit HSV, as torchvision does with Pillow images.
 
     Args:
-        planes: of one image.
+        planes: color planes of one image.
         shift: in turns, from -0.5 to 0.5.
     """
     hue, saturation, value = _rgb_to_hsv(planes)
@@ -223,7 +223,7 @@ def gaussian_blur(planes: Planes, radius: Scalar, *, max_radius: float = 2.0) ->
     """Blurs by three passes of a box along each axis, as PIL.ImageFilter.GaussianBlur.
 
     Args:
-        planes: of one image.
+        planes: color planes of one image.
         radius: standard deviation in pixels; 0 changes nothing.
         max_radius: the largest that `radius` can be; sets the length of the kernel.
     """

@@ -28,7 +28,7 @@ class Attention(nn.Module):
 
     Attributes:
         num_heads: heads that share the width.
-        dtype: of the computation; parameters are float32.
+        dtype: type of the computation; parameters are float32.
         implementation: see `attend`.
     """
 
@@ -52,9 +52,9 @@ class HeadsIn(nn.Module):
     """Queries, keys and values of all heads.
 
     Attributes:
-        num_heads: that share the width.
-        dtype: of the computation.
-        implementation: of the attention. On a TPU, three products give each head's tokens side by side, so that no
+        num_heads: heads that share the width.
+        dtype: type of the computation.
+        implementation: see `attend`. On a TPU, three products give each head's tokens side by side, so that no
             transpose follows; elsewhere, one gives all that belongs to a token.
     """
 
@@ -114,9 +114,9 @@ def attend(
     """Returns the values weighted by softmax(queries . keys / sqrt(d)).
 
     Args:
-        queries: in the type of the computation, as keys and values.
-        keys: alike.
-        values: alike.
+        queries: queries, in the type of the computation.
+        keys: keys, in the same type.
+        values: values, in the same type.
         implementation: "xla" anywhere; "xla_tpu", the same with layouts for the tiles of a TPU; or "cudnn".
     """
     if implementation == "cudnn":
@@ -157,8 +157,8 @@ def _attend_cudnn(queries: Array, keys: Array, values: Array) -> Array:
     queries, keys, values = map(pad, (queries, keys, values))
     lengths: Any = {}
     if missing:
-        # All alike, but read from the queries: devices that split the batch then split the lengths, too, which is not
-        # said of a constant.
+        # The same for every image, but computed from the queries: devices that split the batch then split the
+        # lengths, too, unlike a constant.
         length = jnp.where(jnp.isnan(queries[:, 0, 0, 0]), count + missing, count).astype(jnp.int32)
         lengths = {"query_seq_lengths": length, "key_value_seq_lengths": length}
     mixed = jax.nn.dot_product_attention(queries, keys, values, **lengths, implementation="cudnn")

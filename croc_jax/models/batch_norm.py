@@ -1,4 +1,4 @@
-"""Batch normalization as a pure function: running statistics lie among the parameters, where nothing trains them."""
+"""Batch normalization as a pure function: running statistics are parameters without gradient."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ class BatchNorm(nn.Module):
     `update_batch_stats` moves them toward what a training pass saw.
 
     Attributes:
-        dtype: of the result; statistics are float32.
+        dtype: type of the result; statistics are float32.
         zero_scale: start from a scale of zero (last layer of a residual branch).
     """
 
@@ -56,9 +56,9 @@ def update_batch_stats(params: Any, before: Any, statistics: Any) -> Any:
     """Returns parameters whose running statistics are the old ones, moved toward those of a batch.
 
     Args:
-        params: after an update.
-        before: the same parameters before it.
-        statistics: of the batch; a tree of some of their leaves.
+        params: parameters after an update.
+        before: the same parameters before the update.
+        statistics: statistics of the batch; a tree with some of their leaves.
     """
     if not isinstance(statistics, dict):
         return (1 - MOMENTUM) * before + MOMENTUM * statistics

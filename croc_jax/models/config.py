@@ -7,7 +7,7 @@ import dataclasses
 class BackboneConfig:
     """A backbone, by variant; the optional fields override the variant's own.
 
-    Convolutional networks have no attention: what says so below is for transformers alone.
+    Convolutional networks have no attention; fields for transformers alone say so below.
 
     Attributes:
         variant: "vit_tiny", "vit_small", "vit_base", "vit_large", "vit_giant"; "resnet_50";
@@ -19,18 +19,18 @@ class BackboneConfig:
         num_heads: attention heads (transformers; the following fields that name no other network, too).
         mlp_ratio: hidden features of a block's MLP over its width.
         drop_path_rate: stochastic depth of the last block; earlier ones grow linearly from 0 (any but ResNet).
-        remat: recompute each block (of any network) in the backward pass instead of storing what it computed. Without
+        remat: recompute each block (of any network) in the backward pass instead of storing its activations. Without
             it, transformers store results of matrix products, and nothing on TPU, where that is faster.
         dtype: "float32", "bfloat16", or "auto": bfloat16 on accelerators, float32 on CPU (any network).
         attention: "xla", "cudnn" (flash attention, on NVIDIA GPUs alone, in bfloat16 and with heads of a multiple of 8
             features up to 128), or "auto": cuDNN's where it exists, else XLA's.
-        num_registers: register tokens (DINOv2 and DINOv3: 4).
+        num_registers: number of register tokens (Darcet et al., 2024; DINOv2 and DINOv3 have 4).
         layer_scale: whether a learned factor scales each feature of an update (DINOv2, DINOv3).
         mlp: "gelu", or "swiglu" (giants of DINOv2 and DINOv3).
         positions: "learned", or "rope" (DINOv3).
         position_resizing: how a learned embedding fits other grids: "offset" (CrOC, DINO, DINOv2),
             "plain" (Hugging Face) or "antialias" (DINOv2 with registers, timm).
-        norm_epsilon: of the layer normalizations (ConvNeXt too).
+        norm_epsilon: epsilon of the layer normalizations (ConvNeXt too).
         stages: blocks of each of the four stages (convolutional networks).
     """
 

@@ -21,16 +21,16 @@ EXPANSION = 4
 
 
 class ConvNeXt(nn.Module):
-    """ConvNeXt as its authors, timm and DINOv3 have it.
+    """ConvNeXt, as in timm and DINOv3.
 
     Attributes:
         patch_size: pixels between two tokens: 32, or 16 or 8 with dilated last stages.
         width: features of a token; each stage has twice those of the one before.
         stages: blocks of each of the four stages.
         drop_path_rate: stochastic depth of the last block; earlier ones grow linearly from 0.
-        dtype: of the computation; parameters are float32.
+        dtype: type of the computation; parameters are float32.
         remat: recompute each block in the backward pass instead of storing it.
-        norm_epsilon: of the layer normalizations.
+        norm_epsilon: epsilon of the layer normalizations.
     """
 
     patch_size: int
@@ -51,9 +51,9 @@ class ConvNeXt(nn.Module):
         """Returns the normalized feature map as tokens, and its normalized mean as [CLS].
 
         Args:
-            images: normalized; H and W multiples of the patch size.
+            images: normalized images; H and W multiples of the patch size.
             train: drop residual branches if the rng stream "drop_path" is given.
-            rows: places of the images in the whole batch, if they are a slice of one.
+            rows: places of the images in the whole batch, if they are a microbatch.
 
         Raises:
             ValueError: if whole patches do not tile the images.

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 # Results of matrix products in a block, by the names under which blocks offer them to the backward pass.
 PRODUCTS = ("qkv", "mixed", "middle", "hidden")
-# What a block keeps for its backward pass; all else is computed anew. Scores of all pairs of tokens pay on CPU alone,
-# as accelerators write and read them more slowly than they multiply. A TPU gains from keeping nothing.
+# What a block keeps for its backward pass; all else is recomputed. Keeping the scores of all pairs of tokens pays on
+# CPU alone, as accelerators write and read them more slowly than they multiply. A TPU is fastest keeping nothing.
 KEPT = {"cpu": (*PRODUCTS, "scores"), "cuda": PRODUCTS, "rocm": PRODUCTS, "tpu": ()}
 # Where blocks are compiled one by one: `lax.scan` copies what they keep to stacks and back.
 UNROLLED = ("cuda", "rocm")
@@ -22,9 +22,9 @@ class Execution(NamedTuple):
     """How a backbone runs on a kind of device.
 
     Attributes:
-        dtype: of the computation.
+        dtype: type of the computation.
         attention: "xla", "xla_tpu" or "cudnn".
-        kept: what blocks keep for their backward pass.
+        kept: names of what blocks keep for their backward pass.
         unrolled: whether blocks are compiled one by one, not as a loop.
     """
 
@@ -35,11 +35,11 @@ class Execution(NamedTuple):
 
 
 def platform_of(device: Any) -> str:
-    """Returns "cpu", "cuda", "rocm" or "tpu", for a device that is there or only compiled for."""
+    """Returns "cpu", "cuda", "rocm" or "tpu"; the device may be a description to compile for."""
     if device.platform not in ("gpu", "cuda", "rocm"):
         return device.platform
-    told = f"{device.platform} {device.client.platform_version} {device.device_kind}".lower()
-    return "rocm" if any(word in told for word in ("rocm", "amd", "gfx")) else "cuda"
+    described = f"{device.platform} {device.client.platform_version} {device.device_kind}".lower()
+    return "rocm" if any(word in described for word in ("rocm", "amd", "gfx")) else "cuda"
 
 
 def choose_execution(*, dtype: str, attention: str, remat: bool, head_width: int, device: Any) -> Execution:
@@ -49,8 +49,8 @@ def choose_execution(*, dtype: str, attention: str, remat: bool, head_width: int
         dtype: "float32", "bfloat16" or "auto".
         attention: "xla", "cudnn" or "auto".
         remat: keep nothing for the backward pass, whatever the device.
-        head_width: features of a head.
-        device: that computes, or one of several alike.
+        head_width: features of an attention head.
+        device: the device that computes, or one of several of its kind.
 
     Raises:
         ValueError: for another name, or for "cudnn" where it does not exist.

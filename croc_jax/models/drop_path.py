@@ -1,4 +1,4 @@
-"""Stochastic depth: residual branches that are left out for some images."""
+"""Stochastic depth: residual branches that are dropped for some images."""
 
 from typing import NamedTuple
 
@@ -12,9 +12,9 @@ class DropPath(NamedTuple):
     """Stochastic depth of one block.
 
     Attributes:
-        rate: chance of a residual branch to be left out for an image.
-        rng: of this block and step.
-        rows: places of the images in the whole batch, of which they may be a slice; by default, they are all of it.
+        rate: probability that a residual branch is dropped for an image.
+        rng: key of this block and step.
+        rows: places of the images in the whole batch, if they are a microbatch; by default, they are all of it.
     """
 
     rate: ArrayLike
@@ -26,7 +26,7 @@ class DropPath(NamedTuple):
         keep, rng = 1 - self.rate, jax.random.fold_in(self.rng, branch)
         rows = jnp.arange(update.shape[0]) if self.rows is None else self.rows
 
-        # Each row has a key of its own, so that a slice of a batch draws what the whole one does.
+        # Each row has a key of its own, so that a microbatch draws what the whole batch does.
         def draw(row: Array) -> Bool[Array, ""]:
             return jax.random.bernoulli(jax.random.fold_in(rng, row), keep)
 

@@ -1,4 +1,4 @@
-"""What every backbone gives, and how the rest of the package sees a backbone: images in, tokens out."""
+"""The one interface of backbones: images in, tokens out."""
 
 from typing import Any, NamedTuple, Protocol
 
@@ -11,17 +11,17 @@ TOKENS = (*ATTENTION_TOKENS, "last")
 
 
 class Features(NamedTuple):
-    """What a backbone sees in a batch of images; float32, without registers.
+    """The features of a batch of images; float32, without register tokens.
 
     The last four are None for backbones without attention.
 
     Attributes:
         cls: the final normalized [CLS] token, or the pooled feature map `[b d]`.
         patches: the final normalized patch tokens, in row-major order `[b n d]`.
-        queries: of the last block, [CLS] first `[b h n+1 dh]`; not rotated by place, which is no content.
-        keys: alike.
-        values: alike.
-        cls_attention: attention that [CLS] pays to each patch in the last block `[b h n]`.
+        queries: queries of the last block, [CLS] first `[b h n+1 dh]`, before rotations by place.
+        keys: keys of the last block, likewise.
+        values: values of the last block, likewise.
+        cls_attention: attention of [CLS] to each patch in the last block `[b h n]`.
     """
 
     cls: Float[Array, "b d"]
@@ -57,7 +57,7 @@ class Backbone(Protocol):
 
     @property
     def has_batch_statistics(self) -> bool:
-        """Whether a training pass normalizes by statistics over the batch, which devices and slices have to share."""
+        """Whether a training pass normalizes by statistics over the batch, which all devices share."""
         ...
 
     def init(self, rngs: Any, images: Array) -> Any:
@@ -65,14 +65,14 @@ class Backbone(Protocol):
         ...
 
     def apply(self, variables: Any, images: Array, **options: Any) -> Any:
-        """Returns the features; with `mutable=["statistics"]`, those and the batch statistics of a training pass.
+        """Returns the features; with `mutable=["statistics"]`, also the batch statistics of a training pass.
 
         Args:
             variables: {"params": ...}.
-            images: normalized.
-            **options: of Flax, and `train`: use the batch's own statistics, where there are any, and
+            images: normalized images.
+            **options: options of Flax, and `train`: use the batch's own statistics, where there are any, and
                 drop paths if the rng stream "drop_path" is given; then also `rows`, the places of the
-                images in the whole batch, if they are a slice of one.
+                images in the whole batch, if they are a microbatch.
         """
         ...
 
@@ -83,9 +83,9 @@ def clustering_tokens(
     """Returns the patch tokens that are clustered, and the [CLS] tokens that score them.
 
     Args:
-        features: with any leading axes.
+        features: features with any leading axes.
         kind: "keys", "queries" or "values" (one set a head), or "last" (one set a group).
-        groups: of consecutive features, into which "last" tokens are cut.
+        groups: number of groups of consecutive features that "last" tokens are divided into.
 
     Raises:
         ValueError: for tokens that this backbone does not have, or groups that do not divide its width.

@@ -18,11 +18,11 @@ class ProjectionHead(nn.Module):
     """A three-layer MLP, L2 normalization, and two weight-normalized layers without bias.
 
     Attributes:
-        hidden_dim: features of the hidden layers.
-        bottleneck_dim: features that are normalized.
+        hidden_dim: features of the two hidden layers.
+        bottleneck_dim: features that are L2-normalized.
         num_prototypes: outputs for [CLS].
         num_prototypes_dense: outputs for centroids.
-        dtype: of the computation; parameters and results are float32.
+        dtype: type of the computation; parameters and results are float32.
     """
 
     hidden_dim: int

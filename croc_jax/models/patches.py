@@ -5,12 +5,12 @@ from typing import NamedTuple
 
 
 class StagePlan(NamedTuple):
-    """How a stage samples what the one before left.
+    """How a stage samples the output of the stage before it.
 
     Attributes:
-        stride: of its first layer.
+        stride: stride of its first layer.
         before: dilation of the stage before it.
-        dilation: of its own layers.
+        dilation: dilation of its own layers.
     """
 
     stride: int
@@ -34,12 +34,12 @@ def plan_strides(patch_size: int, *, stem: int, strides: Sequence[int]) -> list[
     """Returns the stages of a network whose tokens lie `patch_size` pixels apart.
 
     A stage that would go beyond keeps its resolution, and its layers and all later ones look as
-    much further apart (dilation), so that each sees what it would have seen.
+    much further apart (dilation), so that each has the receptive field that it was trained with.
 
     Args:
-        patch_size: wanted.
+        patch_size: pixels between two tokens.
         stem: stride of what comes before the first stage.
-        strides: of each stage, undiluted.
+        strides: strides of the stages without dilation.
     """
     plans, reached, dilation = [], stem, 1
     for stride in strides:

@@ -1,4 +1,4 @@
-"""Where a token comes from: learned embeddings for other grids, and rotations by row and column."""
+"""Position embeddings: learned ones resized to other grids, and rotations by row and column."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ def resize_position_embedding(
     """
     if grid == new_grid:
         return embedding
-    # Sizes are numbers, or unknown until a program runs that is exported.
+    # Sizes are numbers, or symbolic in an exported program.
     known = all(isinstance(size, int) for size in new_grid)
     width = embedding.shape[-1]
     patches = embedding[0, 1:].reshape(*grid, width)
@@ -102,7 +102,7 @@ def rotate(tokens: Float[Array, "b h n dh"], tables: Float[Array | np.ndarray, "
     """Turns each pair of features (i, i + dh / 2) of queries or keys by their token's angles.
 
     Args:
-        tokens: in any precision, which the result keeps.
+        tokens: queries or keys in any precision, which the result keeps.
         tables: see `rotation_tables`.
     """
     half = tokens.shape[-1] // 2

@@ -19,10 +19,10 @@ def product(subscripts: str, x: Array, y: Array, dtype: Any) -> Array:
     differentiation (`jax.jvp`).
 
     Args:
-        subscripts: such as "bnd,df->bnf", without an ellipsis; each index is in two of the three arrays.
-        x: whose type is that of the computation.
-        y: cast to it.
-        dtype: of the result.
+        subscripts: einsum such as "bnd,df->bnf", without an ellipsis; each index is in two of the three arrays.
+        x: first operand, whose type is that of the computation.
+        y: second operand, cast to that type.
+        dtype: type of the result.
     """
     return _product(subscripts, x, y, dtype)  # pyright: ignore[reportReturnType]
 
@@ -75,10 +75,10 @@ class Dense(nn.Module):
     """A linear layer with the parameters of `nn.Dense`, whose gradients are float32 whatever the computation is in.
 
     Attributes:
-        features: of a result.
-        dtype: of the computation.
-        kernel_init: of the matrix.
-        bias_init: of the bias.
+        features: features of the result.
+        dtype: type of the computation.
+        kernel_init: initializer of the matrix.
+        bias_init: initializer of the bias.
         kept_as: name of the product, before the bias, for policies that keep values for the backward pass.
     """
 

@@ -32,7 +32,7 @@ CONVOLUTIONAL = {
 }
 CHOICES = {"mlp": ("gelu", "swiglu"), "positions": ("learned", "rope"), "position_resizing": RESIZINGS}
 CONVOLUTIONAL_PATCHES = (8, 16, 32)
-# Fields that a convolutional network has a use for.
+# Fields that apply to a convolutional network.
 _CONVOLUTIONAL_FIELDS = {"variant", "patch_size", "width", "stages", "drop_path_rate", "remat", "dtype", "norm_epsilon"}
 
 
@@ -40,9 +40,9 @@ def make_backbone(config: BackboneConfig, *, image_size: int, device: Any = None
     """Returns the module that a config describes.
 
     Args:
-        config: variant and overrides.
+        config: variant and overrides of its fields.
         image_size: side of the square images that a position embedding is learned for.
-        device: whose kind decides what "auto" means; by default, the first of the default backend.
+        device: the device whose kind decides what "auto" means; by default, the first of the default backend.
 
     Raises:
         ValueError: for an unknown variant, type or attention, heads that do not divide the

@@ -22,7 +22,7 @@ class ResNet(nn.Module):
         patch_size: pixels between two tokens: 32, or 16 or 8 with dilated last stages.
         width: features of a token; those of the stem are 1/32 of them.
         stages: bottlenecks of each of the four stages.
-        dtype: of the computation; parameters are float32.
+        dtype: type of the computation; parameters are float32.
         remat: recompute each bottleneck in the backward pass instead of storing it.
     """
 
@@ -42,9 +42,9 @@ class ResNet(nn.Module):
         """Returns the feature map as tokens, and its mean as [CLS].
 
         Args:
-            images: normalized; H and W multiples of the patch size.
+            images: normalized images; H and W multiples of the patch size.
             train: normalize by the statistics of these images.
-            rows: of no effect, as no paths are dropped.
+            rows: not used, as no paths are dropped.
 
         Raises:
             ValueError: if whole patches do not tile the images.
@@ -98,7 +98,7 @@ class Bottleneck(nn.Module):
 
 
 def conv(features: int, size: int, dtype: Any, name: str, *, stride: int = 1, dilation: int = 1) -> nn.Conv:
-    """Returns a convolution without bias that pads as PyTorch's networks do: alike on both sides."""
+    """Returns a convolution without bias that pads as PyTorch's networks do: the same on both sides."""
     pad = dilation * (size - 1) // 2
     return nn.Conv(
         features,

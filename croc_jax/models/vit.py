@@ -1,4 +1,4 @@
-"""The vision transformer, returning every token that a caller may want."""
+"""The vision transformer, which returns all tokens, and the last block's queries, keys and values."""
 
 import math
 from collections.abc import Callable
@@ -24,7 +24,7 @@ LAYER_SCALE_START = 1e-5
 
 
 class VisionTransformer(nn.Module):
-    """Pre-norm ViT: CrOC's and DINO's by default, DINOv2's and DINOv3's with the last settings.
+    """Pre-norm ViT, by default that of CrOC and DINO; the last settings make it DINOv2's or DINOv3's.
 
     Attributes:
         patch_size: side of a patch in pixels.
@@ -34,18 +34,18 @@ class VisionTransformer(nn.Module):
         num_heads: attention heads a block.
         mlp_ratio: hidden features of a block's MLP over the width.
         drop_path_rate: stochastic depth of the last block; earlier ones grow linearly from 0.
-        kept: names of what blocks keep for their backward pass; all else is computed anew, which is mostly faster
+        kept: names of what blocks keep for their backward pass; all else is recomputed, which is mostly faster
             than to write it out and read it back, and saves memory.
         unrolled: compile the blocks one by one in training, not as a loop.
-        dtype: of the computation; parameters are float32.
+        dtype: type of the computation; parameters are float32.
         attention: "xla", "xla_tpu" or "cudnn".
-        num_registers: register tokens, which take part in attention alone.
+        num_registers: number of register tokens (Darcet et al., 2024), which take part in attention alone.
         layer_scale: whether a learned factor scales each feature of an update.
         mlp: "gelu", or "swiglu": the first matrix gives twice as many features, of which one half gates the other.
         positions: "learned", or "rope": rotations of queries and keys in every block.
         position_resizing: how a learned embedding fits other grids, see `RESIZINGS`.
-        norm_epsilon: of the layer normalizations.
-        fetch: gets the parameters of one block just before it runs, to bring together what devices share.
+        norm_epsilon: epsilon of the layer normalizations.
+        all_gather: applied to the parameters of one block just before it runs, where devices split them.
     """
 
     patch_size: int
@@ -65,7 +65,7 @@ class VisionTransformer(nn.Module):
     positions: str = "learned"
     position_resizing: str = "offset"
     norm_epsilon: float = LAYER_NORM_EPSILON
-    fetch: Callable[[Any], Any] | None = None
+    all_gather: Callable[[Any], Any] | None = None
     has_batch_statistics = False
 
     @nn.compact
@@ -75,9 +75,9 @@ class VisionTransformer(nn.Module):
         """Returns the features of normalized images of any size that whole patches tile.
 
         Args:
-            images: normalized; H and W multiples of the patch size.
+            images: normalized images; H and W multiples of the patch size.
             train: drop residual branches if the rng stream "drop_path" is given.
-            rows: places of the images in the whole batch, if they are a slice of one.
+            rows: places of the images in the whole batch, if they are a microbatch.
 
         Raises:
             ValueError: if whole patches do not tile the images.
@@ -122,7 +122,7 @@ class VisionTransformer(nn.Module):
         """Returns the last block's tokens, and its queries, keys and values `[b h n dh]`.
 
         Unless `unrolled`, all blocks but the last run in one `lax.scan`: compiled once whatever the depth, with the
-        residual stream as its carry. Unrolled, XLA on CPU would add up all earlier updates anew wherever it reads
+        residual stream as its carry. Unrolled, XLA on CPU would add up all earlier updates again wherever it reads
         the stream, which costs the square of the depth; GPUs save the copies of what is kept to a loop's stacks.
         """
         settings = {
@@ -147,7 +147,7 @@ class VisionTransformer(nn.Module):
 
         def run(tokens: Array, layer: tuple) -> tuple[Array, tuple[Array, Array, Array]]:
             layer_params, rate, key = layer
-            layer_params = layer_params if self.fetch is None else self.fetch(layer_params)
+            layer_params = layer_params if self.all_gather is None else self.all_gather(layer_params)
             drop = DropPath(rate, key, rows) if drop_path else None
             return block.apply({"params": layer_params}, tokens, drop, rotation)  # pyright: ignore
 

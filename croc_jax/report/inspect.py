@@ -75,6 +75,8 @@ def explore(
     @jax.jit
     def cluster(params: Any, views: Array, boxes: Array) -> tuple[Clustering, Array]:
         features, _ = encode_views(backbone, params, normalize(views))
+        # The clustering takes the view axis first.
+        features = jax.tree.map(lambda array: jnp.swapaxes(array, 0, 1), features)
         tokens, cls_tokens = clustering_tokens(features, recipe.objective.tokens, groups=recipe.objective.token_groups)
         positions = patch_positions(jnp.moveaxis(boxes, 1, 0), grid)
         rng = jax.random.key(seed)

@@ -1,4 +1,4 @@
-"""The recipe of a run: every setting that decides its numbers, and those that don't."""
+"""The recipe of a run: every setting that decides its numbers, and those that do not."""
 
 import dataclasses
 import difflib
@@ -11,7 +11,6 @@ from croc_jax.clustering.config import ClusteringConfig
 from croc_jax.data.config import DataConfig
 from croc_jax.losses import ObjectiveConfig
 from croc_jax.models.config import BackboneConfig, HeadConfig
-from croc_jax.training.sharding import MeshConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,11 +22,11 @@ class OptimizerConfig:
         min_lr: learning rate at the end.
         warmup_epochs: linear warm-up from 0.
         weight_decay: decoupled decay at the start, times the learning rate.
-        weight_decay_end: and at the end.
+        weight_decay_end: decoupled decay at the end.
         teacher_momentum: EMA momentum at the start; it ends at 1.
-        clip_norm: largest norm of the gradient of each parameter tensor; 0 clips nothing.
-        freeze_last_layer_epochs: epochs during which both last layers rest.
-        accumulation_steps: slices of the batch whose gradients are added up before an update.
+        clip_norm: largest norm of the gradient of each parameter tensor; 0 for no clipping.
+        freeze_last_layer_epochs: epochs during which both last layers are frozen.
+        accumulation_steps: microbatches of the batch whose gradients are added up before an update.
     """
 
     base_lr: float = 5e-4
@@ -59,11 +58,11 @@ class InitConfig:
     """Weights that a run starts from, instead of random ones.
 
     Attributes:
-        source: a workdir, a checkpoint of one, a file or a folder, as for evaluation; empty starts anew.
+        source: a workdir, a checkpoint of one, a file or a folder, as for evaluation; empty for random weights.
         parts: "backbone", with new heads; or "networks": student and teacher as they are, with both
-            heads and the centers, of a run of ours or of the official code. DINO's has no layer for
-            centroids: that and its center start anew.
-        which: "teacher" or "student", whose backbone both networks start from.
+            heads and the centers, of a workdir or of the official code. DINO's checkpoints have no layer for
+            centroids: it and its center are initialized.
+        which: "teacher" or "student": the network whose backbone both networks start from.
     """
 
     source: str = ""
@@ -78,22 +77,44 @@ class InitConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshConfig:
+    """How devices share the work: a mesh of data x fsdp x model devices.
+
+    Attributes:
+        data: groups of devices that split the batch; 0 takes all that the other axes leave.
+        fsdp: devices that split the batch and the parameters; 0 takes what a given `data` leaves, else
+            chooses: 1 if a whole state fits a device, else the least number at which it fits.
+        model: devices that split the prototypes of both heads, and repeat the backbone's work.
+    """
+
+    data: int = 0
+    fsdp: int = 0
+    model: int = 1
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, naming the field and the value, for settings that cannot work."""
+        for name, least in (("data", 0), ("fsdp", 0), ("model", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)}: must be {least} or more")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class WatchdogConfig:
-    """When the numbers of a run count as a collapse, and what follows.
+    """When the metrics of a run count as a collapse, and what follows.
 
     Entropies and divergences are shares of the logarithm of the number of prototypes.
 
     Attributes:
-        stop_on_collapse: whether a finding ends the run, once its state is saved; else it warns.
-        window: logged rows in a row that show a condition before it counts; 0 never looks.
-        grace_steps: steps that are not watched, at least; nor is the warm-up of the learning rate.
-        uniform_entropy: above it, answers are uniform.
-        single_entropy: below it, each answer is one prototype ...
-        single_kl: ... and below it, the student knows which.
+        stop_on_collapse: whether a collapse ends the run, once its state is saved; else it is a warning.
+        window: consecutive logged rows that show a condition before it counts; 0 to check nothing.
+        grace_steps: least number of steps without checks; the warm-up of the learning rate has none either.
+        uniform_entropy: a teacher entropy above it is uniform.
+        single_entropy: a teacher entropy below it means one prototype for each token ...
+        single_kl: ... and a divergence below it, that the student predicts which.
         min_feature_rank: least healthy participation ratio of the [CLS] tokens.
-        min_feature_spread: least healthy variance of them, as a share of their squared norm.
-        min_feature_norm: least healthy mean norm of them.
-        min_num_clusters: least healthy mean K; not looked at where no more than two are possible.
+        min_feature_spread: least healthy variance of the [CLS] tokens, as a share of their squared norm.
+        min_feature_norm: least healthy mean norm of the [CLS] tokens.
+        min_num_clusters: least healthy mean K; not checked where no more than two are possible.
         min_valid_fraction: least healthy share of clusters that both views show.
     """
 
@@ -126,14 +147,14 @@ class RuntimeConfig:
     """Settings that change no number of a run, and so may differ when it is resumed.
 
     Attributes:
-        num_workers: processes that decode and crop; 0 uses threads of the main process, -1 leaves
-            the choice to the machine.
-        num_threads: threads a worker; -1 leaves the choice to the machine.
+        num_workers: processes that decode and crop; 0 uses threads of the main process, -1 chooses by
+            the number of CPU cores.
+        num_threads: threads a worker; -1 chooses by the number of CPU cores.
         log_every_steps: steps between two lines of metrics.jsonl.
         checkpoint_every_minutes: longest time between two saves of the latest state.
-        keep_every_epochs: epochs between two checkpoints that are kept for good.
+        keep_every_epochs: epochs between two checkpoints that are never deleted.
         mesh: how devices share the work.
-        watchdog: when the run warns of a collapse.
+        watchdog: thresholds of the collapse detection.
     """
 
     num_workers: int = -1
@@ -151,7 +172,7 @@ class RuntimeConfig:
                 raise ValueError(f"{name}={getattr(self, name)}: must be 1 or more")
         for name in ("num_workers", "num_threads"):
             if getattr(self, name) < -1:
-                raise ValueError(f"{name}={getattr(self, name)}: 0 or more, or -1 to choose by the machine")
+                raise ValueError(f"{name}={getattr(self, name)}: 0 or more, or -1 to choose by the number of CPU cores")
         if self.checkpoint_every_minutes < 0:
             raise ValueError(f"checkpoint_every_minutes={self.checkpoint_every_minutes}: must be 0 or more")
 
@@ -161,7 +182,7 @@ class Recipe:
     """All settings of a run, in groups.
 
     Attributes:
-        seed: of all that is random: weights, order of the images, crops, colors, first centroids.
+        seed: seed of all that is random: weights, order of the images, crops, colors, first centroids.
     """
 
     seed: int = 0

@@ -1,4 +1,4 @@
-"""Numbers of a batch's features that fall when they collapse."""
+"""Statistics of a batch's features that fall when they collapse."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 _NOTHING = 1e-9
 
 
-def feature_health(cls_tokens: Float[Array, "v b d"]) -> dict[str, Float[Array, ""]]:
+def feature_health(cls_tokens: Float[Array, "b v d"]) -> dict[str, Float[Array, ""]]:
     """Returns scalars of the [CLS] tokens of a batch, over all its images and devices.
 
     With C the covariance over views and images:
@@ -19,7 +19,7 @@ def feature_health(cls_tokens: Float[Array, "v b d"]) -> dict[str, Float[Array, 
     - `feature_norm`: the mean norm.
 
     Args:
-        cls_tokens: of both views; no gradient flows through them.
+        cls_tokens: [CLS] tokens of both views; no gradient flows through them.
     """
     tokens = jax.lax.stop_gradient(cls_tokens).astype(jnp.float32)
     count = tokens.shape[0] * tokens.shape[1]
@@ -27,7 +27,7 @@ def feature_health(cls_tokens: Float[Array, "v b d"]) -> dict[str, Float[Array, 
     power = jnp.mean(squared_norms)
     # The mean goes first: a difference of squares would be rounding alone in a collapse.
     centered = tokens - jnp.mean(tokens, axis=(0, 1))
-    covariance = jnp.einsum("vbd,vbD->dD", centered, centered, precision=jax.lax.Precision.HIGHEST) / count
+    covariance = jnp.einsum("bvd,bvD->dD", centered, centered, precision=jax.lax.Precision.HIGHEST) / count
     trace = jnp.trace(covariance)
     # Scaled by the trace first, so that no square underflows.
     shape = covariance / jnp.maximum(trace, jnp.finfo(jnp.float32).tiny)

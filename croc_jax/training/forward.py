@@ -14,7 +14,8 @@ from croc_jax.models.batch_norm import STATISTICS
 from croc_jax.training.config import Recipe
 from croc_jax.training.sharding import BATCH_AXES, shard_map_batch
 
-Params = Any
+# Nested dictionaries of arrays.
+Params = dict[str, Any]
 
 
 class Networks(NamedTuple):
@@ -25,14 +26,15 @@ class Networks(NamedTuple):
 
 
 def make_networks(
-    recipe: Recipe, *, fetch: Callable[[Params], Params] | None = None, mesh: Mesh | None = None
+    recipe: Recipe, *, all_gather: Callable[[Params], Params] | None = None, mesh: Mesh | None = None
 ) -> Networks:
     """Returns the modules of a recipe.
 
     Args:
-        recipe: of the run.
-        fetch: brings together, block by block, the parameters of a transformer that devices share.
-        mesh: whose devices decide what "auto" means; by default, those of the default backend.
+        recipe: settings of the run.
+        all_gather: applied to the parameters of each block of a transformer just before it runs, where devices
+            split them.
+        mesh: devices whose kind decides what "auto" means; by default, those of the default backend.
 
     Raises:
         ValueError: for settings of the backbone that cannot work, or if whole patches do not tile the crops.
@@ -40,13 +42,13 @@ def make_networks(
     _check_crops(recipe)
     device = None if mesh is None else mesh.devices.flat[0]
     backbone = make_backbone(recipe.backbone, image_size=recipe.data.views.crop_size, device=device)
-    if fetch is not None and isinstance(backbone, VisionTransformer):
-        backbone = backbone.clone(fetch=fetch)
+    if all_gather is not None and isinstance(backbone, VisionTransformer):
+        backbone = backbone.clone(all_gather=all_gather)
     return Networks(backbone, make_head(recipe.head, dtype=backbone.dtype))
 
 
 def init_networks(recipe: Recipe) -> Networks:
-    """Returns the modules of a recipe for making or counting parameters, for which no device has to fit."""
+    """Returns the modules of a recipe for making or counting parameters, on whatever device."""
     return make_networks(dataclasses.replace(recipe, backbone=dataclasses.replace(recipe.backbone, attention="auto")))
 
 
@@ -62,8 +64,14 @@ def _check_crops(recipe: Recipe) -> None:
             )
 
 
-def init_params(networks: Networks, rng: Array, *, crop_size: int) -> dict[str, Params]:
-    """Returns fresh parameters {"backbone": ..., "head": ...}."""
+def init_params(networks: Networks, rng: Array, *, crop_size: int) -> Params:
+    """Returns fresh parameters {"backbone": ..., "head": ...}.
+
+    Args:
+        networks: the modules.
+        rng: key of all initial parameters.
+        crop_size: side of the views in pixels.
+    """
     backbone_rng, head_rng = jax.random.split(rng)
     image = jnp.zeros((1, crop_size, crop_size, 3))
     token = jnp.zeros((1, networks.backbone.width))
@@ -78,61 +86,62 @@ def encode_views(
     params: Params,
     views: Float[Array, "b v H W c"],
     *,
-    slices: int = 1,
+    num_microbatches: int = 1,
     train: bool = False,
     drop_path_rng: Array | None = None,
-    mesh: Mesh | None = None,
+    reduce_mesh: Mesh | None = None,
 ) -> tuple[Features, Params]:
-    """Returns the features of both views, with `[v b ...]` for the batch axis, and batch statistics.
+    """Returns the features of all views, with `[b v ...]` for the batch axis, and batch statistics.
 
-    The statistics are empty, but in training for a backbone that normalizes by its batch.
+    The statistics are empty, except in training for a backbone that normalizes by its batch.
 
-    With several slices, each runs by itself and is run again in the backward pass, so that the
-    memory is that of one slice while everything after sees the whole batch.
+    With several microbatches, each runs by itself and is run again in the backward pass, so that the
+    memory is that of one microbatch while everything after sees the whole batch.
 
     Args:
         backbone: the module.
         params: its parameters.
-        views: normalized.
-        slices: into which the batch is cut; each one is normalized by itself where the batch matters.
-        train: normalize by the statistics of these images, where the backbone does such a thing.
-        drop_path_rng: a key makes it drop paths in training, the same ones in any number of slices.
-        mesh: whose devices go through the slices each by itself, and add up the gradients of all of them
-            once; by default, after each slice.
+        views: normalized images.
+        num_microbatches: parts of the batch; batch normalization normalizes each by itself.
+        train: whether to normalize by the statistics of these images, where the backbone has any.
+        drop_path_rng: key of stochastic depth in training, which does not depend on the number of microbatches.
+        reduce_mesh: devices that each go through the microbatches by themselves, and all-reduce the gradients of
+            all of them once; by default, they do so after each microbatch.
     """
     batch, num_views = views.shape[:2]
 
     def encode(params: Params, rng: Array | None, images: Array, rows: Array) -> tuple[Features, Params]:
         rngs = None if rng is None else {"drop_path": rng}
         options: dict[str, Any] = {"train": train, "rows": rows, "rngs": rngs, "mutable": [STATISTICS]}
-        features, left = backbone.apply({"params": params}, images, **options)
-        return features, left.get(STATISTICS, {})
+        features, collections = backbone.apply({"params": params}, images, **options)
+        return features, collections.get(STATISTICS, {})
 
     # The batch comes first in the flat axis, so that it stays where it is on the devices.
     images, rows = views.reshape(batch * num_views, *views.shape[2:]), jnp.arange(batch * num_views)
 
-    def encode_slices(params: Params, rng: Array | None, images: Array, rows: Array) -> tuple[Features, Params]:
-        def run(part: tuple[Array, Array]) -> tuple[Features, Params]:
-            return jax.checkpoint(encode)(params, rng, *part)
+    def encode_microbatches(params: Params, rng: Array | None, images: Array, rows: Array) -> tuple[Features, Params]:
+        def run(microbatch: tuple[Array, Array]) -> tuple[Features, Params]:
+            return jax.checkpoint(encode)(params, rng, *microbatch)
 
-        features, statistics = jax.lax.map(run, (cut(images, slices), cut(rows, slices)))
-        return jax.tree.map(join, features), jax.tree.map(lambda x: jnp.mean(x, axis=0), statistics)
+        parts = (split_microbatches(images, num_microbatches), split_microbatches(rows, num_microbatches))
+        features, statistics = jax.lax.map(run, parts)
+        return jax.tree.map(merge_microbatches, features), jax.tree.map(lambda x: jnp.mean(x, axis=0), statistics)
 
-    if slices == 1:
+    if num_microbatches == 1:
         features, statistics = encode(params, drop_path_rng, images, rows)
     else:
-        split, whole = PartitionSpec(BATCH_AXES), PartitionSpec()
-        run = shard_map_batch(encode_slices, mesh, (whole, whole, split, split), (split, whole))
+        split, replicated = PartitionSpec(BATCH_AXES), PartitionSpec()
+        arguments, results = (replicated, replicated, split, split), (split, replicated)
+        run = shard_map_batch(encode_microbatches, reduce_mesh, arguments, results)
         features, statistics = run(params, drop_path_rng, images, rows)
-    features = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(batch, num_views, *x.shape[1:]), 1, 0), features)
-    return features, statistics
+    return jax.tree.map(lambda x: x.reshape(batch, num_views, *x.shape[1:]), features), statistics
 
 
-def cut(array: Array, slices: int) -> Array:
-    """Cuts `[b ...]` into `[slices b/slices ...]`, a stride apart, so that each slice lies on all devices."""
-    return jnp.swapaxes(array.reshape(array.shape[0] // slices, slices, *array.shape[1:]), 0, 1)
+def split_microbatches(array: Array, count: int) -> Array:
+    """Splits `[b ...]` into `[count b/count ...]`, with a stride, so that each microbatch lies on all devices."""
+    return jnp.swapaxes(array.reshape(array.shape[0] // count, count, *array.shape[1:]), 0, 1)
 
 
-def join(array: Array) -> Array:
-    """Undoes `cut`."""
+def merge_microbatches(array: Array) -> Array:
+    """Undoes `split_microbatches`."""
     return jnp.swapaxes(array, 0, 1).reshape(-1, *array.shape[2:])

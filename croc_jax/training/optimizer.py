@@ -1,56 +1,51 @@
-"""AdamW with gradients clipped tensor by tensor and last layers that thaw late."""
+"""AdamW with gradients clipped tensor by tensor and last layers that are frozen at first."""
 
 import math
-from collections.abc import Hashable
-from typing import Any
+from collections.abc import Callable, Hashable
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, PyTree
 
-from croc_jax.training.config import OptimizerConfig
+from croc_jax.training.config import Recipe
 from croc_jax.training.schedules import Schedules
 
-Params = Any
 
-
-def make_optimizer(
-    config: OptimizerConfig, schedules: Schedules, *, steps_per_epoch: int, norm_last_layer: bool
-) -> optax.GradientTransformation:
+def make_optimizer(recipe: Recipe, schedules: Schedules) -> optax.GradientTransformation:
     """Returns the student's optimizer.
 
-    While the last layers rest, nothing of them changes, not even Adam's step count.
+    While the last layers are frozen, they get no update, no decay and no Adam step.
 
     Args:
-        config: clipping and freezing.
-        schedules: learning rate and decay, of the run's step.
-        steps_per_epoch: updates an epoch.
-        norm_last_layer: never update the weight norm's scale.
+        recipe: settings of the run: clipping, and whether the weight norm's scale is never updated.
+        schedules: learning rate and decay as functions of the run's step, and the steps of freezing.
     """
-    frozen_steps = config.freeze_last_layer_epochs * steps_per_epoch
-    # The thawed layers count their own steps; their schedules go on from the run's.
-    thawed = optax.transforms.conditionally_mask(_adamw(schedules, start=frozen_steps), _at_least(frozen_steps))
+    start = schedules.frozen_steps
+    # The last layers count their own steps; their schedules continue from the run's.
+    late = optax.transforms.conditionally_mask(_adamw(schedules, start=start), _at_least(start))
     branches: dict[Hashable, optax.GradientTransformation] = {
         "always": _adamw(schedules, start=0),
-        "late": thawed,
+        "late": late,
         "never": optax.set_to_zero(),
     }
-    partition = optax.transforms.partition(branches, lambda params: _label(params, norm_last_layer))
-    return optax.chain(clip_each(config.clip_norm), partition) if config.clip_norm else partition
+    partition = optax.transforms.partition(branches, lambda params: _label(params, recipe.head.norm_last_layer))
+    clip_norm = recipe.optimizer.clip_norm
+    return optax.chain(clip_each(clip_norm), partition) if clip_norm else partition
 
 
-def _at_least(first: int) -> Any:
+def _at_least(first: int) -> Callable[..., Array]:
     return lambda step: step >= first
 
 
 def _adamw(schedules: Schedules, *, start: int) -> optax.GradientTransformation:
-    def later(schedule: optax.Schedule) -> optax.Schedule:
+    def shifted(schedule: optax.Schedule) -> optax.Schedule:
         return lambda step: schedule(step + start)
 
     return optax.chain(
         scale_by_exact_adam(),
-        optax.add_decayed_weights(later(schedules.weight_decay), mask=decays),
-        optax.scale_by_learning_rate(later(schedules.learning_rate)),
+        optax.add_decayed_weights(shifted(schedules.weight_decay), mask=decays),
+        optax.scale_by_learning_rate(shifted(schedules.learning_rate)),
     )
 
 
@@ -62,7 +57,9 @@ def scale_by_exact_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -
     """
     reference = optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
 
-    def update(gradients: Params, state: Any, params: Params = None) -> tuple[Params, Any]:
+    def update(
+        gradients: PyTree, state: optax.ScaleByAdamState, params: PyTree = None
+    ) -> tuple[PyTree, optax.ScaleByAdamState]:
         count = optax.safe_increment(state.count)
         mu = optax.tree.update_moment(gradients, state.mu, b1, 1)
         nu = optax.tree.update_moment(gradients, state.nu, b2, 2)
@@ -73,7 +70,7 @@ def scale_by_exact_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -
     return optax.GradientTransformation(reference.init, update)  # pyright: ignore[reportArgumentType]
 
 
-def decays(params: Params) -> Any:
+def decays(params: PyTree) -> PyTree:
     """Returns which parameters decay: all but biases and norms, which have one dimension."""
     return jax.tree.map(lambda param: param.ndim >= 2, params)
 
@@ -81,14 +78,14 @@ def decays(params: Params) -> Any:
 def clip_each(max_norm: float) -> optax.GradientTransformation:
     """Scales down each tensor's gradient whose norm exceeds `max_norm` (official `clip_grad`)."""
 
-    def clip(gradient: jax.Array) -> jax.Array:
+    def clip(gradient: Array) -> Array:
         return gradient * jnp.minimum(1.0, max_norm / (jnp.linalg.norm(gradient) + 1e-6))
 
     return optax.stateless(lambda gradients, _: jax.tree.map(clip, gradients))
 
 
-def _label(params: Params, norm_last_layer: bool) -> Any:
-    def label(path: tuple, _: jax.Array) -> str:
+def _label(params: PyTree, norm_last_layer: bool) -> PyTree:
+    def label(path: tuple, _: Array) -> str:
         names = [entry.key for entry in path if hasattr(entry, "key")]
         if not any(name.startswith("last_layer") for name in names):
             return "always"

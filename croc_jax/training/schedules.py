@@ -1,32 +1,51 @@
 """Learning rate, weight decay, teacher momentum and temperature, as functions of the step."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
+from jaxtyping import Array
 
 from croc_jax.losses import ObjectiveConfig
-from croc_jax.training.config import OptimizerConfig, ScheduleConfig
+from croc_jax.training.config import Recipe
 
 
 class Schedules(NamedTuple):
-    """Each maps the number of steps taken so far to a scalar."""
+    """Each schedule maps the number of steps taken so far to a scalar.
+
+    Attributes:
+        learning_rate: learning rate of AdamW.
+        weight_decay: decoupled decay, times the learning rate.
+        teacher_momentum: EMA momentum of the teacher's parameters.
+        teacher_temp: temperature of the teacher's probabilities.
+        frozen_steps: updates during which both last layers are frozen.
+    """
 
     learning_rate: optax.Schedule
     weight_decay: optax.Schedule
     teacher_momentum: optax.Schedule
     teacher_temp: optax.Schedule
+    frozen_steps: int
 
 
-def make_schedules(
-    optimizer: OptimizerConfig, objective: ObjectiveConfig, schedule: ScheduleConfig, *, steps_per_epoch: int
-) -> Schedules:
+def make_schedules(recipe: Recipe, *, steps_per_epoch: int) -> Schedules:
     """Returns the schedules of a run (the official `cosine_scheduler` and temperature table).
+
+    >>> schedules = make_schedules(Recipe(), steps_per_epoch=100)
+    >>> [round(float(schedules.learning_rate(step)), 6) for step in (0, 999, 30_000)]
+    [0.0, 0.0005, 1e-06]
+    >>> [round(float(schedules.teacher_momentum(step)), 3) for step in (0, 15_000, 30_000)]
+    [0.996, 0.998, 1.0]
+
+    Args:
+        recipe: settings of the run.
+        steps_per_epoch: updates an epoch.
 
     Raises:
         ValueError: if the warm-up is longer than the run.
     """
+    optimizer, schedule = recipe.optimizer, recipe.schedule
     total, warmup = schedule.epochs * steps_per_epoch, optimizer.warmup_epochs * steps_per_epoch
     if warmup > total:
         raise ValueError(
@@ -40,7 +59,8 @@ def make_schedules(
         learning_rate=optax.join_schedules([rise, decay], [warmup]) if warmup else decay,
         weight_decay=_cosine(optimizer.weight_decay, optimizer.weight_decay_end, total),
         teacher_momentum=_cosine(optimizer.teacher_momentum, 1.0, total),
-        teacher_temp=_by_epoch(objective, steps_per_epoch),
+        teacher_temp=_by_epoch(recipe.objective, steps_per_epoch),
+        frozen_steps=optimizer.freeze_last_layer_epochs * steps_per_epoch,
     )
 
 
@@ -55,9 +75,9 @@ def _by_epoch(objective: ObjectiveConfig, steps_per_epoch: int) -> optax.Schedul
     start, end = objective.warmup_teacher_temp, objective.teacher_temp
     epochs = objective.warmup_teacher_temp_epochs
 
-    def teacher_temp(step: Any) -> jax.Array:
-        progress = (step // steps_per_epoch) / max(epochs - 1, 1)
-        warm = start + (end - start) * jnp.minimum(progress, 1.0)
-        return jnp.where(step // steps_per_epoch < epochs, warm, end)
+    def teacher_temp(step: ArrayLike) -> Array:
+        epoch = jnp.asarray(step) // steps_per_epoch
+        warm = start + (end - start) * jnp.minimum(epoch / max(epochs - 1, 1), 1.0)
+        return jnp.where(epoch < epochs, warm, end)
 
     return teacher_temp

@@ -1,7 +1,6 @@
 """The mesh of devices, and where arrays live on it."""
 
 import collections
-import dataclasses
 import functools
 import math
 import re
@@ -11,60 +10,46 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
 
-from croc_jax.runtime.processes import gather_texts
+from croc_jax.training.config import MeshConfig
 
 DATA_AXIS, FSDP_AXIS, MODEL_AXIS = AXES = ("data", "fsdp", "model")
 # Axes that split the batch.
 BATCH_AXES = (DATA_AXIS, FSDP_AXIS)
 
-# Where parts of a state live: the first pattern that ends its path counts. The optimizer's moments have the
-# paths of their parameters. An axis that does not divide its dimension leaves it whole.
+# Where parts of a state lie: the first pattern that ends its path counts. The optimizer's moments have the
+# paths of their parameters. A dimension that its axis does not divide is not split.
 RULES: tuple[tuple[str, PartitionSpec], ...] = (
     # Prototypes, and the centers of their logits.
     (r"last_layer(_dense)?/(direction|scale)", PartitionSpec(MODEL_AXIS, FSDP_AXIS)),
     (r"center(_dense)?", PartitionSpec(MODEL_AXIS)),
-    # Matrices and convolutions, by their outputs; that of queries, keys and values, whose outputs are cut into heads,
-    # by its inputs.
+    # Matrices and convolutions, by their outputs; that of queries, keys and values, whose outputs are divided into
+    # heads, by its inputs.
     (r"qkv/kernel", PartitionSpec(FSDP_AXIS, None)),
     (r"(projection|mlp_\d)/kernel", PartitionSpec(None, FSDP_AXIS)),
     (r"(conv_\d|shortcut|downsample_\d)/kernel", PartitionSpec(None, None, None, FSDP_AXIS)),
     (r".*", PartitionSpec()),
 )
-# What a device may hold of state and gradients, of its memory; the rest is for activations.
+# Share of a device's memory for state and gradients; the remainder is for activations.
 _SHARE_OF_MEMORY = 0.5
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MeshConfig:
-    """How devices share the work: data x fsdp x model of them.
-
-    Attributes:
-        data: groups of devices that split the batch; 0 takes all that the others leave.
-        fsdp: devices that split the batch and, between them, the parameters; 0 takes what a given
-            `data` leaves, else chooses: 1 if a whole state fits a device, else the least that makes it fit.
-        model: devices that split the prototypes of both heads, and repeat the backbone's work.
-    """
-
-    data: int = 0
-    fsdp: int = 0
-    model: int = 1
-
-    def __post_init__(self) -> None:
-        """Raises ValueError, naming the field and the value, for settings that cannot work."""
-        for name, least in (("data", 0), ("fsdp", 0), ("model", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}={getattr(self, name)}: must be {least} or more")
-
-
-def make_mesh(devices: Sequence[Any] | None = None, config: MeshConfig | None = None, *, state_bytes: int = 0) -> Mesh:
+def make_mesh(
+    devices: Sequence[Any] | None = None,
+    config: MeshConfig | None = None,
+    *,
+    state_bytes: int = 0,
+    memory_bytes: float = math.inf,
+) -> Mesh:
     """Returns a mesh with the axes data, fsdp and model.
 
     Args:
         devices: all devices of all processes by default, in any order; those of a process, in the order of their
             numbers, end up on the axes that exchange most (model, then fsdp).
         config: sizes of the axes; by default, all devices are on the data axis.
-        state_bytes: of a whole state with its gradients, for the choice of fsdp.
+        state_bytes: bytes of a whole state with its gradients, for the choice of fsdp.
+        memory_bytes: bytes that the smallest device of all processes can hold, the same number in each process.
 
     Raises:
         ValueError: if the axes do not multiply to the devices, or the processes cannot share them.
@@ -82,7 +67,7 @@ def make_mesh(devices: Sequence[Any] | None = None, config: MeshConfig | None = 
     if config.fsdp or config.data:
         fsdp = config.fsdp or max(available // config.data, 1)
     else:
-        fsdp = _choose_fsdp(_least_memory(devices), available, state_bytes // model)
+        fsdp = _choose_fsdp(memory_bytes, available, state_bytes // model)
     data = config.data or available // fsdp
     if data * fsdp * model != count:
         raise ValueError(
@@ -93,11 +78,11 @@ def make_mesh(devices: Sequence[Any] | None = None, config: MeshConfig | None = 
 
 
 def _check_processes(devices: Sequence[Any], model: int) -> None:
-    """Raises ValueError unless each process has as many whole groups of `model` devices as any other."""
+    """Raises ValueError unless each process has the same number of whole groups of `model` devices."""
     counts = collections.Counter(device.process_index for device in devices)
     if len(set(counts.values())) > 1:
-        told = ", ".join(f"{number} of process {process}" for process, number in counts.items())
-        raise ValueError(f"{told}: give each process as many devices as any other, as it reads as many images")
+        listed = ", ".join(f"{number} of process {process}" for process, number in counts.items())
+        raise ValueError(f"{listed}: give each process as many devices as any other, as it reads as many images")
     local = len(devices) // len(counts)
     if local % model:
         raise ValueError(
@@ -106,16 +91,10 @@ def _check_processes(devices: Sequence[Any], model: int) -> None:
 
 
 def memory_limit(devices: Iterable[Any]) -> float:
-    """Returns the bytes that the smallest device of this process may hold; infinite where no one tells."""
-    # Those of other processes do not tell.
+    """Returns the bytes that the smallest device of this process can hold; infinity where it is unknown."""
+    # Devices of other processes do not report their memory.
     own = [device for device in devices if device.process_index == jax.process_index()]
     return min((device.memory_stats() or {}).get("bytes_limit", math.inf) for device in own)
-
-
-def _least_memory(devices: Sequence[Any]) -> float:
-    """Returns the bytes that any device may hold; all processes have to ask, and get the same answer."""
-    own = memory_limit(devices)
-    return own if len({device.process_index for device in devices}) == 1 else min(map(float, gather_texts(f"{own}")))
 
 
 def _choose_fsdp(memory: float, available: int, state_bytes: int) -> int:
@@ -136,11 +115,11 @@ def batch_sharded(mesh: Mesh) -> NamedSharding:
 
 
 def state_shardings(shapes: Any, mesh: Mesh) -> Any:
-    """Returns where each array of a state (or of a part of one) lives, by `RULES`.
+    """Returns the sharding of each array of a state (or of a part of one), by `RULES`.
 
     Args:
         shapes: a tree of arrays or of their shapes.
-        mesh: of all devices.
+        mesh: mesh of all devices.
 
     Raises:
         ValueError: if the model axis does not divide the prototypes.
@@ -156,35 +135,35 @@ def all_gather_params(params: Any, mesh: Mesh) -> Any:
 
     Args:
         params: a tree of parameters.
-        mesh: of all devices.
+        mesh: mesh of all devices.
     """
 
-    def fetch(path: tuple, leaf: Any) -> Any:
+    def gather(path: tuple, leaf: Array) -> Array:
         split = _spec(path, leaf, mesh)
-        whole = PartitionSpec(*(None if axis == FSDP_AXIS else axis for axis in split))
-        return _gather(leaf, NamedSharding(mesh, split), NamedSharding(mesh, whole))
+        gathered = PartitionSpec(*(None if axis == FSDP_AXIS else axis for axis in split))
+        return _gather(leaf, NamedSharding(mesh, split), NamedSharding(mesh, gathered))
 
-    return params if mesh.shape[FSDP_AXIS] == 1 else jax.tree_util.tree_map_with_path(fetch, params)
+    return params if mesh.shape[FSDP_AXIS] == 1 else jax.tree_util.tree_map_with_path(gather, params)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _gather(leaf: Any, split: NamedSharding, whole: NamedSharding) -> Any:
+def _gather(leaf: Array, split: NamedSharding, gathered: NamedSharding) -> Array:
     del split
-    return jax.lax.with_sharding_constraint(leaf, whole)
+    return jax.lax.with_sharding_constraint(leaf, gathered)
 
 
-def _gather_forward(leaf: Any, split: NamedSharding, whole: NamedSharding) -> tuple[Any, None]:
-    return _gather(leaf, split, whole), None
+def _gather_forward(leaf: Array, split: NamedSharding, gathered: NamedSharding) -> tuple[Array, None]:
+    return _gather(leaf, split, gathered), None
 
 
-def _gather_backward(split: NamedSharding, _: NamedSharding, __: None, cotangent: Any) -> tuple[Any]:
+def _gather_backward(split: NamedSharding, _: NamedSharding, __: None, cotangent: Array) -> tuple[Array]:
     return (jax.lax.with_sharding_constraint(cotangent, split),)
 
 
 _gather.defvjp(_gather_forward, _gather_backward)
 
 
-def _spec(path: tuple, leaf: Any, mesh: Mesh) -> PartitionSpec:
+def _spec(path: tuple, leaf: Array, mesh: Mesh) -> PartitionSpec:
     name = jax.tree_util.keystr(path, simple=True, separator="/")
     rule = next(spec for pattern, spec in RULES if re.search(rf"(^|/)({pattern})$", name))
     axes = []
@@ -197,15 +176,15 @@ def _spec(path: tuple, leaf: Any, mesh: Mesh) -> PartitionSpec:
 
 
 def shard_map_batch(function: Callable, mesh: Mesh | None, arguments: Any, results: Any) -> Callable:
-    """Returns a function that runs on each device's own rows, and exchanges nothing but what it says.
+    """Returns a function that runs on each device's own rows, and exchanges only what it says itself.
 
     The prototypes stay split.
 
     Args:
-        function: of positional arguments.
-        mesh: of all devices; without one, the function is returned as it is.
-        arguments: specifications of them, over the axes that split the batch.
-        results: alike.
+        function: a function of positional arguments.
+        mesh: mesh of all devices; without one, the function is returned as it is.
+        arguments: specifications of the arguments, over the axes that split the batch.
+        results: specifications of the results.
     """
     if mesh is None or num_data_shards(mesh) == 1:
         return function
@@ -220,11 +199,11 @@ def shard_batch(batch: Any, mesh: Mesh) -> Any:
     """Puts each process's rows of a batch on its devices, as parts of global arrays.
 
     Args:
-        batch: a tree of host arrays with the process's own rows first.
-        mesh: of all devices, by `make_mesh`.
+        batch: a tree of host arrays that hold this process's rows.
+        mesh: mesh of all devices, by `make_mesh`.
 
     Raises:
-        ValueError: if the devices of this process do not hold just its part of the rows.
+        ValueError: if the devices of this process do not hold exactly its part of the rows.
     """
     sharding = batch_sharded(mesh)
 
@@ -245,25 +224,25 @@ def _check_rows(sharding: NamedSharding, count: int) -> None:
     if (first, last) != (process * part, (process + 1) * part) or sum(end - begin for begin, end in held) != part:
         raise ValueError(
             f"process {process} reads rows {process * part} to {(process + 1) * part} of {count}, but its devices "
-            f"hold rows {first} to {last}: the mesh has to have the devices of each process side by side, in order"
+            f"hold rows {first} to {last}: the mesh must have the devices of each process side by side, in order"
         )
 
 
-def check_batch_divides(batch_size: int, *, devices: int, slices: int) -> None:
+def check_batch_divides(batch_size: int, *, devices: int, num_microbatches: int) -> None:
     """Raises ValueError, naming the nearest sizes that work, unless the batch splits evenly.
 
     Args:
         batch_size: images of an update.
-        devices: that share them (data x fsdp).
-        slices: gradient accumulation steps.
+        devices: devices that split the batch (data x fsdp).
+        num_microbatches: gradient accumulation steps.
     """
-    parts = devices * slices
+    parts = devices * num_microbatches
     if batch_size % parts or batch_size < parts:
         below, above = batch_size // parts * parts, (batch_size // parts + 1) * parts
         near = f"{below} or {above}" if below else f"{above}"
         raise ValueError(
             f"schedule.batch_size={batch_size} does not divide over {devices} device(s) and "
-            f"{slices} accumulation step(s); the nearest sizes that do: {near}"
+            f"{num_microbatches} accumulation step(s); the nearest sizes that do: {near}"
         )
 
 
@@ -272,7 +251,7 @@ def num_data_shards(mesh: Mesh) -> int:
     return mesh.shape[DATA_AXIS] * mesh.shape[FSDP_AXIS]
 
 
-def reduce_each(reduction: Callable[[jax.Array], jax.Array], arrays: Sequence[jax.Array]) -> list[np.ndarray]:
+def reduce_each(reduction: Callable[[Array], Array], arrays: Sequence[Array]) -> list[np.ndarray]:
     """Returns a number of each array, wherever it lies.
 
     An array that every device holds whole is read from one of them. The others go through one
@@ -280,7 +259,7 @@ def reduce_each(reduction: Callable[[jax.Array], jax.Array], arrays: Sequence[ja
 
     Args:
         reduction: a jitted function of one array.
-        arrays: in any order.
+        arrays: global arrays, in any order.
     """
     spread = [index for index, array in enumerate(arrays) if not array.is_fully_replicated]
     found: list[Any] = [None] * len(arrays)
@@ -293,5 +272,5 @@ def reduce_each(reduction: Callable[[jax.Array], jax.Array], arrays: Sequence[ja
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _reduce_all(reduction: Callable[[jax.Array], jax.Array], arrays: list[jax.Array]) -> list[jax.Array]:
+def _reduce_all(reduction: Callable[[Array], Array], arrays: list[Array]) -> list[Array]:
     return [reduction(array) for array in arrays]

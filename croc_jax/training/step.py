@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,14 +10,18 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from croc_jax.clustering import Clustering, cluster_views, patch_positions, view_centroids
+from croc_jax.clustering import Clustering, patch_positions, view_centroids
+from croc_jax.clustering.cross_view import draw_tokens, locate_clusters, token_scores
 from croc_jax.data.photometric import augment, augment_local
 from croc_jax.losses import DistillationSums, update_center
 from croc_jax.models import Backbone, Features, clustering_tokens, patch_grid, update_batch_stats
 from croc_jax.training.config import Recipe
 from croc_jax.training.dense_loss import TeacherTargets, dense_distillation, global_distillation
 from croc_jax.training.feature_health import feature_health
-from croc_jax.training.forward import encode_views, make_networks
+from croc_jax.training.forward import Params, encode_views, make_networks
+from croc_jax.training.optimizer import make_optimizer
+from croc_jax.training.rng import StepKeys, run_keys, step_keys
+from croc_jax.training.schedules import make_schedules
 from croc_jax.training.sharding import (
     FSDP_AXIS,
     MODEL_AXIS,
@@ -26,32 +30,39 @@ from croc_jax.training.sharding import (
     replicated,
     state_shardings,
 )
-from croc_jax.training.state import TrainState, init_state, make_recipe_optimizer, make_recipe_schedules
+from croc_jax.training.state import TrainState, state_shapes
 
 Metrics = dict[str, Array]
 HostBatch = Mapping[str, Array]
-Statistics = Any
 
 
 class ViewPair(NamedTuple):
     """Two augmented views of each image and what links them.
 
     Attributes:
-        images: normalized `[b v H W c]`.
-        positions: patch centers in the original image `[v b n 2]`.
+        images: normalized views.
+        positions: patch centers in the original image.
         local_images: smaller crops for the student's global loss alone, if any.
     """
 
     images: Float[Array, "b v H W c"]
-    positions: Float[Array, "v b n 2"]
+    positions: Float[Array, "b v n 2"]
     local_images: Float[Array, "b l h w c"] | None = None
 
 
-class Located(NamedTuple):
-    """The teacher's part of the dense objective: clusters, and its centroids `[v b h k d]`."""
+class TeacherClusters(NamedTuple):
+    """The teacher's part of the dense objective: clusters `[b v ...]`, and its centroids."""
 
     clustering: Clustering
-    centroids: Float[Array, "v b h k d"]
+    centroids: Float[Array, "b v h k d"]
+
+
+class Losses(NamedTuple):
+    """What the loss function leaves besides its value."""
+
+    global_loss: DistillationSums
+    dense_loss: DistillationSums
+    statistics: Params
 
 
 def make_train_step(recipe: Recipe, *, steps_per_epoch: int, mesh: Mesh) -> jax.stages.Wrapped:
@@ -61,28 +72,26 @@ def make_train_step(recipe: Recipe, *, steps_per_epoch: int, mesh: Mesh) -> jax.
     randomness is a function of the recipe's seed and the state's step.
 
     Args:
-        recipe: of the run.
+        recipe: settings of the run.
         steps_per_epoch: updates an epoch.
-        mesh: of all devices, whose kind decides what "auto" means; they need only be described, to compile for them.
+        mesh: mesh of all devices, whose kind decides what "auto" means; to compile for them, they need not exist.
     """
     update = make_update(recipe, steps_per_epoch=steps_per_epoch, mesh=mesh)
     size = recipe.data.views.crop_size
     grid = patch_grid((size, size), recipe.backbone.patch_size)
 
     def train_step(state: TrainState, batch: HostBatch) -> tuple[TrainState, Metrics]:
-        rng = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
-        augment_rng, update_rng = jax.random.split(rng)
+        _, train_rng = run_keys(recipe.seed)
+        keys = step_keys(train_rng, state.step)
         # Scopes name the parts of a step in its trace: benchmarks/trace_parts.py reads them.
         with jax.named_scope("augmentation"):
-            images = augment(augment_rng, batch["views"], recipe.data.photometric)
-        positions = patch_positions(jnp.moveaxis(batch["boxes"], 1, 0), grid)
+            images = augment(keys.augment, batch["views"], recipe.data.photometric)
         local_images = None
         if recipe.data.local_views.count:
-            local_rng = jax.random.fold_in(augment_rng, 1)
-            local_images = augment_local(local_rng, batch["local_views"], recipe.data.photometric)
-        return update(state, ViewPair(images, positions, local_images), update_rng)
+            local_images = augment_local(keys.augment_local, batch["local_views"], recipe.data.photometric)
+        return update(state, ViewPair(images, patch_positions(batch["boxes"], grid), local_images), keys)
 
-    state = state_shardings(jax.eval_shape(partial(init_state, recipe, steps_per_epoch=steps_per_epoch)), mesh)
+    state = state_shardings(state_shapes(recipe, steps_per_epoch=steps_per_epoch), mesh)
     return jax.jit(
         train_step,
         in_shardings=(state, batch_sharded(mesh)),
@@ -94,96 +103,98 @@ def make_train_step(recipe: Recipe, *, steps_per_epoch: int, mesh: Mesh) -> jax.
 def make_update(
     recipe: Recipe, *, steps_per_epoch: int, mesh: Mesh | None = None
 ) -> Callable[..., tuple[TrainState, Metrics]]:
-    """Returns the pure function (state, views, rng, init_indices=None) -> (state, metrics).
+    """Returns the pure function (state, views, keys, init_indices=None) -> (state, metrics).
 
     `init_indices` fixes the first centroids, for comparisons with other code. With a mesh, "auto" in the
-    recipe follows its devices, and what its fsdp axis splits is fetched where it is used.
+    recipe follows its devices, and what its fsdp axis splits is all-gathered where it is used.
+
+    Args:
+        recipe: settings of the run.
+        steps_per_epoch: updates an epoch.
+        mesh: mesh of all devices, if there are several.
     """
-    fetch = None if mesh is None or mesh.shape[FSDP_AXIS] == 1 else partial(all_gather_params, mesh=mesh)
-    networks = make_networks(recipe, fetch=fetch, mesh=mesh)
-    apart = mesh if _runs_apart(networks.backbone, mesh) else None
-    schedules = make_recipe_schedules(recipe, steps_per_epoch=steps_per_epoch)
-    optimizer = make_recipe_optimizer(recipe, steps_per_epoch=steps_per_epoch)
-    slices, objective = recipe.optimizer.accumulation_steps, recipe.objective
+    all_gather = None if mesh is None or mesh.shape[FSDP_AXIS] == 1 else partial(all_gather_params, mesh=mesh)
+    networks = make_networks(recipe, all_gather=all_gather, mesh=mesh)
+    reduce_mesh = mesh if _reduces_once(networks.backbone, mesh) else None
+    schedules = make_schedules(recipe, steps_per_epoch=steps_per_epoch)
+    optimizer = make_optimizer(recipe, schedules)
+    num_microbatches, objective = recipe.optimizer.accumulation_steps, recipe.objective
 
     def update(
-        state: TrainState, views: ViewPair, rng: Array, init_indices: Int[Array, "b h k"] | None = None
+        state: TrainState, views: ViewPair, keys: StepKeys, init_indices: Int[Array, "b h k"] | None = None
     ) -> tuple[TrainState, Metrics]:
-        cluster_rng, drop_path_rng = jax.random.split(rng)
         teacher_temp = schedules.teacher_temp(state.step)
         temps = {"teacher_temp": teacher_temp, "student_temp": objective.student_temp}
 
         # 1. The teacher sees both views; its tokens are clustered jointly.
-        encode = partial(encode_views, networks.backbone, slices=slices, train=True, mesh=apart)
+        encode = partial(
+            encode_views, networks.backbone, num_microbatches=num_microbatches, train=True, reduce_mesh=reduce_mesh
+        )
         teacher, teacher_statistics = encode(state.teacher["backbone"], views.images)
-        located = None
+        clusters = None
         if objective.alpha:
-            located = _locate(recipe, teacher, views, rng=cluster_rng, init_indices=init_indices)
+            clusters = _cluster_teacher(recipe, teacher, views.positions, keys.cluster, init_indices)
 
         # 2. The student sees them too, and takes over the teacher's clusters.
-        def loss_fn(student_params: dict) -> tuple[Array, tuple[DistillationSums, DistillationSums, Statistics]]:
+        def loss_fn(student_params: Params) -> tuple[Array, Losses]:
             backbone = student_params["backbone"]
-            student, statistics = encode(backbone, views.images, drop_path_rng=drop_path_rng)
+            student, statistics = encode(backbone, views.images, drop_path_rng=keys.drop_path)
             cls_tokens = student.cls
             if views.local_images is not None:
-                local, _ = encode(backbone, views.local_images, drop_path_rng=jax.random.fold_in(drop_path_rng, 1))
-                cls_tokens = jnp.concatenate((cls_tokens, local.cls))
+                local, _ = encode(backbone, views.local_images, drop_path_rng=keys.drop_path_local)
+                cls_tokens = jnp.concatenate((cls_tokens, local.cls), axis=1)
             heads = student_params["head"], state.teacher["head"]
-            head, teacher_head = heads if fetch is None else map(fetch, heads)
-            teaching = TeacherTargets(teacher_head, state.center, **temps)
-            compared = {"slices": slices, "mesh": mesh}
-            whole = global_distillation(networks.head, head, cls_tokens, teacher.cls, teaching, **compared)
-            if located is None:
-                return whole.loss, (whole, _no_clusters(state.center_dense), statistics)
-            assignments, valid = located.clustering.assignments, located.clustering.valid
+            head, teacher_head = heads if all_gather is None else map(all_gather, heads)
+            targets = TeacherTargets(teacher_head, state.center, **temps)
+            options = {"num_microbatches": num_microbatches, "reduce_mesh": mesh}
+            global_loss = global_distillation(networks.head, head, cls_tokens, teacher.cls, targets, **options)
+            if clusters is None:
+                return global_loss.loss, Losses(global_loss, _no_clusters(state.center_dense), statistics)
+            assignments, valid = clusters.clustering.assignments, clusters.clustering.valid
             with jax.named_scope("clustering"):
                 centroids = view_centroids(student.patches, student.cls, assignments)
-            teaching = teaching._replace(center=state.center_dense)
-            parts = dense_distillation(networks.head, head, centroids, located.centroids, valid, teaching, **compared)
-            return objective.alpha * parts.loss + whole.loss, (whole, parts, statistics)
+            targets = targets._replace(center=state.center_dense)
+            dense_loss = dense_distillation(
+                networks.head, head, centroids, clusters.centroids, valid, targets, **options
+            )
+            return objective.alpha * dense_loss.loss + global_loss.loss, Losses(global_loss, dense_loss, statistics)
 
-        (loss, (whole, parts, statistics)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.student)
+        (loss, losses), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.student)
 
         # 3. The student learns; the teacher and the centers follow.
         with jax.named_scope("optimizer"):
             updates, opt_state = optimizer.update(gradients, state.opt_state, state.student)
-            student: dict = optax.apply_updates(state.student, updates)  # pyright: ignore[reportAssignmentType]
+            student: Params = optax.apply_updates(state.student, updates)  # pyright: ignore[reportAssignmentType]
             momentum = schedules.teacher_momentum(state.step)
             teacher_params = jax.tree.map(lambda t, s: momentum * t + (1 - momentum) * s, state.teacher, student)
             new_state = TrainState(
                 step=state.step + 1,
-                student=_follow(student, state.student, statistics),
-                teacher=_follow(teacher_params, state.teacher, teacher_statistics),
+                student=_with_batch_stats(student, state.student, losses.statistics),
+                teacher=_with_batch_stats(teacher_params, state.teacher, teacher_statistics),
                 opt_state=opt_state,
-                center=update_center(state.center, whole, objective.center_momentum),
-                center_dense=update_center(state.center_dense, parts, objective.center_momentum),
+                center=update_center(state.center, losses.global_loss, objective.center_momentum),
+                center_dense=update_center(state.center_dense, losses.dense_loss, objective.center_momentum),
             )
         metrics = {
             "loss": loss,
-            "loss_dense": parts.loss,
-            "loss_global": whole.loss,
-            "teacher_entropy": whole.entropy,
-            "teacher_entropy_c": parts.entropy,
-            # A cross-entropy is the teacher's entropy and the divergence of the student from it.
-            "kl": whole.loss - whole.entropy,
-            "kl_c": parts.loss - parts.entropy,
+            **_loss_metrics(losses),
             **feature_health(teacher.cls),
             "lr": schedules.learning_rate(state.step),
             "weight_decay": schedules.weight_decay(state.step),
             "momentum": momentum,
             "teacher_temp": teacher_temp,
-            **_cluster_metrics(located),
+            **_cluster_metrics(clusters),
         }
         return new_state, {name: jnp.asarray(value, jnp.float32) for name, value in metrics.items()}
 
     return update
 
 
-def _runs_apart(backbone: Backbone, mesh: Mesh | None) -> bool:
-    """Says whether each device goes through slices of the batch by itself, and exchanges gradients after the last.
+def _reduces_once(backbone: Backbone, mesh: Mesh | None) -> bool:
+    """Says whether devices go through microbatches by themselves, and all-reduce gradients after the last.
 
-    Parameters that are fetched block by block, and statistics over the batch, are exchanged in each slice; and
-    cuDNN's attention has no partitioning where some axes of the mesh are manual and others are not.
+    Parameters that are all-gathered block by block, and statistics over the batch, are exchanged in each
+    microbatch; and cuDNN's attention has no partitioning where some axes of the mesh are manual and others are not.
     """
     if mesh is None or mesh.shape[FSDP_AXIS] > 1 or backbone.has_batch_statistics:
         return False
@@ -191,37 +202,53 @@ def _runs_apart(backbone: Backbone, mesh: Mesh | None) -> bool:
 
 
 @jax.named_scope("clustering")
-def _locate(recipe: Recipe, teacher: Features, views: ViewPair, *, rng: Array, init_indices: Array | None) -> Located:
-    """Clusters the teacher's tokens and takes its centroids."""
-    tokens, cls_tokens = clustering_tokens(teacher, recipe.objective.tokens, groups=recipe.objective.token_groups)
-    clustering = cluster_views(
-        tokens,
-        cls_tokens,
-        views.positions,
-        recipe.clustering,
-        rng=rng if init_indices is None else None,
-        init_indices=init_indices,
-    )
-    return Located(clustering, view_centroids(teacher.patches, teacher.cls, clustering.assignments))
+def _cluster_teacher(
+    recipe: Recipe,
+    teacher: Features,
+    positions: Float[Array, "b v n 2"],
+    rng: Array,
+    init_indices: Int[Array, "b h k"] | None,
+) -> TeacherClusters:
+    """Clusters the teacher's tokens and computes its centroids."""
+    config, objective = recipe.clustering, recipe.objective
+    tokens, cls_tokens = clustering_tokens(teacher, objective.tokens, groups=objective.token_groups)
+    scores = token_scores(tokens, cls_tokens, config)
+    if init_indices is None:
+        init_indices = draw_tokens(rng, scores / config.temp_r, config.k_start)
+    clustering, _ = locate_clusters(tokens, scores, positions, init_indices, config)
+    return TeacherClusters(clustering, view_centroids(teacher.patches, teacher.cls, clustering.assignments))
 
 
-def _follow(params: dict, before: dict, statistics: Statistics) -> dict:
-    """Moves the running statistics of a network's backbone, if it has any."""
+def _with_batch_stats(params: Params, before: Params, statistics: Params) -> Params:
+    """Updates the running statistics of a network's backbone, if it has any."""
     if not statistics:
         return params
     return {**params, "backbone": update_batch_stats(params["backbone"], before["backbone"], statistics)}
 
 
-def _no_clusters(center: Array) -> DistillationSums:
+def _no_clusters(center: Float[Array, " p"]) -> DistillationSums:
     zero = jnp.zeros(())
     return DistillationSums(zero, zero, zero, jnp.zeros_like(center))
 
 
-def _cluster_metrics(located: Located | None) -> Metrics:
+def _loss_metrics(losses: Losses) -> Metrics:
+    global_loss, dense_loss = losses.global_loss, losses.dense_loss
+    return {
+        "loss_dense": dense_loss.loss,
+        "loss_global": global_loss.loss,
+        "teacher_entropy": global_loss.entropy,
+        "teacher_entropy_c": dense_loss.entropy,
+        # A cross-entropy is the teacher's entropy and the divergence of the student from it.
+        "kl": global_loss.loss - global_loss.entropy,
+        "kl_c": dense_loss.loss - dense_loss.entropy,
+    }
+
+
+def _cluster_metrics(clusters: TeacherClusters | None) -> Metrics:
     """The mean K, and the share of clusters that both views show."""
-    if located is None:
+    if clusters is None:
         return {"num_clusters": jnp.zeros(()), "valid_fraction": jnp.zeros(())}
-    num_clusters, valid = located.clustering.num_clusters, located.clustering.valid
+    num_clusters, valid = clusters.clustering.num_clusters, clusters.clustering.valid
     return {
         "num_clusters": jnp.mean(num_clusters.astype(jnp.float32)),
         "valid_fraction": jnp.sum(valid) / jnp.sum(num_clusters),

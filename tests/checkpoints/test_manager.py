@@ -12,8 +12,9 @@ import pytest
 
 from croc_jax.checkpoints import Checkpointer, CheckpointError, manager, manifest, restore_backbone
 from croc_jax.checkpoints.restore import saved_recipe
-from croc_jax.training.sharding import MeshConfig, make_mesh
-from croc_jax.training.start import abstract_state, fresh_state
+from croc_jax.training.config import MeshConfig
+from croc_jax.training.sharding import make_mesh
+from croc_jax.training.state import abstract_state, fresh_state
 from tests.training.tiny import STEPS_PER_EPOCH, tiny_recipe
 
 RECIPE = tiny_recipe(backbone=dataclasses.replace(tiny_recipe().backbone, depth=1))

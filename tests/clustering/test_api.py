@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from croc_jax.clustering import ClusteringConfig, FeatureClusters, cluster_features, cluster_views, trace_merging
-from croc_jax.clustering.api import _cluster
 from tests.clustering.test_cross_view import softmax
 
 CONFIG = ClusteringConfig(k_start=5, k_max=5, cost_scale="image")
@@ -149,30 +148,11 @@ def test_scores_weigh_tokens_and_draw_the_first_centroids():
     tokens, kinds = blobs(count=30)
     scores = np.where(kinds == 0, 1.0, 0.0)
     found = cluster_features(tokens, scores=scores, config=CONFIG, rng=jax.random.key(1), keep_merging=True)
-    # All mass, and so all first centroids, are in the first direction: what has none is not told apart.
+    # All mass, and so all first centroids, are in the first direction: what has none is not separated.
     assert len(set(np.asarray(found.merging[0])[kinds == 0].tolist())) > 1
     same = cluster_features(tokens, scores=np.full(30, 7.0), config=CONFIG)
     uniform = cluster_features(tokens, config=CONFIG)
     np.testing.assert_array_equal(same.labels, uniform.labels)
-
-
-def test_the_second_call_compiles_nothing():
-    tokens, _ = blobs(2, count=26)
-    cluster_features(tokens, config=CONFIG)
-    size = _cluster._cache_size()
-    cluster_features(2 * tokens, config=CONFIG, rng=jax.random.key(3))
-    assert _cluster._cache_size() == size
-
-
-def test_tensors_of_pytorch_come_by_dlpack():
-    torch = pytest.importorskip("torch")
-    tokens, _ = blobs()
-    expected = cluster_features(tokens.astype(np.float32), config=CONFIG)
-    for tensor in (torch.tensor(tokens).float(), torch.tensor(tokens).float().requires_grad_()):
-        np.testing.assert_array_equal(cluster_features(tensor, config=CONFIG).labels, expected.labels)
-    half = torch.tensor(tokens).bfloat16().requires_grad_()
-    rounded = cluster_features(jnp.asarray(tokens, jnp.bfloat16), config=CONFIG)
-    np.testing.assert_array_equal(cluster_features(half, config=CONFIG).costs, rounded.costs)
 
 
 def test_it_runs_inside_other_compiled_functions():
@@ -182,16 +162,7 @@ def test_it_runs_inside_other_compiled_functions():
     np.testing.assert_array_equal(inside(tokens), cluster_features(tokens, config=CONFIG, scores=scores).labels)
 
 
-@pytest.mark.parametrize("factor", [1e25, 1e-25, 1e37])
-def test_the_length_of_features_does_not_matter(factor):
-    tokens, cls_tokens = blobs()[0].astype(np.float32), np.ones(6, np.float32)
-    expected = cluster_features(tokens, cls_tokens=cls_tokens, config=CONFIG)
-    found = cluster_features(np.float32(factor) * tokens, cls_tokens=np.float32(factor) * cls_tokens, config=CONFIG)
-    np.testing.assert_array_equal(found.labels, expected.labels)
-    np.testing.assert_allclose(found.costs, expected.costs, atol=1e-5)
-
-
-def test_a_seed_is_as_good_as_a_key():
+def test_a_seed_is_a_key():
     tokens = RNG.standard_normal((20, 6))
     found = [cluster_features(tokens, config=CONFIG, rng=rng) for rng in (3, jax.random.key(3), 4)]
     np.testing.assert_array_equal(found[0].costs, found[1].costs)
@@ -228,10 +199,10 @@ NAN = np.where(np.arange(20)[:, None] == 3, np.nan, GOOD)
         (GOOD, {"num_views": 3}, "num_views=3"),
         (NAN, {}, "features: expected finite numbers, found NaN"),
         (np.ones((4, 6)), {}, "k_start=5: expected at most the 4 tokens"),
-        (np.array([["a"]]), {}, "features: expected an array of numbers"),
-        (GOOD + 1j, {}, "features of complex64: expected real numbers"),
+        (np.array([["a"]]), {}, "features of <U1: expected an array of real numbers"),
+        (GOOD + 1j, {}, "features of complex128: expected an array of real numbers"),
         (np.ones((0, 20, 6)), {}, r"features \(0, 20, 6\): expected one image or more"),
-        (np.ones((2, 0, 20, 6)), {}, r"features \(2, 0, 20, 6\): expected .* one head or more"),
+        (np.ones((2, 0, 20, 6)), {}, r"features \(2, 0, 20, 6\): expected one image or more, and one head"),
         (GOOD, {"scores": np.ones(19)}, r"scores \(19,\): expected \(20,\)"),
         (GOOD, {"scores": -np.ones(20)}, "scores: expected numbers of 0 or more, found negative"),
         (GOOD, {"scores": np.zeros(20)}, "scores: expected a number above 0 for each image"),

@@ -20,7 +20,7 @@ from croc_jax.checkpoints import Checkpointer
 from croc_jax.runtime.stopping import EX_TEMPFAIL
 from croc_jax.runtime.workdir import read_recipe
 from croc_jax.training.sharding import make_mesh
-from croc_jax.training.start import abstract_state
+from croc_jax.training.state import abstract_state
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS_PER_EPOCH, EPOCHS = 3, 10

@@ -12,6 +12,7 @@ from croc_jax.data.config import DataConfig, ViewsConfig
 from croc_jax.losses import ObjectiveConfig
 from croc_jax.models import BackboneConfig, HeadConfig
 from croc_jax.training.config import OptimizerConfig, Recipe, ScheduleConfig
+from croc_jax.training.rng import step_keys
 from croc_jax.training.state import state_from_params
 from croc_jax.training.step import ViewPair, make_update
 from tests.checkpoints.official import read_official
@@ -95,9 +96,9 @@ def test_training_follows_the_official_trajectory(golden):
     for step in range(steps):
         views = ViewPair(
             jnp.asarray(np.moveaxis(images[step].astype(np.float32), (0, 2), (1, 4))),
-            patch_positions(boxes[step], (side, side)),
+            patch_positions(np.moveaxis(boxes[step], 0, 1), (side, side)),
         )
-        state, metrics = update(state, views, jax.random.key(step), indices[step])
+        state, metrics = update(state, views, step_keys(jax.random.key(0), step), indices[step])
         history.append({name: float(value) for name, value in metrics.items()})
 
     def series(name):

@@ -26,7 +26,7 @@ from croc_jax.runtime.workdir import init_workdir
 from croc_jax.training.config import RuntimeConfig, flatten, recipe_to_dict
 from croc_jax.training.loop import Outputs, RunLength, run_training
 from croc_jax.training.sharding import make_mesh
-from croc_jax.training.start import fresh_state
+from croc_jax.training.state import fresh_state
 from croc_jax.training.step import make_train_step
 from tests.report.tiny_results import write_linear
 

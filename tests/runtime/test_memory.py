@@ -24,8 +24,9 @@ from croc_jax.runtime.memory import (
     largest_results,
     measure,
 )
-from croc_jax.training.sharding import MeshConfig, make_mesh, shard_batch
-from croc_jax.training.start import abstract_batch
+from croc_jax.training.config import MeshConfig
+from croc_jax.training.sharding import make_mesh, shard_batch
+from croc_jax.training.state import abstract_batch
 from tests.training.tiny import tiny_recipe
 
 COMPILED = "/jax/core/compile/backend_compile_duration"

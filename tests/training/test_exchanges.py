@@ -1,29 +1,27 @@
-"""Devices add up gradients once an update, not once a slice or a chunk."""
+"""Devices all-reduce gradients once an update, not once a microbatch or a chunk."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from program import read_program
 
+from croc_jax.training.config import MeshConfig
 from croc_jax.training.dense_loss import TeacherTargets, dense_distillation, global_distillation
 from croc_jax.training.forward import encode_views, init_params, make_networks
-from croc_jax.training.sharding import BATCH_AXES, MeshConfig, make_mesh
+from croc_jax.training.sharding import BATCH_AXES, make_mesh
 from tests.training.tiny import tiny_recipe
 
 NETWORKS = make_networks(tiny_recipe())
 PARAMS = init_params(NETWORKS, jax.random.key(0), crop_size=24)
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(size=(32, 2, 24, 24, 3)).astype(np.float32)
-CENTROIDS = RNG.normal(size=(2, 32, 2, 4, 8)).astype(np.float32)
+CENTROIDS = RNG.normal(size=(32, 2, 2, 4, 8)).astype(np.float32)
 
 
 def compiled(loss, mesh, params, *args):
     """Returns the program of a loss and its gradients, and both."""
-    batch_axis = [0 if arg.shape[0] == 32 else 1 for arg in args]
-    specs = [PartitionSpec(*(None,) * axis, BATCH_AXES) for axis in batch_axis]
-    args = [jax.device_put(arg, NamedSharding(mesh, spec)) for arg, spec in zip(args, specs, strict=True)]
+    args = [jax.device_put(arg, NamedSharding(mesh, PartitionSpec(BATCH_AXES))) for arg in args]
     program = jax.jit(jax.value_and_grad(loss)).lower(params, *args).compile()
     return program, program(jax.device_put(params, NamedSharding(mesh, PartitionSpec())), *args)
 
@@ -33,11 +31,12 @@ def same(ours, theirs):
         np.testing.assert_allclose(our_leaf, their_leaf, rtol=1e-4, atol=1e-5)
 
 
-def test_slices_of_the_backbone_exchange_what_the_whole_batch_does():
+def test_microbatches_of_the_backbone_exchange_what_the_whole_batch_does():
     mesh = make_mesh(jax.devices())
 
-    def loss(slices, mesh, params, images):
-        options = {"slices": slices, "train": True, "drop_path_rng": jax.random.key(1), "mesh": mesh}
+    def loss(microbatches, mesh, params, images):
+        options = {"num_microbatches": microbatches, "reduce_mesh": mesh}
+        options |= {"train": True, "drop_path_rng": jax.random.key(1)}
         features, _ = encode_views(NETWORKS.backbone, params, images, **options)
         return jnp.sum(features.cls[..., 0] ** 3)
 
@@ -50,20 +49,20 @@ def test_slices_of_the_backbone_exchange_what_the_whole_batch_does():
     assert sum(often.sizes.values()) <= 1.05 * sum(once.sizes.values())
 
 
-@pytest.mark.parametrize("config", [MeshConfig(fsdp=1), MeshConfig(fsdp=2, model=2)], ids=str)
-def test_chunks_of_clusters_exchange_nothing_until_their_end(config):
-    mesh = make_mesh(jax.devices(), config)
+def test_chunks_of_clusters_exchange_nothing_until_their_end():
+    mesh = make_mesh(jax.devices(), MeshConfig(fsdp=2, model=2))
     params, head = PARAMS["head"], NETWORKS.head
     valid = RNG.random((32, 2, 4)) < 0.7
-    teaching = TeacherTargets(PARAMS["head"], jnp.zeros(10), teacher_temp=jnp.float32(0.07), student_temp=0.1)
+    targets = TeacherTargets(PARAMS["head"], jnp.zeros(10), teacher_temp=jnp.float32(0.07), student_temp=0.1)
 
     def loss(mesh, params, student, teacher, valid):
-        sums = dense_distillation(head, params, student, teacher, valid, teaching, slices=2, mesh=mesh)
-        whole = teaching._replace(center=jnp.zeros(12))
-        images = global_distillation(head, params, student[:, :, 0, 0], teacher[:, :, 0, 0], whole, slices=2, mesh=mesh)
-        return sums.loss + images.loss
+        options = {"num_microbatches": 2, "reduce_mesh": mesh}
+        clusters = dense_distillation(head, params, student, teacher, valid, targets, **options)
+        of_cls = targets._replace(center=jnp.zeros(12))
+        images = global_distillation(head, params, student[:, :, 0, 0], teacher[:, :, 0, 0], of_cls, **options)
+        return clusters.loss + images.loss
 
-    args = params, CENTROIDS, CENTROIDS[::-1], valid
+    args = params, CENTROIDS, CENTROIDS[:, ::-1], valid
     text, found = compiled(lambda *args: loss(mesh, *args), mesh, *args)
     _, expected = compiled(lambda *args: loss(None, *args), make_mesh(jax.devices()[:1]), *args)
     same(found, expected)

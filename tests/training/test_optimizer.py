@@ -1,22 +1,24 @@
 """The optimizer against AdamW in float64."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from croc_jax.losses import ObjectiveConfig
-from croc_jax.training.config import OptimizerConfig, ScheduleConfig
+from croc_jax.models import HeadConfig
+from croc_jax.training.config import OptimizerConfig, Recipe, ScheduleConfig
 from croc_jax.training.optimizer import clip_each, make_optimizer
 from croc_jax.training.schedules import make_schedules
 
-CONFIG = OptimizerConfig(base_lr=0.64, warmup_epochs=0, freeze_last_layer_epochs=1, clip_norm=1.5)
-STEPS_PER_EPOCH = 3
+RECIPE = Recipe(
+    optimizer=OptimizerConfig(base_lr=0.64, warmup_epochs=0, freeze_last_layer_epochs=1, clip_norm=1.5),
+    schedule=ScheduleConfig(epochs=3, batch_size=4),
+)
 
 
 def schedules():
-    return make_schedules(
-        CONFIG, ObjectiveConfig(), ScheduleConfig(epochs=3, batch_size=4), steps_per_epoch=STEPS_PER_EPOCH
-    )
+    return make_schedules(RECIPE, steps_per_epoch=3)
 
 
 def parameters():
@@ -42,7 +44,8 @@ def run(norm_last_layer, steps=7):
     params = {
         group: {name: _float32(value) for name, value in leaves.items()} for group, leaves in parameters().items()
     }
-    optimizer = make_optimizer(CONFIG, schedules(), steps_per_epoch=STEPS_PER_EPOCH, norm_last_layer=norm_last_layer)
+    recipe = dataclasses.replace(RECIPE, head=HeadConfig(norm_last_layer=norm_last_layer))
+    optimizer = make_optimizer(recipe, schedules())
     state, history = optimizer.init(params), []
     rng = np.random.default_rng(1)
     for _ in range(steps):
@@ -73,7 +76,7 @@ def test_backbone_follows_adamw():
         np.testing.assert_allclose(history[-1][1]["backbone"][name], expected, rtol=2e-5, atol=2e-6)
 
 
-def test_last_layer_rests_and_then_starts_as_if_new():
+def test_last_layer_is_frozen_and_then_starts_as_if_new():
     history = run(norm_last_layer=False)
     rates = [float(schedules().learning_rate(step)) for step in range(3, 7)]
     decays = [float(schedules().weight_decay(step)) for step in range(3, 7)]

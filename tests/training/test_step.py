@@ -1,4 +1,4 @@
-"""The compiled step: devices, accumulation, compilation, types, and the baseline without clusters."""
+"""The compiled step: devices, microbatches, types, every option of the objective, and backbones with more parts."""
 
 import dataclasses
 import re
@@ -9,31 +9,23 @@ import pytest
 
 from croc_jax.data.config import LocalViewsConfig
 from croc_jax.models import BackboneConfig
-from croc_jax.training.sharding import MeshConfig, make_mesh, shard_batch, state_shardings
-from croc_jax.training.state import init_state
+from croc_jax.training.config import MeshConfig
+from croc_jax.training.sharding import make_mesh, shard_batch, state_shardings
+from croc_jax.training.state import state_shapes
 from croc_jax.training.step import make_train_step
-from tests.training.tiny import STEPS_PER_EPOCH, batches, tiny_recipe
+from tests.training.tiny import STEPS_PER_EPOCH, batches, compiled_step, first_state, tiny_recipe, train
 
-
-def train(recipe, num_devices, steps=5, step=None, extra=None, mesh=None):
-    mesh = mesh or make_mesh(jax.devices()[:num_devices])
-    step = step or make_train_step(recipe, steps_per_epoch=STEPS_PER_EPOCH, mesh=mesh)
-    state = init_state(recipe, steps_per_epoch=STEPS_PER_EPOCH)
-    state = jax.device_put(state, state_shardings(state, mesh))
-    history = []
-    for batch, more in zip(batches(steps), extra or [{}] * steps, strict=True):
-        state, metrics = step(state, shard_batch(batch | more, mesh))
-        history.append(jax.tree.map(float, metrics))
-    return step, state, history
+TINY = tiny_recipe()
 
 
 @pytest.fixture(scope="module")
 def one_device():
-    return train(tiny_recipe(), 1)
+    """States and metrics of five steps on one device."""
+    return train(TINY)
 
 
-def accumulating(slices):
-    return tiny_recipe(optimizer=dataclasses.replace(tiny_recipe().optimizer, accumulation_steps=slices))
+def change(group, **changes):
+    return tiny_recipe(**{group: dataclasses.replace(getattr(TINY, group), **changes)})
 
 
 def losses(history):
@@ -47,27 +39,18 @@ SWAPPED = r" = f32\[(8|16),[48]\]\{1,0\} collective-permute\(.*bottleneck/mlp_\d
 
 
 @pytest.mark.parametrize(
-    ("config", "slices"),
-    [
-        (MeshConfig(fsdp=1), 1),
-        (MeshConfig(fsdp=4), 1),
-        (MeshConfig(fsdp=2, model=2), 1),
-        (MeshConfig(fsdp=1, model=2), 2),
-    ],
-    ids=str,
+    ("config", "microbatches"),
+    [(MeshConfig(fsdp=1), 1), (MeshConfig(fsdp=2, model=2), 1), (MeshConfig(fsdp=1, model=2), 2)],
+    ids=["data", "fsdp and model", "model, two microbatches"],
 )
-def test_eight_devices_give_the_same_losses_and_exchange_sums_and_parameters_alone(one_device, config, slices):
-    recipe, mesh = accumulating(slices), make_mesh(jax.devices(), config)
-    step = make_train_step(recipe, steps_per_epoch=STEPS_PER_EPOCH, mesh=mesh)
-    fresh = init_state(recipe, steps_per_epoch=STEPS_PER_EPOCH)
-    compiled = step.lower(fresh, next(batches(1))).compile()
-    _, state, history = train(recipe, 8, step=compiled, mesh=mesh)
-    np.testing.assert_allclose(losses(history), losses(one_device[2]), rtol=1e-5)
-    for ours, theirs in zip(jax.tree.leaves(state.teacher), jax.tree.leaves(one_device[1].teacher), strict=True):
+def test_eight_devices_give_the_same_losses_and_exchange_sums_and_parameters_alone(one_device, config, microbatches):
+    recipe = change("optimizer", accumulation_steps=microbatches)
+    states, history = train(recipe, num_devices=8, config=config)
+    np.testing.assert_allclose(losses(history), losses(one_device[1]), rtol=1e-5)
+    for ours, theirs in zip(*(jax.tree.leaves(run[-1].teacher) for run in (states, one_device[0])), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
-    assert all(len(leaf.sharding.device_set) == 8 for leaf in jax.tree.leaves(state))
 
-    lines = compiled.as_text().splitlines()
+    lines = compiled_step(recipe, 8, config)[1].as_text().splitlines()
     moved = [line for line in lines if re.search(r"\b(all-gather|all-to-all|collective-permute)(-start)?\(", line)]
     swapped = [line for line in moved if re.search(SWAPPED, line)]
     assert len(swapped) == (3 if config.fsdp > 1 and config.model > 1 else 0)
@@ -76,43 +59,41 @@ def test_eight_devices_give_the_same_losses_and_exchange_sums_and_parameters_alo
     # A block at a time.
     blocks = [line for line in moved if "run_blocks" in line]
     assert all(re.search(r" = f32\[(1,)?\d+,\d+\]", line) for line in blocks)
-    clustering = [line for line in lines if re.search(r" = .* all-reduce(-start)?\(.*_cluster_views", line)]
+    rounds = [line for line in lines if re.search(r" = .* all-reduce(-start)?\(.*clustering/while/body", line)]
     # The extremes of the cost over the whole batch.
-    assert sorted(re.findall(r" = (\S+) .*/reduce_(\w+)", line)[0] for line in clustering) == [
+    assert sorted(re.findall(r" = (\S+) .*/reduce_(\w+)", line)[0] for line in rounds) == [
         ("f32[]", "max"),
         ("f32[]", "min"),
     ]
 
 
-def test_everything_compiles_once(one_device):
-    assert one_device[0]._cache_size() == 1
+def test_a_second_call_compiles_nothing_and_the_state_is_donated():
+    mesh = make_mesh(jax.devices()[:1])
+    step = make_train_step(TINY, steps_per_epoch=STEPS_PER_EPOCH, mesh=mesh)
+    start = first_state(TINY)
+    state = jax.device_put(start, state_shardings(start, mesh))
+    for batch in batches(2):
+        before = state
+        state, _ = step(state, shard_batch(batch, mesh))
+        donated = jax.tree.leaves((before.student, before.teacher))
+        assert all(leaf.is_deleted() for leaf in donated)
+    assert step._cache_size() == 1 and int(state.step) == 2
 
 
 def test_state_keeps_its_structure_and_types(one_device):
-    fresh = jax.eval_shape(lambda: init_state(tiny_recipe(), steps_per_epoch=STEPS_PER_EPOCH))
+    fresh = state_shapes(TINY, steps_per_epoch=STEPS_PER_EPOCH)
     describe = lambda leaf: (leaf.shape, leaf.dtype)  # noqa: E731
-    assert jax.tree.map(describe, fresh) == jax.tree.map(describe, one_device[1])
-    assert int(one_device[1].step) == 5
+    assert jax.tree.map(describe, fresh) == jax.tree.map(describe, one_device[0][-1])
+    assert int(one_device[0][-1].step) == 5
 
 
-def test_state_is_donated():
-    recipe = tiny_recipe()
-    mesh = make_mesh(jax.devices()[:1])
-    step = make_train_step(recipe, steps_per_epoch=STEPS_PER_EPOCH, mesh=mesh)
-    state = jax.eval_shape(lambda: init_state(recipe, steps_per_epoch=STEPS_PER_EPOCH))
-    batch = jax.eval_shape(lambda: next(batches(1)))
-    aliased = step.lower(state, batch).as_text().count("tf.aliasing_output")
-    assert aliased >= len(jax.tree.leaves((state.student, state.teacher)))
+def test_microbatches_change_memory_alone(one_device):
+    _, history = train(change("optimizer", accumulation_steps=4))
+    np.testing.assert_allclose(losses(history), losses(one_device[1]), rtol=1e-5)
 
 
-@pytest.mark.parametrize("slices", [2, 4])
-def test_accumulation_changes_memory_alone(one_device, slices):
-    _, _, history = train(accumulating(slices), 1)
-    np.testing.assert_allclose(losses(history), losses(one_device[2]), rtol=1e-5)
-
-
-def test_metrics_say_what_happened(one_device):
-    history = one_device[2]
+def test_metrics_of_each_step(one_device):
+    history = one_device[1]
     # So that 1e-5 of a loss is above the rounding of the logits that it is made of.
     assert losses(history).min() > 0.1
     for metrics in history:
@@ -122,44 +103,66 @@ def test_metrics_say_what_happened(one_device):
         assert 0 < metrics["teacher_entropy"] < np.log(12) and 0 < metrics["teacher_entropy_c"] < np.log(10)
         assert 0 < metrics["kl"] < metrics["loss_global"] and 0 < metrics["kl_c"] < metrics["loss_dense"]
         assert 1 <= metrics["feature_rank"] <= 8 and 0 < metrics["feature_spread"] <= 1 and metrics["feature_norm"] > 0
-    np.testing.assert_allclose(
-        [metrics["teacher_temp"] for metrics in history], [0.04, 0.04, 0.07, 0.07, 0.07], rtol=1e-6
-    )
+    temps = [metrics["teacher_temp"] for metrics in history]
+    np.testing.assert_allclose(temps, [0.04, 0.04, 0.07, 0.07, 0.07], rtol=1e-6)
 
 
 def test_alpha_zero_is_the_global_loss_alone(one_device):
-    objective = dataclasses.replace(tiny_recipe().objective, alpha=0.0)
-    _, state, history = train(tiny_recipe(objective=objective), 1, steps=2)
+    states, history = train(change("objective", alpha=0.0), steps=2)
     assert [metrics["loss"] for metrics in history] == [metrics["loss_global"] for metrics in history]
-    np.testing.assert_allclose(history[0]["loss_global"], one_device[2][0]["loss_global"], rtol=1e-6)
+    np.testing.assert_allclose(history[0]["loss_global"], one_device[1][0]["loss_global"], rtol=1e-6)
     assert {metrics["loss_dense"] for metrics in history} == {0.0}
-    np.testing.assert_array_equal(state.center_dense, 0)
+    assert {metrics["num_clusters"] for metrics in history} == {0.0}
+    np.testing.assert_array_equal(states[-1].center_dense, 0.0)
 
 
 def test_local_crops_take_part_in_the_global_loss_alone(one_device):
-    data = dataclasses.replace(tiny_recipe().data, local_views=LocalViewsConfig(count=3, crop_size=16))
-    rng = np.random.default_rng(1)
-    crops = rng.integers(0, 256, (2, 8, 3, 16, 16, 3), dtype=np.uint8)
-    extra = [{"local_views": crops[0]}, {"local_views": crops[1]}]
-    step, state, history = train(tiny_recipe(data=data), 8, steps=2, extra=extra)
-    assert step._cache_size() == 1
-    np.testing.assert_allclose(history[0]["loss_dense"], one_device[2][0]["loss_dense"], rtol=1e-5)
-    assert abs(history[0]["loss_global"] / one_device[2][0]["loss_global"] - 1) > 1e-4
-    np.testing.assert_allclose(history[0]["teacher_entropy"], one_device[2][0]["teacher_entropy"], rtol=1e-5)
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.student))
+    recipe = change("data", local_views=LocalViewsConfig(count=3, crop_size=16))
+    states, history = train(recipe, steps=2, num_devices=8)
+    np.testing.assert_allclose(history[0]["loss_dense"], one_device[1][0]["loss_dense"], rtol=1e-5)
+    assert abs(history[0]["loss_global"] / one_device[1][0]["loss_global"] - 1) > 1e-4
+    np.testing.assert_allclose(history[0]["teacher_entropy"], one_device[1][0]["teacher_entropy"], rtol=1e-5)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(states[-1].student))
 
 
-@pytest.mark.parametrize("tokens", ["keys", "queries", "last"])
-def test_other_tokens_are_clustered_differently(one_device, tokens):
-    objective = dataclasses.replace(tiny_recipe().objective, tokens=tokens)
-    _, _, history = train(tiny_recipe(objective=objective), 1, steps=1)
-    assert history[0]["loss_global"] == pytest.approx(one_device[2][0]["loss_global"], rel=1e-5)
-    assert history[0]["loss_dense"] != one_device[2][0]["loss_dense"]
+def test_keys_are_clustered_differently_and_alpha_weighs_them(one_device):
+    _, history = train(change("objective", tokens="keys", alpha=0.5), steps=1)
+    found, values = history[0], one_device[1][0]
+    np.testing.assert_allclose(found["loss_global"], values["loss_global"], rtol=1e-5)
+    np.testing.assert_allclose(found["loss"], 0.5 * found["loss_dense"] + found["loss_global"], rtol=1e-6)
+    assert abs(found["loss_dense"] / values["loss_dense"] - 1) > 1e-5
 
 
 def test_half_precision_stays_close_and_in_float32_outside(one_device):
-    backbone = dataclasses.replace(tiny_recipe().backbone, dtype="bfloat16")
-    assert isinstance(backbone, BackboneConfig)
-    _, state, history = train(tiny_recipe(backbone=backbone), 1, steps=1)
-    assert {str(leaf.dtype) for leaf in jax.tree.leaves(state.student)} == {"float32"}
-    np.testing.assert_allclose(history[0]["loss_global"], one_device[2][0]["loss_global"], rtol=0.05)
+    recipe = dataclasses.replace(
+        change("backbone", dtype="bfloat16"), objective=change("objective", tokens="last").objective
+    )
+    states, history = train(recipe, steps=1)
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(states[-1].student)} == {"float32"}
+    np.testing.assert_allclose(history[0]["loss_global"], one_device[1][0]["loss_global"], rtol=0.05)
+    assert abs(history[0]["loss_dense"] / one_device[1][0]["loss_dense"] - 1) > 1e-5
+
+
+# DINOv3's transformer in miniature, whose blocks two devices share.
+MORE_PARTS = tiny_recipe(
+    backbone=BackboneConfig(
+        width=16, depth=2, num_heads=2, patch_size=8, drop_path_rate=0.0, dtype="float32", num_registers=3,
+        layer_scale=True, mlp="swiglu", mlp_ratio=8 / 3, positions="rope", norm_epsilon=1e-5,
+    )
+)  # fmt: skip
+
+
+def test_registers_and_scales_learn_and_the_teacher_follows():
+    # The learning rate starts from 0: the second step moves something.
+    states, history = train(MORE_PARTS, steps=2, num_devices=2, config=MeshConfig(fsdp=2))
+    assert all(np.isfinite(list(metrics.values())).all() and 2 <= metrics["num_clusters"] <= 4 for metrics in history)
+    trees = (states[0].student, states[-1].student, states[-1].teacher)
+    flat = [jax.tree_util.tree_leaves_with_path(tree["backbone"]) for tree in trees]
+    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in flat[0]]
+    for name, (_, before), (_, student), (_, teacher) in zip(names, *flat, strict=True):
+        assert np.abs(student - before).max() > 1e-3, name
+        np.testing.assert_allclose(teacher - before, 0.1 * (student - before), rtol=0.05, atol=1e-6, err_msg=name)
+    assert {"register_tokens", "block_1/scale_2"} <= set(names) and "position_embedding" not in names
+    assert states[-1].student["backbone"]["register_tokens"].shape == (1, 3, 16)
+    # Half of the outputs gate the other half.
+    assert states[-1].student["backbone"]["block_0"]["mlp_1"]["kernel"].shape == (16, 2 * 43)

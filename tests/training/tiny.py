@@ -1,4 +1,4 @@
-"""A recipe of the smallest networks, a start, and batches for it."""
+"""A recipe of the smallest networks, a first state, batches, and steps that are compiled once a process."""
 
 import dataclasses
 import functools
@@ -10,9 +10,11 @@ from croc_jax.clustering import ClusteringConfig
 from croc_jax.data.config import DataConfig, ViewsConfig
 from croc_jax.losses import ObjectiveConfig
 from croc_jax.models import BackboneConfig, HeadConfig
-from croc_jax.training.config import OptimizerConfig, Recipe, ScheduleConfig
+from croc_jax.training.config import MeshConfig, OptimizerConfig, Recipe, ScheduleConfig
 from croc_jax.training.forward import init_params, make_networks
-from croc_jax.training.state import state_from_params
+from croc_jax.training.sharding import make_mesh, shard_batch, state_shardings
+from croc_jax.training.state import abstract_batch, abstract_state, state_from_params
+from croc_jax.training.step import make_train_step
 
 STEPS_PER_EPOCH = 2
 
@@ -34,7 +36,7 @@ def tiny_recipe(**changes):
 
 
 def first_state(recipe):
-    """Returns a start whose numbers NumPy draws, which takes no compilation."""
+    """Returns a first state whose numbers NumPy draws, which takes no compilation."""
     init = functools.partial(init_params, make_networks(recipe), crop_size=recipe.data.views.crop_size)
     rng, shapes = np.random.default_rng(0), jax.eval_shape(init, jax.random.key(0))
 
@@ -46,12 +48,43 @@ def first_state(recipe):
     return state_from_params(recipe, jax.tree_util.tree_map_with_path(draw, shapes), steps_per_epoch=STEPS_PER_EPOCH)
 
 
-def batches(count, *, batch_size=8, crop_size=24, seed=0):
-    rng = np.random.default_rng(seed)
+def batches(count, *, batch_size=8, crop_size=24, seed=0, recipe=None):
+    """Yields host batches of two views, and of the local crops that a recipe asks for."""
+    rng, local = np.random.default_rng(seed), np.random.default_rng(seed + 1)
+    if recipe is not None:
+        batch_size, crop_size = recipe.schedule.batch_size, recipe.data.views.crop_size
     for _ in range(count):
         corners, sizes = rng.uniform(0, 50, (batch_size, 2, 2)), rng.uniform(30, 90, (batch_size, 2, 2))
         flips = rng.integers(0, 2, (batch_size, 2, 1))
-        yield {
+        batch = {
             "views": rng.integers(0, 256, (batch_size, 2, crop_size, crop_size, 3), dtype=np.uint8),
             "boxes": np.concatenate([corners, sizes, flips], axis=-1).astype(np.float32),
         }
+        if recipe is not None and recipe.data.local_views.count:
+            views = recipe.data.local_views
+            shape = (batch_size, views.count, views.crop_size, views.crop_size, 3)
+            batch["local_views"] = local.integers(0, 256, shape, dtype=np.uint8)
+            batch["local_boxes"] = np.zeros((*shape[:2], 5), np.float32)
+        yield batch
+
+
+@functools.cache
+def compiled_step(recipe, num_devices=1, config=MeshConfig(fsdp=1)):  # noqa: B008
+    """Returns the mesh and the compiled step of a recipe."""
+    mesh = make_mesh(jax.devices()[:num_devices], config)
+    shapes = abstract_state(recipe, steps_per_epoch=STEPS_PER_EPOCH, mesh=mesh), abstract_batch(recipe, mesh=mesh)
+    step = make_train_step(recipe, steps_per_epoch=STEPS_PER_EPOCH, mesh=mesh)
+    # Compiled in a hurry: it runs a few times.
+    return mesh, step.lower(*shapes).compile({"xla_backend_optimization_level": 0})
+
+
+def train(recipe, steps=5, *, num_devices=1, config=MeshConfig(fsdp=1)):  # noqa: B008
+    """Returns the state on the host before and after each step, and the metrics of each."""
+    mesh, step = compiled_step(recipe, num_devices, config)
+    start = first_state(recipe)
+    state, states, history = jax.device_put(start, state_shardings(start, mesh)), [jax.device_get(start)], []
+    for batch in batches(steps, recipe=recipe):
+        state, metrics = step(state, shard_batch(batch, mesh))
+        history.append(jax.tree.map(float, metrics))
+        states.append(jax.device_get(state))
+    return states, history

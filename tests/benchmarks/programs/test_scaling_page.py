@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from compiling import Figures, describe_failure, summarize
-from program import Cost, Exchange, Work
-from scaling_page import (
+from programs.compiling import Figures, describe_failure, summarize
+from programs.program import Cost, Exchange, Work
+from programs.scaling_page import (
     HEAD,
     MEASURED,
     PAGE,
@@ -17,7 +17,7 @@ from scaling_page import (
     measured_section,
     time_range,
 )  # fmt: skip
-from targets import CHIPS, chip_of
+from programs.targets import CHIPS, chip_of
 
 GIB = 2**30
 NAME = "bf16[8,8] forward: Block/mlp_1/dot_general"
@@ -102,7 +102,7 @@ def test_the_page_has_all_rows():
 
 
 def test_the_page_of_the_site_is_what_the_program_writes():
-    page = (Path(__file__).resolve().parents[2] / "docs" / "scaling.md").read_text()
+    page = (Path(__file__).resolve().parents[3] / "docs" / "scaling.md").read_text()
     assert page.startswith(PAGE.partition("{steps}")[0])
 
 

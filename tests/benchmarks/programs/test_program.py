@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from instructions import padded_bytes, parse, result_type
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from program import Exchange, read_program
+from programs.instructions import padded_bytes, parse, result_type
+from programs.program import Exchange, read_program
 
 LOOPS = """
 %add (x: f32[], y: f32[]) -> f32[] {

@@ -1,4 +1,4 @@
-"""Eight CPU devices, quick compilation, a cache of compiled programs, and strict shapes where only our own code runs."""
+"""Eight CPU devices, quick compilation, a cache of compiled programs, and strict shapes for our own code alone."""
 
 import importlib
 import importlib.metadata

@@ -22,7 +22,7 @@ from croc_jax.training.config import Recipe, recipe_from_dict
 from croc_jax.training.sharding import make_mesh, num_data_shards
 from croc_jax.training.start import abstract_batch, abstract_state
 from croc_jax.training.step import make_train_step
-from programs.program import Work, read_program
+from programs.program import Counts, Work, read_program
 from programs.targets import Chip, chip_of, find_devices
 
 # Rounds of the loop over chunks of clusters, whose number the images decide: half of all.
@@ -57,8 +57,8 @@ class Step(NamedTuple):
     mesh: dict[str, int]
 
 
-@dataclasses.dataclass(frozen=True)
-class Figures:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Figures(Counts):
     """What a device needs for a step and does in it, according to its compiler; nothing is measured.
 
     Attributes:
@@ -70,16 +70,7 @@ class Figures:
         fits: whether the device has as much.
         seconds: estimated cycles over the clock (TPU); or, for each operation, the longer of the times that its bytes
             and its products take at the peak (GPU): a lower bound.
-        traffic: bytes that operations move.
-        flops: multiplications and additions of the program's matrix products.
-        method_flops: those that the method asks for.
-        launches: number of operations that run.
-        loops: number of rounds of each loop.
-        assumed: number of loops that are taken to run `CHUNKS` rounds.
-        sorts: operations of the program that sort.
-        doubles: operations with float64 results.
-        host: operations that call the host.
-        aliased: arguments whose memory results reuse.
+        method_flops: multiplications and additions that the method asks for.
         leaves: number of arrays of the state.
         largest: the operations that take longest: name, runs, seconds, bytes, products.
         exchanges: runs, and bytes by element type, of each kind of collective operation.
@@ -94,16 +85,7 @@ class Figures:
     temporaries: int
     fits: bool
     seconds: float
-    traffic: int
-    flops: int
     method_flops: float
-    launches: int
-    loops: list[int]
-    assumed: int
-    sorts: int
-    doubles: int
-    host: int
-    aliased: int
     leaves: int
     largest: list[tuple[str, int, float, int, int]]
     exchanges: dict[str, tuple[int, dict[str, int]]]
@@ -185,8 +167,7 @@ def summarize(work: Work, chip: Chip) -> dict[str, Any]:
         (cost.name, cost.count, _seconds(cost.cycles, cost.traffic, cost.flops, chip), cost.traffic, cost.flops)
         for cost in work.costs
     ]
-    same = "flops", "traffic", "launches", "loops", "assumed", "sorts", "doubles", "host", "aliased"
-    return {name: getattr(work, name) for name in same} | {
+    return {field.name: getattr(work, field.name) for field in dataclasses.fields(Counts)} | {
         "seconds": sum(line[2] for line in timed),
         # By cycles where the compiler counts them, else by bytes.
         "largest": sorted(timed, key=lambda line: line[2] if chip.clock else line[3], reverse=True)[:NUM_LARGEST],

@@ -71,14 +71,14 @@ class Cost(NamedTuple):
     flops: int
 
 
-@dataclasses.dataclass(frozen=True)
-class Work:
-    """What one device does in one run.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Counts:
+    """What one device does in one run, in numbers.
 
     Attributes:
-        costs: operations; those that differ only in a number (the layer) are one.
-        exchanges: collective operations, by kind.
         flops: multiplications and additions of matrix products.
+        traffic: bytes that operations move.
+        launches: number of operations that run.
         loops: number of rounds of each loop.
         assumed: number of loops that do not state their number of rounds.
         sorts: operations of the program that sort.
@@ -87,9 +87,9 @@ class Work:
         aliased: arguments whose memory results reuse.
     """
 
-    costs: list[Cost]
-    exchanges: dict[str, Exchange]
     flops: int
+    traffic: int
+    launches: int
     loops: list[int]
     assumed: int
     sorts: int
@@ -97,20 +97,18 @@ class Work:
     host: int
     aliased: int
 
-    @property
-    def cycles(self) -> int:
-        """Cycles of all operations, one after the other."""
-        return sum(cost.cycles for cost in self.costs)
 
-    @property
-    def traffic(self) -> int:
-        """Bytes that all operations move."""
-        return sum(cost.traffic for cost in self.costs)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Work(Counts):
+    """What one device does in one run.
 
-    @property
-    def launches(self) -> int:
-        """Number of operations that run."""
-        return sum(cost.count for cost in self.costs)
+    Attributes:
+        costs: operations; those that differ only in a number (the layer) are one.
+        exchanges: collective operations, by kind.
+    """
+
+    costs: list[Cost]
+    exchanges: dict[str, Exchange]
 
 
 def read_program(text: str, *, unknown_trips: int = 1) -> Work:
@@ -124,10 +122,13 @@ def read_program(text: str, *, unknown_trips: int = 1) -> Work:
     counter = _Counter(computations, unknown_trips)
     counter.walk(entry, 1)
     instructions = [instruction for body in computations.values() for instruction in body]
+    costs = [Cost(name, *numbers) for name, numbers in counter.costs.items()]
     return Work(
-        costs=[Cost(name, *numbers) for name, numbers in counter.costs.items()],
+        costs=costs,
         exchanges={kind: Exchange(counter.counts[kind], dict(sizes)) for kind, sizes in counter.sizes.items()},
-        flops=sum(numbers[3] for numbers in counter.costs.values()),
+        flops=sum(cost.flops for cost in costs),
+        traffic=sum(cost.traffic for cost in costs),
+        launches=sum(cost.count for cost in costs),
         loops=counter.loops,
         assumed=counter.assumed,
         sorts=sum(instruction.operation == "sort" for instruction in instructions),

@@ -133,7 +133,7 @@ def test_work_of_all_layers_comes_together_by_origin():
     (cost,) = [cost for cost in work.costs if cost.cycles]
     assert cost.name == "bf16[16,32] backward: Net/Block/mlp_1/dot_general"
     assert (cost.count, cost.cycles, cost.flops) == (2, 1200, 2 * 2 * 16 * 32 * 512)
-    assert work.cycles == 1200 and work.flops == cost.flops
+    assert work.flops == cost.flops
     # Two operands in tiles of 8 x 128 from the main memory; one operand and the result are in the fast memory.
     assert cost.traffic == 2 * (512 * 128 + 512 * 128) * 2
     (copy,) = [cost for cost in work.costs if cost.name == "bf16[16,512] copy-start"]

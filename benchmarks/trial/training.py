@@ -160,7 +160,7 @@ def report_resumption(plan: Plan, saved: int, before: Sequence[int], status: int
         report: takes the rows.
     """
     log = log_of(plan, "second")
-    match = re.search(r"resumes after step (\d+)", log.read_text(encoding="utf-8"))
+    match = re.search(r"resum\w* \w+ step (\d+)", log.read_text(encoding="utf-8"))
     resumed = int(match[1]) if match else 0
     figure, good = f"after step {resumed}" if match else f"not at all; see {log}", resumed >= saved > 0
     report("resumed", figure, OK if good else FAILED, step=resumed)

@@ -26,7 +26,7 @@ from croc_jax.training.forward import encode_views, init_params, make_networks
 from croc_jax.training.sharding import make_mesh
 from croc_jax.training.state import state_from_params
 from croc_jax.training.step import ViewPair, make_update
-from trial.findings import FAILED, OK, TOO_FAR, Report, attempt, first_line
+from trial.findings import OK, TOO_FAR, Report, attempt
 from trial.sizes import TrialSize, with_batch
 
 Batch = Mapping[str, jax.Array]
@@ -139,17 +139,18 @@ def check_numbers(size: TrialSize, images: str, report: Report) -> None:
         reference = pool.submit(run_steps, exact, inputs, cpu)
         if device == cpu:
             reference.result()
-        for name, tried, precision, limits in trials:
+        for name, *settings in trials:
             if time.monotonic() - begin > _SHARE_FOR_THE_FIRST * size.seconds["numbers"]:
                 report(name, "left out, as the time was short")
                 continue
             report.say(f"  {size.check_steps} steps on {device.device_kind}, {name} ...")
-            try:
+
+            def run(name: str, recipe: Recipe, precision: Any, limits: Limits) -> None:
                 with jax.default_matmul_precision(precision):
-                    found = run_steps(tried, inputs, device)
+                    found = run_steps(recipe, inputs, device)
                 compare(name, found, reference.result(), limits, report)
-            except Exception as error:
-                report(name, first_line(error), FAILED)
+
+            attempt(report, functools.partial(run, name, *settings), name)
 
 
 def check_recipe(size: TrialSize, **backbone: str) -> Recipe:

@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 DOCS_READY := $(VENV)/docs-ready
-# PyTorch has its own, so that `make test` shows that nothing needs it.
+# PyTorch has its own environment, so that `make test` shows that nothing needs it.
 PARITY_VENV := .venv-parity
 PARITY_READY := $(PARITY_VENV)/ready
-# And so have the compilers for accelerators: of TARGET=tpu, TARGET=cuda, or both.
+# And so have the compilers for accelerators: TARGET=tpu, TARGET=cuda, or both by default.
 TARGET ?=
 CHIPS_VENV := .venv-chips
 CHIPS_READY := $(CHIPS_VENV)/ready-$(or $(TARGET),both)
@@ -15,8 +15,9 @@ COMMA := ,
 # The page that `make chips` writes.
 OUTPUT ?=
 IMAGES ?=
-# Tests that run at a time; each takes up to two cores while it compiles.
+# Tests run in this many processes, file by file in the order of tests/conftest.py.
 TESTERS ?= 2
+SPREAD = -n $(TESTERS) --dist loadfile --no-loadscope-reorder
 
 # XLA on CPU asks for the same large blocks each step. In large pages that are kept in between, they cost
 # hardly any page faults: a sixth of a training step.
@@ -42,15 +43,15 @@ demo: $(READY)
 	$(BIN)/python launch/demo.py $(if $(IMAGES),--images="$(IMAGES)")
 
 test: $(READY)
-	$(BIN)/python -m pytest -q -n $(TESTERS) --dist loadfile
+	$(BIN)/python -m pytest -q $(SPREAD)
 
-# The files of all tests that need PyTorch or transformers: an error without these, while `make test` skips the tests.
-# Those that need timm, and so torchvision, run where it is installed.
+# All files with tests that need PyTorch or transformers, which `make test` skips. Tests that need timm, and so torchvision,
+# run where it is installed.
 parity: $(PARITY_READY)
-	$(PARITY_VENV)/bin/python -m pytest -q -n $(TESTERS) --dist loadfile --installed=torch,transformers \
+	$(PARITY_VENV)/bin/python -m pytest -q $(SPREAD) --installed=torch,transformers \
 		$$(grep -rlw torch tests --include='test_*.py')
 
-# Compiles a small step for a TPU, which takes no TPU but its compiler: an error without that.
+# Compiles a small step for a TPU, which needs its compiler but no TPU.
 tpu: $(CHIPS_VENV)/ready-tpu
 	$(CHIPS_VENV)/bin/python -m pytest -q --installed=libtpu tests/tpu
 
@@ -80,7 +81,7 @@ $(READY): setup.cfg pyproject.toml $(wildcard constraints/*.txt)
 	@$(call install,dev,$(VENV))
 	@touch $@
 
-# What only the site needs; the variable silences an announcement that is none of a reader's business.
+# The variable silences an announcement of MkDocs 2 on each build.
 docs: $(DOCS_READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "Open site/index.html in a browser; it needs no server."

@@ -1,11 +1,11 @@
-"""Compiles the training step for accelerators that are not there and says what it needs; writes docs/scaling.md.
+"""Compiles the training step for accelerators that are not there and prints what it needs; writes docs/scaling.md.
 
     make chips TARGET=tpu
     .venv-chips/bin/python benchmarks/chips.py --only=vit_small-v5e-4 --config.backbone.remat=True
     make chips OUTPUT=docs/scaling.md
 
-A row takes 2 to 8 minutes of CPU. Its figures are kept in --results: an interrupted run goes on, and a row is compiled
-again once its recipe, the sources or the compiler are others. Nothing is measured on an accelerator; tables of
+A row takes 2 to 8 minutes of CPU. Its figures are kept in --results: an interrupted run resumes, and a row is compiled
+again when its recipe, the sources or the compiler have changed. Nothing is measured on an accelerator; tables of
 benchmarks/accelerator.py that are pasted under the page's last heading stay there.
 """
 
@@ -18,32 +18,31 @@ from pathlib import Path
 
 from absl import app, flags
 from ml_collections import config_flags
+from programs.rows import ROWS, find_figures
+from programs.scaling_page import HEAD, MEASURED, Entry, cells_of, make_page, measured_section
 from rich.console import Console
 from rich.table import Table
-from rows import ROWS, find_figures
-from scaling_page import HEAD, MEASURED, Entry, cells_of, make_page, measured_section
 
 from croc_jax.training.config_dict import recipe_config
 
-ONLY = flags.DEFINE_multi_enum("only", None, [row.name for row in ROWS], "Row to compile; give it again for more.")
+ONLY = flags.DEFINE_multi_enum("only", None, [row.name for row in ROWS], "Row to compile; repeatable.")
 OUTPUT = flags.DEFINE_string("output", None, "The page to write, in Markdown.")
 RESULTS = flags.DEFINE_string("results", "runs/chips", "Folder for the figures of each row.")
 DUMP = flags.DEFINE_string("dump", None, "Folder for the text of each program.")
-CONFIG = config_flags.DEFINE_config_dict("config", recipe_config(), "Fields that all rows are to have.")
+CONFIG = config_flags.DEFINE_config_dict("config", recipe_config(), "Fields of the recipe, for all rows.")
 
 
-def main(argv: Sequence[str]) -> None:
-    """Compiles what is not there yet, and prints a table."""
-    del argv
-    # A signal of a scheduler ends the program that compiles, too.
+def main(_: Sequence[str]) -> None:
+    """Compiles the rows without figures, and prints a table."""
+    # SIGTERM ends the process that compiles, too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     changes = config_flags.get_override_values(flags.FLAGS["config"])
     if changes and OUTPUT.value:
-        raise app.UsageError("the page tells of the configured recipes: --output takes no --config.FIELD")
+        raise app.UsageError("the page describes the configured recipes: --output takes no --config.FIELD")
     chosen = [row for row in ROWS if not ONLY.value or row.name in ONLY.value]
     rows = [row._replace(fields={**row.fields, **changes}) for row in chosen]
     found = find_figures(rows, folder=Path(RESULTS.value), dump=Path(DUMP.value) if DUMP.value else None)
-    entries = [Entry(row.title, row.topology, told) for row, told in zip(rows, found, strict=True)]
+    entries = [Entry(row.title, row.topology, figures) for row, figures in zip(rows, found, strict=True)]
     show(entries)
     if OUTPUT.value:
         file = Path(OUTPUT.value)
@@ -52,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def show(entries: Sequence[Entry]) -> None:
-    """Prints a table with a line for each row, then what else is known of each."""
+    """Prints a table with a line for each row, then all other figures of each."""
     console = Console(width=None if sys.stdout.isatty() else 220)
     table = Table(*HEAD)
     for entry in entries:
@@ -61,12 +60,11 @@ def show(entries: Sequence[Entry]) -> None:
     for entry in entries:
         if isinstance(entry.found, str):
             continue
-        told = dataclasses.asdict(entry.found)
-        lines = [f"{entry.title}: {json.dumps({name: told[name] for name in told if name != 'largest'})}"]
+        figures = dataclasses.asdict(entry.found)
+        lines = [f"{entry.title}: {json.dumps({name: figures[name] for name in figures if name != 'largest'})}"]
         for name, count, seconds, traffic, flops in entry.found.largest:
-            lines.append(
-                f"{1e3 * seconds:10.3f} ms {traffic / 1e9:9.3f} GB {flops / 1e9:9.1f} GFLOP in {count}: {name}"
-            )
+            sizes = f"{1e3 * seconds:10.3f} ms {traffic / 1e9:9.3f} GB {flops / 1e9:9.1f} GFLOP"
+            lines.append(f"{sizes} in {count}: {name}")
         console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
 

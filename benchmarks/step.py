@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from absl import app, flags
 from flops import model_flops, transformer
-from timing import median_seconds, peak_memory_gib, print_table
+from timing import median_seconds, peak_memory_gib, print_table, random_batch
 
 from croc_jax.clustering import cluster_views, patch_positions
 from croc_jax.losses import ObjectiveConfig
@@ -63,16 +63,6 @@ def main(_: list[str]) -> None:
     if PEAK.value:
         rows["share of the peak"] = f"{100 * flops / 1e12 / PEAK.value:.1f}%"
     print_table(f"{VARIANT.value}/16 step, batch {BATCH.value}, {transformer(recipe).dtype}", rows)
-
-
-def random_batch(size: int, crop_size: int) -> dict[str, np.ndarray]:
-    """Returns noise in the place of crops."""
-    rng = np.random.default_rng(0)
-    boxes = np.concatenate(
-        [rng.uniform(0, 100, (size, 2, 2)), rng.uniform(100, 300, (size, 2, 2)), np.zeros((size, 2, 1))], axis=-1
-    )
-    views = rng.integers(0, 256, (size, 2, crop_size, crop_size, 3), dtype=np.uint8)
-    return {"views": views, "boxes": boxes.astype(np.float32)}
 
 
 def clustering_seconds(recipe: Recipe) -> float:

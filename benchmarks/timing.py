@@ -30,6 +30,15 @@ def peak_memory_gib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
+def random_batch(size: int, crop_size: int) -> dict[str, np.ndarray]:
+    """Returns a host batch of noise: views `[b v H W c]` and their boxes `[b v 5]`."""
+    rng = np.random.default_rng(0)
+    corners, sizes = rng.uniform(0, 100, (size, 2, 2)), rng.uniform(100, 300, (size, 2, 2))
+    boxes = np.concatenate([corners, sizes, np.zeros((size, 2, 1))], axis=-1)
+    views = rng.integers(0, 256, (size, 2, crop_size, crop_size, 3), dtype=np.uint8)
+    return {"views": views, "boxes": boxes.astype(np.float32)}
+
+
 def print_table(title: str, rows: dict[str, str]) -> None:
     """Prints figures with their names."""
     device = jax.devices()[0]

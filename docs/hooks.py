@@ -1,43 +1,34 @@
-"""Fills the pages of the site with what the sources say: fields, config files, conventions, modules."""
+"""Fills pages of the site from the package: the fields of a recipe, config files, and conventions of protocols."""
 
-import ast
+import dataclasses
 import html
+import importlib
+import inspect
 import re
+import runpy
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from reading import (
-    ROOT,
-    DocumentationError,
-    parse,
-    public_modules,
-    read_assignments,
-    read_conventions,
-    read_fields,
-    read_protocol,
-    read_variants,
-    recipe_groups,
-    show,
-    source_file,
-    summary,
-)
+from croc_jax.evaluation.features import MemoryBudget
+from croc_jax.training.config import Recipe, flatten
 
-PACKAGE = "croc_jax"
-# What belongs to no dataclass of the package, of the configs in configs/eval.
+ROOT = Path(__file__).resolve().parents[1]
+# Fields of configs/eval that belong to no dataclass.
 COMMON = {
-    "dataset.root": "where the data lie; see the description above",
-    "dataset.num_classes": "classes of a folder of images and labels; without, those that its training labels show",
-    "dataset.train_split": "split to learn from",
+    "dataset.root": "where the data is; see the description above",
+    "dataset.num_classes": "classes of a folder of images and labels; by default those of its training labels",
+    "dataset.train_split": "split to train on",
     "dataset.train_fraction": "share of the training images, drawn with a fixed seed",
     "dataset.val_split": "split that is scored",
     "dataset.split": "split that is scored",
-    "dataset.year": "of VOC",
+    "dataset.year": "year of VOC",
     "dataset.hard": "whether truncated and difficult objects count",
     "which": 'weights of a workdir: "teacher" or "student"',
     "recipe": "architecture of `--checkpoint=random`: a config file or a workdir",
 }
+
 PROTOCOLS = {
     "linear": ("croc_jax.evaluation.linear", "LinearProtocol"),
     "unsupervised": ("croc_jax.evaluation.unsupervised", "UnsupervisedProtocol"),
@@ -49,162 +40,134 @@ PROTOCOLS = {
 }
 
 
-def on_pre_build(**_: Any) -> None:
-    """Forgets the sources as they were before, for `mkdocs serve`; MkDocs calls this."""
-    parse.cache_clear()
-
-
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Replaces each line `<!-- fill: NAME ARGUMENT -->` of a page; MkDocs calls this.
-
-    Raises:
-        DocumentationError: for an unknown name, or sources that lack what it asks for.
-    """
-
-    def fill(match: re.Match) -> str:
-        name, *arguments = match[1].split()
-        if name not in FILLERS:
-            raise DocumentationError(f"fill: {name}: choose one of {', '.join(FILLERS)}")
-        return FILLERS[name](*arguments)
-
-    return re.sub(r"^<!-- fill: (.+) -->$", fill, markdown, flags=re.MULTILINE)
+    """Replaces each line `<!-- fill: NAME -->` of a page; MkDocs calls this."""
+    return re.sub(r"^<!-- fill: (\w+) -->$", lambda match: "\n".join(FILLERS[match[1]]()), markdown, flags=re.MULTILINE)
 
 
 def on_post_page(output: str, **_: Any) -> str:
-    """Lets no page out that loads anything from the network; MkDocs calls this.
-
-    Raises:
-        DocumentationError: for such a page.
-    """
+    """Raises ValueError for a page that loads anything from the network; MkDocs calls this."""
     outside = re.search(r"""<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)=["']?(?:https?:)?//[^"'\s>]+""", output)
     if outside:
-        raise DocumentationError(f"the site must work offline, but a page has {outside[0]}")
+        raise ValueError(f"the site must work offline, but a page has {outside[0]}")
     return output
 
 
-def fill_modules(room: str) -> str:
-    """Lists what a room exports, then documents each of its modules."""
-    pages = []
-    for name in public_modules(room):
-        package = source_file(name).name == "__init__.py"
-        options = "\n    options:\n      members: []" if package else ""
-        exports = _exports(name) if package else ""
-        pages.append(f"::: {name}{options}\n\n{exports}")
-    return "\n".join(pages)
+def protocols() -> dict[str, tuple[Any, Mapping[str, Any]]]:
+    """Returns {name: (config class, conventions)} of all protocols."""
+    outcomes = importlib.import_module("croc_jax.evaluation.outcomes")
+    found = {}
+    for name, (module, config) in PROTOCOLS.items():
+        conventions = getattr(outcomes, f"{name.upper()}_CONVENTIONS")
+        found[name] = getattr(importlib.import_module(module), config), conventions
+    return found
 
 
-def _exports(package: str) -> str:
-    """Returns a table of the names that a package offers, linked to where they are defined."""
-    tree, rows = parse(package), []
-    for statement in tree.body:
-        if isinstance(statement, ast.ImportFrom) and statement.module and statement.module.startswith(PACKAGE):
-            for alias in statement.names:
-                meaning = summary(statement.module, alias.name)
-                link = f"[`{alias.name}`][{statement.module}.{alias.name}]" if meaning else f"`{alias.name}`"
-                rows.append(f"| {link} | {escape(meaning)} |")
-    if not rows:
-        return ""
-    return "\n".join([f"Import these from `{package}`:", "", "| name | what it is |", "|---|---|", *rows, ""])
+def meanings(config: Any, prefix: str = "") -> dict[str, str]:
+    """Returns {field: meaning} of a dataclass, from its docstring; ValueError for a field without one."""
+    section = re.search(r"^Attributes:\n((?: .*\n?|\n)+)", inspect.getdoc(config) or "", re.MULTILINE)
+    entries = re.findall(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", section[1] if section else "", re.MULTILINE)
+    found = {name: " ".join(text.split()) for name, text in entries}
+    names = [field.name for field in dataclasses.fields(config) if not dataclasses.is_dataclass(field.default)]
+    if missing := [name for name in names if name not in found]:
+        raise ValueError(f"{config.__qualname__}: the docstring lacks {', '.join(missing)}")
+    return {f"{prefix}{name}": found[name] for name in names}
 
 
-def fill_recipe() -> str:
+def groups(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields (prefix of its fields, instance) of a config and of all dataclasses in it."""
+    yield prefix, config
+    for field in dataclasses.fields(config):
+        if dataclasses.is_dataclass(value := getattr(config, field.name)):
+            yield from groups(value, f"{prefix}{field.name}.")
+
+
+def fill_recipe() -> Iterator[str]:
     """Documents all fields of a recipe, a table for each group."""
-    parts = []
-    for prefix, (lead, fields) in recipe_groups().items():
+    for prefix, group in groups(Recipe()):
         title = f"`{prefix.rstrip('.')}`" if prefix else "The run as a whole"
-        parts += [f"### {title}", "", escape(lead), "", "| field | default | meaning |", "|---|---|---|"]
-        parts += [f"| {code(prefix + f.name)} | {code(f.default)} | {escape(f.meaning)} |" for f in fields]
-        parts.append("")
-    return "\n".join(parts)
+        yield from (f"### {title}", "", escape((inspect.getdoc(group) or "").partition("\n")[0]), "")
+        fields = meanings(type(group)).items()
+        rows = ((code(prefix + name), code(show(getattr(group, name))), escape(meaning)) for name, meaning in fields)
+        yield from table("field", "default", "meaning", rows=rows)
 
 
-def fill_configs() -> str:
-    """Documents each config file of pre-training: what it is for, its command, what it changes."""
-    defaults = {f"{prefix}{f.name}": f.default for prefix, (_, fields) in recipe_groups().items() for f in fields}
-    parts = []
+def fill_configs() -> Iterator[str]:
+    """Documents each config file of pre-training: what it is for, its command, and what it changes."""
+    defaults = flatten(dataclasses.asdict(Recipe()))
     for file in sorted((ROOT / "configs").glob("*.py")):
-        assigned, variants = read_assignments(file), read_variants(file)
-        unknown = assigned.keys() - defaults.keys()
-        unknown |= {name for fields in variants.values() for name in fields.keys() - defaults.keys()}
-        if unknown:
-            raise DocumentationError(f"{file.name} sets unknown fields: {', '.join(sorted(unknown))}")
-        changed = {name: value for name, value in assigned.items() if value != defaults[name]}
-        parts += [f"### `{file.name}`", "", _describe(file), "", "| field | value | default |", "|---|---|---|"]
-        parts += [f"| {code(n)} | {code(v)} | {code(defaults[n])} |" for n, v in sorted(changed.items())]
-        parts += ["", "All other fields keep their defaults.", ""]
-        if variants:
-            parts += ["| variant | what it sets besides |", "|---|---|"]
-            parts += [f"| {code(f':{name}')} | {_list(fields)} |" for name, fields in variants.items()]
-            parts.append("")
-    return "\n".join(parts)
+        names = runpy.run_path(str(file))
+        yield from (f"### `{file.name}`", "", describe(names["__doc__"]), "")
+        settings = sorted(flatten(names["get_config"]().to_dict()).items())
+        changed = ((name, show(value), show(defaults[name])) for name, value in settings if value != defaults[name])
+        yield from table("field", "value", "default", rows=(map(code, row) for row in changed))
+        yield from ("All other fields have their defaults.", "")
+        if variants := names.get("VARIANTS"):
+            texts = {name: [f"{field}={show(value)}" for field, value in one.items()] for name, one in variants.items()}
+            rows = ((code(f":{name}"), ", ".join(map(code, fields))) for name, fields in texts.items())
+            yield from table("variant", "what it sets besides", rows=rows)
 
 
-def _list(fields: Mapping[str, str]) -> str:
-    return ", ".join(code(f"{name}={value}") for name, value in fields.items())
+def fill_protocols() -> Iterator[str]:
+    """Documents each config file of evaluation, with a column for each variant."""
+    for file in sorted((ROOT / "configs" / "eval").glob("*.py")):
+        names = runpy.run_path(str(file))
+        yield from (f"### `eval/{file.name}`", "", describe(names["__doc__"]), "")
+        get_config = names["get_config"]
+        variants = re.findall(r'"(\w+)"', get_config.__doc__) if inspect.signature(get_config).parameters else []
+        columns = [flatten(get_config(name).to_dict()) for name in variants] or [flatten(get_config().to_dict())]
+        protocol = columns[0].pop("protocol")
+        known = COMMON | meanings(MemoryBudget, "budget.") | meanings(protocols()[protocol][0], f"{protocol}.")
+        heads = ["default", *(f"`:{name}`" for name in variants[1:])]
+        values = {name: [code(show(column[name])) for column in columns] for name in columns[0]}
+        rows = ((code(name), *cells, escape(known[name])) for name, cells in values.items())
+        yield from table("field", *heads, "meaning", rows=rows)
 
 
-def _describe(file: Path) -> str:
-    """Returns a file's docstring as Markdown; its indented command becomes a block of code."""
-    docstring = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+def fill_conventions() -> Iterator[str]:
+    """Lists the conventions of each protocol."""
+    for name, (_, conventions) in protocols().items():
+        yield from (f"### `{name}`", "")
+        yield from table("what", "how", rows=((what, escape(how)) for what, how in conventions.items()))
+
+
+def table(*heads: str, rows: Iterable[Iterable[str]]) -> Iterator[str]:
+    """Yields the lines of a table in Markdown."""
+    yield from (f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows))
+    yield ""
+
+
+def describe(docstring: str) -> str:
+    """Returns the docstring of a config file as Markdown; its indented command becomes a block of code."""
     blocks = re.split(r"((?:^ {4}.*\n?)+)", docstring, flags=re.MULTILINE)
     blocks[::2] = map(escape, blocks[::2])
     blocks[1::2] = (f"```bash\n{textwrap.dedent(block).rstrip()}\n```\n" for block in blocks[1::2])
     return "".join(blocks)
 
 
-def protocol_meanings(protocol: str) -> dict[str, str]:
-    """Returns the meaning of each field of a protocol's config."""
-    budget = {f"budget.{f.name}": f.meaning for f in read_fields("croc_jax.evaluation.features", "MemoryBudget")}
-    own = {f"{protocol}.{field.name}": field.meaning for field in read_fields(*PROTOCOLS[protocol])}
-    return COMMON | budget | own
-
-
-def fill_protocols() -> str:
-    """Documents each config file of evaluation, with a column for each variant."""
-    parts = []
-    for file in sorted((ROOT / "configs" / "eval").glob("*.py")):
-        variants = read_protocol(file)
-        first = next(iter(variants.values()))
-        meanings = protocol_meanings(first["protocol"])
-        heads = [f"`:{name}`" if index else "default" for index, name in enumerate(variants)]
-        parts += [f"### `eval/{file.name}`", "", _describe(file), ""]
-        parts += [f"| field | {' | '.join(heads)} | meaning |", "|---" * (len(heads) + 2) + "|"]
-        for name in first:
-            if name != "protocol":
-                if name not in meanings:
-                    raise DocumentationError(f"{file.name}: nothing says what {name} means")
-                values = " | ".join(code(show(fields[name])) for fields in variants.values())
-                parts.append(f"| {code(name)} | {values} | {escape(meanings[name])} |")
-        parts.append("")
-    return "\n".join(parts)
-
-
-def fill_conventions() -> str:
-    """Lists the conventions of each protocol."""
-    parts = []
-    for protocol, conventions in read_conventions().items():
-        parts += [f"### `{protocol}`", "", "| what | how |", "|---|---|"]
-        parts += [f"| {name} | {escape(value)} |" for name, value in conventions.items()]
-        parts.append("")
-    return "\n".join(parts)
+def show(value: Any) -> str:
+    """Returns a value as one would write it on the command line or in a config."""
+    if isinstance(value, float):
+        return repr(value) if len(repr(value)) < 10 else f"{value:.6g}"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(show, value))}{',' if len(value) == 1 else ''})"
+    return f'"{value}"' if isinstance(value, str) else repr(value)
 
 
 def escape(text: Any) -> str:
     """Returns text that neither Markdown nor a table takes for markup; `code` stays code."""
     parts = re.split(r"(`[^`]*`)", str(text))
-    plain = (re.sub(r"([\\*_\[\]|])", r"\\\1", html.escape(part, quote=False)) for part in parts[::2])
-    return "".join(piece for pair in zip(plain, [*parts[1::2], ""], strict=True) for piece in pair)
+    parts[::2] = (re.sub(r"([\\*_\[\]|])", r"\\\1", html.escape(part, quote=False)) for part in parts[::2])
+    return "".join(parts)
 
 
 def code(text: str) -> str:
-    """Returns text as code whose names break between words, to fit a phone; nothing for no text."""
+    """Returns text as code that a phone may break between words."""
     shown = html.escape(text, quote=False).replace("|", "&#124;")
-    breakable = re.sub(r"(?<=[a-z])([._/])(?=[a-z])", r"\1<wbr>", shown)
-    return f"<code>{breakable}</code>" if text else ""
+    return "<code>" + re.sub(r"(?<=[a-z])([._/])(?=[a-z])", r"\1<wbr>", shown) + "</code>"
 
 
-FILLERS: dict[str, Callable[..., str]] = {
-    "modules": fill_modules,
+FILLERS = {
     "recipe": fill_recipe,
     "configs": fill_configs,
     "protocols": fill_protocols,

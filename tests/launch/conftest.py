@@ -1,10 +1,8 @@
-"""Images for programs; a machine for launch templates."""
+"""Labeled images for the programs."""
 
 import numpy as np
 import pytest
 from PIL import Image
-
-from tests.launch.templates import Desk
 
 
 @pytest.fixture(scope="session")
@@ -19,9 +17,3 @@ def data(tmp_path_factory):
             Image.fromarray(pixels).save(folder / "images" / split / f"{index}.png")
             Image.fromarray((pixels[..., 0] > 127).astype(np.uint8)).save(folder / "labels" / split / f"{index}.png")
     return folder
-
-
-@pytest.fixture
-def desk(tmp_path):
-    """A machine where every command of a cluster is a fake."""
-    return Desk(tmp_path)

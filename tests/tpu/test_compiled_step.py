@@ -4,9 +4,9 @@ import math
 
 import jax
 import pytest
-from compiling import lower_step
-from program import read_program
-from targets import find_devices
+from programs.compiling import lower_step
+from programs.program import read_program
+from programs.targets import find_devices
 
 from croc_jax.clustering import ClusteringConfig
 from croc_jax.data.config import DataConfig, ViewsConfig

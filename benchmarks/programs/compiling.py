@@ -5,6 +5,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import re
 import runpy
@@ -16,25 +17,24 @@ from typing import Any, NamedTuple
 
 import jax
 from flops import model_flops
-from program import Work, read_program
-from targets import Chip, chip_of, find_devices
 
-from croc_jax.runtime.memory import bytes_on_device, is_exhausted
 from croc_jax.training.config import Recipe, recipe_from_dict
 from croc_jax.training.sharding import make_mesh, num_data_shards
 from croc_jax.training.state import abstract_batch, abstract_state
 from croc_jax.training.step import make_train_step
+from programs.program import Counts, Work, read_program
+from programs.targets import Chip, chip_of, find_devices
 
 # Rounds of the loop over chunks of clusters, whose number the images decide: half of all.
 CHUNKS = 4
-# Clusters of a head that both views show, about as many as runs have.
+# Valid clusters of a head, about as many as runs have.
 CLUSTERS = 5.0
 NUM_LARGEST = 10
-_STEPS_PER_EPOCH = 1000
-_CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-# How failures for lack of memory begin.
+STEPS_PER_EPOCH = 1000
+ROOT = Path(__file__).resolve().parents[2]
+# How a failure for lack of memory begins.
 TOO_LARGE = "does not fit"
-# How compilers tell what a program needs and what there is, in GiB.
+# How compilers state what a program needs and what there is, in GiB.
 _NEEDED = (
     re.compile(r"\(([\d.]+)G\) exceeds available HBM \(([\d.]+)G\)"),
     re.compile(r"Used ([\d.]+)G of ([\d.]+)G hbm"),
@@ -45,9 +45,9 @@ class Step(NamedTuple):
     """A training step for one mesh.
 
     Attributes:
-        lowered: it, not compiled yet.
+        lowered: the step, not compiled yet.
         state: its first argument, as shapes with shardings.
-        parts: devices that split the batch.
+        parts: number of devices that split the batch.
         mesh: sizes of the axes.
     """
 
@@ -57,34 +57,25 @@ class Step(NamedTuple):
     mesh: dict[str, int]
 
 
-@dataclasses.dataclass(frozen=True)
-class Figures:
-    """What a device needs for a step and does in it, as the compiler for it tells; nothing is measured.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Figures(Counts):
+    """What a device needs for a step and does in it, according to its compiler; nothing is measured.
 
     Attributes:
         mesh: sizes of its axes.
-        images: of one device.
+        images: images of one device.
         state: bytes of the training state.
         arguments: bytes of the state and a batch.
         temporaries: bytes beside them.
         fits: whether the device has as much.
-        seconds: estimated cycles over the clock (TPU); or, operation by operation, the time that its bytes or its
-            products take at the peak, whichever is longer (GPU): no less is possible.
-        traffic: bytes that operations move.
-        flops: multiplications and additions of the program's matrix products.
-        method_flops: those that the method asks for.
-        launches: operations that run.
-        loops: how often the body of each loop runs.
-        assumed: how many loops are taken to run `CHUNKS` rounds.
-        sorts: operations of the program that sort.
-        doubles: those with float64.
-        host: those that call the host.
-        aliased: arguments whose memory results take over.
-        leaves: arrays of the state.
+        seconds: estimated cycles over the clock (TPU); or, for each operation, the longer of the times that its bytes
+            and its products take at the peak (GPU): a lower bound.
+        method_flops: multiplications and additions that the method asks for.
+        leaves: number of arrays of the state.
         largest: the operations that take longest: name, runs, seconds, bytes, products.
         exchanges: runs, and bytes by element type, of each kind of collective operation.
         compile_seconds: wall time.
-        compile_cpu_seconds: over all cores.
+        compile_cpu_seconds: CPU time over all cores.
     """
 
     mesh: dict[str, int]
@@ -94,16 +85,7 @@ class Figures:
     temporaries: int
     fits: bool
     seconds: float
-    traffic: int
-    flops: int
     method_flops: float
-    launches: int
-    loops: list[int]
-    assumed: int
-    sorts: int
-    doubles: int
-    host: int
-    aliased: int
     leaves: int
     largest: list[tuple[str, int, float, int, int]]
     exchanges: dict[str, tuple[int, dict[str, int]]]
@@ -116,22 +98,17 @@ def main() -> None:
     job = json.load(sys.stdin)
     try:
         recipe = read_recipe(job["config"], job["fields"])
-        told = dataclasses.asdict(measure(recipe, job["topology"], dump=job["dump"]))
+        answer = dataclasses.asdict(measure(recipe, job["topology"], dump=job["dump"]))
     # The latter two: no step can be made of these settings.
     except (jax.errors.JaxRuntimeError, NotImplementedError, ValueError) as error:
-        told = {"failure": describe_failure(error)}
-    json.dump(told, sys.stdout)
+        answer = {"failure": describe_failure(error)}
+    json.dump(answer, sys.stdout)
 
 
 def read_recipe(config: str, fields: Mapping[str, Any]) -> Recipe:
-    """Returns the recipe of a config file with other values for some fields.
-
-    Args:
-        config: name of the file in configs, without its ending, and perhaps a variant: "croc_vit:vit_large".
-        fields: values by name, such as {"schedule.batch_size": 256}.
-    """
+    """Returns the recipe of a config such as "croc_vit:vit_large", with fields such as {"schedule.batch_size": 256}."""
     name, _, variant = config.partition(":")
-    get_config = runpy.run_path(str(_CONFIGS / f"{name}.py"))["get_config"]
+    get_config = runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"]
     settings = get_config(*([variant] if variant else []))
     settings.update_from_flattened_dict(fields)
     return recipe_from_dict(settings.to_dict())
@@ -140,8 +117,8 @@ def read_recipe(config: str, fields: Mapping[str, Any]) -> Recipe:
 def lower_step(recipe: Recipe, topology: str) -> Step:
     """Traces the training step for devices that are not there."""
     mesh = make_mesh(find_devices(topology), recipe.runtime.mesh)
-    state = abstract_state(recipe, steps_per_epoch=_STEPS_PER_EPOCH, mesh=mesh)
-    train_step = make_train_step(recipe, steps_per_epoch=_STEPS_PER_EPOCH, mesh=mesh)
+    state = abstract_state(recipe, steps_per_epoch=STEPS_PER_EPOCH, mesh=mesh)
+    train_step = make_train_step(recipe, steps_per_epoch=STEPS_PER_EPOCH, mesh=mesh)
     lowered = train_step.lower(state, abstract_batch(recipe, mesh=mesh))
     return Step(lowered, state, num_data_shards(mesh), dict(mesh.shape))
 
@@ -150,19 +127,19 @@ def measure(recipe: Recipe, topology: str, *, dump: str = "") -> Figures:
     """Compiles a step and reads the program.
 
     Args:
-        recipe: of the step.
-        topology: of the devices, such as "v5e:4x4".
-        dump: file that the program's text goes to; none if empty.
+        recipe: settings of the step.
+        topology: devices, such as "v5e:4x4".
+        dump: file for the program's text; none if empty.
 
     Raises:
         jax.errors.JaxRuntimeError: if the compiler gives up, for lack of memory on the device, say.
     """
     step, chip = lower_step(recipe, topology), chip_of(topology)
-    begin, spent = time.perf_counter(), _cpu_seconds()
+    begin, cpu_begin = time.perf_counter(), _cpu_seconds()
     compiled = step.lowered.compile()
-    seconds, cpu_seconds = time.perf_counter() - begin, _cpu_seconds() - spent
+    seconds, cpu_seconds = time.perf_counter() - begin, _cpu_seconds() - cpu_begin
     text, memory = compiled.as_text(), compiled.memory_analysis()
-    assert text is not None and memory is not None, "compilers for accelerators tell both"
+    assert text is not None and memory is not None, "compilers for accelerators have both"
     if dump:
         Path(dump).write_text(text, encoding="utf-8")
     total = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
@@ -172,7 +149,7 @@ def measure(recipe: Recipe, topology: str, *, dump: str = "") -> Figures:
     return Figures(
         mesh=step.mesh,
         images=images,
-        state=sum(map(bytes_on_device, leaves)),
+        state=sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves),
         arguments=memory.argument_size_in_bytes,
         temporaries=memory.temp_size_in_bytes,
         fits=total <= chip.usable * chip.memory * 2**30,
@@ -190,10 +167,9 @@ def summarize(work: Work, chip: Chip) -> dict[str, Any]:
         (cost.name, cost.count, _seconds(cost.cycles, cost.traffic, cost.flops, chip), cost.traffic, cost.flops)
         for cost in work.costs
     ]
-    same = "flops", "traffic", "launches", "loops", "assumed", "sorts", "doubles", "host", "aliased"
-    return {name: getattr(work, name) for name in same} | {
+    return {field.name: getattr(work, field.name) for field in dataclasses.fields(Counts)} | {
         "seconds": sum(line[2] for line in timed),
-        # Where compilers count cycles, these decide; else bytes.
+        # By cycles where the compiler counts them, else by bytes.
         "largest": sorted(timed, key=lambda line: line[2] if chip.clock else line[3], reverse=True)[:NUM_LARGEST],
         "exchanges": {kind: (exchange.count, exchange.sizes) for kind, exchange in work.exchanges.items()},
     }
@@ -201,11 +177,12 @@ def summarize(work: Work, chip: Chip) -> dict[str, Any]:
 
 def describe_failure(error: Exception) -> str:
     """Says in a few words why there is no program."""
-    for pattern in _NEEDED if is_exhausted(error) else ():
+    exhausted = "RESOURCE_EXHAUSTED" in str(error)
+    for pattern in _NEEDED if exhausted else ():
         if match := pattern.search(str(error)):
             return f"{TOO_LARGE}: needs {float(match[1]):.1f} of {float(match[2]):.2f} GiB"
     reason = str(error).splitlines()[0][:300]
-    return f"{TOO_LARGE}: {reason}" if is_exhausted(error) else reason
+    return f"{TOO_LARGE}: {reason}" if exhausted else reason
 
 
 def _seconds(cycles: int, traffic: int, flops: int, chip: Chip) -> float:

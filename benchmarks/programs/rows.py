@@ -11,22 +11,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from compiling import TOO_LARGE, Figures, read_recipe
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from targets import missing_library
 
 from croc_jax.training.config import recipe_to_dict
+from programs.compiling import ROOT, TOO_LARGE, Figures, read_recipe
+from programs.targets import missing_library
 
-_HERE = Path(__file__).resolve().parent
 _LIBRARIES = ("jax", "jaxlib", "libtpu", "jax-cuda12-plugin", "jax-cuda12-pjrt")
 # What decides figures, beside the recipe and the compilers.
 _SOURCES = (
     *("croc_jax/clustering/*.py", "croc_jax/data/*.py", "croc_jax/models/*.py", "croc_jax/losses.py"),
-    *("croc_jax/training/*.py", "benchmarks/compiling.py", "benchmarks/flops.py", "benchmarks/instructions.py"),
-    *("benchmarks/products.py", "benchmarks/program.py", "benchmarks/targets.py", "benchmarks/*.txtpb"),
+    *("croc_jax/training/*.py", "benchmarks/flops.py", "benchmarks/programs/*"),
 )
-# How readers know the variants of configs/croc_vit.py.
+_PAGES = ("rows.py", "scaling_page.py")
+# Names of the variants of configs/croc_vit.py.
 _NAMES = {"vit_small": "ViT-S/16", "vit_large": "ViT-L/16", "vit_giant": "ViT-g/14"}
 
 
@@ -34,11 +33,11 @@ class Row(NamedTuple):
     """A step and the devices that it is compiled for.
 
     Attributes:
-        name: of the row, for --only.
-        title: for readers.
+        name: name for --only.
+        title: name for readers.
         config: file of the recipe in configs, and perhaps its variant.
-        topology: of the devices.
-        fields: of the recipe that are others than in the file.
+        topology: devices.
+        fields: fields of the recipe that differ from the file.
     """
 
     name: str
@@ -69,66 +68,50 @@ ROWS = (
 )
 
 
-class RowError(RuntimeError):
-    """A row could not be compiled for a reason that has nothing to do with it; the message tells."""
-
-
 def find_figures(rows: Sequence[Row], *, folder: Path, dump: Path | None) -> list[Figures | str]:
     """Returns the figures of each row, or why there are none; compiles those that the folder does not have.
 
     Args:
-        rows: in the order of the result.
-        folder: made if it is not there.
+        rows: steps, in the order of the result.
+        folder: where figures are kept; created if missing.
         dump: folder for the text of each program that is compiled; none if not given.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    if dump is not None:
-        dump.mkdir(parents=True, exist_ok=True)
+    for place in (folder, dump):
+        if place is not None:
+            place.mkdir(parents=True, exist_ok=True)
     columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
     found: list[Figures | str] = []
     with Progress(*columns, console=Console(stderr=True)) as progress:
         for number, row in enumerate(rows, start=1):
             task = progress.add_task(f"row {number} of {len(rows)}: {row.title}")
-            found.append(find_row(row, folder=folder, dump=dump))
+            result = find_row(row, folder=folder, dump=dump)
             progress.remove_task(task)
-            progress.console.print(f"{row.title}: {_outcome(found[-1])}", markup=False, highlight=False, soft_wrap=True)
+            outcome = result if isinstance(result, str) else f"compiled in {result.compile_seconds:.0f} s"
+            progress.console.print(f"{row.title}: {outcome}", markup=False, highlight=False, soft_wrap=True)
+            found.append(result)
     return found
 
 
-def _outcome(told: Figures | str) -> str:
-    return told if isinstance(told, str) else f"compiled in {told.compile_seconds:.0f} s"
-
-
 def find_row(row: Row, *, folder: Path, dump: Path | None) -> Figures | str:
-    """Returns a row's figures from the folder, or compiles it and keeps them there; a text says why there are none.
-
-    Args:
-        row: of the table.
-        folder: which is there.
-        dump: folder for the program's text, alike; none if not given.
-    """
+    """Returns a row's figures from an existing folder, or compiles and keeps them; a text says why there are none."""
     if library := missing_library(row.topology):
         target = "tpu" if library == "libtpu" else "cuda"
         return f"not compiled: {library} is not installed (make chips TARGET={target})"
     file = folder / f"{row.name}-{fingerprint(row)}.json"
-    if not file.exists():
-        try:
-            told = compile_row(row, dump=dump)
-        except RowError as error:
-            return f"not compiled: {error}"
-        # Another try may end otherwise, but for lack of memory.
-        if "failure" in told and not told["failure"].startswith(TOO_LARGE):
-            return told["failure"]
-        # A file that is there is whole.
-        partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-        partial.replace(file)
-    told = json.loads(file.read_text(encoding="utf-8"))
-    return told["failure"] if "failure" in told else Figures(**told)
+    if file.exists():
+        answer = json.loads(file.read_text(encoding="utf-8"))
+    else:
+        answer = compile_row(row, dump=dump)
+        # Another try may end otherwise, except for lack of memory.
+        if answer.get("failure", TOO_LARGE).startswith(TOO_LARGE):
+            partial = file.with_suffix(".partial")
+            partial.write_text(json.dumps(answer, indent=1) + "\n", encoding="utf-8")
+            partial.replace(file)
+    return answer["failure"] if "failure" in answer else Figures(**answer)
 
 
 def fingerprint(row: Row) -> str:
-    """Returns a short text that changes with all that decides a row's figures."""
+    """Returns a short text that changes with everything that decides a row's figures."""
     recipe = recipe_to_dict(read_recipe(row.config, row.fields))
     versions = {}
     for name in _LIBRARIES:
@@ -136,33 +119,30 @@ def fingerprint(row: Row) -> str:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             versions[name] = ""
-    text = json.dumps([recipe, row.topology, versions], sort_keys=True)
-    hashed = hashlib.sha256(text.encode())
-    for file in sorted(file for pattern in _SOURCES for file in _HERE.parent.glob(pattern)):
-        hashed.update(file.read_bytes())
+    hashed = hashlib.sha256(json.dumps([recipe, row.topology, versions], sort_keys=True).encode())
+    for file in sorted(file for pattern in _SOURCES for file in ROOT.glob(pattern)):
+        if file.is_file() and file.name not in _PAGES:
+            hashed.update(file.read_bytes())
     return hashed.hexdigest()[:12]
 
 
 def compile_row(row: Row, *, dump: Path | None) -> dict[str, Any]:
-    """Compiles a row in a process of its own, which has the compiler's settings and memory for itself.
-
-    Raises:
-        RowError: if that process ends without an answer.
-    """
+    """Compiles a row in a process of its own, and returns its figures, or {"failure": reason}."""
     target = str((dump / f"{row.name}.txt").resolve()) if dump is not None else ""
     job = {"config": row.config, "topology": row.topology, "fields": dict(row.fields), "dump": target}
-    # A cache from outside would hide how long it takes. An error's last line is to be its message.
+    # A cache would hide how long it takes. The last line of an error is to be its message.
     environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
-    environment |= {"JAX_PLATFORMS": "cpu", "JAX_TRACEBACK_FILTERING": "off"}
+    paths = os.pathsep.join([str(ROOT / "benchmarks"), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment |= {"JAX_PLATFORMS": "cpu", "JAX_TRACEBACK_FILTERING": "off", "PYTHONPATH": paths}
     pipes: Any = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    command = [sys.executable, str(_HERE / "compiling.py")]
-    with subprocess.Popen(command, env=environment, text=True, **pipes) as process:
+    with subprocess.Popen([sys.executable, "-m", "programs.compiling"], env=environment, text=True, **pipes) as process:
         try:
-            told, errors = process.communicate(json.dumps(job))
+            answer, errors = process.communicate(json.dumps(job))
         except BaseException:
             process.kill()
             raise
     if process.returncode:
         last = (errors.strip().splitlines() or ["no message"])[-1]
-        raise RowError(f"the compiler's process ended with status {process.returncode}: {last[:300]}")
-    return json.loads(told.splitlines()[-1])
+        reason = f"the compiler's process ended with status {process.returncode}: {last[:300]}"
+        return {"failure": f"not compiled: {reason}"}
+    return json.loads(answer.splitlines()[-1])

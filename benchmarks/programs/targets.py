@@ -1,4 +1,4 @@
-"""Accelerators that programs are compiled for without having them."""
+"""Accelerators that programs can be compiled for without having them."""
 
 import importlib.util
 import os
@@ -25,9 +25,9 @@ class Chip(NamedTuple):
         bandwidth: bytes a second of its memory.
         memory: GiB.
         usable: share of the memory that a program gets; JAX takes three quarters of a GPU's.
-        clock: cycles a second that its compiler counts in; 0 where that counts none.
-        description: file, beside this one, that the compiler for a GPU needs.
-        library: what has its compiler.
+        clock: cycles a second of the compiler's estimate; 0 where it makes none.
+        description: file beside this one that the compiler for a GPU needs.
+        library: Python package with its compiler.
     """
 
     peak: float
@@ -48,11 +48,7 @@ CHIPS = {
 
 
 def chip_of(topology: str) -> Chip:
-    """Returns the chip of a topology such as "v5e:2x2".
-
-    Raises:
-        ValueError: if it is not known.
-    """
+    """Returns the chip of a topology such as "v5e:2x2"; ValueError if it is unknown."""
     name = topology.partition(":")[0]
     if name not in CHIPS:
         raise ValueError(f"{topology}: choose one of {', '.join(f'{chip}:SIDES' for chip in CHIPS)}")
@@ -60,26 +56,21 @@ def chip_of(topology: str) -> Chip:
 
 
 def missing_library(topology: str) -> str:
-    """Returns the name of what has to be installed to compile for a topology; empty if it is there."""
+    """Returns the package that has to be installed to compile for a topology; empty if it is there."""
     library = chip_of(topology).library
     return "" if importlib.util.find_spec(library) else library
 
 
 def find_devices(topology: str) -> list[Any]:
-    """Returns devices that programs can be compiled for, and not run on.
+    """Returns devices that programs can be compiled for, but not run on.
 
     Args:
         topology: chip and sides: "v5e:4x4" of a TPU's grid, "h100:1x1x8" of slices x hosts x GPUs.
-
-    Raises:
-        ValueError: if the chip is not known.
     """
     chip, sides = chip_of(topology), topology.partition(":")[2]
     if chip.description:
         text = (Path(__file__).parent / chip.description).read_text(encoding="utf-8")
-        found = topologies.get_topology_desc(platform="cuda", topology=sides, target_config=text)
-    else:
-        for name, value in _ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
-        found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
-    return list(found.devices)
+        return list(topologies.get_topology_desc(platform="cuda", topology=sides, target_config=text).devices)
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)

@@ -1,11 +1,16 @@
-"""The text of a compiled program as instructions, and what their types say."""
+"""Parses the text of a compiled program (`Compiled.as_text()`) into instructions, and reads their types."""
 
 import math
 import re
 from typing import NamedTuple
 
-from croc_jax.runtime.memory import ARRAY, COMPUTATION, array_bytes
-
+# Where a computation begins; arrays by element type and sides; where in the source a line comes from.
+COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
+ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
+ORIGIN = re.compile(r'op_name="((?:[^"\\]|\\.)*)"')
+# Operations that compute nothing themselves.
+NO_ARRAYS = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call")
+_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
 _LINE = re.compile(r"^\s*(ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([a-z][\w\-]*)\((.*)$")
 _LAYOUT = re.compile(rf"{ARRAY.pattern}(?:\{{([^}}]*)\}})?")
 _NAME = re.compile(r"%([\w.\-]+)")
@@ -18,12 +23,12 @@ class Instruction(NamedTuple):
     """A line of a program.
 
     Attributes:
-        name: of its result.
-        type: of its result, with layouts; a tuple in parentheses.
-        operation: its kind, such as "fusion" or "all-reduce-start".
-        operands: names of what it takes.
-        line: all of it.
-        is_root: whether it gives the result of its computation.
+        name: name of the result.
+        type: type of the result, with layouts; a tuple in parentheses.
+        operation: kind, such as "fusion" or "all-reduce-start".
+        operands: names of the operands.
+        line: the whole line.
+        is_root: whether it is the result of its computation.
     """
 
     name: str
@@ -35,7 +40,7 @@ class Instruction(NamedTuple):
 
 
 def parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
-    """Returns the instructions of each computation of a program, and which one is the entry."""
+    """Returns the instructions of each computation of a program, and the name of the entry computation."""
     found: dict[str, list[Instruction]] = {}
     entry = name = ""
     for line in text.splitlines():
@@ -50,8 +55,13 @@ def parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
     return found, entry
 
 
+def array_bytes(element: str, sides: str) -> int:
+    """Returns the bytes of an array such as ("f32", "8,4"); 0 for other types."""
+    return _BYTES.get(element, 0) * math.prod(sides_of(sides))
+
+
 def padded_bytes(kind: str) -> int:
-    """Returns the bytes of a type's arrays in main memory, in whole tiles; a TPU's fast memory, S(1), is none."""
+    """Returns the bytes of a type's arrays in main memory, in whole tiles; without a TPU's fast memory, S(1)."""
     total = 0
     for element, sides, layout in _LAYOUT.findall(kind):
         if "S(1)" in layout:
@@ -61,20 +71,20 @@ def padded_bytes(kind: str) -> int:
         steps = reversed(sides_of(tile[1])) if tile else ()
         for axis, step in zip(order, steps, strict=False):
             lengths[axis] = math.ceil(lengths[axis] / step) * step
-        total += array_bytes(element, ",".join(map(str, lengths)))
+        total += _BYTES.get(element, 0) * math.prod(lengths)
     return total
 
 
 def result_type(instruction: Instruction) -> str:
-    """Returns the type of what an operation gives; what starts one names its operands, too."""
+    """Returns the type of an operation's result; the type of an asynchronous start has its operands, too."""
     kind, operation = instruction.type, instruction.operation
     if not operation.endswith("-start") or not kind.startswith("("):
         return kind
     parts = _split_tuple(kind)
     if operation == "copy-start":
         return parts[0]
-    names_operands = parts[0].startswith("(") or operation in ("all-gather-start", "collective-permute-start")
-    return parts[1] if names_operands and len(parts) > 1 else kind
+    has_operands = parts[0].startswith("(") or operation in ("all-gather-start", "collective-permute-start")
+    return parts[1] if has_operands and len(parts) > 1 else kind
 
 
 def _split_tuple(kind: str) -> list[str]:
@@ -89,21 +99,13 @@ def _split_tuple(kind: str) -> list[str]:
 
 
 def called_names(line: str, *roles: str) -> list[str]:
-    """Returns the computations that an instruction calls, once each.
-
-    Args:
-        line: of the instruction.
-        roles: attributes that count, such as "calls" (of fusions); by default, all but those of loops.
-    """
-    return [name for role, names in _CALLED.findall(line) if not roles or role in roles for name in _names(names)]
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip().lstrip("%") for name in text.strip("{}").split(",")]
+    """Returns the computations that an instruction calls, by some attributes such as "calls"; by default by all."""
+    names = [names for role, names in _CALLED.findall(line) if not roles or role in roles]
+    return [name.strip().lstrip("%") for group in names for name in group.strip("{}").split(",")]
 
 
 def attribute(name: str, line: str) -> str:
-    """Returns the name that follows an attribute such as "body"; empty if there is none."""
+    """Returns the name that follows an attribute such as "body"; empty if it is missing."""
     match = re.search(rf"{name}=%?([\w.\-]+)", line)
     return match[1] if match else ""
 

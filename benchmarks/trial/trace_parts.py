@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from croc_jax.runtime.memory import COMPUTATION
+from programs.instructions import COMPUTATION, ORIGIN
 
 OTHER = "other"
-_MOST_UNKNOWN = 5
+_MAX_UNKNOWN = 5
 ATTENTION, MLP, BACKBONE = "attention", "MLP", "rest of the backbone (norms, activations, residuals)"
 COLLECTIVES, CLUSTERING = "collectives", "clustering"
 PARTS = (
@@ -37,21 +37,22 @@ _EXCHANGE = re.compile(
     re.IGNORECASE,
 )
 _RESULT = re.compile(r"^\s*(ROOT )?%?([\w.\-]+) = ")
-_ORIGIN = re.compile(r'op_name="((?:[^"\\]|\\.)*)"')
 _CALLS = re.compile(r"\b(?:calls|to_apply)=%?([\w.\-]+)")
+
+Event = Mapping[str, Any]
 
 
 class NoLanesError(ValueError):
-    """A trace has no events of a device; the message says which processes it has."""
+    """A trace has no events of a device, as on CPU; the message lists the processes that it has."""
 
 
 class Split(NamedTuple):
-    """What a device did.
+    """What the devices did.
 
     Attributes:
-        seconds: by part, of all devices together.
-        busy: share of the time between the first and the last event in which a device did something, on average.
-        unknown: names of the events that took longest among those of no known part, with their seconds.
+        seconds: time by part, of all devices together.
+        busy: share of the time between the first and the last event in which a device was busy, on average.
+        unknown: seconds of the longest events of no known part, by name.
     """
 
     seconds: dict[str, float]
@@ -66,11 +67,7 @@ class Split(NamedTuple):
 
 
 def part_of(origin: str) -> str:
-    """Returns the part that an operation belongs to.
-
-    Args:
-        origin: its scopes, such as "jit(train_step)/jvp(VisionTransformer)/.../Block/attention/qkv/dot_general".
-    """
+    """Returns the part of an operation with scopes such as "jit(train_step)/jvp(VisionTransformer)/Block/attention"."""
     scope = _SCOPE.search(origin)
     if not scope:
         return OTHER
@@ -80,17 +77,16 @@ def part_of(origin: str) -> str:
 
 
 def parts_of_program(text: str) -> dict[str, str]:
-    """Returns the part of each instruction of a compiled program; a fusion without an origin is what most of it is.
+    """Returns the part of each instruction of a compiled program (`Compiled.as_text()`).
 
-    Args:
-        text: of the program (`Compiled.as_text()`).
+    A fusion without an origin belongs to the part that most of its instructions belong to.
     """
     parts, callers, votes, name = {}, {}, collections.defaultdict(collections.Counter), ""
     for line in text.splitlines():
         if match := COMPUTATION.match(line):
             name = match[2]
         elif match := _RESULT.match(line):
-            origin, calls = _ORIGIN.search(line), _CALLS.search(line)
+            origin, calls = ORIGIN.search(line), _CALLS.search(line)
             part = part_of(origin[1]) if origin else OTHER
             parts[match[2]] = part
             if part != OTHER:
@@ -104,11 +100,7 @@ def parts_of_program(text: str) -> dict[str, str]:
 
 
 def read_trace(folder: Path) -> dict[str, Any]:
-    """Returns the newest trace below a folder, in the format of trace viewers.
-
-    Raises:
-        FileNotFoundError: if there is none.
-    """
+    """Returns the newest trace below a folder, in the format of trace viewers; FileNotFoundError without one."""
     files = sorted(folder.rglob("*.trace.json.gz"), key=lambda file: file.stat().st_mtime)
     if not files:
         raise FileNotFoundError(f"{folder}: the profiler wrote no *.trace.json.gz")
@@ -117,11 +109,11 @@ def read_trace(folder: Path) -> dict[str, Any]:
 
 
 def split_time(trace: Mapping[str, Any], parts: Mapping[str, str]) -> Split:
-    """Adds up what devices did, each moment of a lane counted once.
+    """Adds up what devices did, each moment of a lane once.
 
     Args:
-        trace: by `read_trace`.
-        parts: of the program's instructions, by `parts_of_program`.
+        trace: from `read_trace`.
+        parts: parts of the program's instructions, from `parts_of_program`.
 
     Raises:
         NoLanesError: if no device is in the trace, as on CPU.
@@ -129,7 +121,7 @@ def split_time(trace: Mapping[str, Any], parts: Mapping[str, str]) -> Split:
     seconds: dict[str, float] = collections.defaultdict(float)
     unknown: dict[str, float] = collections.defaultdict(float)
     busy = []
-    for lanes in _device_lanes(trace["traceEvents"]).values():
+    for lanes in _device_lanes(trace["traceEvents"]):
         for events in lanes:
             for event, own in _own_times(events):
                 part = _part_of_event(event, parts)
@@ -137,56 +129,54 @@ def split_time(trace: Mapping[str, Any], parts: Mapping[str, str]) -> Split:
                 if part == OTHER:
                     unknown[str(event["name"])] += own
         busy.append(_busy_share([event for events in lanes for event in events]))
-    return Split(
-        dict(seconds), sum(busy) / len(busy), dict(sorted(unknown.items(), key=lambda pair: -pair[1])[:_MOST_UNKNOWN])
-    )
+    longest = dict(sorted(unknown.items(), key=lambda pair: -pair[1])[:_MAX_UNKNOWN])
+    return Split(dict(seconds), sum(busy) / len(busy), longest)
 
 
-def _device_lanes(events: Iterable[Mapping[str, Any]]) -> dict[int, list[list[Mapping[str, Any]]]]:
-    """Returns the events of each lane of each device that holds operations, not summaries of them."""
-    devices, names, lanes, processes = {}, {}, collections.defaultdict(list), set()
+def _device_lanes(events: Iterable[Event]) -> list[list[list[Event]]]:
+    """Returns, for each device, the events of its lanes of operations, without lanes of summaries."""
+    processes, names, lanes = {}, {}, collections.defaultdict(list)
     for event in events:
         lane = event.get("pid"), event.get("tid")
         if event.get("ph") == "M" and event["name"] == "process_name":
-            process = str(event["args"]["name"])
-            processes.add(process)
-            if process.startswith("/device:") and "CUSTOM" not in process:
-                devices[event["pid"]] = process
+            processes[event["pid"]] = str(event["args"]["name"])
         elif event.get("ph") == "M" and event["name"] == "thread_name":
             names[lane] = str(event["args"]["name"])
         elif event.get("ph") == "X":
             lanes[lane].append(event)
-    found = {}
+    devices = {pid: name for pid, name in processes.items() if name.startswith("/device:") and "CUSTOM" not in name}
+    found = []
     for device in devices:
         own = [lane for lane in lanes if lane[0] == device]
         # A GPU has streams; a TPU has one lane of operations, beside others of steps, modules and scopes.
         kept = [lane for lane in own if names.get(lane, "").startswith("Stream")]
         kept = kept or [lane for lane in own if names.get(lane) == "XLA Ops"]
         if kept:
-            found[device] = [lanes[lane] for lane in kept]
+            found.append([lanes[lane] for lane in kept])
     if not found:
-        told = sorted(processes | {f"{devices[lane[0]]} {name}" for lane, name in names.items() if lane[0] in devices})
-        raise NoLanesError(f"no device lanes in the trace, which has {', '.join(told) or 'nothing'}")
+        threads = (f"{devices[lane[0]]} {name}" for lane, name in names.items() if lane[0] in devices)
+        listed = {*processes.values(), *threads}
+        raise NoLanesError(f"no device lanes in the trace, which has {', '.join(sorted(listed)) or 'nothing'}")
     return found
 
 
-def _own_times(events: Iterable[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], float]]:
-    """Returns seconds of each event without those inside it: a loop has its rounds inside."""
+def _own_times(events: Iterable[Event]) -> list[tuple[Event, float]]:
+    """Returns seconds of each event without the events inside it: a loop has its rounds inside."""
     found: list[list[Any]] = []
     open_events: list[tuple[float, int]] = []
     for event in sorted(events, key=lambda event: (event["ts"], -event.get("dur", 0.0))):
-        begin, duration = event["ts"], event.get("dur", 0.0)
+        begin, length = event["ts"], event.get("dur", 0.0)
         while open_events and open_events[-1][0] <= begin:
             open_events.pop()
         if open_events:
             end, outer = open_events[-1]
-            found[outer][1] -= min(duration, end - begin)
-        open_events.append((begin + duration, len(found)))
-        found.append([event, duration])
+            found[outer][1] -= min(length, end - begin)
+        open_events.append((begin + length, len(found)))
+        found.append([event, length])
     return [(event, max(own, 0.0) / 1e6) for event, own in found]
 
 
-def _busy_share(events: Iterable[Mapping[str, Any]]) -> float:
+def _busy_share(events: Iterable[Event]) -> float:
     """Returns the share of the time from the first event's begin to the last one's end that is within any event."""
     spans = sorted((event["ts"], event["ts"] + event.get("dur", 0.0)) for event in events)
     covered, reached = 0.0, spans[0][0]
@@ -196,7 +186,7 @@ def _busy_share(events: Iterable[Mapping[str, Any]]) -> float:
     return covered / ((reached - spans[0][0]) or 1.0)
 
 
-def _part_of_event(event: Mapping[str, Any], parts: Mapping[str, str]) -> str:
+def _part_of_event(event: Event, parts: Mapping[str, str]) -> str:
     """Returns the part of an event, by the instruction that it names or by the scopes that it carries."""
     args = event.get("args", {})
     instruction = str(args.get("hlo_op", event["name"]))
@@ -206,7 +196,5 @@ def _part_of_event(event: Mapping[str, Any], parts: Mapping[str, str]) -> str:
     for name in (instruction, instruction.rpartition(".")[0], str(event["name"])):
         if parts.get(name, OTHER) != OTHER:
             return parts[name]
-    for name in ("name", "tf_op", "long_name"):
-        if (part := part_of(str(args.get(name, "")))) != OTHER:
-            return part
-    return OTHER
+    scopes = (part_of(str(args.get(name, ""))) for name in ("name", "tf_op", "long_name"))
+    return next((part for part in scopes if part != OTHER), OTHER)

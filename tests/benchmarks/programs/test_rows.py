@@ -4,10 +4,10 @@ import json
 import subprocess
 
 import pytest
-import rows
-from rows import ROWS, find_figures, find_row, fingerprint
+from programs import rows
+from programs.rows import ROWS, find_figures, find_row, fingerprint
 
-from tests.benchmarks.test_scaling_page import figures
+from tests.benchmarks.programs.test_scaling_page import figures
 
 ROW = ROWS[0]
 FIGURES = figures(largest=[], exchanges={})

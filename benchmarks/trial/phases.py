@@ -1,30 +1,29 @@
-"""Phases of a trial as processes of their own, each with its time: a crash or a hang of one leaves the others alone."""
+"""Phases of a trial as processes of their own, each with a time limit: a crash or a hang of one ends no other."""
 
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from findings import FAILED, Row, first_line, read_rows
+from trial.findings import FAILED, Row, first_line, read_rows
 
-_SECONDS_TO_END = 10.0
+_SECONDS_TO_EXIT = 10.0
 
 
 def run_phase(command: Sequence[str], *, name: str, folder: Path, seconds: float, env: Mapping[str, str]) -> list[Row]:
-    """Runs a program that writes rows; what it has found stays, whatever its end.
+    """Runs a program that writes rows to FOLDER/NAME.jsonl, and its errors to NAME.log.
 
     Args:
-        command: the program.
-        name: of the phase.
-        folder: for its rows, NAME.jsonl, and for what it writes to standard error, NAME.log.
-        seconds: that it may take.
-        env: its environment.
+        command: program and arguments.
+        name: name of the phase.
+        folder: where rows and log go.
+        seconds: time limit.
+        env: environment variables.
 
     Returns:
-        Its rows, with one more if it failed or took too long.
+        Its rows, with one more if it failed or timed out, and one of the time that it took.
     """
     file, log, begin = folder / f"{name}.jsonl", folder / f"{name}.log", time.monotonic()
     file.unlink(missing_ok=True)
@@ -35,23 +34,23 @@ def run_phase(command: Sequence[str], *, name: str, folder: Path, seconds: float
         except subprocess.TimeoutExpired:
             status = None
         finally:
-            end(process)
+            terminate(process)
     rows = read_rows(file)
     if status is None:
-        rows.append(Row(name, "the whole phase", f"not done after {seconds:.0f} s; see {log}", FAILED))
+        rows.append(Row(name, "the whole phase", f"timed out after {seconds:.0f} s; see {log}", FAILED))
     elif status:
         rows.append(Row(name, "the whole phase", f"{describe_status(status)}: {last_line(log)}; see {log}", FAILED))
     rows.append(Row(name, "time", f"{time.monotonic() - begin:.0f} s", "", {"seconds": time.monotonic() - begin}))
     return rows
 
 
-def end(process: subprocess.Popen) -> None:
-    """Ends a process, gently first; nothing happens if it has ended."""
+def terminate(process: subprocess.Popen) -> None:
+    """Ends a process that still runs, by SIGTERM first, then by SIGKILL."""
     for stop in (process.terminate, process.kill):
         if process.poll() is None:
             stop()
             try:
-                process.wait(_SECONDS_TO_END)
+                process.wait(_SECONDS_TO_EXIT)
             except subprocess.TimeoutExpired:
                 continue
 
@@ -62,28 +61,23 @@ def describe_status(status: int) -> str:
 
 
 def last_line(log: Path) -> str:
-    """Returns the last line of a file, where an error is told."""
+    """Returns the last line of a log, where an error is."""
     lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
     return first_line(next((line for line in reversed(lines) if line.strip()), "no message"))
 
 
 def environment(cache: Path, **changes: str) -> dict[str, str]:
-    """Returns the variables for a phase: it finds the package, a cache of compiled programs, and the CPU beside a GPU.
+    """Returns the environment of a phase: the package, a compilation cache, and the CPU beside the accelerator.
 
     Args:
-        cache: its folder, unless the caller's environment names another one.
-        **changes: variables to add.
+        cache: folder of the compilation cache, unless the caller's environment names another one.
+        **changes: variables to set.
     """
-    root = str(Path(__file__).resolve().parent.parent)
+    root = str(Path(__file__).resolve().parents[2])
     paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
     env = {"JAX_COMPILATION_CACHE_DIR": str(cache), **os.environ, "PYTHONPATH": paths, **changes}
     platforms = env.get("JAX_PLATFORMS", "")
     if platforms and "cpu" not in platforms.split(","):
-        # The reference is computed there.
+        # It computes the reference.
         env["JAX_PLATFORMS"] = f"{platforms},cpu"
     return env
-
-
-def python(*arguments: str) -> list[str]:
-    """Returns the command line of a Python program."""
-    return [sys.executable, *arguments]

@@ -1,4 +1,4 @@
-"""What one run of a compiled program computes, moves and exchanges, read from its text."""
+"""Counts what one run of a compiled program computes, moves and exchanges, from its text."""
 
 import collections
 import dataclasses
@@ -6,10 +6,20 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from instructions import Instruction, attribute, called_names, first_sides, padded_bytes, parse, result_type
-from products import product_flops
-
-from croc_jax.runtime.memory import ARRAY, NO_ARRAYS, ORIGIN, array_bytes
+from programs.instructions import (
+    ARRAY,
+    NO_ARRAYS,
+    ORIGIN,
+    Instruction,
+    array_bytes,
+    attribute,
+    called_names,
+    first_sides,
+    padded_bytes,
+    parse,
+    result_type,
+)
+from programs.products import product_flops
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _COLLECTIVE = re.compile(rf"({'|'.join(KINDS)})(-start)?")
@@ -17,24 +27,26 @@ _TRIPS = re.compile(r'known_trip_count":\{"n":"(\d+)"')
 _CYCLES = re.compile(r'estimated_cycles":"(\d+)"')
 _HOST = re.compile(r'custom_call_target="[^"]*(?:callback|host)[^"]*"', re.IGNORECASE)
 _TRANSFORMED = re.compile(r"\b(?:transpose|jvp|vmap|jit)\(")
-# Parts of an origin that tell how it is run, not what it is.
-_MANNER = ("while", "body", "closed_call", "eval_jaxpr", "checkpoint", "rematted_computation", "shard_map")
+# Parts of an origin that say how an operation is run, not what it is.
+_WRAPPERS = ("while", "body", "closed_call", "eval_jaxpr", "checkpoint", "rematted_computation", "shard_map")
 _LAYER = re.compile(r"(blocks?)_\d+", re.IGNORECASE)
 _ORIGIN_PARTS = 4
-# What the origin of an operation says about its pass, the rarer mark first.
+# What an origin says about the pass, the rarer mark first.
 _DIRECTIONS = {"transpose(jvp(": "backward: ", "jvp(": "forward: "}
-# How the compiler for TPUs names a computation in which a device sums up its own part alone.
+# The TPU compiler's name for a computation in which a device sums only its own part.
 _SUMMED_IN_PARTS = "all-reduce-scatter"
-# Names for the same array.
-_SAME = ("bitcast", "get-tuple-element", "reshape")
+# Other names of the same array.
+_ALIASES = ("bitcast", "get-tuple-element", "reshape")
+
+Computations = Mapping[str, Sequence[Instruction]]
 
 
 class Exchange(NamedTuple):
     """Collective operations of one kind.
 
     Attributes:
-        count: how many there are.
-        sizes: bytes of the whole arrays that are gathered or summed up, by element type such as "f32".
+        count: number of operations that run.
+        sizes: bytes of the whole arrays that are gathered or summed, by element type such as "f32".
     """
 
     count: int
@@ -42,12 +54,12 @@ class Exchange(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What one operation takes, in all its runs.
+    """What one operation takes, over all its runs.
 
     Attributes:
-        name: element type and sides of its largest result, and where it comes from.
-        count: how often it runs.
-        cycles: that the compiler estimates; 0 where it does not tell.
+        name: element type and sides of its largest result, and its origin.
+        count: number of runs.
+        cycles: the compiler's estimate; 0 where it gives none.
         traffic: bytes that it reads from memory and writes.
         flops: multiplications and additions of its matrix products.
     """
@@ -59,25 +71,25 @@ class Cost(NamedTuple):
     flops: int
 
 
-@dataclasses.dataclass(frozen=True)
-class Work:
-    """What one device does in one run.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Counts:
+    """What one device does in one run, in numbers.
 
     Attributes:
-        costs: of operations, those that differ in their number alone (layers, say) as one.
-        exchanges: collective operations, by kind.
         flops: multiplications and additions of matrix products.
-        loops: how often the body of each loop runs.
-        assumed: how many of these loops do not state their number of rounds.
+        traffic: bytes that operations move.
+        launches: number of operations that run.
+        loops: number of rounds of each loop.
+        assumed: number of loops that do not state their number of rounds.
         sorts: operations of the program that sort.
-        doubles: operations that have results of float64.
+        doubles: operations with float64 results.
         host: operations that call, or wait for, the host.
-        aliased: arguments whose memory results take over.
+        aliased: arguments whose memory results reuse.
     """
 
-    costs: list[Cost]
-    exchanges: dict[str, Exchange]
     flops: int
+    traffic: int
+    launches: int
     loops: list[int]
     assumed: int
     sorts: int
@@ -85,61 +97,61 @@ class Work:
     host: int
     aliased: int
 
-    @property
-    def cycles(self) -> int:
-        """Cycles of all operations, one after the other."""
-        return sum(cost.cycles for cost in self.costs)
 
-    @property
-    def traffic(self) -> int:
-        """Bytes that all operations move."""
-        return sum(cost.traffic for cost in self.costs)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Work(Counts):
+    """What one device does in one run.
 
-    @property
-    def launches(self) -> int:
-        """Operations that run."""
-        return sum(cost.count for cost in self.costs)
+    Attributes:
+        costs: operations; those that differ only in a number (the layer) are one.
+        exchanges: collective operations, by kind.
+    """
+
+    costs: list[Cost]
+    exchanges: dict[str, Exchange]
 
 
 def read_program(text: str, *, unknown_trips: int = 1) -> Work:
-    """Adds up what a program does, each loop as often as it runs.
+    """Sums up what a program does, each loop as often as it runs.
 
     Args:
-        text: of a compiled program (`Compiled.as_text()`).
-        unknown_trips: how often a loop runs whose number of rounds the program does not state.
+        text: a compiled program (`Compiled.as_text()`).
+        unknown_trips: rounds of a loop whose number the program does not state.
     """
     computations, entry = parse(text)
-    reader = _Reader(computations, unknown_trips)
-    reader.walk(entry, 1)
+    counter = _Counter(computations, unknown_trips)
+    counter.walk(entry, 1)
     instructions = [instruction for body in computations.values() for instruction in body]
-    exchanges = {kind: Exchange(reader.counts[kind], dict(sizes)) for kind, sizes in reader.sizes.items()}
+    costs = [Cost(name, *numbers) for name, numbers in counter.costs.items()]
     return Work(
-        costs=[Cost(name, *numbers) for name, numbers in reader.costs.items()],
-        exchanges=exchanges,
-        flops=reader.flops,
-        loops=reader.loops,
-        assumed=reader.assumed,
+        costs=costs,
+        exchanges={kind: Exchange(counter.counts[kind], dict(sizes)) for kind, sizes in counter.sizes.items()},
+        flops=sum(cost.flops for cost in costs),
+        traffic=sum(cost.traffic for cost in costs),
+        launches=sum(cost.count for cost in costs),
+        loops=counter.loops,
+        assumed=counter.assumed,
         sorts=sum(instruction.operation == "sort" for instruction in instructions),
         doubles=sum("f64[" in instruction.type for instruction in instructions),
-        host=sum(map(_is_of_host, instructions)),
+        host=sum(map(_calls_host, instructions)),
         aliased=text.partition("\n")[0].count("-alias)"),
     )
 
 
-class _Reader:
+class _Counter:
     """Sums over the runs of all computations."""
 
-    def __init__(self, computations: Mapping[str, Sequence[Instruction]], unknown_trips: int) -> None:
+    def __init__(self, computations: Computations, unknown_trips: int) -> None:
         self.computations, self.unknown_trips = computations, unknown_trips
         # Runs, cycles, bytes and products, by name.
         self.costs: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0, 0, 0])
         self.counts: collections.Counter[str] = collections.Counter()
         self.sizes: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
-        self.flops = self.assumed = 0
+        self.assumed = 0
         self.loops: list[int] = []
 
     def walk(self, name: str, times: int) -> None:
-        """Adds what a computation does whose operations run one by one."""
+        """Adds a computation whose operations run one by one."""
         body = self.computations.get(name, ())
         types = {instruction.name: instruction.type for instruction in body}
         seen: set[str] = set()
@@ -153,19 +165,17 @@ class _Reader:
                     self.walk(called, times)
             if instruction.operation in NO_ARRAYS or instruction.operation.endswith("-done"):
                 continue
-            flops = self._inside(instruction, types, "", times, seen)
-            self.flops += flops
             cycles = _CYCLES.search(instruction.line)
             traffic = _traffic(instruction, types, self.computations)
+            flops = self._inside(instruction, types, "", times, seen)
+            amounts = times, times * int(cycles[1]) if cycles else 0, times * traffic, flops
             numbers = self.costs[_describe(instruction)]
-            for index, amount in enumerate((1, int(cycles[1]) if cycles else 0, traffic)):
-                numbers[index] += times * amount
-            numbers[3] += flops
+            numbers[:] = map(sum, zip(numbers, amounts, strict=True))
 
     def _inside(
         self, instruction: Instruction, types: Mapping[str, str], inside: str, times: int, seen: set[str]
     ) -> int:
-        """Adds what an operation, or those that are fused into it, exchange; returns the work of their products."""
+        """Adds what an operation, or those fused into it, exchange; returns the work of their products."""
         operands = [types.get(operand, "") for operand in instruction.operands]
         if match := _COLLECTIVE.fullmatch(instruction.operation):
             kind = "reduce-scatter" if inside.startswith(_SUMMED_IN_PARTS) else match[1]
@@ -183,18 +193,16 @@ class _Reader:
         self, kind: str, instruction: Instruction, operands: Sequence[str], times: int, seen: set[str]
     ) -> None:
         results = ARRAY.findall(result_type(instruction))
-        # Each fusion that computes in the meantime has the operation, too, of the same channel and shape; others may
-        # have that channel.
+        # Each fusion that computes in the meantime repeats the operation, with its channel and shape; other operations
+        # may have the same channel.
         if channel := re.search(r"channel_id=(\d+)", instruction.line):
             name = f"{kind} {channel[1]} {results}"
             if name in seen:
                 return
             seen.add(name)
         self.counts[kind] += times
-        arrays = max(
-            results, ARRAY.findall(" ".join(operands)), key=lambda some: sum(array_bytes(*one) for one in some)
-        )
-        for element, sides in arrays:
+        candidates = results, ARRAY.findall(" ".join(operands))
+        for element, sides in max(candidates, key=lambda arrays: sum(array_bytes(*array) for array in arrays)):
             self.sizes[kind][element] += times * array_bytes(element, sides)
 
     def _rounds(self, loop: Instruction) -> int:
@@ -210,9 +218,7 @@ class _Reader:
         return self.unknown_trips
 
 
-def _traffic(
-    instruction: Instruction, types: Mapping[str, str], computations: Mapping[str, Sequence[Instruction]]
-) -> int:
+def _traffic(instruction: Instruction, types: Mapping[str, str], computations: Computations) -> int:
     """Returns the bytes that an operation reads and writes."""
     result = padded_bytes(result_type(instruction))
     if instruction.operation in ("dynamic-slice", "slice"):
@@ -220,17 +226,16 @@ def _traffic(
     if instruction.operation == "dynamic-update-slice":
         return 2 * padded_bytes(types.get(instruction.operands[1], ""))
     operands = [padded_bytes(types.get(operand, "")) for operand in instruction.operands]
-    called = [computations[name] for name in called_names(instruction.line, "calls") if name in computations]
-    if not called:
+    fused = next((computations[name] for name in called_names(instruction.line, "calls") if name in computations), None)
+    if fused is None:
         return result + sum(operands)
-    read = _read_sizes(called[0])
-    return min(result, _written(called[0], result)) + sum(
-        min(whole, read.get(number, whole)) for number, whole in enumerate(operands)
-    )
+    read = _read_sizes(fused)
+    reads = sum(min(whole, read.get(number, whole)) for number, whole in enumerate(operands))
+    return min(result, _written(fused, result)) + reads
 
 
 def _read_sizes(body: Sequence[Instruction]) -> dict[int, int]:
-    """Returns the bytes of parameters of which a fusion takes, or replaces, slices alone, by their number."""
+    """Returns {number: bytes} of the parameters of a fusion that it only takes, or replaces, slices of."""
     users: dict[str, list[Instruction]] = collections.defaultdict(list)
     for instruction in body:
         for operand in instruction.operands:
@@ -238,7 +243,7 @@ def _read_sizes(body: Sequence[Instruction]) -> dict[int, int]:
 
     def slices(name: str) -> Iterator[int | None]:
         for user in users[name]:
-            if user.operation in _SAME:
+            if user.operation in _ALIASES:
                 yield from slices(user.name)
             elif user.operation in ("dynamic-slice", "slice"):
                 yield padded_bytes(user.type)
@@ -255,21 +260,19 @@ def _read_sizes(body: Sequence[Instruction]) -> dict[int, int]:
 
 
 def _written(body: Sequence[Instruction], result: int) -> int:
-    """Returns the bytes that a fusion writes: where it replaces a slice, no more than that."""
+    """Returns the bytes that a fusion writes: the slice alone where it replaces one."""
     lines = {instruction.name: instruction for instruction in body}
 
     def write(instruction: Instruction) -> int:
         if instruction.operation == "tuple":
             return sum(write(lines[name]) for name in instruction.operands)
-        if instruction.operation in _SAME and instruction.operands[0] in lines:
-            source = write(lines[instruction.operands[0]])
-            return min(source, padded_bytes(instruction.type))
+        if instruction.operation in _ALIASES and instruction.operands[0] in lines:
+            return min(write(lines[instruction.operands[0]]), padded_bytes(instruction.type))
         if instruction.operation == "dynamic-update-slice":
             return padded_bytes(lines[instruction.operands[1]].type) if instruction.operands[1] in lines else 0
         return padded_bytes(instruction.type)
 
-    roots = [instruction for instruction in body if instruction.is_root]
-    return write(roots[0]) if roots else result
+    return next((write(instruction) for instruction in body if instruction.is_root), result)
 
 
 def _describe(instruction: Instruction) -> str:
@@ -277,15 +280,15 @@ def _describe(instruction: Instruction) -> str:
     arrays = ARRAY.findall(result_type(instruction))
     element, sides = max(arrays, key=lambda array: array_bytes(*array), default=("nothing", ""))
     match = ORIGIN.search(instruction.line)
-    # What is fused may have several origins: the first is enough. All have the name of the program.
+    # A fusion may have several origins: the first is enough. All begin with the name of the program.
     parts = match[1].partition(":")[0].split("/")[1:] if match else []
     plain = (_TRANSFORMED.sub("", part).strip("()") if _TRANSFORMED.search(part) else part.strip("(") for part in parts)
-    names = [name for name in plain if name and name not in _MANNER]
+    names = [name for name in plain if name and name not in _WRAPPERS]
     origin = _LAYER.sub(r"\1", "/".join(names[-_ORIGIN_PARTS:]))
-    direction = next((told for mark, told in _DIRECTIONS.items() if mark in instruction.line), "")
+    direction = next((text for mark, text in _DIRECTIONS.items() if mark in instruction.line), "")
     return f"{element}[{sides}] {direction}{origin or instruction.operation}"
 
 
-def _is_of_host(instruction: Instruction) -> bool:
+def _calls_host(instruction: Instruction) -> bool:
     kinds = ("infeed", "outfeed", "send", "recv")
     return instruction.operation in kinds or bool(_HOST.search(instruction.line))

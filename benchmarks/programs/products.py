@@ -1,4 +1,4 @@
-"""Multiplications and additions of the matrix products of a compiled program, one operation at a time."""
+"""Counts multiplications and additions of the matrix products of a compiled program, one operation at a time."""
 
 import functools
 import json
@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 
-# Of the windows of one operation; those that are not there have these values.
+# The windows of one operation, with the values of those that it leaves out.
 _WINDOW = re.compile(r"window=\{([^}]*)\}")
 _LABELS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
 _CONTRACTING = re.compile(r"lhs_contracting_dims=\{([\d,]*)\}")
@@ -23,10 +23,10 @@ def product_flops(operation: str, line: str, result: Shape, operands: Sequence[S
     """Returns the multiplications and additions of an operation; 0 if it is no matrix product.
 
     Args:
-        operation: its kind: "dot", "convolution" (how TPUs have products), or "custom-call" (of libraries on GPUs).
-        line: of the program, with its attributes.
+        operation: "dot", "convolution" (products on TPUs), "custom-call" (of libraries on GPUs), or another kind.
+        line: the operation's line of the program, with its attributes.
         result: sides of the (first) result.
-        operands: sides of what it takes.
+        operands: sides of the operands.
 
     Raises:
         ValueError: for a product whose attributes cannot be read.
@@ -55,12 +55,15 @@ def _dot(result: Shape, left: Shape, contracting: str) -> int:
 
 
 def _convolution(line: str, result: Shape, left: Shape, right: Shape) -> int:
-    """Counts pairs of a result and an entry of the window that meet a number, not padding or a hole.
+    """Counts pairs of a result and an entry of the window that hit a number, not padding or a hole.
 
-    Batched products have their batch as a spatial axis, with a window as large that meets one number each time.
+    Batched products have their batch as a spatial axis, with a window as large that hits one number each time.
     """
     left_labels, right_labels, result_labels = _match(_LABELS, line).groups()
-    windows = _windows(line)
+    match = _WINDOW.search(line)
+    fields = (field.split("=") for field in match[1].split()) if match else ()
+    # {"size": ["16", "3"], ...}: one value for each spatial axis.
+    windows = {name: values.split("x") for name, values in fields}
     count = result[result_labels.index("b")] * result[result_labels.index("f")] * right[right_labels.index("i")]
     for axis in sorted(set(left_labels) - {"b", "f"}):
         sizes = left[left_labels.index(axis)], result[result_labels.index(axis)], right[right_labels.index(axis)]
@@ -71,23 +74,16 @@ def _convolution(line: str, result: Shape, left: Shape, right: Shape) -> int:
     return 2 * count
 
 
-def _windows(line: str) -> dict[str, list[str]]:
-    """Returns {"size": ["16", "3"], ...}: one value for each spatial axis."""
-    match = _WINDOW.search(line)
-    fields = (field.split("=") for field in match[1].split()) if match else ()
-    return {name: values.split("x") for name, values in fields}
-
-
 @functools.cache
 def _pairs(size: int, results: int, window: int, stride: int, low: int, dilation: int, spread: int) -> int:
-    """Returns how many entries of a window meet a number, over all results of an axis."""
+    """Returns how many entries of a window hit a number, over all results of an axis."""
     last, found = (size - 1) * dilation, 0
     for place in range(-low, results * stride - low, stride):
         if spread == 1:
             found += max(min(place + window - 1, last) // dilation - (max(place, 0) - 1) // dilation, 0)
         else:
-            met = range(place, place + window * spread, spread)
-            found += sum(0 <= entry <= last and entry % dilation == 0 for entry in met)
+            hit = range(place, place + window * spread, spread)
+            found += sum(0 <= entry <= last and entry % dilation == 0 for entry in hit)
     return found
 
 

@@ -1,7 +1,7 @@
 """Arithmetic of matrix products as compilers write them, against the plain count."""
 
 import pytest
-from products import product_flops
+from programs.products import product_flops
 
 SCORES = (
     '"intermediate_tensor_shape": {"element_type": "BF16", "dimensions": ["4", "6", "200", "200"], "tuple_shapes": []}'

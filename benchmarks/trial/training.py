@@ -1,0 +1,225 @@
+"""A short run of the training program that is killed on its way, resumed by the same command, and checked."""
+
+import contextlib
+import json
+import math
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from croc_jax.data.sources import FolderSource
+from trial.findings import FAILED, OK, Report
+from trial.phases import describe_status, last_line, terminate
+from trial.sizes import TrialSize
+
+ROOT = Path(__file__).resolve().parents[2]
+# Imports, the first images and the first state, on a fresh machine.
+_SECONDS_TO_START = 25.0
+_SECONDS_BETWEEN_LINES = 10.0
+# Images that a core decodes and crops in a second, at least.
+_READ_BY_CORE = 250.0
+# Images a second that are assumed if none were measured.
+_SLOW = 100.0
+
+
+class Plan(NamedTuple):
+    """A run that fills its time.
+
+    Attributes:
+        command: the command that starts and resumes it.
+        workdir: its folder.
+        steps: number of steps of the whole run.
+        every: number of steps between two lines of its metrics.
+        seconds: time limit of both of its parts together.
+        env: environment variables.
+    """
+
+    command: list[str]
+    workdir: Path
+    steps: int
+    every: int
+    seconds: float
+    env: dict[str, str]
+
+
+def make_plan(
+    size: TrialSize,
+    images: Path,
+    folder: Path,
+    *,
+    minutes: float,
+    speed: float | None,
+    compile_seconds: float,
+    env: dict[str, str],
+) -> Plan:
+    """Returns a run of as many epochs as fit the time; with many images, of a part of them.
+
+    Args:
+        size: sizes of the trial.
+        images: folder of images.
+        folder: where the workdir and the list of the images go.
+        minutes: time of the whole run.
+        speed: images a second that the step was measured at, if it was.
+        compile_seconds: time that it took to compile; the second start finds the program in the cache.
+        env: environment variables for the program.
+    """
+    training = max(60 * minutes - 2 * _SECONDS_TO_START - compile_seconds, 20.0)
+    speed = min(speed or _SLOW, _READ_BY_CORE * (os.cpu_count() or 1))
+    batch, source = int(size.overrides["schedule.batch_size"]), FolderSource(images)
+    if len(source) < batch:
+        raise ValueError(f"{images}: {len(source)} images, fewer than a batch of {batch}")
+    # A margin for everything but steps; and at least four epochs.
+    seen = 0.8 * training * speed
+    stride = math.ceil(len(source) / max(seen / 4, batch))
+    paths = [str(Path(source.name(index)).resolve()) for index in range(0, len(source) // stride * stride, stride)]
+    listing = folder / "images.txt"
+    listing.write_text("".join(f"{path}\n" for path in paths), encoding="utf-8")
+    epochs = size.overrides.get("schedule.epochs", max(4, int(seen // len(paths))))
+    fields = {
+        "schedule.epochs": epochs,
+        "optimizer.warmup_epochs": max(1, epochs // 10),
+        "objective.warmup_teacher_temp_epochs": max(1, epochs // 10),
+        "runtime.checkpoint_every_minutes": 0.3 * training / 60,
+        "runtime.keep_every_epochs": 10**6,
+    } | size.overrides
+    workdir = (folder / "run").resolve()
+    command = [sys.executable, "launch/pretrain.py", f"--config=configs/{size.config}.py", f"--workdir={workdir}"]
+    command += [f"--config.data.sources=list:{listing.resolve()}"]
+    command += [f"--config.{name}={value}" for name, value in fields.items()]
+    steps = epochs * (len(paths) // batch)
+    return Plan(command, workdir, steps, int(fields["runtime.log_every_steps"]), 60 * minutes, env)
+
+
+def try_training(plan: Plan, report: Report) -> None:
+    """Starts the run, kills it after a checkpoint, resumes it to its end, and reports on both parts."""
+    shutil.rmtree(plan.workdir, ignore_errors=True)
+    deadline = time.monotonic() + plan.seconds
+    report.say(f"  {plan.steps} steps; the log is {log_of(plan, 'first')}")
+    killed_at, saved = _run_and_kill(plan, deadline, report)
+    before = read_steps(plan.workdir)
+    report("killed", f"by SIGKILL at step {killed_at}, with step {saved} saved", OK, step=killed_at, saved=saved)
+    report_resumption(plan, saved, before, _run_to_the_end(plan, deadline, report), report)
+    _report_metrics(plan, report)
+
+
+def _run_and_kill(plan: Plan, deadline: float, report: Report) -> tuple[int, int]:
+    """Returns the last logged and the last saved step of a run that was killed some steps after a save."""
+    log = log_of(plan, "first")
+    for process, logged in _watch(plan, log, deadline, report):
+        if process.poll() is not None:
+            ending = f"{describe_status(process.returncode)}: {last_line(log)}"
+            raise RuntimeError(f"the run ended before it could be killed, {ending}; see {log}")
+        saved = last_saved(plan.workdir)
+        # What comes after the save is to be done again.
+        if 0 < saved < logged:
+            process.kill()
+            process.wait()
+            return read_steps(plan.workdir)[-1], last_saved(plan.workdir)
+    raise TimeoutError(f"no checkpoint after {plan.seconds:.0f} s; see {log}")
+
+
+def _run_to_the_end(plan: Plan, deadline: float, report: Report) -> int | None:
+    """Resumes the run; returns its status, or None if it timed out."""
+    for process, _ in _watch(plan, log_of(plan, "second"), deadline, report):
+        if process.poll() is not None:
+            return process.returncode
+    return None
+
+
+def _watch(plan: Plan, log: Path, deadline: float, report: Report) -> Iterator[tuple[subprocess.Popen, int]]:
+    """Runs the program, and yields it with its last logged step again and again until the deadline."""
+    next_line = time.monotonic() + _SECONDS_BETWEEN_LINES
+    with log.open("w", encoding="utf-8") as output, contextlib.ExitStack() as stack:
+        process = subprocess.Popen(plan.command, cwd=ROOT, env=plan.env, stdout=output, stderr=subprocess.STDOUT)
+        stack.callback(terminate, process)
+        while time.monotonic() < deadline:
+            rows = read_metrics(plan.workdir)
+            if time.monotonic() >= next_line:
+                next_line += _SECONDS_BETWEEN_LINES
+                speed = f"{rows[-1]['images_per_sec']:.0f} images/s" if rows else "starting ..."
+                report.say(f"  training: step {rows[-1]['step'] if rows else 0} of {plan.steps}, {speed}")
+            yield process, int(rows[-1]["step"]) if rows else 0
+            time.sleep(0.01)
+
+
+def report_resumption(plan: Plan, saved: int, before: Sequence[int], status: int | None, report: Report) -> None:
+    """Reports whether the run resumed from its checkpoint, lost or repeated no line of its metrics, and finished.
+
+    Args:
+        plan: the run.
+        saved: last step that was saved before the kill.
+        before: steps that were logged before the kill.
+        status: exit status of the second part, or None if it timed out.
+        report: takes the rows.
+    """
+    log = log_of(plan, "second")
+    match = re.search(r"resum\w* \w+ step (\d+)", log.read_text(encoding="utf-8"))
+    resumed = int(match[1]) if match else 0
+    figure, good = f"after step {resumed}" if match else f"not at all; see {log}", resumed >= saved > 0
+    report("resumed", figure, OK if good else FAILED, step=resumed)
+    steps = read_steps(plan.workdir)
+    last = steps[-1] if steps else 0
+    kept = [step for step in before if step <= resumed]
+    expected = [step for step in range(1, last + 1) if step % plan.every == 0 or step in (1, plan.steps)]
+    whole = steps == expected and steps[: len(kept)] == kept
+    found = "none lost or doubled" if whole else f"not those expected: {steps}"
+    report("metrics.jsonl", f"{len(steps)} lines up to step {last}, {found}", OK if whole else FAILED, lines=len(steps))
+    if status is None:
+        figure = f"stopped at step {last} of {plan.steps} at the time limit"
+    else:
+        figure = f"{describe_status(status)} at step {last} of {plan.steps}"
+        figure += "" if status == 0 else f": {last_line(log)}; see {log}"
+    good = status is None or (status == 0 and last == plan.steps)
+    report("end", figure, OK if good else FAILED, step=last, steps=plan.steps)
+
+
+def _report_metrics(plan: Plan, report: Report) -> None:
+    """Reports the speed and the losses of the whole run."""
+    rows = read_metrics(plan.workdir)
+    # The first line of each part waits for the first batch.
+    typical = rows[len(rows) // 2 :]
+    names = "images_per_sec", "data_wait_fraction"
+    speed, waited = (statistics.median(row[name] for row in typical) for name in names)
+    figure = f"{speed:.1f} images/s, {waited:.1%} of the time waiting for images"
+    report("speed of training", figure, "", images_per_sec=speed, data_wait_fraction=waited)
+    losses = [row["loss"] for row in rows]
+    # A value that is not finite is logged as null.
+    if None in losses:
+        report("losses of training", "not finite", FAILED)
+        return
+    part = max(1, len(losses) // 5)
+    first, last = statistics.fmean(losses[:part]), statistics.fmean(losses[-part:])
+    way = "falling" if last < first else "not falling (a short run need not)"
+    figure = f"{first:.4g} in the first fifth, {last:.4g} in the last one, {way}"
+    report("losses of training", figure, OK, first=first, last=last, falling=last < first)
+
+
+def log_of(plan: Plan, part: str) -> Path:
+    """Returns the file with the output of the "first" or "second" part of a run."""
+    return plan.workdir.parent / f"training-{part}.log"
+
+
+def last_saved(workdir: Path) -> int:
+    """Returns the last step with a complete checkpoint; 0 without one."""
+    folder = workdir / "checkpoints"
+    names = os.listdir(folder) if folder.is_dir() else []
+    return max((int(name) for name in names if name.isdigit()), default=0)
+
+
+def read_metrics(workdir: Path) -> list[dict[str, Any]]:
+    """Returns all complete lines of metrics.jsonl; ValueError if one is corrupt."""
+    file = workdir / "metrics.jsonl"
+    lines = file.read_bytes().split(b"\n")[:-1] if file.is_file() else []
+    return [json.loads(line) for line in lines]
+
+
+def read_steps(workdir: Path) -> list[int]:
+    """Returns the steps that were logged, in the order of the lines."""
+    return [int(row["step"]) for row in read_metrics(workdir)]

@@ -4,14 +4,24 @@ import math
 import re
 from typing import NamedTuple
 
-from croc_jax.runtime.memory import ARRAY, COMPUTATION, array_bytes
-
+# Where a computation begins, arrays by type and sides, and where a line comes from.
+COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
+ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
+ORIGIN = re.compile(r'op_name="([^"]*)"')
+# Results of these operations are other results.
+NO_ARRAYS = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call")
+_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
 _LINE = re.compile(r"^\s*(ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([a-z][\w\-]*)\((.*)$")
 _LAYOUT = re.compile(rf"{ARRAY.pattern}(?:\{{([^}}]*)\}})?")
 _NAME = re.compile(r"%([\w.\-]+)")
 _CALLED = re.compile(
     r"\b(calls|to_apply|branch_computations|true_computation|false_computation)=(\{[^}]*\}|%?[\w.\-]+)"
 )
+
+
+def array_bytes(kind: str, sides: str) -> int:
+    """Returns the size of an array by its type and sides, such as "f32" and "8,4"; 0 for other types."""
+    return _BYTES.get(kind, 0) * math.prod(int(side) for side in sides.split(",") if side)
 
 
 class Instruction(NamedTuple):

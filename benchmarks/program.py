@@ -6,10 +6,20 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from instructions import Instruction, attribute, called_names, first_sides, padded_bytes, parse, result_type
+from instructions import (
+    ARRAY,
+    NO_ARRAYS,
+    ORIGIN,
+    Instruction,
+    array_bytes,
+    attribute,
+    called_names,
+    first_sides,
+    padded_bytes,
+    parse,
+    result_type,
+)
 from products import product_flops
-
-from croc_jax.runtime.memory import ARRAY, NO_ARRAYS, ORIGIN, array_bytes
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _COLLECTIVE = re.compile(rf"({'|'.join(KINDS)})(-start)?")

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from croc_jax.runtime.memory import COMPUTATION
+from instructions import COMPUTATION
 
 OTHER = "other"
 _MOST_UNKNOWN = 5

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cli import PARENT
 from findings import FAILED, OK, Report
 from phases import describe_status, end, last_line, python
 from trial_sizes import TrialSize
@@ -218,9 +217,7 @@ def _started(plan: Plan, name: str) -> Iterator[_Run]:
     """Runs the program in the background; it ends with the block, however that ends."""
     log = _log(plan, name)
     with log.open("w", encoding="utf-8") as output:
-        # It ends with this program, should that be killed.
-        env = plan.env | {PARENT: str(os.getpid())}
-        process = subprocess.Popen(plan.command, cwd=ROOT, env=env, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(plan.command, cwd=ROOT, env=plan.env, stdout=output, stderr=subprocess.STDOUT)
         try:
             yield _Run(process, log, plan)
         finally:

@@ -5,14 +5,12 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-
-from croc_jax.runtime.processes import gather_texts
 
 DATA_AXIS, FSDP_AXIS, MODEL_AXIS = AXES = ("data", "fsdp", "model")
 # Axes that split the batch.
@@ -57,7 +55,13 @@ class MeshConfig:
                 raise ValueError(f"{name}={getattr(self, name)}: must be {least} or more")
 
 
-def make_mesh(devices: Sequence[Any] | None = None, config: MeshConfig | None = None, *, state_bytes: int = 0) -> Mesh:
+def make_mesh(
+    devices: Sequence[Any] | None = None,
+    config: MeshConfig | None = None,
+    *,
+    state_bytes: int = 0,
+    memory_bytes: float = math.inf,
+) -> Mesh:
     """Returns a mesh with the axes data, fsdp and model.
 
     Args:
@@ -65,6 +69,7 @@ def make_mesh(devices: Sequence[Any] | None = None, config: MeshConfig | None = 
             numbers, end up on the axes that exchange most (model, then fsdp).
         config: sizes of the axes; by default, all devices are on the data axis.
         state_bytes: of a whole state with its gradients, for the choice of fsdp.
+        memory_bytes: of the smallest device of all processes.
 
     Raises:
         ValueError: if the axes do not multiply to the devices, or the processes cannot share them.
@@ -82,7 +87,7 @@ def make_mesh(devices: Sequence[Any] | None = None, config: MeshConfig | None = 
     if config.fsdp or config.data:
         fsdp = config.fsdp or max(available // config.data, 1)
     else:
-        fsdp = _choose_fsdp(_least_memory(devices), available, state_bytes // model)
+        fsdp = _choose_fsdp(memory_bytes, available, state_bytes // model)
     data = config.data or available // fsdp
     if data * fsdp * model != count:
         raise ValueError(
@@ -103,19 +108,6 @@ def _check_processes(devices: Sequence[Any], model: int) -> None:
         raise ValueError(
             f"runtime.mesh.model={model}: must divide the {local} device(s) of a process, which read the same rows"
         )
-
-
-def memory_limit(devices: Iterable[Any]) -> float:
-    """Returns the bytes that the smallest device of this process may hold; infinite where no one tells."""
-    # Those of other processes do not tell.
-    own = [device for device in devices if device.process_index == jax.process_index()]
-    return min((device.memory_stats() or {}).get("bytes_limit", math.inf) for device in own)
-
-
-def _least_memory(devices: Sequence[Any]) -> float:
-    """Returns the bytes that any device may hold; all processes have to ask, and get the same answer."""
-    own = memory_limit(devices)
-    return own if len({device.process_index for device in devices}) == 1 else min(map(float, gather_texts(f"{own}")))
 
 
 def _choose_fsdp(memory: float, available: int, state_bytes: int) -> int:

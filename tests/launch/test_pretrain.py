@@ -14,10 +14,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from croc_jax.runtime.stopping import EX_TEMPFAIL
 from PIL import Image
 
 from croc_jax.checkpoints import Checkpointer
-from croc_jax.runtime.stopping import EX_TEMPFAIL
 from croc_jax.runtime.workdir import read_recipe
 from croc_jax.training.sharding import make_mesh
 from croc_jax.training.start import abstract_state

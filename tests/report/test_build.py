@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from croc_jax.runtime.stopping import StopRequest
 from rich.console import Console
 
 from croc_jax.checkpoints import Checkpointer, CheckpointError
@@ -21,7 +22,6 @@ from croc_jax.report.html import Fact
 from croc_jax.report.inspect import overlap
 from croc_jax.runtime.metrics_writer import MetricsWriter
 from croc_jax.runtime.progress import RunProgress
-from croc_jax.runtime.stopping import StopRequest
 from croc_jax.runtime.workdir import init_workdir
 from croc_jax.training.config import RuntimeConfig, flatten, recipe_to_dict
 from croc_jax.training.loop import Outputs, RunLength, run_training

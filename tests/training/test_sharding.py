@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from croc_jax.training import sharding
 from croc_jax.training.sharding import (
     MeshConfig,
     all_gather_params,
@@ -20,18 +19,13 @@ from tests.training.tiny import STEPS_PER_EPOCH, tiny_recipe
 
 
 class Device:
-    """Something with a memory."""
+    """A device of some process."""
 
     def __init__(self, gib, process_index=0, number=0):
-        self.platform, self.process_index, self.id, self._gib = "none", process_index, number, gib
+        self.platform, self.process_index, self.id = "none", process_index, number
 
     def __repr__(self):
         return f"{self.process_index}.{self.id}"
-
-    def memory_stats(self):
-        if self.process_index:
-            raise RuntimeError("MemoryStats is only supported for addressable PjRt devices")
-        return {"bytes_limit": self._gib * 2**30}
 
 
 def shape_of(config, devices=None, **options):
@@ -58,20 +52,8 @@ def test_an_axis_takes_what_is_left(config, expected):
 
 @pytest.mark.parametrize(("state_gib", "expected"), [(3, (8, 1, 1)), (7, (4, 2, 1)), (30, (1, 8, 1)), (900, (1, 8, 1))])
 def test_parameters_are_split_as_far_as_they_must(state_gib, expected):
-    # Of other processes come first: those do not tell their memory.
-    devices = [*(Device(8, 1) for _ in range(4)), *(Device(8) for _ in range(4))]
-    assert shape_of(MeshConfig(), devices, state_bytes=state_gib * 2**30) == expected
-
-
-def test_the_smallest_device_of_all_processes_decides(monkeypatch):
-    devices = [Device(8, process) for process in (0, 0, 1, 1)]
-    assert shape_of(MeshConfig(), devices, state_bytes=3 * 2**30) == (4, 1, 1)
-    devices[1] = Device(5)
-    assert shape_of(MeshConfig(), devices, state_bytes=3 * 2**30) == (2, 2, 1)
-    monkeypatch.setattr(sharding, "gather_texts", lambda text: [text, str(2.0 * 2**30)])
-    assert shape_of(MeshConfig(), devices, state_bytes=3 * 2**30) == (1, 4, 1)
-    monkeypatch.setattr(sharding, "gather_texts", lambda text: [text, "inf"])
-    assert shape_of(MeshConfig(), devices, state_bytes=3 * 2**30) == (2, 2, 1)
+    devices = [Device(8) for _ in range(8)]
+    assert shape_of(MeshConfig(), devices, state_bytes=state_gib * 2**30, memory_bytes=8 * 2**30) == expected
 
 
 def test_devices_of_a_process_come_side_by_side_in_any_order_that_they_are_told():

@@ -57,7 +57,7 @@ PROCESS_ID = flags.DEFINE_integer("process_id", None, "Index of this process, fr
 PROFILE_STEPS = flags.DEFINE_string("profile_steps", None, "START:STOP, steps to trace with JAX's profiler.")
 
 # These errors of the file system last until somebody acts; all others may be gone at the next start.
-_LASTING = (errno.ENOSPC, errno.EDQUOT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
+_LASTING = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
 
 
 def main() -> None:
@@ -121,7 +121,7 @@ def pretrain() -> bool:
         console.print(f"{describe(recipe, mesh, shapes, dataset)}; {origin}")
         start = int(state.step)
         if start >= length.total_steps:
-            console.print(f"finished at step {start}; the last state is {checkpointer.latest_path()}")
+            console.print(f"finished at step {start}; {name_last(checkpointer)}")
             return True
 
         # Jitted step.
@@ -164,26 +164,26 @@ def pretrain() -> bool:
                 length=length,
                 checkpointer=checkpointer,
                 writer=writer,
-                timer=StepTimer(batch_size=batch_size),
+                timer=StepTimer(batch_size=batch_size, count_skipped=lambda: sum(stream.skipped.values())),
                 hooks=hooks,
                 log_every_steps=runtime.log_every_steps,
             )
 
         # End: the loop has saved the last state.
         took = datetime.timedelta(seconds=round(time.monotonic() - begin))
-        where = checkpointer.latest_path() or "nowhere, as no step was done"
         checkpointer.close()
+        where = name_last(checkpointer)
         if outcome.reason:
             raise SystemExit(
                 f"error: step {outcome.step}: training has collapsed, and runtime.watchdog.stop_on_collapse is set: "
-                f"{outcome.reason}; the last state is {where}"
+                f"{outcome.reason}; {where}"
             )
         if outcome.finished:
-            console.print(f"finished at step {outcome.step} after {took}; the last state is {where}")
+            console.print(f"finished at step {outcome.step} after {took}; {where}")
         else:
             cause = signals.received or "a signal to another process"
             command = f"python {shlex.join(sys.argv)}"
-            console.print(f"stopped by {cause} at step {outcome.step} after {took}; the state is saved in {where}")
+            console.print(f"stopped by {cause} at step {outcome.step} after {took}; {where}")
             console.print(f"to resume, run the same command:\n  {command}")
         return outcome.finished
 
@@ -236,17 +236,20 @@ def explaining_errors(recipe: Recipe, mesh: Mesh, checkpointer: Checkpointer) ->
     try:
         yield
     except FloatingPointError as error:
-        raise SystemExit(f"error: {explain_divergence(error, recipe, last_good=checkpointer.latest_path())}") from None
+        advice = explain_divergence(error, recipe)
+        raise SystemExit(f"error: {advice}; {name_last(checkpointer)}") from None
     except (ReadersLostError, UnreadableImagesError) as error:
         raise SystemExit(f"error: {error}; {name_last(checkpointer)}") from None
     except OSError as error:
+        if error.errno is None:
+            raise  # A mistake of the user, found by this package.
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             remedy = "free space on that disk, or raise the quota, and run the same command again"
             raise SystemExit(f"error: {error}: {remedy}; {name_last(checkpointer)}") from None
         if error.errno in _LASTING:
             raise SystemExit(f"error: {error}; {name_last(checkpointer)}") from None
         print(f"error: {error}: run the same command again once the disk answers", file=sys.stderr)
-        raise SystemExit(EXIT_STATUS) from error
+        raise SystemExit(EXIT_STATUS) from None
     except jax.errors.JaxRuntimeError as error:
         if not memory.is_exhausted(error):
             raise
@@ -255,11 +258,13 @@ def explaining_errors(recipe: Recipe, mesh: Mesh, checkpointer: Checkpointer) ->
 
 
 def name_last(checkpointer: Checkpointer) -> str:
-    """Returns where the last saved state is."""
+    """Says where the last saved state is; a process that is alone waits for one that is being written."""
     try:
+        if jax.process_count() == 1:
+            checkpointer.close()
         path = checkpointer.latest_path()
-    except OSError:
-        return "see the workdir for the last state"
+    except (OSError, ValueError) as error:
+        return f"the last state cannot be looked up ({error})"
     return f"the last state is {path}" if path else "no state has been saved"
 
 

@@ -3,7 +3,6 @@
 import collections
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from croc_jax.training.config import Recipe
@@ -83,16 +82,15 @@ def describe_findings(rows: Sequence[Row], recipe: Recipe) -> list[str]:
     return [f"Warning at step {row['step']:,}: {finding.text}." for row in rows for finding in watchdog.look(row)]
 
 
-def explain_divergence(error: FloatingPointError, recipe: Recipe, *, last_good: Path | None) -> str:
-    """Returns what happened, which checkpoint is left, and what to try, for numbers that are not finite."""
+def explain_divergence(error: FloatingPointError, recipe: Recipe) -> str:
+    """Returns what to try where numbers are not finite, after the error itself."""
     optimizer, warmup = recipe.optimizer, recipe.optimizer.warmup_epochs
-    kept = f"The last good checkpoint is {last_good}." if last_good else "There is no checkpoint yet."
     changes = [("optimizer.base_lr", optimizer.base_lr, optimizer.base_lr / 2)]
     changes.append(("optimizer.warmup_epochs", warmup, 2 * warmup or 1))
     if not optimizer.clip_norm or optimizer.clip_norm > 1:
         changes.append(("optimizer.clip_norm", optimizer.clip_norm, 1.0))
     precision = "" if recipe.backbone.dtype == "float32" else ", or --config.backbone.dtype=float32"
-    return f"{error}; the run stops. {kept} In a new workdir, try {_list_changes(changes)}{precision}"
+    return f"{error}; the run stops. In a new workdir, try {_list_changes(changes)}{precision}"
 
 
 def _explain(check: _Check, rows: Iterable[Row]) -> Finding:

@@ -16,14 +16,21 @@ _GIB = 2**30
 class StepTimer:
     """Times between the ends of steps, since the last report."""
 
-    def __init__(self, *, batch_size: int, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self,
+        *,
+        batch_size: int,
+        count_skipped: Callable[[], int] = lambda: 0,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         """Starts the clock of the first step.
 
         Args:
             batch_size: images of a step, over all processes.
+            count_skipped: returns the number of unreadable images that this process has replaced so far.
             clock: returns seconds.
         """
-        self._batch_size, self._clock = batch_size, clock
+        self._batch_size, self._count_skipped, self._clock = batch_size, count_skipped, clock
         self._last, self._seconds = clock(), list[float]()
         self._waited = {"data": 0.0, "device": 0.0}
 
@@ -40,14 +47,11 @@ class StepTimer:
         self._seconds.append(now - self._last)
         self._last = now
 
-    def take(self, *, skipped: int) -> dict[str, float]:
+    def take(self) -> dict[str, float]:
         """Returns the numbers of the steps since the last call, one or more, and starts anew.
 
         All processes must call this after the same steps: it gathers from them. Processes step together, so all
         have the same step time; the one that the others wait for is the one that waits least for its devices.
-
-        Args:
-            skipped: unreadable images that this process has replaced so far.
 
         Returns:
             Numbers as docs/watching.md describes them.
@@ -55,7 +59,7 @@ class StepTimer:
         seconds, waited = np.array(self._seconds), self._waited
         self._seconds, self._waited = [], {"data": 0.0, "device": 0.0}
         total = float(seconds.sum())
-        own = np.array([max(0.0, total - waited["device"]) / len(seconds), skipped], np.float32)
+        own = np.array([max(0.0, total - waited["device"]) / len(seconds), self._count_skipped()], np.float32)
         host_seconds, all_skipped = np.reshape(multihost_utils.process_allgather(own), (-1, 2)).T
         numbers = {
             "images_per_sec": round(len(seconds) * self._batch_size / total, 2),

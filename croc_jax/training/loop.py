@@ -4,7 +4,7 @@ import dataclasses
 import errno
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
@@ -33,19 +33,6 @@ class HasStep(Protocol):
 State = TypeVar("State", bound=HasStep)
 Metrics = Mapping[str, Array]
 Row = Mapping[str, float]
-
-
-class Stream(Protocol):
-    """Host batches in order."""
-
-    @property
-    def skipped(self) -> Mapping[str, int]:
-        """How often each unreadable image was replaced, by name."""
-        ...
-
-    def __next__(self) -> object:
-        """Returns the next batch: a tree of arrays with the rows of this process."""
-        ...
 
 
 class Checkpointer(Protocol):
@@ -83,7 +70,7 @@ class Timer(Protocol):
         """Marks the end of a step."""
         ...
 
-    def take(self, *, skipped: int) -> Row:
+    def take(self) -> Row:
         """Returns numbers of the steps since the last call; all processes call it after the same steps."""
         ...
 
@@ -143,7 +130,7 @@ class Outcome(NamedTuple, Generic[State]):
 def run_training(
     train_step: Callable[[State, object], tuple[State, Metrics]],
     state: State,
-    stream: Stream,
+    stream: Iterator[object],
     *,
     mesh: Mesh,
     length: RunLength,
@@ -162,7 +149,7 @@ def run_training(
     Args:
         train_step: compiled (state, batch) -> (state, metrics); may donate the state.
         state: state to start from; used up.
-        stream: host batches from step `state.step` on.
+        stream: host batches from step `state.step` on, trees of arrays with the rows of this process.
         mesh: mesh of all devices.
         length: length of the whole run.
         checkpointer: saves states.
@@ -180,7 +167,7 @@ def run_training(
     hooks = hooks or Hooks()
     start = step = int(jax.device_get(state.step))
     total, evaluate_every = length.total_steps, evaluate_every_epochs * length.steps_per_epoch
-    report = _Reporter(writer, timer, hooks, length=length, every=log_every_steps, stream=stream)
+    report = _Reporter(writer, timer, hooks, length=length, every=log_every_steps)
     saver = _Saver(checkpointer, report, agree=hooks.agree)
 
     def load() -> object:
@@ -226,11 +213,8 @@ def _transfer(what: str) -> AbstractContextManager[None]:
 class _Reporter:
     """Reads the numbers of a step while the next one runs, checks them, and logs some of them."""
 
-    def __init__(
-        self, writer: MetricsWriter, timer: Timer, hooks: Hooks, *, length: RunLength, every: int, stream: Stream
-    ) -> None:
-        self._writer, self._timer, self._hooks, self._stream = writer, timer, hooks, stream
-        self._length, self._every = length, every
+    def __init__(self, writer: MetricsWriter, timer: Timer, hooks: Hooks, *, length: RunLength, every: int) -> None:
+        self.writer, self._timer, self._hooks, self._length, self._every = writer, timer, hooks, length, every
         self._pending: tuple[int, Metrics] | None = None
         self.reason = ""
 
@@ -255,9 +239,10 @@ class _Reporter:
             raise FloatingPointError(f"step {step}: the loss is {metrics['loss']} ({parts})")
         self._hooks.on_step(step)
         if step % self._every == 0 or step in (1, self._length.total_steps):
-            times = self._timer.take(skipped=sum(self._stream.skipped.values()))
+            with _transfer("times between processes"):
+                times = self._timer.take()
             row = {"step": step, "epoch": step / self._length.steps_per_epoch, **metrics, **times}
-            self._writer.write(row)
+            self.writer.write(row)
             self.reason = self.reason or self._hooks.on_row(row)
 
 
@@ -269,9 +254,9 @@ class _Saver:
         self._retry_at: float | None = None
 
     def is_due(self, step: int) -> bool:
-        if self._retry_at is None:
-            return self._checkpointer.should_save(step)
-        with _transfer("a flag between processes, while the disk is full"):
+        with _transfer("a flag between processes"):
+            if self._retry_at is None:
+                return self._checkpointer.should_save(step)
             return self._agree(time.monotonic() >= self._retry_at)
 
     def save(self, step: int, state: HasStep, *, wait: bool) -> None:
@@ -280,7 +265,7 @@ class _Saver:
         with _transfer("a state to the host"):
             if not _is_finite(state):
                 raise FloatingPointError(f"step {step}: the state has values that are not finite")
-            self._report._writer.flush()
+            self._report.writer.flush()
             try:
                 self._checkpointer.save(step, state, wait=wait)
             except OSError as error:

@@ -69,7 +69,7 @@ def test_tensorboard_gets_the_same_numbers(tmp_path):
 def test_prometheus_gets_the_latest_row_under_the_name_of_the_folder(tmp_path):
     write(tmp_path, [row(1), row(2) | {"odd name": math.inf}])
     text = (tmp_path / "metrics.prom").read_text()
-    gauges = dict(re.findall(r'^croc_(\w+)\{run="(?:%s)"\} (.+)$' % tmp_path.name, text, re.MULTILINE))
+    gauges = dict(re.findall(rf'^croc_(\w+){{run="{tmp_path.name}"}} (.+)$', text, re.MULTILINE))
     assert gauges.pop("logged_timestamp_seconds")
     assert gauges == {"step": "2.0", "epoch": "0.5", "loss": "1.5", "odd_name": "+Inf"}
 

@@ -24,7 +24,10 @@ class Numbers:
     """Batches that hold their own step; `at` maps a step to something that happens when it is read."""
 
     def __init__(self, at=None, start=0):
-        self.at, self.skipped, self.step = at or {}, {"a.jpg": 2, "b.jpg": 1}, start
+        self.at, self.step = at or {}, start
+
+    def __iter__(self):
+        return self
 
     def __next__(self):
         self.at.get(self.step, lambda: None)()
@@ -68,8 +71,8 @@ class NoTimes:
     def tick(self):
         pass
 
-    def take(self, *, skipped):
-        return {"skipped": skipped}
+    def take(self):
+        return {"step_seconds": 0.5}
 
 
 def make_step(loss_at=None, weight_at=None):

@@ -24,7 +24,7 @@ def test_a_run_takes_every_batch_once_in_order_and_logs_the_right_steps():
     assert [row["step"] for row in rows] == LOGGED
     assert [row["loss"] for row in rows] == [weights[step - 1] for step in LOGGED]
     assert [row["epoch"] for row in rows] == [step / 4 for step in LOGGED]
-    assert [row["skipped"] for row in rows] == [3] * 5
+    assert [row["step_seconds"] for row in rows] == [0.5] * 5
     assert list(saver.saved) == saver.waited == [20]
 
 

@@ -143,8 +143,9 @@ def run_training(
 ) -> Outcome[State]:
     """Trains from a state to the end of the run, or until a hook stops it, and saves the last state.
 
-    The device never waits for the host: each step is dispatched before the numbers of the previous one are
-    read, and the next batch is loaded while it runs. Transfers other than those named here are errors.
+    The device never waits for the host (but for exchanges between processes): each step is dispatched before the
+    numbers of the previous one are read, and the next batch is loaded while it runs. Transfers other than those
+    named here are errors.
 
     Args:
         train_step: compiled (state, batch) -> (state, metrics); may donate the state.
@@ -169,6 +170,10 @@ def run_training(
     total, evaluate_every = length.total_steps, evaluate_every_epochs * length.steps_per_epoch
     report = _Reporter(writer, timer, hooks, length=length, every=log_every_steps)
     saver = _Saver(checkpointer, report, agree=hooks.agree)
+    # What processes exchange between steps (times, whether to save) are programs with collectives, which can deadlock
+    # beside those of a step on CPU. Several processes exchange it at logged steps and ends of epochs only, and wait
+    # for the step before.
+    is_alone = jax.process_count() == 1
 
     def load() -> object:
         with timer.waiting_for("data"):
@@ -186,17 +191,20 @@ def run_training(
                 try:
                     batch = load()
                 except Exception:
-                    if jax.process_count() == 1:
+                    if is_alone:
                         report.push(step, metrics)
                         saver.save(step, state, wait=True)
                     raise
             report.push(step, metrics)
+            may_exchange = is_alone or report.is_logged(step) or step % length.steps_per_epoch == 0
+            if may_exchange and not is_alone:
+                report.drain()
             if hooks.evaluate is not None and step % evaluate_every == 0:
                 report.drain()
                 with _transfer("what an evaluation reads"):
                     numbers = hooks.evaluate(step, state)
                 writer.write({"step": step, "epoch": step / length.steps_per_epoch, **numbers})
-            if step < total and saver.is_due(step):
+            if step < total and may_exchange and saver.is_due(step):
                 saver.save(step, state, wait=False)
         if step > start:
             saver.save(step, state, wait=True)
@@ -226,6 +234,10 @@ class _Reporter:
         self.drain()
         self._pending = (step, metrics)
 
+    def is_logged(self, step: int) -> bool:
+        """Says whether the numbers of a step are a row."""
+        return step % self._every == 0 or step in (1, self._length.total_steps)
+
     def drain(self) -> None:
         """Waits for the kept step and reports it."""
         if self._pending is None:
@@ -238,7 +250,7 @@ class _Reporter:
             parts = ", ".join(f"{name} {value}" for name, value in metrics.items() if name.startswith("loss_"))
             raise FloatingPointError(f"step {step}: the loss is {metrics['loss']} ({parts})")
         self._hooks.on_step(step)
-        if step % self._every == 0 or step in (1, self._length.total_steps):
+        if self.is_logged(step):
             with _transfer("times between processes"):
                 times = self._timer.take()
             row = {"step": step, "epoch": step / self._length.steps_per_epoch, **metrics, **times}

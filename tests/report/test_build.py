@@ -151,7 +151,7 @@ def test_every_setting_is_on_the_page(report, recipe):
 def test_a_workdir_without_metrics_or_checkpoint_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no metrics: train first"):
         build_report(tmp_path)
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
     with pytest.raises(CheckpointError, match="is not a workdir"):
         build_report(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]

@@ -96,7 +96,9 @@ def fresh():
     return State(jnp.zeros((), jnp.int32), jnp.ones(()))
 
 
-def run(*, step=None, state=None, at=None, saver=None, rows=None, length=LENGTH, every=5, epochs=1, **hooks):
+def run(
+    *, step=None, state=None, at=None, saver=None, rows=None, length=LENGTH, timer=None, every=5, epochs=1, **hooks
+):
     """Returns the outcome, the rows and what is saved; the caller passes its own `saver` and `rows` for errors."""
     state, rows, saver = state or fresh(), Rows() if rows is None else rows, saver or Memory()
     outcome = run_training(
@@ -107,7 +109,7 @@ def run(*, step=None, state=None, at=None, saver=None, rows=None, length=LENGTH,
         length=length,
         checkpointer=saver,
         writer=rows,
-        timer=NoTimes(),
+        timer=timer or NoTimes(),
         hooks=Hooks(**hooks),
         log_every_steps=every,
         evaluate_every_epochs=epochs,

@@ -12,7 +12,7 @@ import pytest
 
 from croc_jax.training import loop
 from croc_jax.training.loop import RunLength
-from tests.training.counting import LOGGED, Memory, Rows, State, expected_weights, make_step, run
+from tests.training.counting import LOGGED, Memory, NoTimes, Rows, State, expected_weights, make_step, run
 
 FULL = OSError(errno.ENOSPC, "no space")
 
@@ -71,6 +71,35 @@ def test_the_device_never_waits_for_the_host():
         run(step=step, at=at, length=RunLength(4, 1000, 2))
     # While a step runs, the next batch is loaded, and the numbers of the previous step are read.
     expected = "batch 1, start 1, batch 2, start 2, batch 3, read 1, start 3, batch 4, read 2, start 4, read 3, read 4"
+    assert ", ".join(events) == expected
+
+
+def test_several_processes_exchange_nothing_while_a_step_runs(monkeypatch):
+    events = []
+
+    class Times(NoTimes):
+        def take(self):
+            events.append("times")
+            return {}
+
+    class Due(Memory):
+        def should_save(self, step):
+            events.append(f"due {step}")
+            return False
+
+    def step(state, batch):
+        number = int(np.asarray(batch)[0, 0]) + 1
+        events.append(f"start {number}")
+        return State(state.step, state.weight), {"loss": Watched(lambda: events.append(f"read {number}"))}
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(loop, "shard_batch", lambda batch, mesh: batch)
+    with jax.transfer_guard("allow"):
+        run(step=step, saver=Due(), timer=Times(), every=3, length=RunLength(5, 2, 2))
+    expected = (
+        "start 1, read 1, times, due 1, start 2, read 2, due 2, start 3, read 3, times, due 3, start 4, read 4, due 4, "
+        "start 5, read 5, times"
+    )
     assert ", ".join(events) == expected
 
 

@@ -1,33 +1,26 @@
-r"""Pre-trains on images, or goes on where the same command stopped.
+r"""Pre-trains on images, or resumes the run in --workdir.
 
     python launch/pretrain.py --config=configs/croc_vits16_coco.py --workdir=runs/coco \
         --config.data.folders=path/to/images --config.optimizer.base_lr=1e-3
 
-Every field of the recipe can be set so; several folders are given by repeating the flag. Images
-in other forms (COCO, tar, ArrayRecord, tfds, Hugging Face, a list) go by --config.data.sources=KIND:VALUE.
+Every field of the configuration can be set so; a flag is repeated for several folders. Images in other forms (COCO,
+tar, ArrayRecord, tfds, Hugging Face, a list) are given by --config.data.sources=KIND:VALUE.
 
-Several processes form one run if Slurm, Open MPI, Kubernetes or a TPU starts them, or if each is told
---coordinator_address, --num_processes and --process_id. A run that SIGTERM or SIGUSR1 has ended exits with 75.
+Several processes form one run if Slurm, Open MPI, Kubernetes or a TPU starts them, or if each gets
+--coordinator_address, --num_processes and --process_id. SIGTERM, SIGUSR1 and Ctrl-C save the state and end the run
+with status 75, which asks for the same command again.
 """
-
-from croc_jax.runtime.stopping import StopRequest, end_at_once, exit_status
-
-if __name__ == "__main__":
-    # The imports take minutes from a slow disk, and a signal in the meantime is no failure.
-    end_at_once()
 
 import contextlib
 import datetime
 import errno
 import functools
-import json
 import math
 import shlex
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 from absl import flags
@@ -37,168 +30,165 @@ from ml_collections import config_flags
 from rich.console import Console
 
 from croc_jax.checkpoints import Checkpointer
-from croc_jax.checkpoints.aftermath import leaving_writers_behind
 from croc_jax.checkpoints.init_from import check_source, first_state
-from croc_jax.checkpoints.restore import saved_recipe
 from croc_jax.data.bad_records import ReadersLostError, UnreadableImagesError
 from croc_jax.data.pipeline import CropDataset, make_dataset
 from croc_jax.data.sources import open_data
-from croc_jax.runtime.collapse import CollapseError, Watchdog
-from croc_jax.runtime.failing import failing_together
-from croc_jax.runtime.health import NonFiniteError, explain
-from croc_jax.runtime.lock import lock_workdir
-from croc_jax.runtime.memory import advise, compile_step, is_exhausted
-from croc_jax.runtime.metrics_writer import MetricsWriter, NoLog
-from croc_jax.runtime.processes import gather_texts, join_processes
-from croc_jax.runtime.profile import Profiler, StepRange, parse_steps
+from croc_jax.runtime import distributed, memory
+from croc_jax.runtime.collapse import Watchdog, explain_divergence
+from croc_jax.runtime.metrics_writer import MetricsWriter, NoWriter
+from croc_jax.runtime.preemption import EXIT_STATUS, StopSignals
+from croc_jax.runtime.profile import Profiler, StepTimer, parse_steps
 from croc_jax.runtime.progress import RunProgress
-from croc_jax.runtime.workdir import check_agreed, check_shared, init_workdir
+from croc_jax.runtime.workdir import claim_workdir
 from croc_jax.training.config import Recipe, recipe_from_dict
 from croc_jax.training.forward import make_networks
-from croc_jax.training.loop import Outcome, Outputs, RunLength, SaveError, run_training
-from croc_jax.training.sharding import check_batch_divides, make_mesh, memory_limit, num_data_shards
-from croc_jax.training.state import TrainState, abstract_batch, abstract_state, state_shapes, training_bytes
+from croc_jax.training.loop import Hooks, Row, RunLength, run_training
+from croc_jax.training.sharding import check_batch_divides, make_mesh, num_data_shards, state_shardings
+from croc_jax.training.state import TrainState, abstract_batch, init_state, state_shapes, training_bytes
 from croc_jax.training.step import make_train_step
 
-CONFIG = config_flags.DEFINE_config_file("config", help_string="The recipe, such as configs/demo.py.")
-WORKDIR = flags.DEFINE_string("workdir", None, "Where config, metrics and checkpoints go.", required=True)
-COORDINATOR = flags.DEFINE_string(
-    "coordinator_address", None, "HOST:PORT of process 0, if there are several processes."
-)
-NUM_PROCESSES = flags.DEFINE_integer(
-    "num_processes", None, "How many form the run; 1 ignores what the environment says."
-)
-PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
-PROFILE_STEPS = flags.DEFINE_string("profile_steps", None, "START:STOP, steps that the profiler of JAX traces.")
+CONFIG = config_flags.DEFINE_config_file("config", help_string="The configuration, such as configs/demo.py.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Where config, metrics and checkpoints are written.", required=True)
+COORDINATOR = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0 of several processes.")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes; 1 ignores the environment.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Index of this process, from 0.")
+PROFILE_STEPS = flags.DEFINE_string("profile_steps", None, "START:STOP, steps to trace with JAX's profiler.")
 
-# The disk is full, a quota is reached, nothing may be written, or something else has the name of what would be.
-_DISK_REFUSES = (
-    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EEXIST,
-)  # fmt: skip
-
-
-class Plan(NamedTuple):
-    """A run that can be, as far as can be told without its folder.
-
-    Attributes:
-        recipe: of the run.
-        workdir: its folder.
-        mesh: of all devices.
-        dataset: this process's part of the batches.
-        length: of the whole run.
-        shapes: of the state, with types and shardings.
-        traced: steps for the profiler, if any.
-    """
-
-    recipe: Recipe
-    workdir: Path
-    mesh: Mesh
-    dataset: CropDataset
-    length: RunLength
-    shapes: TrainState
-    traced: StepRange | None
+# These errors of the file system last until somebody acts; all others may be gone at the next start.
+_LASTING = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
 
 
 def main() -> None:
-    """Joins the other processes, if any, and trains; status 75 asks to be started again."""
-    join_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
-    with StopRequest() as stop, failing_together():
-        stopped_by = pretrain(stop)
-    if stopped_by:
-        raise SystemExit(exit_status(stopped_by))
+    """Connects the processes and trains; status 75 asks for another start."""
+    distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    with distributed.failing_fast():
+        is_finished = pretrain()
+    if not is_finished:
+        raise SystemExit(EXIT_STATUS)
 
 
-def pretrain(stop: StopRequest) -> str | None:
-    """Checks all that can be checked, restores or starts a run, and trains it; returns the signal that ended it."""
-    begin = time.monotonic()
-    console = Console(soft_wrap=True, highlight=False, markup=False, quiet=jax.process_index() > 0)
-    plan = make_plan()
-    if stopped_by := claim(plan, stop):
-        console.print(f"stopped by {stopped_by} before the start; there was nothing to save yet")
-        return stopped_by
-    steps_kept = plan.recipe.runtime.keep_every_epochs * plan.length.steps_per_epoch
-    saver = Checkpointer(plan.workdir, plan.recipe, keep_every_steps=steps_kept)
-    with closing(saver), explaining(plan, saver):
-        outcome = find_end(plan, saver) or train(plan, saver, console, stop=stop)
-        console.print(conclude(outcome, saver, seconds=time.monotonic() - begin))
-    return outcome.stopped_by
+def pretrain() -> bool:
+    """Trains to the end of the run, or to a signal; returns whether the run is finished."""
+    begin, is_first = time.monotonic(), jax.process_index() == 0
+    console = Console(soft_wrap=True, highlight=False, markup=False, quiet=not is_first)
 
+    # Configuration.
+    recipe, workdir = read_recipe(), Path(WORKDIR.value)
+    check_source(recipe)
 
-def make_plan() -> Plan:
-    """Checks the recipe against the devices and the data; raises ValueError or FileNotFoundError if they do not fit."""
-    recipe, workdir = read_recipe_flag(), Path(WORKDIR.value)
-    # Before anything that all processes have to do alike, and which another recipe may leave out.
-    check_agreed(recipe)
+    # Mesh.
+    memory_bytes = distributed.least(memory.memory_limit(jax.devices()))
     state_bytes = training_bytes(state_shapes(recipe, steps_per_epoch=1))
-    memory = min(map(float, gather_texts(str(memory_limit(jax.devices())))))
-    mesh = make_mesh(config=recipe.runtime.mesh, state_bytes=state_bytes, memory_bytes=memory)
+    mesh = make_mesh(config=recipe.runtime.mesh, state_bytes=state_bytes, memory_bytes=memory_bytes)
     batch_size, slices = recipe.schedule.batch_size, recipe.optimizer.accumulation_steps
     check_batch_divides(batch_size, devices=num_data_shards(mesh), num_microbatches=slices)
+
+    # Data.
     dataset = open_dataset(recipe, workdir)
-    epoch = dataset.steps_per_epoch
-    length = RunLength(recipe.schedule.epochs * epoch, steps_per_epoch=epoch, batch_size=batch_size)
-    traced = parse_steps(PROFILE_STEPS.value, total_steps=length.total_steps) if PROFILE_STEPS.value else None
-    shapes = abstract_state(recipe, steps_per_epoch=epoch, mesh=mesh)
-    return Plan(recipe, workdir, mesh, dataset, length, shapes, traced)
+    steps_per_epoch = dataset.steps_per_epoch
+    length = RunLength(recipe.schedule.epochs * steps_per_epoch, steps_per_epoch, batch_size)
+    traced = parse_steps(PROFILE_STEPS.value, total_steps=length.total_steps) if PROFILE_STEPS.value else range(0)
 
+    # Shapes and shardings.
+    init_fn = functools.partial(init_state, recipe, steps_per_epoch=steps_per_epoch)
+    shapes = jax.eval_shape(init_fn)
+    shardings = state_shardings(shapes, mesh)
+    abstract_state = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes, shardings
+    )
 
-def claim(plan: Plan, stop: StopRequest) -> str | None:
-    """Takes the workdir for this run; returns the signal that ended the wait for another one, if any."""
-    ended = ""
-    if jax.process_index() == 0:
-        if lock_workdir(plan.workdir, stop=stop):
-            init_workdir(plan.workdir, plan.recipe, find_saved=functools.partial(saved_recipe, plan.workdir))
+    # Workdir: everything that can be checked without it has been.
+    claim_workdir(workdir, recipe)
+    checkpointer = Checkpointer(
+        workdir,
+        recipe,
+        keep_every_steps=recipe.runtime.keep_every_epochs * steps_per_epoch,
+        save_every_minutes=recipe.runtime.checkpoint_every_minutes,
+    )
+    with StopSignals() as signals, explaining_errors(recipe, mesh, checkpointer):
+        # Restore, or jitted init.
+        state = checkpointer.restore_latest(abstract_state)
+        if state is not None:
+            origin = f"resumes after step {int(state.step)}"
+        elif recipe.init_from.source:
+            origin = f"starts from {recipe.init_from.source}"
+            state = first_state(recipe, steps_per_epoch=steps_per_epoch, mesh=mesh, say=console.print)
         else:
-            ended = stop.received or ""
-    ended = gather_texts(ended)[0]
-    if not ended:
-        check_shared(plan.workdir)
-    return ended or None
+            origin = "starts from scratch"
+            state = jax.jit(init_fn, out_shardings=shardings)()
+        console.print(f"{describe(recipe, mesh, shapes, dataset)}; {origin}")
+        start = int(state.step)
+        if start >= length.total_steps:
+            console.print(f"finished at step {start}; {name_last(checkpointer)}")
+            return True
 
+        # Jitted step.
+        console.print("compiling the training step ...")
+        train_step = make_train_step(recipe, steps_per_epoch=steps_per_epoch, mesh=mesh)
+        batch_shapes = abstract_batch(recipe, mesh=mesh)
+        train_step = train_step.lower(abstract_state, batch_shapes).compile()
+        needs = memory.measure(train_step, abstract_state, batch_shapes)
+        console.print(memory.describe(needs, limit=memory_bytes, advice=memory.advise(recipe, mesh)))
 
-def find_end(plan: Plan, saver: Checkpointer) -> Outcome | None:
-    """Returns how the run has ended if its last state is there, and whole; checks what a new one starts from."""
-    # One looks, as a network file system may show others less.
-    latest = json.loads(gather_texts(json.dumps(saver.latest_step()))[0])
-    if latest is None:
-        check_source(plan.recipe)
-    elif latest >= plan.length.total_steps:
-        state = saver.restore_latest(plan.shapes)
-        if state is not None and int(state.step) >= plan.length.total_steps:
-            return Outcome(state, int(state.step), finished=True)
-    return None
+        # Loop, with its evaluations.
+        writer = MetricsWriter(workdir, restored_step=start) if is_first else NoWriter()
+        progress = RunProgress(console, start=start, total=length.total_steps)
+        profiler = Profiler(workdir / "profile", traced if is_first else range(0), log=progress.log)
+        watchdog = Watchdog(recipe, steps_per_epoch=steps_per_epoch)
 
+        def on_row(row: Row) -> str:
+            progress.show(row)
+            findings = watchdog.look(row)
+            for finding in findings:
+                progress.log(f"warning: step {row['step']}: {finding.text}")
+            return "; ".join(one.text for one in findings) if recipe.runtime.watchdog.stop_on_collapse else ""
 
-def train(plan: Plan, saver: Checkpointer, console: Console, *, stop: StopRequest) -> Outcome:
-    """Compiles the step, tells what memory it needs, and only then makes or restores the state, and trains it."""
-    recipe, mesh, epoch = plan.recipe, plan.mesh, plan.length.steps_per_epoch
-    # What runs is this program: another state or batch than was foretold would be an error.
-    jitted, batch = make_train_step(recipe, steps_per_epoch=epoch, mesh=mesh), abstract_batch(recipe, mesh=mesh)
-    train_step = compile_step(jitted, plan.shapes, batch, recipe=recipe, mesh=mesh, say=console.print)
-    state = saver.restore_latest(plan.shapes)
-    console.print(describe(plan, restored=state))
-    if state is None:
-        state = first_state(recipe, steps_per_epoch=epoch, mesh=mesh, say=console.print)
-    start, first = int(state.step), jax.process_index() == 0
-    log = MetricsWriter(plan.workdir, restored_step=start) if first else NoLog()
-    display = RunProgress(console, start=start, total=plan.length.total_steps)
-    profiler = Profiler(plan.workdir / "profile", plan.traced if first else None, say=display.say)
-    watchdog = Watchdog(recipe, steps_per_epoch=epoch)
-    with contextlib.closing(log), display, profiler:
-        return run_training(
-            train_step,
-            state,
-            plan.dataset,
-            outputs=Outputs(saver=saver, log=log, display=display, watchdog=watchdog, profiler=profiler),
-            length=plan.length,
-            runtime=recipe.runtime,
-            mesh=mesh,
-            stop=stop,
+        hooks = Hooks[TrainState](
+            trace=profiler.step,
+            on_step=progress.advance,
+            on_row=on_row,
+            should_stop=signals.should_stop,
+            agree=distributed.from_first,
+            evaluate=None,
         )
+        runtime = recipe.runtime
+        stream = dataset.iterate(start, num_workers=runtime.num_workers, num_threads=runtime.num_threads)
+        with contextlib.closing(stream), contextlib.closing(writer), progress, contextlib.closing(profiler):
+            outcome = run_training(
+                train_step,
+                state,
+                stream,
+                mesh=mesh,
+                length=length,
+                checkpointer=checkpointer,
+                writer=writer,
+                timer=StepTimer(batch_size=batch_size, count_skipped=lambda: sum(stream.skipped.values())),
+                hooks=hooks,
+                log_every_steps=runtime.log_every_steps,
+            )
+
+        # End: the loop has saved the last state.
+        took = datetime.timedelta(seconds=round(time.monotonic() - begin))
+        checkpointer.close()
+        where = name_last(checkpointer)
+        if outcome.reason:
+            raise SystemExit(
+                f"error: step {outcome.step}: training has collapsed, and runtime.watchdog.stop_on_collapse is set: "
+                f"{outcome.reason}; {where}"
+            )
+        if outcome.finished:
+            console.print(f"finished at step {outcome.step} after {took}; {where}")
+        else:
+            cause = signals.received or "a signal to another process"
+            command = f"python {shlex.join(sys.argv)}"
+            console.print(f"stopped by {cause} at step {outcome.step} after {took}; {where}")
+            console.print(f"to resume, run the same command:\n  {command}")
+        return outcome.finished
 
 
-def read_recipe_flag() -> Recipe:
-    """Returns the recipe; images named on the command line replace all those of the config file."""
+def read_recipe() -> Recipe:
+    """Returns the configuration; images given on the command line replace all those of the config file."""
     config, given = CONFIG.value, config_flags.get_override_values(flags.FLAGS["config"])
     if {"data.folders", "data.sources"} & given.keys():
         for name in ("folders", "sources", "weights"):
@@ -208,7 +198,7 @@ def read_recipe_flag() -> Recipe:
 
 
 def open_dataset(recipe: Recipe, workdir: Path) -> CropDataset:
-    """Returns this process's part of the stream of batches."""
+    """Returns the batches of the run, of which this process reads its rows."""
     index = jax.process_index()
     return make_dataset(
         open_data(recipe.data),
@@ -223,79 +213,59 @@ def open_dataset(recipe: Recipe, workdir: Path) -> CropDataset:
     )
 
 
-@contextlib.contextmanager
-def closing(saver: Checkpointer) -> Iterator[None]:
-    """Waits for what is being written, unless other processes, which this one has left alone, would have to help."""
-    try:
-        yield
-    except BaseException:
-        if jax.process_count() == 1:
-            saver.close()
-        raise
-    saver.close()
+def describe(recipe: Recipe, mesh: Mesh, shapes: TrainState, dataset: CropDataset) -> str:
+    """Returns a line on what is about to run, and on what."""
+    millions = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes.student["backbone"])) / 1e6
+    backbone, batch = make_networks(recipe, mesh=mesh).backbone, recipe.schedule.batch_size
+    axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items() if size > 1)
+    devices = f"{mesh.size} {mesh.devices.flat[0].platform} device(s)" + (f" ({axes})" if axes else "")
+    devices += f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    attention = ", cuDNN attention" if getattr(backbone, "attention", "") == "cudnn" else ""
+    return (
+        f"{recipe.backbone.variant}/{recipe.backbone.patch_size}, {millions:.1f} M parameters, {backbone.dtype}"
+        f"{attention}, on {devices}: {dataset.images_per_epoch} images, batch {batch} "
+        f"({batch // num_data_shards(mesh)} a device), {dataset.steps_per_epoch} steps an epoch, "
+        f"{recipe.schedule.epochs} epochs"
+    )
 
 
 @contextlib.contextmanager
-def explaining(plan: Plan, saver: Checkpointer) -> Iterator[None]:
-    """Ends the program with status 1 and advice if the numbers blow up, or what it reads from or writes to does."""
+def explaining_errors(recipe: Recipe, mesh: Mesh, checkpointer: Checkpointer) -> Iterator[None]:
+    """Turns errors of numbers, memory, data and disks into a message and an exit status."""
     try:
         yield
-    except (CollapseError, ReadersLostError, SaveError, UnreadableImagesError) as error:
-        raise SystemExit(f"error: {error}; {name_last(saver)}") from None
+    except FloatingPointError as error:
+        advice = explain_divergence(error, recipe)
+        raise SystemExit(f"error: {advice}; {name_last(checkpointer)}") from None
+    except (ReadersLostError, UnreadableImagesError) as error:
+        raise SystemExit(f"error: {error}; {name_last(checkpointer)}") from None
     except OSError as error:
-        if error.errno not in _DISK_REFUSES:
-            raise
-        raise SystemExit(f"error: {error}; {name_last(saver)}") from None
-    except NonFiniteError as error:
-        raise SystemExit(f"error: {explain(error, plan.recipe, last_good=saver.latest_path())}") from None
+        if error.errno is None:
+            raise  # A mistake of the user, found by this package.
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            remedy = "free space on that disk, or raise the quota, and run the same command again"
+            raise SystemExit(f"error: {error}: {remedy}; {name_last(checkpointer)}") from None
+        if error.errno in _LASTING:
+            raise SystemExit(f"error: {error}; {name_last(checkpointer)}") from None
+        print(f"error: {error}: run the same command again once the disk answers", file=sys.stderr)
+        raise SystemExit(EXIT_STATUS) from None
     except jax.errors.JaxRuntimeError as error:
-        if not is_exhausted(error):
+        if not memory.is_exhausted(error):
             raise
-        reason = str(error).splitlines()[0][:300]
-        advice = advise(plan.recipe, plan.mesh)
-        raise SystemExit(f"error: the memory is too small: {advice} ({reason}); {name_last(saver)}") from None
+        reason, advice = str(error).splitlines()[0][:300], memory.advise(recipe, mesh)
+        raise SystemExit(f"error: out of memory: {advice} ({reason}); {name_last(checkpointer)}") from None
 
 
-def name_last(saver: Checkpointer) -> str:
-    """Says where the last state is."""
-    path = saver.latest_path()
+def name_last(checkpointer: Checkpointer) -> str:
+    """Says where the last saved state is; a process that is alone waits for one that is being written."""
+    try:
+        if jax.process_count() == 1:
+            checkpointer.close()
+        path = checkpointer.latest_path()
+    except (OSError, ValueError) as error:
+        return f"the last state cannot be looked up ({error})"
     return f"the last state is {path}" if path else "no state has been saved"
 
 
-def describe(plan: Plan, *, restored: TrainState | None) -> str:
-    """Says what is about to run, and on what."""
-    recipe, mesh, shapes = plan.recipe, plan.mesh, plan.shapes
-    millions = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes.student["backbone"])) / 1e6
-    batch, epochs = recipe.schedule.batch_size, recipe.schedule.epochs
-    devices = f"{mesh.size} {mesh.devices.flat[0].platform} device(s)"
-    if mesh.size > num_data_shards(mesh) or mesh.shape["fsdp"] > 1:
-        devices += f" ({' x '.join(f'{name} {size}' for name, size in mesh.shape.items())})"
-    devices += f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
-    backbone = make_networks(recipe, mesh=mesh).backbone
-    attention = ", attention by cuDNN" if getattr(backbone, "attention", "") == "cudnn" else ""
-    anew = f"starts from {recipe.init_from.source}" if recipe.init_from.source else "starts anew"
-    where = anew if restored is None else f"resumes after step {int(restored.step)}"
-    return (
-        f"{recipe.backbone.variant}/{recipe.backbone.patch_size}, {millions:.1f} M parameters, "
-        f"{backbone.dtype}{attention}, on {devices}: "
-        f"{plan.dataset.images_per_epoch} images, batch {batch} ({batch // num_data_shards(mesh)} a device), "
-        f"{plan.length.steps_per_epoch} steps an epoch, {epochs} epochs; {where}"
-    )
-
-
-def conclude(outcome: Outcome, saver: Checkpointer, *, seconds: float) -> str:
-    """Says how it ended, and what to do next."""
-    took, path = datetime.timedelta(seconds=round(seconds)), saver.latest_path()
-    if outcome.finished:
-        return f"finished at step {outcome.step} after {took}; the last state is {path}"
-    saved = f"the state is saved in {path}" if path else "there was nothing to save yet"
-    command = f"python {shlex.join(sys.argv)}"
-    return (
-        f"stopped by {outcome.stopped_by} at step {outcome.step} after {took}; {saved}; "
-        f"to go on, run the same command:\n  {command}"
-    )
-
-
 if __name__ == "__main__":
-    with leaving_writers_behind():
-        run(main)
+    run(main)

@@ -1,10 +1,12 @@
 """States on disk: written while training goes on, and read back whole or not at all."""
 
 import contextlib
+import errno
 import functools
 import gc
 import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,11 +28,10 @@ from croc_jax.checkpoints.restore import (
     read_newest,
     silenced,
 )
-from croc_jax.runtime.processes import gather_texts
+from croc_jax.runtime.distributed import from_first, gather_texts
 from croc_jax.runtime.workdir import CHECKPOINTS_NAME
 from croc_jax.training.config import Recipe, RecipeError, recipe_from_dict
 from croc_jax.training.forward import init_networks, init_params
-from croc_jax.training.loop import SaveError
 
 Params = Any
 
@@ -42,6 +43,18 @@ _SMALL_FILES = 2**20
 _SECONDS_TO_SAVE = 3600
 
 
+class SaveError(OSError):
+    """The disk refuses a state."""
+
+    def __init__(self, reason: str) -> None:
+        """Takes a full disk for the reason."""
+        super().__init__(errno.ENOSPC, reason)
+
+    def __str__(self) -> str:
+        """Returns the reason alone."""
+        return self.strerror or ""
+
+
 class Checkpointer:
     """The checkpoints of one run, in WORKDIR/checkpoints/<step>/.
 
@@ -49,19 +62,28 @@ class Checkpointer:
     form the run, all make the same calls: each writes and reads its part.
     """
 
-    def __init__(self, workdir: Path, recipe: Recipe, *, keep_every_steps: int | None = None) -> None:
+    def __init__(
+        self,
+        workdir: Path,
+        recipe: Recipe,
+        *,
+        keep_every_steps: int | None = None,
+        save_every_minutes: float | None = None,
+    ) -> None:
         """Opens the folder, names what saves that were cut short have left, and removes it.
 
         Args:
             workdir: of the run.
             recipe: of the run; stored in each checkpoint.
             keep_every_steps: steps between two checkpoints that are kept for good.
+            save_every_minutes: minutes between two saves.
 
         Raises:
             CheckpointError: if the folder cannot be written, in any process of the run.
         """
         self._folder = workdir.absolute() / CHECKPOINTS_NAME
-        self._recipe = recipe
+        self._recipe, self._keep_every, self._minutes = recipe, keep_every_steps, save_every_minutes
+        self._saved_at = time.monotonic()
         options = ocp.CheckpointManagerOptions(
             max_to_keep=_KEEP_LATEST,
             keep_period=keep_every_steps,
@@ -92,6 +114,14 @@ class Checkpointer:
         except OSError:
             return None
 
+    def should_save(self, step: int) -> bool:
+        """Returns whether a state is due: the same in all processes, which all ask at every step."""
+        if self._keep_every and step % self._keep_every == 0:
+            return True
+        if self._minutes is None:
+            return False
+        return from_first(time.monotonic() - self._saved_at >= 60 * self._minutes)
+
     def save(self, step: int, state: Any, *, wait: bool = False) -> None:
         """Takes a copy of a state at once and writes it in the background.
 
@@ -106,6 +136,7 @@ class Checkpointer:
             SaveError: if the folder cannot be written or the disk is too full for it, or, in a process that is
                 alone, if the disk refuses this state.
         """
+        self._saved_at = time.monotonic()
         if self._settle() == step:
             # What still writes for it would mix with what is written now.
             remove_torn_for_good(self._folder)

@@ -15,7 +15,7 @@ from absl import logging as absl_logging
 
 from croc_jax.checkpoints.folder import list_checkpoints
 from croc_jax.checkpoints.manifest import DamagedError, check_arrays, check_digest, differing_arrays
-from croc_jax.runtime.processes import gather_texts
+from croc_jax.runtime.distributed import gather_texts
 from croc_jax.runtime.workdir import CHECKPOINTS_NAME
 from croc_jax.training.config import Recipe, recipe_from_dict
 

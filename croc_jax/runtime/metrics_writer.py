@@ -4,45 +4,29 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 from absl import logging
+from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
 
 from croc_jax.atomic_write import atomic_write
-from croc_jax.runtime.prometheus import write_prometheus
-
-if TYPE_CHECKING:
-    from tensorboardX import SummaryWriter
 
 FILE_NAME = "metrics.jsonl"
-_MOST_EVENTS = 30_000
+PROMETHEUS_NAME = "metrics.prom"
+# As many as its queue may hold on all systems, so that a slow disk does not block training.
+_MAX_EVENTS = 30_000
 
 
-class Log(Protocol):
-    """Where the rows of a run go."""
-
-    def write(self, row: Mapping[str, float]) -> None:
-        """Takes a row that holds `step`."""
-        ...
-
-    def sync(self) -> None:
-        """Returns when all rows are on the disk; raises OSError if it is full."""
-        ...
-
-    def close(self) -> None:
-        """Writes what is left."""
-        ...
-
-
-class NoLog:
-    """Drops all rows: of several processes, one writes."""
+class NoWriter:
+    """Drops all rows: one of several processes writes."""
 
     def write(self, row: Mapping[str, float]) -> None:
         """Does nothing."""
 
-    def sync(self) -> None:
+    def flush(self) -> None:
         """Does nothing."""
 
     def close(self) -> None:
@@ -50,117 +34,103 @@ class NoLog:
 
 
 class MetricsWriter:
-    """Writes each logged step once, however often the run is interrupted.
-
-    Rows that find the disk full wait for the next one; TensorBoard is given up then.
-    """
+    """Writes each row once, however often the run is interrupted; rows that find the disk full wait in memory."""
 
     def __init__(self, workdir: Path, *, restored_step: int) -> None:
-        """Opens the log and removes what was logged after the restored step, which is about to run again.
+        """Opens the files and removes rows after the restored step, whose steps are about to run again.
 
         Args:
             workdir: folder of the run; exists.
             restored_step: steps that the restored state has taken; 0 for a new run.
         """
-        # Imports PyTorch where that is installed: who only reads weights has no use for it.
+        # Imports PyTorch where that is installed, which readers of rows should not wait for.
         from tensorboardX import SummaryWriter
 
-        self._workdir, path = workdir, workdir / FILE_NAME
-        drop_lines_after(path, restored_step)
-        self._file = path.open("ab", buffering=0)
+        self._workdir = workdir
+        drop_lines_after(workdir / FILE_NAME, restored_step)
+        self._file = (workdir / FILE_NAME).open("ab", buffering=0)
         self._waiting = b""
-        # A full queue would wait for good for a thread that a full disk has ended.
-        board = SummaryWriter(str(workdir / "tensorboard"), purge_step=restored_step + 1, max_queue=_MOST_EVENTS)
-        self._board: SummaryWriter | None = board
+        self._registry, self._gauges = CollectorRegistry(), dict[str, Gauge]()
+        folder = str(workdir / "tensorboard")
+        self._board: SummaryWriter | None = SummaryWriter(folder, purge_step=restored_step + 1, max_queue=_MAX_EVENTS)
 
     def write(self, row: Mapping[str, float]) -> None:
         """Appends a row that holds `step`; a value that is not finite becomes null, as JSON has none."""
         values = {name: value if math.isfinite(value) else None for name, value in row.items()}
         self._waiting += json.dumps(values).encode() + b"\n"
-        try:
-            self._append()
-        except OSError as error:
-            logging.warning("metrics.jsonl waits for the disk: %s", error.strerror)
+        self.flush(to_disk=False)
         with contextlib.suppress(OSError):
-            write_prometheus(self._workdir, row)
-        if self._board is not None and _is_alive(self._board):
+            self._write_prometheus(row)
+        if self._board is not None:
             for name in row.keys() - {"step"}:
                 self._board.add_scalar(name, row[name], int(row["step"]))
-        elif self._board is not None:
-            self._give_up("its thread has ended")
 
-    def sync(self) -> None:
-        """Returns when all rows are on the disk, so that no checkpoint is newer than they are.
+    def flush(self, *, to_disk: bool = True) -> None:
+        """Writes the rows that wait; if the disk is full, warns, gives up TensorBoard, and keeps them.
 
-        Raises:
-            OSError: if the disk is full.
+        Args:
+            to_disk: return only when all is on the disk, not just in the cache of the system.
         """
-        self._append()
-        os.fsync(self._file.fileno())
-        if self._board is not None:
-            try:
-                self._board.flush()
-            except OSError as error:
-                self._give_up(error.strerror)
+        end = os.fstat(self._file.fileno()).st_size
+        try:
+            left = memoryview(self._waiting)
+            while left:
+                left = left[self._file.write(left) :]
+            self._waiting = b""
+            if to_disk:
+                os.fsync(self._file.fileno())
+        except OSError as error:
+            os.ftruncate(self._file.fileno(), end)
+            logging.warning("rows of %s wait in memory: %s", FILE_NAME, error.strerror)
+            # The same error ends TensorBoard's thread, and then its queue would block when it is full.
+            self._board = None
+        if to_disk:
+            self._try_board(lambda board: board.flush())
 
     def close(self) -> None:
         """Writes what is left."""
-        with contextlib.suppress(OSError):
-            self._append()
+        self.flush()
         self._file.close()
-        if self._board is not None:
-            with contextlib.suppress(OSError):
-                self._board.close()
+        self._try_board(lambda board: board.close())
 
-    def _append(self) -> None:
-        """Writes all that waits, or leaves the file as it was."""
-        end = os.fstat(self._file.fileno()).st_size
-        left = memoryview(self._waiting)
+    def _try_board(self, act: Callable[[Any], None]) -> None:
         try:
-            while left:
-                left = left[self._file.write(left) :]
-        except OSError:
-            os.ftruncate(self._file.fileno(), end)
-            raise
-        self._waiting = b""
+            if self._board is not None:
+                act(self._board)
+        except OSError as error:
+            logging.warning("TensorBoard's files end here: %s; %s continues", error.strerror, FILE_NAME)
+            self._board = None
 
-    def _give_up(self, reason: str | None) -> None:
-        logging.warning("the files for TensorBoard end here: %s; metrics.jsonl goes on", reason)
-        self._board = None
-
-
-def _is_alive(board: "SummaryWriter") -> bool:
-    """Says whether the thread that writes for TensorBoard is there; an error ends it."""
-    worker = getattr(getattr(board.file_writer, "event_writer", None), "_worker", None)
-    return worker is not None and worker.is_alive()
+    def _write_prometheus(self, row: Mapping[str, float]) -> None:
+        """Replaces metrics.prom, for the textfile collector of node exporter."""
+        for name, value in {**row, "logged_timestamp_seconds": time.time()}.items():
+            if name not in self._gauges:
+                safe = "".join(letter if letter.isalnum() else "_" for letter in name)
+                self._gauges[name] = Gauge(f"croc_{safe}", name, ["run"], registry=self._registry)
+            self._gauges[name].labels(run=self._workdir.resolve().name).set(value)
+        write_to_textfile(str(self._workdir / PROMETHEUS_NAME), self._registry)
 
 
 def drop_lines_after(path: Path, step: int) -> None:
-    """Keeps the lines of a metrics file up to a step; drops later ones and those that a kill or a crash has spoiled.
-
-    The file is replaced in one move, so that another kill leaves the old one or the new one.
-    """
-    if not path.exists():
-        return
-    lines = path.read_bytes().split(b"\n")
-    kept = [line for line in lines if (row := parse_row(line)) and row["step"] <= step]
-    atomic_write(path, b"".join(line + b"\n" for line in kept))
+    """Keeps the rows of a metrics file up to a step, and drops later ones and lines that are torn."""
+    if path.exists():
+        kept = [line for line in path.read_bytes().split(b"\n") if (row := parse_row(line)) and row["step"] <= step]
+        atomic_write(path, b"".join(line + b"\n" for line in kept))
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Returns the rows of a metrics file, which may be missing, but those that a kill or a crash has spoiled."""
+    """Returns the rows of training steps in a metrics file, which may be missing; torn lines are passed over."""
     lines = path.read_bytes().split(b"\n") if path.is_file() else []
-    return [row for line in lines if (row := parse_row(line))]
+    return [row for line in lines if (row := parse_row(line)) and "loss" in row]
 
 
 def last_row(path: Path) -> dict[str, Any] | None:
     """Returns the last of `read_rows`, if any."""
-    lines = path.read_bytes().split(b"\n") if path.is_file() else []
-    return next((row for line in reversed(lines) if (row := parse_row(line))), None)
+    return next(reversed(read_rows(path)), None)
 
 
 def parse_row(line: bytes) -> dict[str, Any] | None:
-    """Returns what a line of a metrics file says, or None if it is no whole row."""
+    """Returns the row in a line of a metrics file, or None if there is no complete one."""
     try:
         row = json.loads(line.decode())
     except ValueError:

@@ -1,69 +1,77 @@
-"""The loop of a run: which phases, in which order, and what happens between two steps."""
+"""The training loop: steps, logged numbers, evaluations, saves and the end of a run, in that order."""
 
-import contextlib
 import dataclasses
+import errno
+import math
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import jax
+import jax.numpy as jnp
 from absl import logging
 from jax.sharding import Mesh
+from jaxtyping import Array, Bool
 
-from croc_jax.data.bad_records import ReadersLostError, UnreadableImagesError
-from croc_jax.runtime.agreement import Ballot
-from croc_jax.runtime.collapse import CollapseError, Finding, Watchdog, explain_stop
-from croc_jax.runtime.health import check_losses, check_state
-from croc_jax.runtime.metrics_writer import Log
-from croc_jax.runtime.processes import gather_texts
-from croc_jax.runtime.profile import Profiler
-from croc_jax.runtime.progress import RunProgress
-from croc_jax.runtime.step_times import StepTimes
-from croc_jax.runtime.stopping import StopRequest
-from croc_jax.training.config import RuntimeConfig
 from croc_jax.training.sharding import shard_batch
 
-# Between two tries to save, where the disk refuses.
+# Between two attempts to save on a full disk.
 _SECONDS_TO_RETRY = 60.0
-
-State = Any
-Metrics = Mapping[str, jax.Array]
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-class Stream(Protocol):
-    """Host batches in order."""
+class HasStep(Protocol):
+    """A pytree of arrays that counts its updates."""
 
     @property
-    def skipped(self) -> Mapping[str, int]:
-        """How often each unreadable image was replaced by another one, by name."""
-        ...
-
-    def __next__(self) -> Any:
-        """Returns the next batch: a tree of arrays with this process's rows first."""
-        ...
-
-    def close(self) -> None:
-        """Stops reading ahead."""
+    def step(self) -> Array:
+        """Updates so far, a scalar."""
         ...
 
 
-class Dataset(Protocol):
-    """Where batches come from."""
+State = TypeVar("State", bound=HasStep)
+Metrics = Mapping[str, Array]
+Row = Mapping[str, float]
 
-    def iterate(self, start_step: int, *, num_workers: int, num_threads: int) -> Stream:
-        """Returns the batches from a step on."""
+
+class Checkpointer(Protocol):
+    """Where states are saved."""
+
+    def should_save(self, step: int) -> bool:
+        """Returns whether the state after `step` is to be saved; all processes get the same answer."""
+        ...
+
+    def save(self, step: int, state: HasStep, *, wait: bool = False) -> None:
+        """Copies a state and writes it, in the background unless `wait`; raises OSError if the disk refuses it."""
         ...
 
 
-class SaveError(RuntimeError):
-    """A state, or the log that leads to it, cannot be saved, and no process has; earlier ones are as they were."""
+class MetricsWriter(Protocol):
+    """Where rows of numbers go."""
+
+    def write(self, row: Row) -> None:
+        """Takes a row that holds `step`."""
+        ...
+
+    def flush(self) -> None:
+        """Returns when all rows are on the disk, as far as it takes them."""
+        ...
 
 
-class Saver(Protocol):
-    """Where states go."""
+class Timer(Protocol):
+    """Measures what a step takes."""
 
-    def save(self, step: int, state: State, *, wait: bool = False) -> None:
-        """Takes a copy of a state at once, and writes it, by default later; may raise SaveError."""
+    def waiting_for(self, what: str) -> AbstractContextManager[None]:
+        """Counts the time of a block as spent waiting for "data" or for the "device"."""
+        ...
+
+    def tick(self) -> None:
+        """Marks the end of a step."""
+        ...
+
+    def take(self) -> Row:
+        """Returns numbers of the steps since the last call; all processes call it after the same steps."""
         ...
 
 
@@ -83,249 +91,209 @@ class RunLength:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Outputs:
-    """Where the results of a run go, and who looks at them; without a watchdog or a profiler, nobody does."""
+class Hooks(Generic[State]):
+    """What a run calls between its steps; nothing by default.
 
-    saver: Saver
-    log: Log
-    display: RunProgress
-    watchdog: Watchdog | None = None
-    profiler: Profiler | None = None
+    Attributes:
+        trace: (number of the next step, state before it) -> context in which the step is dispatched.
+        on_step: (steps done), once their numbers are known.
+        on_row: (a logged row) -> a reason to end the run, or "".
+        should_stop: (steps done) -> whether to save and end; all processes get the same answer.
+        agree: (flag of this process) -> flag of process 0, for decisions that depend on a clock.
+        evaluate: (steps done, state) -> numbers by name, written as a row of their own.
+    """
 
-    def profile(self, step: int, state: State) -> contextlib.AbstractContextManager[None]:
-        """Marks the dispatch of a step from a state for the profiler, if there is one."""
-        return self.profiler.step(step, state) if self.profiler else contextlib.nullcontext()
+    trace: Callable[[int, State], AbstractContextManager[None]] = lambda number, state: nullcontext()
+    on_step: Callable[[int], None] = lambda step: None
+    on_row: Callable[[Row], str] = lambda row: ""
+    should_stop: Callable[[int], bool] = lambda step: False
+    agree: Callable[[bool], bool] = lambda flag: flag
+    evaluate: Callable[[int, State], Row] | None = None
 
 
-class Outcome(NamedTuple):
+class Outcome(NamedTuple, Generic[State]):
     """The end of a run.
 
     Attributes:
-        state: after the last step.
+        state: state after the last step.
         step: steps done in all.
-        finished: False if a signal ended it early.
-        stopped_by: the name of that signal, which may have reached another process.
+        finished: whether these are all steps of the run.
+        reason: what `Hooks.on_row` returned, if that ended the run.
     """
 
     state: State
     step: int
     finished: bool
-    stopped_by: str | None = None
+    reason: str = ""
 
 
 def run_training(
-    train_step: Callable[[State, Any], tuple[State, Metrics]],
+    train_step: Callable[[State, object], tuple[State, Metrics]],
     state: State,
-    dataset: Dataset,
+    stream: Iterator[object],
     *,
-    outputs: Outputs,
-    length: RunLength,
-    runtime: RuntimeConfig,
     mesh: Mesh,
-    stop: StopRequest,
-) -> Outcome:
-    """Trains from a state to the end of the run, or to a signal; saves the last state in any case.
+    length: RunLength,
+    checkpointer: Checkpointer,
+    writer: MetricsWriter,
+    timer: Timer,
+    hooks: Hooks[State] | None = None,
+    log_every_steps: int = 10,
+    evaluate_every_epochs: int = 1,
+) -> Outcome[State]:
+    """Trains from a state to the end of the run, or until a hook stops it, and saves the last state.
 
-    The device never waits for the host: a step is started before the one ahead of it is read, and
-    the next batch travels while it runs. Several processes save and stop after the same step.
+    The device never waits for the host (but for exchanges between processes): each step is dispatched before the
+    numbers of the previous one are read, and the next batch is loaded while it runs. Transfers other than those
+    named here are errors.
 
     Args:
         train_step: compiled (state, batch) -> (state, metrics); may donate the state.
-        state: with `step`, the number of steps done; used up.
-        dataset: of host batches.
-        outputs: where checkpoints and numbers go.
-        length: of the whole run.
-        runtime: how often to log and save.
-        mesh: of all devices.
-        stop: the signals of this process; asked after each step.
+        state: state to start from; used up.
+        stream: host batches from step `state.step` on, trees of arrays with the rows of this process.
+        mesh: mesh of all devices.
+        length: length of the whole run.
+        checkpointer: saves states.
+        writer: writes rows.
+        timer: measures steps.
+        hooks: what else to call.
+        log_every_steps: steps between two rows; the first and the last step have one, too.
+        evaluate_every_epochs: epochs between two calls of `hooks.evaluate`.
 
     Raises:
-        NonFiniteError: for a loss or a state that is not finite; nothing of it is saved.
-        CollapseError: for a collapse, if the watchdog stops runs; the last state is saved.
-        SaveError: if the last state cannot be saved; where an earlier one cannot, the run goes on.
-        ReadersLostError: if a process that reads was killed; a process that is alone saves the last state.
-        UnreadableImagesError: for too many unreadable images; alike.
+        FloatingPointError: if a loss or a state is not finite; that state is not saved.
+        OSError: if the last state cannot be saved, or an earlier one for another reason than a full disk.
+        Exception: what the stream raises; a process that is alone saves the last state first.
     """
-    step, total = int(state.step), length.total_steps
-    if step >= total:
-        return Outcome(state, step, finished=True)
-    stream = dataset.iterate(step, num_workers=runtime.num_workers, num_threads=runtime.num_threads)
-    with contextlib.closing(stream):
-        # 1. The first batch.
-        ballot = Ballot(mesh, stop)
-        feed = _Feed(stream, mesh, stop)
-        batch = feed.next()
-        verdict = ballot.settle()
-        if verdict.stopped_by:
-            return Outcome(state, step, finished=False, stopped_by=verdict.stopped_by)
-        # 2. Steps.
-        reporter = _Reporter(outputs, length, runtime, feed=feed, ballot=ballot, start=step)
-        schedule = _SaveSchedule(runtime, length)
-        while step < total and not verdict.stopped_by and not reporter.collapse:
-            with outputs.profile(step + 1, state):
+    hooks = hooks or Hooks()
+    start = step = int(jax.device_get(state.step))
+    total, evaluate_every = length.total_steps, evaluate_every_epochs * length.steps_per_epoch
+    report = _Reporter(writer, timer, hooks, length=length, every=log_every_steps)
+    saver = _Saver(checkpointer, report, agree=hooks.agree)
+    # What processes exchange between steps (times, whether to save) are programs with collectives, which can deadlock
+    # beside those of a step on CPU. Several processes exchange it at logged steps and ends of epochs only, and wait
+    # for the step before.
+    is_alone = jax.process_count() == 1
+
+    def load() -> object:
+        with timer.waiting_for("data"):
+            batch = next(stream)
+        with _transfer("a batch to the devices"):
+            return shard_batch(batch, mesh)
+
+    with jax.transfer_guard("disallow_explicit"):
+        batch = load() if step < total else None
+        while step < total and not report.reason and not hooks.should_stop(step):
+            with hooks.trace(step + 1, state):
                 state, metrics = train_step(state, batch)
             step += 1
             if step < total:
                 try:
-                    batch = feed.next()
-                except (ReadersLostError, UnreadableImagesError):
-                    if ballot.alone:
-                        reporter.push(step, metrics)
-                        _save(step, state, reporter=reporter, outputs=outputs, wait=True)
+                    batch = load()
+                except Exception:
+                    if is_alone:
+                        report.push(step, metrics)
+                        saver.save(step, state, wait=True)
                     raise
-            reporter.push(step, metrics)
-            verdict = ballot.cast(save=schedule.is_late(), skipped=feed.skipped)
-            if schedule.is_due(step, late=verdict.save) and not _save(
-                step, state, reporter=reporter, outputs=outputs, wait=False
-            ):
-                schedule.retry()
-        # 3. The end: nothing is left to be written when this returns.
-        _save(step, state, reporter=reporter, outputs=outputs, wait=True)
-    finished = step == total
-    if reporter.collapse and not finished:
-        raise CollapseError(explain_stop(step, reporter.collapse))
-    return Outcome(state, step, finished=finished, stopped_by=None if finished else verdict.stopped_by)
+            report.push(step, metrics)
+            may_exchange = is_alone or report.is_logged(step) or step % length.steps_per_epoch == 0
+            if may_exchange and not is_alone:
+                report.drain()
+            if hooks.evaluate is not None and step % evaluate_every == 0:
+                report.drain()
+                with _transfer("what an evaluation reads"):
+                    numbers = hooks.evaluate(step, state)
+                writer.write({"step": step, "epoch": step / length.steps_per_epoch, **numbers})
+            if step < total and may_exchange and saver.is_due(step):
+                saver.save(step, state, wait=False)
+        if step > start:
+            saver.save(step, state, wait=True)
+    finished = step >= total
+    return Outcome(state, step, finished, "" if finished else report.reason)
 
 
-def _save(step: int, state: State, *, reporter: "_Reporter", outputs: Outputs, wait: bool) -> bool:
-    """Saves a state whose losses and tensors are finite, after the log that leads to it; must do so if it waits.
-
-    Returns:
-        Whether it could be saved, as far as is known.
-    """
-    reporter.drain()
-    check_state(step, state)
-    try:
-        _sync(step, outputs.log)
-        outputs.saver.save(step, state, wait=wait)
-    except SaveError as error:
-        if wait:
-            raise
-        if jax.process_index() == 0:
-            logging.warning("%s; training goes on, and a later state is saved as soon as it can be", error)
-        return False
-    return True
-
-
-def _sync(step: int, log: Log) -> None:
-    """Agrees on whether the log is on the disk; one process writes it."""
-    reason = ""
-    try:
-        log.sync()
-    except OSError as error:
-        reason = f"step {step} is not saved, as metrics.jsonl cannot be written: {error.strerror}"
-    found = next(filter(None, gather_texts(reason)), None)
-    if found:
-        raise SaveError(found)
-
-
-class _Feed:
-    """Puts host batches on the devices, and measures how long it waited for them."""
-
-    def __init__(self, stream: Stream, mesh: Mesh, stop: StopRequest) -> None:
-        self._stream, self._mesh, self._stop = stream, mesh, stop
-        self.seconds_waited = 0.0
-
-    def next(self) -> Any:
-        """Returns the next batch; None if this process is alone, and its readers died of the signal that stops it."""
-        begin = time.perf_counter()
-        try:
-            batch = next(self._stream)
-        except Exception:
-            if self._stop.received and jax.process_count() == 1:
-                return None
-            raise
-        self.seconds_waited += time.perf_counter() - begin
-        return shard_batch(batch, self._mesh)
-
-    @property
-    def skipped(self) -> int:
-        return sum(self._stream.skipped.values())
+def _transfer(what: str) -> AbstractContextManager[None]:
+    """Allows transfers in a block; `what` names them for the reader."""
+    del what
+    return jax.transfer_guard("allow")
 
 
 class _Reporter:
-    """Reads a step's numbers when the next one is under way, checks them, and logs some of them."""
+    """Reads the numbers of a step while the next one runs, checks them, and logs some of them."""
 
-    def __init__(
-        self, outputs: Outputs, length: RunLength, runtime: RuntimeConfig, *, feed: _Feed, ballot: Ballot, start: int
-    ) -> None:
-        self._outputs, self._length, self._feed, self._ballot = outputs, length, feed, ballot
-        self._every = runtime.log_every_steps
+    def __init__(self, writer: MetricsWriter, timer: Timer, hooks: Hooks, *, length: RunLength, every: int) -> None:
+        self.writer, self._timer, self._hooks, self._length, self._every = writer, timer, hooks, length, every
         self._pending: tuple[int, Metrics] | None = None
-        self._lap = (start, time.perf_counter(), feed.seconds_waited)
-        self._times = StepTimes()
-        self.collapse: list[Finding] = []
+        self.reason = ""
 
     def push(self, step: int, metrics: Metrics) -> None:
-        """Reports the step before, and keeps this one."""
-        for value in metrics.values():
-            value.copy_to_host_async()
+        """Reports the previous step, and keeps this one."""
+        with _transfer("metrics to the host, while the next step runs"):
+            for value in metrics.values():
+                value.copy_to_host_async()
         self.drain()
         self._pending = (step, metrics)
+
+    def is_logged(self, step: int) -> bool:
+        """Says whether the numbers of a step are a row."""
+        return step % self._every == 0 or step in (1, self._length.total_steps)
 
     def drain(self) -> None:
         """Waits for the kept step and reports it."""
         if self._pending is None:
             return
-        step, arrays = self._pending
-        self._pending = None
-        with self._times.waiting():
+        (step, arrays), self._pending = self._pending, None
+        with self._timer.waiting_for("device"), _transfer("metrics to the host"):
             metrics = {name: float(value) for name, value in arrays.items()}
-        self._times.tick()
-        check_losses(step, metrics)
-        self._outputs.display.advance(step)
-        if step % self._every == 0 or step in (1, self._length.total_steps):
-            row = {"step": step, "epoch": step / self._length.steps_per_epoch, **metrics, **self._speed(step)}
-            row |= {name: round(value, 6) for name, value in self._times.take().items()}
-            self._outputs.log.write(row)
-            self._outputs.display.show(row)
-            self._watch(row)
-
-    def _watch(self, row: Mapping[str, float]) -> None:
-        """Tells what the watchdog finds: the same in all processes, as it looks at nothing that differs."""
-        watchdog = self._outputs.watchdog
-        findings = watchdog.look(row) if watchdog else []
-        for finding in findings:
-            self._outputs.display.say(f"warning: step {row['step']}: {finding.text}")
-        if watchdog and watchdog.stops:
-            self.collapse += findings
-
-    def _speed(self, step: int) -> dict[str, float]:
-        """Returns means since the last logged step."""
-        lap = (step, time.perf_counter(), self._feed.seconds_waited)
-        steps, seconds, waited = (now - before for now, before in zip(lap, self._lap, strict=True))
-        self._lap = lap
-        return {
-            "images_per_sec": round(steps * self._length.batch_size / seconds, 2),
-            "data_wait_fraction": round(waited / seconds, 4),
-            "skipped": self._ballot.last.skipped,
-        }
+        self._timer.tick()
+        if not math.isfinite(metrics["loss"]):
+            parts = ", ".join(f"{name} {value}" for name, value in metrics.items() if name.startswith("loss_"))
+            raise FloatingPointError(f"step {step}: the loss is {metrics['loss']} ({parts})")
+        self._hooks.on_step(step)
+        if self.is_logged(step):
+            with _transfer("times between processes"):
+                times = self._timer.take()
+            row = {"step": step, "epoch": step / self._length.steps_per_epoch, **metrics, **times}
+            self.writer.write(row)
+            self.reason = self.reason or self._hooks.on_row(row)
 
 
-class _SaveSchedule:
-    """Says when to save: at epochs that are kept for good, and before too much work could be lost."""
+class _Saver:
+    """Saves states whose losses and arrays are finite, after the rows that lead to them."""
 
-    def __init__(self, runtime: RuntimeConfig, length: RunLength) -> None:
-        self._every = runtime.keep_every_epochs * length.steps_per_epoch
-        self._total = length.total_steps
-        self._seconds = 60 * runtime.checkpoint_every_minutes
-        self._next = time.monotonic() + self._seconds
-        self._asked = False
+    def __init__(self, checkpointer: Checkpointer, report: _Reporter, *, agree: Callable[[bool], bool]) -> None:
+        self._checkpointer, self._report, self._agree = checkpointer, report, agree
+        self._retry_at: float | None = None
 
-    def is_late(self) -> bool:
-        """Says, once a save, that so much time has passed that more should not be lost."""
-        late = not self._asked and time.monotonic() >= self._next
-        self._asked |= late
-        return late
+    def is_due(self, step: int) -> bool:
+        with _transfer("a flag between processes"):
+            if self._retry_at is None:
+                return self._checkpointer.should_save(step)
+            return self._agree(time.monotonic() >= self._retry_at)
 
-    def is_due(self, step: int, *, late: bool) -> bool:
-        if step == self._total:
-            return False  # the end of the loop saves
-        due = step % self._every == 0 or late
-        if due:
-            self._next, self._asked = time.monotonic() + self._seconds, False
-        return due
+    def save(self, step: int, state: HasStep, *, wait: bool) -> None:
+        """Raises OSError if the disk refuses the state, unless it is full and there will be a later state."""
+        self._report.drain()
+        with _transfer("a state to the host"):
+            if not _is_finite(state):
+                raise FloatingPointError(f"step {step}: the state has values that are not finite")
+            self._report.writer.flush()
+            try:
+                self._checkpointer.save(step, state, wait=wait)
+            except OSError as error:
+                if wait or error.errno not in _DISK_FULL:
+                    raise
+                logging.warning(
+                    "step %d is not saved: %s; training continues, and a later state is saved as soon as there is room",
+                    step,
+                    error,
+                )
+                self._retry_at = time.monotonic() + _SECONDS_TO_RETRY
+            else:
+                self._retry_at = None
 
-    def retry(self) -> None:
-        """Asks for another save soon."""
-        self._next = min(self._next, time.monotonic() + _SECONDS_TO_RETRY)
+
+@jax.jit
+def _is_finite(state: HasStep) -> Bool[Array, ""]:
+    leaves = [leaf for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))

@@ -4,7 +4,7 @@ import collections
 import functools
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -88,13 +88,6 @@ def _check_processes(devices: Sequence[Any], model: int) -> None:
         raise ValueError(
             f"runtime.mesh.model={model}: must divide the {local} device(s) of a process, which read the same rows"
         )
-
-
-def memory_limit(devices: Iterable[Any]) -> float:
-    """Returns the bytes that the smallest device of this process can hold; infinity where it is unknown."""
-    # Devices of other processes do not report their memory.
-    own = [device for device in devices if device.process_index == jax.process_index()]
-    return min((device.memory_stats() or {}).get("bytes_limit", math.inf) for device in own)
 
 
 def _choose_fsdp(memory: float, available: int, state_bytes: int) -> int:

@@ -11,9 +11,9 @@ import jax
 import pytest
 
 from croc_jax.checkpoints import Checkpointer, CheckpointError, aftermath, folder, manager
+from croc_jax.checkpoints.manager import SaveError
 from croc_jax.checkpoints.manifest import DamagedError
 from croc_jax.checkpoints.restore import read_newest
-from croc_jax.training.loop import SaveError
 from tests.checkpoints.test_manager import RECIPE, assert_same, kept, restore, save, state_at
 from tests.full_disk import no_file_beyond
 

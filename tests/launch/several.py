@@ -5,7 +5,7 @@ import time
 
 from tests.launch.test_pretrain import finish, start
 
-# Longer than all take to train, or to end when one has died: a minute where JAX itself has to notice.
+# Longer than all take to train, or to end when one has died: a minute where its heartbeats have to be missed.
 SECONDS_TO_END = 600
 
 

@@ -1,23 +1,24 @@
-"""Two processes of four devices each train as one, give the numbers of one device, and go on after one was killed."""
+"""Two processes of four devices each train as one, stop as one, and resume after one was killed."""
 
-import os
 import random
 import re
 import signal
+import time
 
 import numpy as np
 import pytest
 
+from croc_jax.runtime.preemption import EXIT_STATUS
 from tests.launch.several import finish_several, start_several
 from tests.launch.test_pretrain import assert_same_run, finish, home, rows, start, wait_for_rows  # noqa: F401
 
-EPOCHS = 3
+EPOCHS = 4
 LAST = 3 * EPOCHS
 SETTINGS = {
     "schedule__epochs": EPOCHS,
     "runtime__log_every_steps": 1,
     "backbone__drop_path_rate": 0.2,
-    # Warm enough for losses that are far from 0.
+    # High enough for losses that are far from 0.
     "objective__student_temp": 0.5,
 }
 
@@ -27,16 +28,12 @@ def undisturbed(home):  # noqa: F811
     workdir = home / "undisturbed"
     ended = finish_several(start_several(home, workdir, **SETTINGS, runtime__checkpoint_every_minutes=1000))
     assert [status for status, _, _ in ended] == [0, 0], ended
-    assert "on 8 cpu device(s) of 2 processes" in ended[0][1] and f"finished at step {LAST}" in ended[0][1]
-    # Gloo tells of its connections, all at the same time; nothing of ours comes from another process than the first.
-    gloo = r"\[Gloo\] Rank|is connected to|peer ranks\.|Expected number of connected peer ranks is :"
-    said = re.sub(rf"{gloo}|\d|\s", "", ended[1][1])
-    assert not said and not ended[1][2]
+    assert "on 8 cpu device(s) (data 8) of 2 processes" in ended[0][1] and f"finished at step {LAST}" in ended[0][1]
     assert [row["step"] for row in rows(workdir)] == list(range(1, LAST + 1))
     return workdir
 
 
-def test_one_device_in_slices_gives_the_same_losses(home, undisturbed):  # noqa: F811
+def test_one_device_in_microbatches_gives_the_same_losses(home, undisturbed):  # noqa: F811
     workdir = home / "alone"
     changes = {"runtime__checkpoint_every_minutes": 1000, "optimizer__accumulation_steps": 4}
     status, output, errors = finish(start(home, workdir, **SETTINGS, **changes))
@@ -47,22 +44,31 @@ def test_one_device_in_slices_gives_the_same_losses(home, undisturbed):  # noqa:
     np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 
-def test_a_kill_of_one_process_loses_nothing(home, undisturbed):  # noqa: F811
-    seed = int(os.environ.get("CROC_CHAOS_SEED", random.randrange(2**32)))
-    print(f"CROC_CHAOS_SEED={seed}")
-    draw = random.Random(seed)
-    workdir, victim = home / "disturbed", draw.randrange(2)
+def test_a_kill_and_a_signal_to_one_process_lose_nothing(home, undisturbed):  # noqa: F811
+    workdir, victim = home / "disturbed", random.randrange(2)
+    # 1. One is killed: the other ends by itself, with a reason.
     processes = start_several(home, workdir, **SETTINGS)
-    wait_for_rows(processes[0], workdir, draw.randint(1, 7))
+    wait_for_rows(processes[0], workdir, 3)
     processes[victim].kill()
+    begin = time.monotonic()
     ended = finish_several(processes)
-    killed, survivor = ended[victim], ended[1 - victim]
-    assert killed[0] == -signal.SIGKILL
-    assert survivor[0] == 1 and f"error: process {victim} of 2 was killed\n" in survivor[2], survivor
+    assert time.monotonic() - begin < 120 and ended[victim][0] == -signal.SIGKILL
+    status, _, errors = ended[1 - victim]
+    assert status not in (0, EXIT_STATUS)
+    # JAX's own client may be faster than the error of the collective.
+    assert re.search("error: another process ended or cannot be reached|another task died", errors), errors
 
-    # One that was killed before its first save was done starts anew.
-    saved = [path.name for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()]
+    # 2. One gets SIGTERM: both stop after the same step.
+    processes = start_several(home, workdir, **SETTINGS)
+    wait_for_rows(processes[0], workdir, len(rows(workdir)) + 1)
+    processes[victim].terminate()
+    ended = finish_several(processes)
+    assert [status for status, _, _ in ended] == [EXIT_STATUS] * 2, ended
+    saved = max(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit())
+    assert re.search(rf"stopped by .* at step {saved} ", ended[0][1]) and saved < LAST
+
+    # 3. The same command again.
     ended = finish_several(start_several(home, workdir, **SETTINGS))
     assert [status for status, _, _ in ended] == [0, 0], ended
-    assert (f"resumes after step {max(map(int, saved))}\n" if saved else "; starts anew\n") in ended[0][1]
+    assert f"resumes after step {saved}\n" in ended[0][1]
     assert_same_run(workdir, undisturbed)

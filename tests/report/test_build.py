@@ -1,7 +1,6 @@
 """The report of a run that was really trained, if only for four steps."""
 
 import contextlib
-import io
 import json
 import math
 import re
@@ -10,7 +9,6 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from rich.console import Console
 
 from croc_jax.checkpoints import Checkpointer, CheckpointError
 from croc_jax.data.pipeline import make_dataset
@@ -20,11 +18,10 @@ from croc_jax.report.build import collect_facts, training_seconds
 from croc_jax.report.html import Fact
 from croc_jax.report.inspect import overlap
 from croc_jax.runtime.metrics_writer import MetricsWriter
-from croc_jax.runtime.progress import RunProgress
-from croc_jax.runtime.stopping import StopRequest
+from croc_jax.runtime.profile import StepTimer
 from croc_jax.runtime.workdir import init_workdir
-from croc_jax.training.config import RuntimeConfig, flatten, recipe_to_dict
-from croc_jax.training.loop import Outputs, RunLength, run_training
+from croc_jax.training.config import flatten, recipe_to_dict
+from croc_jax.training.loop import RunLength, run_training
 from croc_jax.training.sharding import make_mesh
 from croc_jax.training.state import fresh_state
 from croc_jax.training.step import make_train_step
@@ -40,23 +37,19 @@ def train(workdir, recipe):
         FolderSource(recipe.data.folders), views=recipe.data.views, batch_size=recipe.schedule.batch_size, seed=0
     )
     assert recipe.schedule.epochs * dataset.steps_per_epoch == STEPS
-    mesh, saver, log = (
-        make_mesh(jax.devices()[:1]),
-        Checkpointer(workdir, recipe),
-        MetricsWriter(workdir, restored_step=0),
-    )
-    with contextlib.closing(saver), contextlib.closing(log):
+    mesh, saver = make_mesh(jax.devices()[:1]), Checkpointer(workdir, recipe)
+    writer = MetricsWriter(workdir, restored_step=0)
+    with contextlib.closing(saver), contextlib.closing(writer), dataset.iterate() as stream:
         run_training(
             make_train_step(recipe, steps_per_epoch=1, mesh=mesh),
             fresh_state(recipe, steps_per_epoch=1, mesh=mesh),
-            dataset,
-            outputs=Outputs(
-                saver=saver, log=log, display=RunProgress(Console(file=io.StringIO()), start=0, total=STEPS)
-            ),
-            length=RunLength(STEPS, steps_per_epoch=1, batch_size=recipe.schedule.batch_size),
-            runtime=RuntimeConfig(log_every_steps=1),
+            stream,
             mesh=mesh,
-            stop=StopRequest(),
+            length=RunLength(STEPS, steps_per_epoch=1, batch_size=recipe.schedule.batch_size),
+            checkpointer=saver,
+            writer=writer,
+            timer=StepTimer(batch_size=recipe.schedule.batch_size),
+            log_every_steps=1,
         )
 
 
@@ -158,7 +151,7 @@ def test_every_setting_is_on_the_page(report, recipe):
 def test_a_workdir_without_metrics_or_checkpoint_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no metrics: train first"):
         build_report(tmp_path)
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
     with pytest.raises(CheckpointError, match="is not a workdir"):
         build_report(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]

@@ -3,10 +3,10 @@
 import json
 import logging
 import math
+import re
 
 import pytest
 
-from croc_jax.runtime import metrics_writer
 from croc_jax.runtime.metrics_writer import MetricsWriter, drop_lines_after, last_row, read_rows
 from tests.full_disk import no_file_beyond
 
@@ -19,38 +19,40 @@ def lines(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
-def write(workdir, steps, *, restored_step):
-    log = MetricsWriter(workdir, restored_step=restored_step)
-    for step in steps:
-        log.write(row(step))
-    log.close()
+def write(workdir, rows, *, restored_step=0):
+    writer = MetricsWriter(workdir, restored_step=restored_step)
+    for one in rows:
+        writer.write(one)
+    writer.close()
 
 
-def test_rows_come_back_as_written(tmp_path):
-    write(tmp_path, [1, 5], restored_step=0)
-    assert lines(tmp_path) == [row(1), row(5)]
+def test_rows_come_back_as_written_and_resuming_removes_what_will_be_logged_again(tmp_path):
+    write(tmp_path, map(row, (1, 5, 10, 15)))
+    assert lines(tmp_path) == [row(step) for step in (1, 5, 10, 15)]
+    write(tmp_path, map(row, (10, 15)), restored_step=7)
+    assert lines(tmp_path) == [row(step) for step in (1, 5, 10, 15)]
 
 
-def test_a_row_can_be_read_before_the_log_is_closed(tmp_path):
-    log = MetricsWriter(tmp_path, restored_step=0)
-    log.write(row(1))
-    assert lines(tmp_path) == [row(1)]
-    log.sync()
-    log.close()
+def test_a_row_can_be_read_at_once_and_numbers_that_json_lacks_are_null(tmp_path):
+    writer = MetricsWriter(tmp_path, restored_step=0)
+    writer.write(row(1, loss=math.nan))
+    text = (tmp_path / "metrics.jsonl").read_text()
+    assert json.loads(text, parse_constant=pytest.fail) == row(1, loss=None)
+    writer.close()
 
 
-def test_resuming_removes_what_will_be_logged_again(tmp_path):
-    write(tmp_path, [1, 5, 10, 15], restored_step=0)
-    write(tmp_path, [10, 15], restored_step=7)
-    assert [line["step"] for line in lines(tmp_path)] == [1, 5, 10, 15]
+def test_rows_of_evaluations_are_no_rows_of_steps(tmp_path):
+    write(tmp_path, [row(1), {"step": 1, "epoch": 0.25, "knn_top1": 0.5}])
+    assert read_rows(tmp_path / "metrics.jsonl") == [row(1)] and last_row(tmp_path / "metrics.jsonl") == row(1)
 
 
 TORN = [b'{"step": 9, "lo', b'{"st\n', b'{"loss": 2.0}', b"[]", b"\x00\x00\x00", b"\xff\xfe{\n", b"9"]
 
 
 @pytest.mark.parametrize("torn", TORN)
-def test_a_line_that_a_kill_or_a_crash_has_spoiled_is_passed_over_and_dropped(tmp_path, torn):
+def test_a_torn_line_is_passed_over_and_dropped(tmp_path, torn):
     path = tmp_path / "metrics.jsonl"
+    assert read_rows(path) == [] and last_row(path) is None
     path.write_bytes(json.dumps(row(1)).encode() + b"\n" + torn)
     assert read_rows(path) == [row(1)] and last_row(path) == row(1)
     drop_lines_after(path, 100)
@@ -58,64 +60,31 @@ def test_a_line_that_a_kill_or_a_crash_has_spoiled_is_passed_over_and_dropped(tm
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
-def test_a_file_that_is_missing_or_holds_nothing_has_no_rows(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    assert read_rows(path) == [] and last_row(path) is None
-    path.write_bytes(b"\x00" * 40)
-    assert read_rows(path) == [] and last_row(path) is None
-
-
-def test_every_line_is_json_even_for_numbers_that_json_lacks(tmp_path):
-    log = MetricsWriter(tmp_path, restored_step=0)
-    log.write(row(1, loss=math.nan))
-    log.write(row(2, loss=math.inf))
-    log.close()
-    text = (tmp_path / "metrics.jsonl").read_text()
-    parsed = [json.loads(line, parse_constant=pytest.fail) for line in text.splitlines()]
-    assert [line["loss"] for line in parsed] == [None, None]
-
-
 def test_tensorboard_gets_the_same_numbers(tmp_path):
-    write(tmp_path, [1], restored_step=0)
+    write(tmp_path, [row(1)])
     events = b"".join(path.read_bytes() for path in (tmp_path / "tensorboard").iterdir())
     assert b"loss" in events and b"epoch" in events
 
 
-def test_rows_wait_for_a_full_disk_and_lose_nothing(tmp_path, caplog):
-    log = MetricsWriter(tmp_path, restored_step=0)
-    log.write(row(1))
+def test_prometheus_gets_the_latest_row_under_the_name_of_the_folder(tmp_path):
+    write(tmp_path, [row(1), row(2) | {"odd name": math.inf}])
+    text = (tmp_path / "metrics.prom").read_text()
+    gauges = dict(re.findall(rf'^croc_(\w+){{run="{tmp_path.name}"}} (.+)$', text, re.MULTILINE))
+    assert gauges.pop("logged_timestamp_seconds")
+    assert gauges == {"step": "2.0", "epoch": "0.5", "loss": "1.5", "odd_name": "+Inf"}
+
+
+def test_rows_wait_for_a_full_disk_and_none_is_lost(tmp_path, caplog):
+    writer = MetricsWriter(tmp_path, restored_step=0)
+    writer.write(row(1))
     size = (tmp_path / "metrics.jsonl").stat().st_size
     with caplog.at_level(logging.WARNING), no_file_beyond(size + 10):
         for step in range(2, 12):
-            log.write(row(step))
+            writer.write(row(step))
             # No part of a row is left behind.
             assert lines(tmp_path) == [row(1)]
-        with pytest.raises(OSError):
-            log.sync()
-    assert "metrics.jsonl waits for the disk: File too large" in caplog.messages
-    log.write(row(12))
-    log.sync()
+        writer.flush()
+    assert "rows of metrics.jsonl wait in memory: File too large" in caplog.messages
+    writer.write(row(12))
     assert lines(tmp_path) == [row(step) for step in range(1, 13)]
-    log.close()
-
-
-def test_tensorboard_is_given_up_when_its_thread_has_died(tmp_path, caplog, monkeypatch):
-    log = MetricsWriter(tmp_path, restored_step=0)
-    monkeypatch.setattr(metrics_writer, "_is_alive", lambda board: False)
-    with caplog.at_level(logging.WARNING):
-        log.write(row(1))
-        log.write(row(2))
-    assert len([text for text in caplog.messages if "TensorBoard end here" in text]) == 1
-    log.close()
-    assert lines(tmp_path) == [row(1), row(2)]
-
-
-def test_a_dead_thread_of_tensorboard_is_seen(tmp_path):
-    log = MetricsWriter(tmp_path, restored_step=0)
-    board = log._board
-    assert board is not None and metrics_writer._is_alive(board)
-    board.file_writer.event_writer._worker.stop()  # pyright: ignore
-    assert not metrics_writer._is_alive(board)
-    log.write(row(1))
-    assert log._board is None
-    log.close()
+    writer.close()

@@ -8,27 +8,20 @@ from croc_jax.runtime import progress
 from croc_jax.runtime.progress import RunProgress
 
 
-def row(step, loss=3.25):
-    return {"step": step, "loss": loss, "num_clusters": 4.5, "images_per_sec": 88.0}
-
-
 def watch(steps, *, terminal):
     output = io.StringIO()
     console = Console(file=output, force_terminal=terminal, width=200)
     with RunProgress(console, start=0, total=10) as display:
         for step in steps:
             display.advance(step)
-            display.show(row(step))
+            display.show({"step": step, "loss": 3.25, "num_clusters": 4.5, "images_per_sec": 88.0})
     return output.getvalue()
 
 
-def test_elsewhere_than_on_a_terminal_the_first_and_the_last_row_are_lines():
+def test_elsewhere_than_on_a_terminal_there_is_a_line_now_and_then(monkeypatch):
     lines = watch(range(1, 11), terminal=False).splitlines()
     assert [line.split()[1] for line in lines] == ["1/10", "10/10"]
     assert "(100.0%)  loss 3.250  K 4.50  88.0 images/s  ETA 0:00:00" in lines[-1]
-
-
-def test_and_others_when_some_time_has_passed(monkeypatch):
     monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0.0)
     assert len(watch(range(1, 11), terminal=False).splitlines()) == 10
 

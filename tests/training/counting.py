@@ -1,28 +1,17 @@
-"""A loop around a small step whose numbers can be foretold, and savers for it."""
+"""A loop around a small step with known numbers, and fakes for what the loop needs."""
 
-import io
-import json
+import contextlib
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
 
-from croc_jax.runtime.metrics_writer import MetricsWriter
-from croc_jax.runtime.progress import RunProgress
-from croc_jax.runtime.stopping import StopRequest
-from croc_jax.training.config import RuntimeConfig
-from croc_jax.training.loop import Outputs, RunLength, SaveError, run_training
+from croc_jax.training.loop import Hooks, RunLength, run_training
 from croc_jax.training.sharding import make_mesh
 
 LENGTH = RunLength(20, steps_per_epoch=4, batch_size=2)
-NEVER = RuntimeConfig(
-    num_workers=0, num_threads=2, log_every_steps=5, checkpoint_every_minutes=1e9, keep_every_epochs=1000
-)
 LOGGED = [1, 5, 10, 15, 20]
-CONTRACT = "step epoch loss loss_dense loss_global lr images_per_sec num_clusters valid_fraction".split()
-CONTRACT += ["teacher_entropy", "teacher_entropy_c"]
 
 
 @flax.struct.dataclass
@@ -34,36 +23,56 @@ class State:
 class Numbers:
     """Batches that hold their own step; `at` maps a step to something that happens when it is read."""
 
-    def __init__(self, at=None):
-        self.at, self.skipped, self.closed, self.starts = at or {}, {}, False, []
+    def __init__(self, at=None, start=0):
+        self.at, self.step = at or {}, start
 
-    def iterate(self, start_step, *, num_workers, num_threads):
-        self.starts.append((start_step, num_workers, num_threads))
-        self.step = start_step
+    def __iter__(self):
         return self
 
     def __next__(self):
-        happening = self.at.get(self.step)
-        if happening is not None:
-            happening()
+        self.at.get(self.step, lambda: None)()
         batch = np.full((2, 1), self.step, np.float32)
         self.step += 1
         return batch
 
-    def close(self):
-        self.closed = True
-
 
 class Memory:
-    """Keeps what is saved, and whether the loop waited for it."""
+    """Keeps what is saved in a dictionary.
 
-    def __init__(self):
-        self.saved = {}
-        self.waited = []
+    `every` is the interval of saves, and `refused` maps steps to errors that are raised instead.
+    """
+
+    def __init__(self, every=None, refused=None):
+        self.every, self.refused, self.saved, self.waited = every, refused or {}, {}, []
+
+    def should_save(self, step):
+        return self.every is not None and step % self.every == 0
 
     def save(self, step, state, *, wait=False):
+        if step in self.refused:
+            raise self.refused[step]
         self.saved[step] = jax.tree.map(np.array, state)
         self.waited += [step] if wait else []
+
+
+class Rows(list):
+    """A writer that keeps its rows."""
+
+    write = list.append
+
+    def flush(self):
+        pass
+
+
+class NoTimes:
+    def waiting_for(self, what):
+        return contextlib.nullcontext()
+
+    def tick(self):
+        pass
+
+    def take(self):
+        return {"step_seconds": 0.5}
 
 
 def make_step(loss_at=None, weight_at=None):
@@ -78,8 +87,7 @@ def make_step(loss_at=None, weight_at=None):
         number = state.step + 1
         loss = value_at(loss_at, number, state.weight)
         weight = value_at(weight_at, number, 0.5 * state.weight + batch.mean())
-        rest = {name: jnp.float32(0) for name in CONTRACT if name not in ("step", "epoch", "images_per_sec")}
-        return State(number, weight), rest | {"loss": loss}
+        return State(number, weight), {"loss": loss, "loss_dense": loss}
 
     return jax.jit(step, donate_argnums=0)
 
@@ -88,32 +96,25 @@ def fresh():
     return State(jnp.zeros((), jnp.int32), jnp.ones(()))
 
 
-def run(workdir, *, step=None, state=None, dataset=None, runtime=NEVER, stop=None, length=LENGTH, saver=None, **more):
-    state, dataset, saver = state or fresh(), dataset or Numbers(), saver or Memory()
-    workdir.mkdir(exist_ok=True)
-    log = MetricsWriter(workdir, restored_step=int(state.step))
-    display = RunProgress(Console(file=io.StringIO()), start=0, total=length.total_steps)
-    try:
-        outcome = run_training(
-            step or make_step(),
-            state,
-            dataset,
-            outputs=Outputs(saver=saver, log=log, display=display, **more),
-            length=length,
-            runtime=runtime,
-            mesh=make_mesh(jax.devices()[:1]),
-            stop=stop or StopRequest(),
-        )
-    except Exception as error:
-        error.saver = saver  # pyright: ignore[reportAttributeAccessIssue]
-        raise
-    finally:
-        log.close()
-    return outcome, saver
-
-
-def rows(workdir):
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+def run(
+    *, step=None, state=None, at=None, saver=None, rows=None, length=LENGTH, timer=None, every=5, epochs=1, **hooks
+):
+    """Returns the outcome, the rows and what is saved; the caller passes its own `saver` and `rows` for errors."""
+    state, rows, saver = state or fresh(), Rows() if rows is None else rows, saver or Memory()
+    outcome = run_training(
+        step or make_step(),
+        state,
+        Numbers(at, start=int(state.step)),
+        mesh=make_mesh(jax.devices()[:1]),
+        length=length,
+        checkpointer=saver,
+        writer=rows,
+        timer=timer or NoTimes(),
+        hooks=Hooks(**hooks),
+        log_every_steps=every,
+        evaluate_every_epochs=epochs,
+    )
+    return outcome, rows, saver
 
 
 def expected_weights(steps):
@@ -121,16 +122,3 @@ def expected_weights(steps):
     for number in range(steps):
         weights.append(np.float32(0.5) * weights[-1] + np.float32(number))
     return [float(weight) for weight in weights]
-
-
-class Full(Memory):
-    """Refuses the states of some steps."""
-
-    def __init__(self, refused):
-        super().__init__()
-        self.refused = refused
-
-    def save(self, step, state, *, wait=False):
-        if step in self.refused:
-            raise SaveError(f"step {step} is not saved: no room")
-        super().save(step, state, wait=wait)

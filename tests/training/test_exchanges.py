@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from program import read_program
+from programs.program import read_program
 
 from croc_jax.training.config import MeshConfig
 from croc_jax.training.dense_loss import TeacherTargets, dense_distillation, global_distillation

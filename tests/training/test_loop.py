@@ -1,78 +1,47 @@
-"""The loop, around a small step whose numbers can be foretold."""
+"""The loop, around a small step with known numbers."""
 
-import dataclasses
-import time
+import contextlib
+import errno
+import logging
+import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from croc_jax.runtime.collapse import CollapseError, Watchdog
-from croc_jax.runtime.profile import Profiler, StepRange
-from croc_jax.runtime.progress import RunProgress
-from croc_jax.training.config import OptimizerConfig, Recipe, RuntimeConfig, WatchdogConfig
+from croc_jax.training import loop
 from croc_jax.training.loop import RunLength
-from tests.training.counting import CONTRACT, LOGGED, Numbers, State, expected_weights, rows, run
+from tests.training.counting import LOGGED, Memory, NoTimes, Rows, State, expected_weights, make_step, run
+
+FULL = OSError(errno.ENOSPC, "no space")
 
 
-def test_a_run_takes_every_batch_once_in_order_and_logs_the_right_steps(tmp_path):
-    dataset = Numbers()
-    outcome, saver = run(tmp_path, dataset=dataset)
+def test_a_run_takes_every_batch_once_in_order_and_logs_the_right_steps():
+    outcome, rows, saver = run()
     weights = expected_weights(20)
     assert (outcome.step, outcome.finished, float(outcome.state.weight)) == (20, True, weights[20])
-    assert [row["step"] for row in rows(tmp_path)] == LOGGED
-    assert [row["loss"] for row in rows(tmp_path)] == [weights[step - 1] for step in LOGGED]
-    assert [row["epoch"] for row in rows(tmp_path)] == [step / 4 for step in LOGGED]
-    assert dataset.starts == [(0, 0, 2)] and dataset.step == 20 and dataset.closed
-    assert list(saver.saved) == [20] and saver.waited == [20]
+    assert [row["step"] for row in rows] == LOGGED
+    assert [row["loss"] for row in rows] == [weights[step - 1] for step in LOGGED]
+    assert [row["epoch"] for row in rows] == [step / 4 for step in LOGGED]
+    assert [row["step_seconds"] for row in rows] == [0.5] * 5
+    assert list(saver.saved) == saver.waited == [20]
 
 
-def test_every_row_has_the_keys_of_the_contract(tmp_path):
-    run(tmp_path)
-    for row in rows(tmp_path):
-        assert set(CONTRACT) <= set(row)
-        assert row["images_per_sec"] > 0 and 0 <= row["data_wait_fraction"] <= 1
-
-
-def test_replaced_images_are_counted(tmp_path):
-    dataset = Numbers()
-    dataset.skipped = {"a.jpg": 2, "b.jpg": 1}
-    run(tmp_path, dataset=dataset)
-    assert [row["skipped"] for row in rows(tmp_path)] == [3] * 5
-
-
-def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
-    whole, _ = run(tmp_path / "a")
-    runtime = RuntimeConfig(log_every_steps=5, checkpoint_every_minutes=0)
-    _, saver = run(tmp_path / "b", runtime=runtime)
-    # The log was ahead of the state that is restored: those lines come again, once.
-    dataset = Numbers()
-    outcome, _ = run(tmp_path / "b", state=jax.tree.map(jnp.asarray, saver.saved[7]), dataset=dataset)
-    assert dataset.starts == [(7, 0, 2)]
-    assert float(outcome.state.weight) == float(whole.state.weight)
-    for ours, theirs in zip(rows(tmp_path / "b"), rows(tmp_path / "a"), strict=True):
-        assert (ours["step"], ours["loss"]) == (theirs["step"], theirs["loss"])
-
-
-def test_a_finished_run_is_left_alone(tmp_path):
-    state = State(jnp.int32(20), jnp.float32(3))
-    dataset = Numbers()
-    outcome, saver = run(tmp_path, state=state, dataset=dataset)
-    assert outcome.finished and outcome.state is state and not saver.saved and not dataset.starts
-
-
-def test_saves_fall_on_kept_epochs_and_on_the_end(tmp_path):
-    runtime = RuntimeConfig(checkpoint_every_minutes=1e9, keep_every_epochs=2)
-    _, saver = run(tmp_path, runtime=runtime)
-    assert list(saver.saved) == [8, 16, 20] and saver.waited == [20]
-    weights = expected_weights(20)
+def test_a_resumed_run_equals_an_uninterrupted_one():
+    whole, rows, saver = run(saver=Memory(every=1), every=1)
+    assert list(saver.saved) == list(range(1, 21)) and saver.waited == [20]
     for step, state in saver.saved.items():
-        assert (state.step, state.weight) == (step, weights[step])
+        assert (state.step, state.weight) == (step, expected_weights(20)[step])
+    resumed, again, _ = run(state=jax.tree.map(jnp.asarray, saver.saved[7]), every=1)
+    assert float(resumed.state.weight) == float(whole.state.weight)
+    assert again == rows[7:]
 
 
-def test_saves_come_before_too_much_time_has_passed(tmp_path):
-    _, saver = run(tmp_path, runtime=RuntimeConfig(checkpoint_every_minutes=0))
-    assert list(saver.saved) == list(range(1, 21))
+def test_a_finished_run_is_left_alone():
+    state = State(jnp.int32(20), jnp.float32(3))
+    outcome, rows, saver = run(state=state, at={20: lambda: pytest.fail("no batch is needed")})
+    assert outcome.finished and outcome.state is state and not saver.saved and not rows
 
 
 class Watched:
@@ -89,72 +58,143 @@ class Watched:
         return 1.0
 
 
-def watched_step(events):
-    """Returns a step that notes when it is started and when its loss is read."""
+def test_the_device_never_waits_for_the_host():
+    events = []
 
     def step(state, batch):
-        number = int(state.step) + 1
-        events.append(("start", number))
-        loss = Watched(lambda: events.append(("read", number)))
-        return State(jnp.int32(number), state.weight), {"loss": loss, "num_clusters": Watched(lambda: None)}
+        number = int(np.asarray(batch)[0, 0]) + 1
+        events.append(f"start {number}")
+        return State(state.step, state.weight), {"loss": Watched(lambda: events.append(f"read {number}"))}
 
-    return step
-
-
-def test_the_device_never_waits_for_the_host(tmp_path):
-    events = []
-    dataset = Numbers({step: lambda step=step: events.append(("batch", step + 1)) for step in range(4)})
-    run(tmp_path, step=watched_step(events), dataset=dataset, length=RunLength(4, 1000, 2))
-    # While a step runs, the next batch is read, and the numbers of the step before.
+    at = {step: lambda step=step: events.append(f"batch {step + 1}") for step in range(4)}
+    with jax.transfer_guard("allow"):
+        run(step=step, at=at, length=RunLength(4, 1000, 2))
+    # While a step runs, the next batch is loaded, and the numbers of the previous step are read.
     expected = "batch 1, start 1, batch 2, start 2, batch 3, read 1, start 3, batch 4, read 2, start 4, read 3, read 4"
-    assert ", ".join(f"{what} {number}" for what, number in events) == expected
+    assert ", ".join(events) == expected
 
 
-def guard(*, stop):
-    """Returns a watchdog that the constant K = 0 of these steps alarms at the second row that it looks at."""
-    watchdog = WatchdogConfig(window=2, grace_steps=5, stop_on_collapse=stop, min_valid_fraction=0.0)
-    recipe = Recipe(runtime=RuntimeConfig(watchdog=watchdog))
-    return Watchdog(dataclasses.replace(recipe, optimizer=OptimizerConfig(warmup_epochs=0)), steps_per_epoch=4)
+def test_several_processes_exchange_nothing_while_a_step_runs(monkeypatch):
+    events = []
+
+    class Times(NoTimes):
+        def take(self):
+            events.append("times")
+            return {}
+
+    class Due(Memory):
+        def should_save(self, step):
+            events.append(f"due {step}")
+            return False
+
+    def step(state, batch):
+        number = int(np.asarray(batch)[0, 0]) + 1
+        events.append(f"start {number}")
+        return State(state.step, state.weight), {"loss": Watched(lambda: events.append(f"read {number}"))}
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(loop, "shard_batch", lambda batch, mesh: batch)
+    with jax.transfer_guard("allow"):
+        run(step=step, saver=Due(), timer=Times(), every=3, length=RunLength(5, 2, 2))
+    expected = (
+        "start 1, read 1, times, due 1, start 2, read 2, due 2, start 3, read 3, times, due 3, start 4, read 4, due 4, "
+        "start 5, read 5, times"
+    )
+    assert ", ".join(events) == expected
 
 
-def test_a_collapse_is_told_once_and_the_run_goes_on(tmp_path, monkeypatch):
-    said = []
-    monkeypatch.setattr(RunProgress, "say", lambda _, text: said.append(text))
-    outcome, _ = run(tmp_path, watchdog=guard(stop=False))
-    assert outcome.finished
-    (warning,) = [text for text in said if "two clusters" in text]
-    assert warning.startswith("warning: step 10: ") and "num_clusters is 0.00" in warning
+def test_unnamed_transfers_are_errors():
+    def step(state, batch):
+        jax.device_put(np.ones(3))
+        return state, {"loss": state.weight}
+
+    with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
+        run(step=step)
 
 
-def test_a_collapse_ends_the_run_after_its_state_is_saved_if_asked(tmp_path):
-    with pytest.raises(CollapseError, match=r"step 11: .*stop_on_collapse is set: .*num_clusters is 0.00") as caught:
-        run(tmp_path, watchdog=guard(stop=True))
-    saver = caught.value.saver  # pyright: ignore[reportAttributeAccessIssue]
-    assert list(saver.saved) == saver.waited == [11]
-    assert rows(tmp_path)[-1]["step"] == 10
+@pytest.mark.parametrize("asked_after, steps", [(8, 8), (0, 0)])
+def test_a_request_to_stop_ends_the_run_and_saves_it(asked_after, steps):
+    outcome, _, saver = run(should_stop=lambda step: step >= asked_after)
+    assert (outcome.step, outcome.finished) == (steps, False)
+    assert list(saver.saved) == saver.waited == ([steps] if steps else [])
 
 
-def test_rows_say_how_long_steps_took(tmp_path):
-    run(tmp_path, dataset=Numbers({7: lambda: time.sleep(0.3)}))
-    slow = {row["step"]: row["step_seconds_max"] for row in rows(tmp_path)}
-    assert slow[10] >= 0.3 > slow[20]
-    for row in rows(tmp_path):
-        assert 0 < row["step_seconds"] <= row["step_seconds_p95"] <= row["step_seconds_max"]
-        assert 0 <= row["host_seconds"] and "straggler" not in row
+def test_a_reason_of_a_hook_ends_the_run_and_saves_it():
+    outcome, rows, saver = run(on_row=lambda row: "collapsed" if row["step"] == 10 else "")
+    # The row of step 10 is read while step 11 runs.
+    assert (outcome.step, outcome.finished, outcome.reason) == (11, False, "collapsed")
+    assert list(saver.saved) == [11] and rows[-1]["step"] == 10
 
 
-def test_the_profiler_sees_each_step_and_the_state_before_it(tmp_path):
+def test_evaluations_come_at_the_ends_of_epochs_with_rows_of_their_own():
     seen = []
 
-    class Spy(Profiler):
-        def step(self, number, state):
-            seen.append((number, int(state.step)))
-            return super().step(number, state)
+    def evaluate(step, state):
+        seen.append((step, float(state.weight)))
+        return {"knn_top1": 0.5}
 
-    run(tmp_path, profiler=Spy(tmp_path, StepRange(50, 51), say=print))
+    _, rows, _ = run(evaluate=evaluate, epochs=2)
+    weights = expected_weights(20)
+    assert seen == [(8, weights[8]), (16, weights[16])]
+    assert [row for row in rows if "knn_top1" in row] == [
+        {"step": step, "epoch": step / 4, "knn_top1": 0.5} for step in (8, 16)
+    ]
+    assert [row["step"] for row in rows if "loss" in row] == LOGGED
+
+
+def test_the_hook_of_a_profiler_sees_each_step_and_the_state_before_it():
+    seen = []
+
+    def trace(number, state):
+        with jax.transfer_guard("allow"):
+            seen.append((number, int(state.step)))
+        return contextlib.nullcontext()
+
+    run(trace=trace)
     assert seen == [(number, number - 1) for number in range(1, 21)]
 
 
-def test_the_latest_row_is_there_for_prometheus(tmp_path):
-    run(tmp_path)
-    assert f'croc_step{{run="{tmp_path.name}"}} 20.0' in (tmp_path / "metrics.prom").read_text().splitlines()
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+@pytest.mark.parametrize("every", [1, 5])
+def test_a_loss_that_is_not_finite_ends_the_run_and_is_never_saved(loss, every):
+    rows, saver = Rows(), Memory(every=1)
+    with pytest.raises(FloatingPointError, match=rf"^step 7: the loss is {loss} \(loss_dense {loss}\)$"):
+        run(step=make_step(loss_at={7: loss}), rows=rows, saver=saver, every=every)
+    assert list(saver.saved) == [1, 2, 3, 4, 5, 6] and all(row["step"] < 7 for row in rows)
+
+
+def test_a_bad_state_behind_a_good_loss_is_not_saved():
+    saver = Memory(every=8)
+    with pytest.raises(FloatingPointError, match="step 16: the state has values that are not finite"):
+        run(step=make_step(weight_at={16: math.nan}), saver=saver)
+    assert list(saver.saved) == [8]
+
+
+def test_a_stream_that_fails_ends_the_run_with_its_state_saved():
+    def fail():
+        raise RuntimeError("a worker was killed")
+
+    saver = Memory()
+    with pytest.raises(RuntimeError, match="a worker was killed"):
+        run(at={8: fail}, saver=saver)
+    assert list(saver.saved) == saver.waited == [8]
+
+
+def test_a_full_disk_does_not_end_a_run_and_the_save_is_tried_again(monkeypatch, caplog):
+    monkeypatch.setattr(loop, "_SECONDS_TO_RETRY", 0.0)
+    with caplog.at_level(logging.WARNING):
+        outcome, _, saver = run(saver=Memory(every=8, refused=dict.fromkeys((8, 9, 10), FULL)))
+    assert outcome.finished and list(saver.saved) == [11, 16, 20]
+    assert [text.partition(":")[0] for text in caplog.messages] == [f"step {step} is not saved" for step in (8, 9, 10)]
+
+
+def test_a_save_that_is_refused_waits_for_its_turn():
+    _, _, saver = run(saver=Memory(every=8, refused={8: FULL}))
+    assert list(saver.saved) == [20]
+
+
+@pytest.mark.parametrize("step, error", [(20, FULL), (8, OSError(errno.ESTALE, "stale")), (20, OSError(errno.EIO, ""))])
+def test_other_errors_of_the_disk_and_those_of_the_last_save_end_the_run(step, error):
+    with pytest.raises(OSError) as caught:
+        run(saver=Memory(every=8, refused={step: error}))
+    assert caught.value is error

@@ -10,7 +10,6 @@ from croc_jax.training.sharding import (
     MeshConfig,
     all_gather_params,
     make_mesh,
-    memory_limit,
     num_data_shards,
     shard_batch,
     state_shardings,
@@ -20,18 +19,13 @@ from tests.training.tiny import STEPS_PER_EPOCH, tiny_recipe
 
 
 class Device:
-    """Something with a memory."""
+    """A device of some process."""
 
     def __init__(self, gib, process_index=0, number=0):
-        self.platform, self.process_index, self.id, self._gib = "none", process_index, number, gib
+        self.platform, self.process_index, self.id = "none", process_index, number
 
     def __repr__(self):
         return f"{self.process_index}.{self.id}"
-
-    def memory_stats(self):
-        if self.process_index:
-            raise RuntimeError("MemoryStats is only supported for addressable PjRt devices")
-        return {"bytes_limit": self._gib * 2**30}
 
 
 def shape_of(config, devices=None, **options):
@@ -60,12 +54,6 @@ def test_an_axis_takes_what_is_left(config, expected):
 def test_parameters_are_split_as_far_as_they_must(state_gib, expected):
     assert shape_of(MeshConfig(), state_bytes=state_gib * 2**30, memory_bytes=8 * 2**30) == expected
     assert shape_of(MeshConfig(), state_bytes=state_gib * 2**30) == (8, 1, 1)
-
-
-def test_the_smallest_device_of_a_process_decides():
-    # Those of other processes do not report their memory.
-    devices = [Device(8, 1), Device(8), Device(5), Device(6)]
-    assert memory_limit(devices) == 5 * 2**30
 
 
 def test_devices_of_a_process_come_side_by_side_whatever_their_order():

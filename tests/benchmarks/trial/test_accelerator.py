@@ -15,7 +15,7 @@ from trial import device_phases, findings, numeric_checks, phases, training
 from trial.sizes import FULL, TOY
 
 from croc_jax.training.sharding import make_mesh
-from croc_jax.training.start import abstract_batch, abstract_state
+from croc_jax.training.state import abstract_batch, abstract_state
 
 ROOT = Path(__file__).resolve().parents[3]
 STEPS = 24

@@ -9,7 +9,7 @@ from trial import trace_parts
 from trial.sizes import TOY
 
 from croc_jax.training.sharding import make_mesh
-from croc_jax.training.start import abstract_batch, abstract_state
+from croc_jax.training.state import abstract_batch, abstract_state
 from croc_jax.training.step import make_train_step
 
 

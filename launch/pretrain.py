@@ -37,7 +37,6 @@ from ml_collections import config_flags
 from rich.console import Console
 
 from croc_jax.checkpoints import Checkpointer
-from croc_jax.checkpoints.aftermath import leaving_writers_behind
 from croc_jax.checkpoints.init_from import check_source, first_state
 from croc_jax.checkpoints.restore import saved_recipe
 from croc_jax.data.bad_records import ReadersLostError, UnreadableImagesError
@@ -297,5 +296,4 @@ def conclude(outcome: Outcome, saver: Checkpointer, *, seconds: float) -> str:
 
 
 if __name__ == "__main__":
-    with leaving_writers_behind():
-        run(main)
+    run(main)

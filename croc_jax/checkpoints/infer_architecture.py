@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from croc_jax.checkpoints.convnet_mapping import collect_convolutional, detect
-from croc_jax.checkpoints.manifest import name_leaves
+from croc_jax.checkpoints.manifest import flatten_tree
 from croc_jax.checkpoints.pretrained_mapping import ReadNames, collect_names, their_names
 from croc_jax.checkpoints.vit_mapping import Params, nest
 from croc_jax.checkpoints.weight_files import HF_WEIGHTS, TORCH_WEIGHTS
@@ -133,7 +133,7 @@ def compare_shapes(
 
 def shapes_of(tree: Any) -> dict[str, tuple[int, ...]]:
     """Returns shapes by path."""
-    return {name: leaf.shape for name, leaf in name_leaves(tree).items()}
+    return {name: leaf.shape for name, leaf in flatten_tree(tree).items()}
 
 
 def _abstract_params(architecture: Architecture) -> Any:

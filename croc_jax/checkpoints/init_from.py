@@ -12,9 +12,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from croc_jax.checkpoints.infer_architecture import compare_shapes, shapes_of
-from croc_jax.checkpoints.manager import restore_backbone
 from croc_jax.checkpoints.official import load_networks
 from croc_jax.checkpoints.pretrained import load_foreign_backbone
+from croc_jax.checkpoints.restore import restore_backbone
 from croc_jax.checkpoints.vit_mapping import Params, flatten
 from croc_jax.checkpoints.weight_files import is_foreign
 from croc_jax.models import BackboneConfig, VisionTransformer, make_backbone, patch_grid

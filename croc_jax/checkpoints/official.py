@@ -11,8 +11,8 @@ from croc_jax.checkpoints.convert import HEAD_TABLE, read_head, split_official, 
 from croc_jax.checkpoints.export import ExportError, write_arrays
 from croc_jax.checkpoints.flat_run import flatten_run
 from croc_jax.checkpoints.infer_architecture import ReadBackbone, compare_shapes, read_backbone, shapes_of
-from croc_jax.checkpoints.manager import restore_networks
 from croc_jax.checkpoints.pretrained_mapping import fault_of, no_place
+from croc_jax.checkpoints.restore import restore_networks
 from croc_jax.checkpoints.vit_mapping import Params, nest
 from croc_jax.checkpoints.weight_files import ForeignWeightsError, check_names, is_foreign, read_contents, read_epoch
 from croc_jax.models import BackboneConfig, HeadConfig, make_head

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, UInt8
 
-from croc_jax.checkpoints.manager import restore_backbone
 from croc_jax.checkpoints.pretrained import load_foreign_backbone
+from croc_jax.checkpoints.restore import restore_backbone
 from croc_jax.checkpoints.weight_files import is_foreign
 from croc_jax.data.config import DataConfig, ViewsConfig
 from croc_jax.data.photometric import normalize

@@ -13,10 +13,10 @@ import pytest
 import safetensors
 import safetensors.numpy
 
+from croc_jax.checkpoints import Checkpointer, restore_backbone
 from croc_jax.checkpoints.convert import to_official
 from croc_jax.checkpoints.differences import largest_difference
 from croc_jax.checkpoints.export import ExportError, export_backbone, write_arrays
-from croc_jax.checkpoints.manager import Checkpointer, restore_backbone
 from croc_jax.checkpoints.official import export_run, load_official_run
 from croc_jax.checkpoints.pretrained import ForeignWeightsError, load_foreign_backbone
 from croc_jax.models import BackboneConfig, HeadConfig, make_backbone

@@ -37,7 +37,7 @@ from ml_collections import config_flags
 from rich.console import Console
 
 from croc_jax.checkpoints import Checkpointer
-from croc_jax.checkpoints.init_from import check_source, first_state
+from croc_jax.checkpoints.init_from import check_source, init_from
 from croc_jax.checkpoints.restore import saved_recipe
 from croc_jax.data.bad_records import ReadersLostError, UnreadableImagesError
 from croc_jax.data.pipeline import CropDataset, make_dataset
@@ -56,7 +56,7 @@ from croc_jax.training.config import Recipe, recipe_from_dict
 from croc_jax.training.forward import make_networks
 from croc_jax.training.loop import Outcome, Outputs, RunLength, SaveError, run_training
 from croc_jax.training.sharding import check_batch_divides, make_mesh, num_data_shards
-from croc_jax.training.start import abstract_batch, abstract_state, state_shapes, training_bytes
+from croc_jax.training.start import abstract_batch, abstract_state, fresh_state, state_shapes, training_bytes
 from croc_jax.training.state import TrainState
 from croc_jax.training.step import make_train_step
 
@@ -177,7 +177,7 @@ def train(plan: Plan, saver: Checkpointer, console: Console, *, stop: StopReques
     state = saver.restore_latest(plan.shapes)
     console.print(describe(plan, restored=state))
     if state is None:
-        state = first_state(recipe, steps_per_epoch=epoch, mesh=mesh, say=console.print)
+        state = init_from(recipe, fresh_state(recipe, steps_per_epoch=epoch, mesh=mesh), log=console.print)
     start, first = int(state.step), jax.process_index() == 0
     log = MetricsWriter(plan.workdir, restored_step=start) if first else NoLog()
     display = RunProgress(console, start=start, total=plan.length.total_steps)

@@ -1,16 +1,16 @@
 """Names of the weights of ResNet and ConvNeXt in PyTorch's libraries, and ours: both ways."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from croc_jax.checkpoints.pretrained_mapping import ReadNames, fault_of, no_place
-from croc_jax.checkpoints.vit_mapping import Params, flatten
+from croc_jax.checkpoints.param_mapping import Reading, Slot, read_slots, write_slots
 
-# Ours, and what stands for it where the format's name has {s} (stage) and {i} (block of the stage). A place
-# in parentheses is a normalization by batches, one in brackets a scale; the rest has kernels (and biases).
+# Our path, and the format's name for it; {s} is a stage, {S} the same counted from 1, {d} a stage but the first, and
+# {i} a block of the stage. A path in parentheses is a batch normalization, one in brackets a scale; all others have
+# kernels (and biases).
 _RESNET = {
     "official": {
         "stem": "conv1",
@@ -39,14 +39,14 @@ _RESNET["timm"] = _RESNET["official"]
 
 
 def _convnext(stem: str, down: str, block: str, inside: Sequence[str], norm: str) -> dict[str, str]:
-    """Returns a table from what a library calls the parts.
+    """Returns the table of a library.
 
     Args:
-        stem: convolution and norm, with {n} for 0 and 1.
-        down: alike, before stage {s}.
-        block: number {i} of stage {s}.
-        inside: a block's depthwise convolution, norm, two matrices, and scale.
-        norm: the last one.
+        stem: name of the stem's convolution and norm, with {n} for 0 and 1.
+        down: name of the norm and convolution before stage {d}, with {n} for 0 and 1.
+        block: name of block {i} of stage {s}.
+        inside: names of a block's depthwise convolution, norm, two linear maps, and scale.
+        norm: name of the last normalization.
     """
     ours = ("depthwise", "norm", "mlp_1", "mlp_2")
     return {
@@ -91,7 +91,7 @@ _CONVNEXT = {
     ),
 }
 _CONVNEXT["hf"] |= {"stem": "embeddings.patch_embeddings", "stem_norm": "embeddings.layernorm"}
-FAMILIES = {"resnet": _RESNET, "convnext": _CONVNEXT}
+_FAMILIES = {"resnet": _RESNET, "convnext": _CONVNEXT}
 
 # A name that each format has, and no other one.
 _MARKS = (
@@ -108,7 +108,7 @@ _PREFIXES = re.compile(r"^(module\.|_orig_mod\.|backbone\.|resnet\.|convnext\.|m
 _BATCH_NORM = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "variance"}
 
 
-def detect(names: Sequence[str] | Mapping[str, Any]) -> tuple[str, str] | None:
+def detect_family(names: Iterable[str]) -> tuple[str, str] | None:
     """Returns family ("resnet" or "convnext") and format of these names, or None for other networks."""
     plain = {_PREFIXES.sub("", name) for name in names}
     for mark, family, form in _MARKS:
@@ -117,103 +117,87 @@ def detect(names: Sequence[str] | Mapping[str, Any]) -> tuple[str, str] | None:
     return None
 
 
-def collect_convolutional(
+def read_convnet(
     weights: Mapping[str, Any], family: str, form: str
-) -> tuple[ReadNames, tuple[int, ...], Callable[[str], str]]:
-    """Reads what can be read of a ResNet or ConvNeXt.
+) -> tuple[Reading, tuple[int, ...], Callable[[str], str]]:
+    """Reads a ResNet or ConvNeXt.
 
     Args:
-        weights: under the names of a library.
-        family: see `detect`.
-        form: see `detect`.
+        weights: arrays under the names of a library.
+        family: see `detect_family`.
+        form: see `detect_family`.
 
     Returns:
-        What came of it, the blocks of each stage, and what says how the library calls a path of ours.
+        What was read, the number of blocks of each stage, and a function that tells the library's name of our path.
     """
     named = [(_PREFIXES.sub("", name), array) for name, array in weights.items()]
-    stages = _count_blocks(dict(named), FAMILIES[family][form])
-    places = dict(_names(family, form, stages))
-    flat, unknown, wrong, spoiled = {}, [], [], set()
-    for name, array in named:
-        if name not in places:
-            plain = isinstance(array, bool | int | float | str | None)
-            unknown += [] if plain or _IGNORED.fullmatch(name) else [name]
-            continue
-        fault = fault_of(array)
-        if fault is None and places[name] in flat:
-            fault = "there twice, under different prefixes"
-        if fault is None:
-            flat[places[name]] = _turn(np.asarray(array, np.float32), inverse=False)
-        else:
-            wrong.append(f"{name} is {fault}")
-            spoiled.add(places[name])
-    names = {place: name for name, place in places.items()}
-    return ReadNames(flat, no_place(unknown) + wrong, spoiled), stages, lambda place: names.get(place, "")
+    stages = _count_blocks(dict(named), _FAMILIES[family][form])
+    slots = dict(_slots(family, form, stages))
+    names = {slot.path: name for name, slot in slots.items()}
+    return read_slots(named, slots, _IGNORED), stages, lambda path: names.get(path, "")
 
 
-def write_convolutional(params: Params, form: str) -> dict[str, np.ndarray]:
-    """Returns arrays under the names of a library, the inverse of `collect_convolutional`.
+def write_convnet(flat: Mapping[str, np.ndarray], form: str) -> dict[str, np.ndarray]:
+    """Returns arrays under the names of a library, the inverse of `read_convnet`.
 
     Args:
-        params: of a ResNet or ConvNeXt.
+        flat: arrays by our path.
         form: "official" (torchvision and DINO; ConvNeXt's authors), "timm" or "hf".
     """
-    flat = flatten(params)
-    family = "resnet" if "norm/variance" in flat else "convnext"
-    names = {place: name for name, place in _names(family, form, stages_of(params))}
-    weights = {names[place]: np.ascontiguousarray(_turn(array, inverse=True)) for place, array in flat.items()}
+    weights = write_slots(flat, dict(_slots(family_of(flat), form, stages_of(flat))))
     # PyTorch counts the batches behind its statistics, to no effect.
     counted = [name.removesuffix("running_mean") for name in weights if name.endswith(".running_mean")]
     return weights | {f"{name}num_batches_tracked": np.zeros((), np.int64) for name in counted}
 
 
-def describe_convolutional(params: Params) -> dict[str, Any]:
-    """Returns what Hugging Face's AutoModel needs to know of a ResNet or ConvNeXt."""
-    stages, flat = stages_of(params), flatten(params)
-    resnet = "norm/variance" in flat
-    last = "norm_3/scale" if resnet else "scale"
+def hf_config_of_convnet(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Returns the config.json that Hugging Face's AutoModel needs for a ResNet or ConvNeXt."""
+    stages, family = stages_of(flat), family_of(flat)
+    last = "norm_3/scale" if family == "resnet" else "scale"
     shared = {
-        "architectures": ["ResNetModel" if resnet else "ConvNextModel"],
-        "model_type": "resnet" if resnet else "convnext",
+        "architectures": ["ResNetModel" if family == "resnet" else "ConvNextModel"],
+        "model_type": family,
         "hidden_sizes": [len(flat[f"stage_{stage}_block_0/{last}"]) for stage in range(len(stages))],
         "depths": list(stages),
-        "hidden_act": "relu" if resnet else "gelu",
+        "hidden_act": "relu" if family == "resnet" else "gelu",
     }
-    if resnet:
+    if family == "resnet":
         return {**shared, "embedding_size": len(flat["norm/scale"]), "layer_type": "bottleneck"}
     return {**shared, "num_stages": len(stages), "patch_size": 4, "layer_norm_eps": 1e-6}
 
 
-def is_convolutional(params: Mapping[str, Any]) -> bool:
-    """Returns whether these are the parameters of a ResNet or ConvNeXt."""
-    return "stem" in params
+def family_of(flat: Mapping[str, np.ndarray]) -> str | None:
+    """Returns "resnet", "convnext", or None for the parameters of other networks."""
+    if "stem/kernel" not in flat:
+        return None
+    return "resnet" if "norm/variance" in flat else "convnext"
 
 
-def stages_of(params: Mapping[str, Any]) -> tuple[int, ...]:
-    """Returns the blocks of each stage."""
-    stages = [int(match[1]) for name in params if (match := re.fullmatch(r"stage_(\d)_block_\d+", name))]
-    return tuple(stages.count(stage) for stage in range(max(stages) + 1))
+def stages_of(flat: Mapping[str, np.ndarray]) -> tuple[int, ...]:
+    """Returns the number of blocks of each stage."""
+    blocks = {match[0] for path in flat if (match := re.match(r"stage_\d_block_\d+", path))}
+    return tuple(sum(block.startswith(f"stage_{stage}_") for block in blocks) for stage in range(4))
 
 
-def _names(family: str, form: str, stages: Sequence[int]) -> Iterator[tuple[str, str]]:
-    """Yields each name of a library and our place for it."""
-    for ours, theirs in FAMILIES[family][form].items():
-        for where in _expand(ours, stages):
-            place, name = ours.format(**where), theirs.format(**where)
-            if place.startswith("["):
-                yield name, place.strip("[]")
-            elif place.startswith("("):
+def _slots(family: str | None, form: str, stages: Sequence[int]) -> Iterator[tuple[str, Slot]]:
+    """Yields each name of a library and its slot."""
+    for ours, theirs in _FAMILIES[family or ""][form].items():
+        for numbers in _numbers(ours, stages):
+            path, name = ours.format(**numbers), theirs.format(**numbers)
+            if path.startswith("["):
+                yield name, Slot(path.strip("[]"))
+            elif path.startswith("("):
                 for end, mine in _BATCH_NORM.items():
-                    yield f"{name}.{end}", f"{place.strip('()')}/{mine}"
+                    yield f"{name}.{end}", Slot(f"{path.strip('()')}/{mine}")
             else:
-                is_norm = "norm" in place.rsplit("/", 1)[-1]
-                yield f"{name}.weight", f"{place}/{'scale' if is_norm else 'kernel'}"
+                is_norm = "norm" in path.rsplit("/", 1)[-1]
+                yield f"{name}.weight", Slot(f"{path}/scale") if is_norm else Slot(f"{path}/kernel", "kernel")
                 if family == "convnext":
-                    yield f"{name}.bias", f"{place}/bias"
+                    yield f"{name}.bias", Slot(f"{path}/bias")
 
 
-def _expand(ours: str, stages: Sequence[int]) -> Iterator[dict[str, int]]:
-    """Yields the numbers of stages and blocks that a place stands for; {S} counts stages from 1."""
+def _numbers(ours: str, stages: Sequence[int]) -> Iterator[dict[str, int]]:
+    """Yields the numbers of stages and blocks that a path stands for."""
     if "{d}" in ours:
         yield from ({"d": stage} for stage in range(1, len(stages)))
     elif "{s}" not in ours:
@@ -233,10 +217,3 @@ def _count_blocks(names: Mapping[str, Any], table: Mapping[str, str]) -> tuple[i
     return tuple(
         1 + max((index for stage, index in found if stage == number + first), default=-1) for number in range(4)
     )
-
-
-def _turn(array: np.ndarray, *, inverse: bool) -> np.ndarray:
-    """Turns kernels from PyTorch's axes (outputs first) to ours (outputs last), or back."""
-    if array.ndim == 4:
-        return array.transpose(3, 2, 0, 1) if inverse else array.transpose(2, 3, 1, 0)
-    return array.T if array.ndim == 2 else array

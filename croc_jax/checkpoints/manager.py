@@ -24,6 +24,7 @@ from croc_jax.checkpoints.restore import (
     Params,
     list_checkpoints,
     no_whole_checkpoint,
+    parse_error,
     restore_state,
     warn_corrupt,
 )
@@ -107,6 +108,7 @@ class Checkpointer:
         _raise_together(self._check_folder)
         self._manager = self._open()
         self._last = _Save(self._manager.latest_step() or 0, _now())
+        self._closed = False
 
     def _open(self) -> ocp.CheckpointManager:
         # `restore` reads this format without Orbax.
@@ -171,12 +173,12 @@ class Checkpointer:
             act()
         except (OSError, ValueError) as error:
             # TensorStore passes on what the disk says as ValueError.
-            text = str(error).split(" [")[0].splitlines()[0] if isinstance(error, ValueError) else str(error)
-            number = getattr(error, "errno", None) or errno.EIO
+            text, number = parse_error(error) if isinstance(error, ValueError) else (str(error), error.errno)
             self._manager.close()
             self._remove_failed()
             self._manager = self._open()
-            raise OSError(number, f"the state of step {self._last.step} could not be saved: {text}") from error
+            message = f"the state of step {self._last.step} could not be saved: {text}"
+            raise OSError(number or errno.EIO, message) from error
 
     def _remove_failed(self) -> None:
         """Removes what a failed save has left, until its writers have ended: they would mix with those of the next."""
@@ -233,11 +235,13 @@ class Checkpointer:
         return None if step < 0 else step
 
     def close(self) -> None:
-        """Waits until everything is written; raises OSError if that failed."""
+        """Waits until everything is written, and may be called again; raises OSError if that failed."""
         try:
             self._finish()
         finally:
-            self._manager.close()
+            if not self._closed:
+                self._closed = True
+                self._manager.close()
 
 
 def save_backbone(params: Params, recipe: Recipe, *, step: int, workdir: Path) -> Path:

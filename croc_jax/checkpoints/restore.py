@@ -1,4 +1,4 @@
-"""Reads checkpoints, and tells one that is corrupt from a file system that fails.
+"""Reads checkpoints; distinguishes one that is corrupt from a file system that fails.
 
 TensorStore, the library that Orbax writes arrays with, reads them here without Orbax: its errors then arrive one by one
 with their status codes, no other process waits at a barrier for one that failed, and the log stays readable.
@@ -253,12 +253,18 @@ def _read_array(store: tensorstore.TensorStore, leaf: jax.ShapeDtypeStruct) -> j
     )
 
 
+def parse_error(error: ValueError) -> tuple[str, int | None]:
+    """Returns the text of an error of TensorStore, without its long details, and the `errno` that it states, if any."""
+    text = re.split(r" \[(?:os_error_code|tensorstore_spec)", str(error))[0]
+    stated = (code for code in errno.errorcode if re.search(rf": {re.escape(os.strerror(code))}(;|$)", text))
+    return text, next(stated, None)
+
+
 def _classify(error: ValueError, folder: Path) -> Exception:
     """Returns what an error of TensorStore means; one that is not known stays as it is."""
-    text = re.split(r" \[(?:os_error_code|tensorstore_spec)", str(error))[0]
-    for code in errno.errorcode:
-        if code not in _MISSING and re.search(rf": {re.escape(os.strerror(code))}(;|$)", text):
-            return OSError(code, text, str(folder))
+    text, code = parse_error(error)
+    if code is not None and code not in _MISSING:
+        return OSError(code, text, str(folder))
     status, _, reason = text.partition(": ")
     if status == "NOT_FOUND":
         return _missing_part(folder, reason)

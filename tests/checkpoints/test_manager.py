@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import errno
 import functools
 import logging
 import shutil
@@ -169,9 +170,11 @@ def test_too_little_space_raises_before_anything_is_written(tmp_path, monkeypatc
 def test_a_failed_save_raises_and_the_next_one_succeeds(tmp_path, wait, step):
     saver = Checkpointer(tmp_path, RECIPE)
     saver.save(3, state_at(3), wait=True)
-    with no_file_beyond(1000), pytest.raises(OSError, match="the state of step 6 could not be saved: .*File too large"):
+    message = "the state of step 6 could not be saved: .*File too large"
+    with no_file_beyond(1000), pytest.raises(OSError, match=message) as caught:
         saver.save(6, state_at(6), wait=wait)
         saver.save(8, state_at(8))
+    assert caught.value.errno == errno.EFBIG
     assert saver.latest_step() == 3 and saver.latest_path() == tmp_path / "checkpoints" / "3"
     saver.save(step, state_at(step), wait=True)
     saver.close()
@@ -185,6 +188,7 @@ def test_close_raises_what_failed_in_the_background(tmp_path):
         saver.save(6, state_at(6))
         with pytest.raises(OSError, match="step 6 could not be saved"):
             saver.close()
+        saver.close()
 
 
 def test_a_folder_that_cannot_be_written_is_an_error_at_once(tmp_path, monkeypatch):

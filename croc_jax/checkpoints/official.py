@@ -1,6 +1,6 @@
 """Whole checkpoints of the official code of CrOC, in and out, and of DINO, in: both networks, heads and centers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from croc_jax.checkpoints.export import official_backbone, write_arrays
-from croc_jax.checkpoints.infer_architecture import PretrainedBackbone, compare_shapes, read_backbone, shapes_of
+from croc_jax.checkpoints.infer_architecture import compare_shapes, read_backbone, shapes_of
 from croc_jax.checkpoints.manifest import flatten_tree
 from croc_jax.checkpoints.param_mapping import Params, array_problem, nest, unknown_names
 from croc_jax.checkpoints.pretrained import check_names, flatten_run, is_weights_file, read_contents, read_epoch
@@ -18,12 +18,11 @@ from croc_jax.models import BackboneConfig, HeadConfig, make_head
 _WRAPPERS = ("module.", "_orig_mod.")
 # The architecture is inferred from the teacher; the student must have the same.
 _NETWORKS = ("teacher", "student")
-# Of each official loss, its centers and their sizes.
+# Of each official loss, its centers and the last layers that they belong to.
 _LOSSES = {
-    "croc_loss": {"center": "num_prototypes", "center_c": "num_prototypes_dense"},
-    "dino_loss": {"center": "num_prototypes"},
+    "croc_loss": {"center": "last_layer", "center_c": "last_layer_dense"},
+    "dino_loss": {"center": "last_layer"},
 }
-_LAYERS = {"num_prototypes": "last_layer", "num_prototypes_dense": "last_layer_dense"}
 # Each official name of a head, and our path; kernels are transposed.
 _HEAD = {
     **{
@@ -36,15 +35,6 @@ _HEAD = {
     "last_layer_c.weight_g": "last_layer_dense/scale",
     "last_layer_c.weight_v": "last_layer_dense/direction",
 }
-# Arrays that tell the sizes of a head: path and axis.
-_HEAD_SIZES = {
-    "hidden_dim": (("mlp_2/bias", 0), ("mlp_1/bias", 0), ("mlp_3/kernel", 0)),
-    "bottleneck_dim": (("mlp_3/bias", 0), ("last_layer/direction", 1), ("last_layer_dense/direction", 1)),
-    "num_prototypes": (("last_layer/direction", 0), ("last_layer/scale", 0)),
-    "num_prototypes_dense": (("last_layer_dense/direction", 0), ("last_layer_dense/scale", 0)),
-}
-
-_Heads = Mapping[str, Mapping[str, np.ndarray]]
 
 
 class Networks(NamedTuple):
@@ -154,15 +144,31 @@ def split_official(weights: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str
     return backbone, head, [name for name in weights if not name.startswith(("backbone.", "head."))]
 
 
-def read_head(weights: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Returns arrays of a head by our path, from official names without "head.", and what is wrong with them."""
-    flat, problems = {}, unknown_names(f"head.{name}" for name in weights.keys() - _HEAD.keys())
-    for name in _HEAD.keys() & weights.keys():
-        if problem := array_problem(weights[name]):
+def read_head(
+    weights: Mapping[str, Any], *, width: int, layers: Collection[str]
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Returns arrays of a head by our path, and what is unknown, missing, unexpected or of another shape.
+
+    Args:
+        weights: arrays under official names without "head.".
+        width: features of the tokens that it takes.
+        layers: last layers that the head has.
+    """
+    names = {name: path for name, path in _HEAD.items() if "last" not in path or path.split("/")[0] in layers}
+    problems = unknown_names(f"head.{name}" for name in weights.keys() - names.keys())
+    problems += [f"missing head.{name}" for name in names if name not in weights]
+    for name in names.keys() & weights.keys():
+        if problem := array_problem(weights[name], axes=1 if name.endswith("bias") else 2):
             problems.append(f"head.{name} is {problem}")
-        else:
-            flat[_HEAD[name]] = _turn(_HEAD[name], np.asarray(weights[name], np.float32))
-    return flat, problems
+    if problems:
+        return {}, problems
+    flat = {path: _turn(path, np.asarray(weights[name], np.float32)) for name, path in names.items()}
+    hidden, bottleneck = flat["mlp_1/kernel"].shape[-1], flat["mlp_3/kernel"].shape[-1]
+    sizes: Any = {f"num_prototypes{end}": len(flat[f"last_layer{end}/scale"]) for end in ("", "_dense")[: len(layers)]}
+    config = HeadConfig(hidden_dim=hidden, bottleneck_dim=bottleneck, **sizes)
+    head, token = make_head(config, dtype=np.float32), jax.ShapeDtypeStruct((1, width), np.float32)
+    shapes = shapes_of(jax.eval_shape(head.init, jax.random.key(0), token)["params"])
+    return flat, compare_shapes(flat, {path: shape for path, shape in shapes.items() if path in names.values()})
 
 
 def _turn(path: str, array: np.ndarray) -> np.ndarray:
@@ -176,11 +182,18 @@ def _load_official(file: Path, *, num_heads: int | None, default_heads: int | No
     if missing or loss is None:
         lost = ", ".join([*missing, *([] if loss else [" or ".join(_LOSSES)])])
         raise ValueError(f"{file} is no whole checkpoint of CrOC or DINO: it lacks {lost}")
+    backbones, heads, problems = {}, {}, []
     for which in _NETWORKS:
-        check_names(contents[which], file)
-    backbones, heads, problems = _read_networks(contents, num_heads=num_heads, default_heads=default_heads)
-    problems += _compare_heads(heads, backbones, layers=[_LAYERS[size] for size in _LOSSES[loss].values()])
-    centers, wrong = _read_centers(contents[loss], loss, heads)
+        backbone, head, unknown = split_official(_unwrap(check_names(contents[which], file)))
+        found = read_backbone(backbone, num_heads=num_heads, default_heads=default_heads, like=backbones.get("teacher"))
+        flat, wrong = read_head(head, width=found.width, layers=_LOSSES[loss].values())
+        backbones[which], heads[which] = found, flat
+        problems += [f"{which}: {problem}" for problem in unknown_names(unknown) + wrong]
+        problems += [f"{which}.backbone: {problem}" for problem in found.problems]
+    if all(heads.values()):
+        found = compare_shapes(heads["student"], shapes_of(heads["teacher"]))
+        problems += [f"student.head, unlike the teacher's: {problem}" for problem in found]
+    centers, wrong = _read_centers(contents[loss], loss, heads["teacher"])
     if problems := problems + wrong:
         raise ValueError(f"{file} is no whole checkpoint of CrOC or DINO that we know: {'; '.join(problems)}")
     student, teacher = (
@@ -191,63 +204,18 @@ def _load_official(file: Path, *, num_heads: int | None, default_heads: int | No
     return Networks(config, size, student, teacher, centers["center"], centers.get("center_c"), epoch, guessed)
 
 
-def _read_networks(
-    contents: Mapping[str, Any], *, num_heads: int | None, default_heads: int | None
-) -> tuple[dict[str, PretrainedBackbone], dict[str, dict[str, np.ndarray]], list[str]]:
-    """Returns backbones, and heads by our path, of both networks; and what is wrong with each by itself."""
-    backbones, heads, problems = {}, {}, []
-    for which in _NETWORKS:
-        backbone, head, unknown = split_official(_unwrap(contents[which]))
-        heads[which], wrong = read_head(head)
-        problems += [f"{which}: {problem}" for problem in unknown_names(unknown) + wrong]
-        if backbone:
-            like = backbones.get("teacher")
-            found = read_backbone(backbone, num_heads=num_heads, default_heads=default_heads, like=like)
-            backbones[which] = found
-            problems += [f"{which}.backbone: {problem}" for problem in found.problems]
-        problems += [f"{which}: no {part}" for part, names in (("backbone", backbone), ("head", head)) if not names]
-    return backbones, heads, problems
-
-
-def _compare_heads(heads: _Heads, backbones: Mapping[str, PretrainedBackbone], *, layers: Sequence[str]) -> list[str]:
-    """Returns what is missing, unexpected or of another shape in heads that are there."""
-    sizes: Any = {name: _head_size(heads, name) or 1 for name in _HEAD_SIZES}
-    width = next((found.width for found in backbones.values()), 1)
-    head = make_head(HeadConfig(**sizes), dtype=np.float32)
-    token = jax.ShapeDtypeStruct((1, width), np.float32)
-    shapes = shapes_of(jax.eval_shape(head.init, jax.random.key(0), token)["params"])
-    expected = {path: shape for path, shape in shapes.items() if "last" not in path or path.split("/")[0] in layers}
-    names = {path: f"head.{name}" for name, path in _HEAD.items()}
-    return [
-        f"{which}.head: {problem}"
-        for which, flat in heads.items()
-        if flat
-        for problem in compare_shapes(flat, expected, name_of=names.__getitem__)
-    ]
-
-
-def _head_size(heads: _Heads, name: str) -> int | None:
-    """Returns a size of the heads by the first array that tells it."""
-    found = (
-        flat[path].shape[axis]
-        for path, axis in _HEAD_SIZES[name]
-        for flat in heads.values()
-        if path in flat and flat[path].ndim > axis
-    )
-    return next(found, None)
-
-
-def _read_centers(loss: Mapping[str, Any], name: str, heads: _Heads) -> tuple[dict[str, np.ndarray], list[str]]:
+def _read_centers(
+    loss: Mapping[str, Any], name: str, head: Mapping[str, np.ndarray]
+) -> tuple[dict[str, np.ndarray], list[str]]:
     """Returns the centers of a loss by name, and what is wrong with them."""
     known = _LOSSES[name]
     centers, problems = {}, unknown_names(f"{name}.{key}" for key in loss.keys() - known.keys())
-    for key, size in known.items():
-        if key not in loss:
-            problems.append(f"missing {name}.{key}")
-            continue
-        count, problem = _head_size(heads, size), array_problem(loss[key])
-        if problem is None and count and loss[key].size != count:
-            problem = f"{loss[key].shape}, expected {(1, count)}"
+    problems += [f"missing {name}.{key}" for key in known if key not in loss]
+    for key in known.keys() & loss.keys():
+        expected = (1, len(head[f"{known[key]}/scale"])) if head else np.shape(loss[key])
+        problem = array_problem(loss[key])
+        if problem is None and loss[key].shape != expected:
+            problem = f"{loss[key].shape}, expected {expected}"
         if problem is None:
             centers[key] = np.asarray(loss[key], np.float32).ravel()
         else:

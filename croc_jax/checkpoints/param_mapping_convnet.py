@@ -11,6 +11,7 @@ from croc_jax.checkpoints.param_mapping import Reading, Slot, read_slots, write_
 # Our path, and the format's name for it; {s} is a stage, {S} the same counted from 1, {d} a stage but the first, and
 # {i} a block of the stage. A path in parentheses is a batch normalization, one in brackets a scale; all others have
 # kernels (and biases).
+_RESNET_HF = "encoder.stages.{s}.layers"
 _RESNET = {
     "official": {
         "stem": "conv1",
@@ -24,73 +25,45 @@ _RESNET = {
         "stem": "embedder.embedder.convolution",
         "(norm)": "embedder.embedder.normalization",
         **{
-            f"stage_{{s}}_block_{{i}}/conv_{n}": f"encoder.stages.{{s}}.layers.{{i}}.layer.{n - 1}.convolution"
+            f"{path}_{n}{end}": f"{_RESNET_HF}.{{i}}.layer.{n - 1}.{name}"
+            for path, end, name in (
+                ("stage_{s}_block_{i}/conv", "", "convolution"),
+                ("(stage_{s}_block_{i}/norm", ")", "normalization"),
+            )
             for n in (1, 2, 3)
         },
-        **{
-            f"(stage_{{s}}_block_{{i}}/norm_{n})": f"encoder.stages.{{s}}.layers.{{i}}.layer.{n - 1}.normalization"
-            for n in (1, 2, 3)
-        },
-        "stage_{s}_block_0/shortcut": "encoder.stages.{s}.layers.0.shortcut.convolution",
-        "(stage_{s}_block_0/norm_shortcut)": "encoder.stages.{s}.layers.0.shortcut.normalization",
+        "stage_{s}_block_0/shortcut": f"{_RESNET_HF}.0.shortcut.convolution",
+        "(stage_{s}_block_0/norm_shortcut)": f"{_RESNET_HF}.0.shortcut.normalization",
     },
 }
 _RESNET["timm"] = _RESNET["official"]
-
-
-def _convnext(stem: str, down: str, block: str, inside: Sequence[str], norm: str) -> dict[str, str]:
-    """Returns the table of a library.
-
-    Args:
-        stem: name of the stem's convolution and norm, with {n} for 0 and 1.
-        down: name of the norm and convolution before stage {d}, with {n} for 0 and 1.
-        block: name of block {i} of stage {s}.
-        inside: names of a block's depthwise convolution, norm, two linear maps, and scale.
-        norm: name of the last normalization.
-    """
-    ours = ("depthwise", "norm", "mlp_1", "mlp_2")
-    return {
-        "stem": stem.replace("{n}", "0"),
-        "stem_norm": stem.replace("{n}", "1"),
-        "downsample_{d}_norm": down.replace("{n}", "0"),
-        "downsample_{d}": down.replace("{n}", "1"),
-        **{f"stage_{{s}}_block_{{i}}/{mine}": f"{block}.{name}" for mine, name in zip(ours, inside[:4], strict=True)},
-        "[stage_{s}_block_{i}/scale]": f"{block}.{inside[4]}",
-        "norm": norm,
-    }
-
-
+# Our paths in a ConvNeXt, and the names of them all in each format.
+_CONVNEXT_PATHS = (
+    "stem", "stem_norm", "downsample_{d}_norm", "downsample_{d}", "stage_{s}_block_{i}/depthwise",
+    "stage_{s}_block_{i}/norm", "stage_{s}_block_{i}/mlp_1", "stage_{s}_block_{i}/mlp_2",
+    "[stage_{s}_block_{i}/scale]", "norm",
+)  # fmt: skip
 _CONVNEXT = {
-    "official": _convnext(
-        "downsample_layers.0.{n}",
-        "downsample_layers.{d}.{n}",
-        "stages.{s}.{i}",
-        ("dwconv", "norm", "pwconv1", "pwconv2", "gamma"),
-        "norm",
-    ),
-    "timm": _convnext(
-        "stem.{n}",
-        "stages.{d}.downsample.{n}",
-        "stages.{s}.blocks.{i}",
-        ("conv_dw", "norm", "mlp.fc1", "mlp.fc2", "gamma"),
-        "head.norm",
-    ),
-    "hf": _convnext(
-        "embeddings.{n}",
-        "encoder.stages.{d}.downsampling_layer.{n}",
-        "encoder.stages.{s}.layers.{i}",
-        ("dwconv", "layernorm", "pwconv1", "pwconv2", "layer_scale_parameter"),
-        "layernorm",
-    ),
-    "hf_dinov3": _convnext(
-        "stages.0.downsample_layers.{n}",
-        "stages.{d}.downsample_layers.{n}",
-        "stages.{s}.layers.{i}",
-        ("depthwise_conv", "layer_norm", "pointwise_conv1", "pointwise_conv2", "gamma"),
-        "layer_norm",
-    ),
+    form: dict(zip(_CONVNEXT_PATHS, names.split(), strict=True))
+    for form, names in {
+        "official": """downsample_layers.0.0 downsample_layers.0.1 downsample_layers.{d}.0 downsample_layers.{d}.1
+            stages.{s}.{i}.dwconv stages.{s}.{i}.norm stages.{s}.{i}.pwconv1 stages.{s}.{i}.pwconv2
+            stages.{s}.{i}.gamma norm""",
+        "timm": """stem.0 stem.1 stages.{d}.downsample.0 stages.{d}.downsample.1
+            stages.{s}.blocks.{i}.conv_dw stages.{s}.blocks.{i}.norm stages.{s}.blocks.{i}.mlp.fc1
+            stages.{s}.blocks.{i}.mlp.fc2 stages.{s}.blocks.{i}.gamma head.norm""",
+        "hf": """embeddings.patch_embeddings embeddings.layernorm
+            encoder.stages.{d}.downsampling_layer.0 encoder.stages.{d}.downsampling_layer.1
+            encoder.stages.{s}.layers.{i}.dwconv encoder.stages.{s}.layers.{i}.layernorm
+            encoder.stages.{s}.layers.{i}.pwconv1 encoder.stages.{s}.layers.{i}.pwconv2
+            encoder.stages.{s}.layers.{i}.layer_scale_parameter layernorm""",
+        "hf_dinov3": """stages.0.downsample_layers.0 stages.0.downsample_layers.1
+            stages.{d}.downsample_layers.0 stages.{d}.downsample_layers.1
+            stages.{s}.layers.{i}.depthwise_conv stages.{s}.layers.{i}.layer_norm
+            stages.{s}.layers.{i}.pointwise_conv1 stages.{s}.layers.{i}.pointwise_conv2
+            stages.{s}.layers.{i}.gamma layer_norm""",
+    }.items()
 }
-_CONVNEXT["hf"] |= {"stem": "embeddings.patch_embeddings", "stem_norm": "embeddings.layernorm"}
 _FAMILIES = {"resnet": _RESNET, "convnext": _CONVNEXT}
 
 # A name that each format has, and no other one.

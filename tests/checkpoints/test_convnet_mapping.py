@@ -17,7 +17,6 @@ from croc_jax.checkpoints.param_mapping_convnet import detect_family, stages_of
 from croc_jax.checkpoints.pretrained import load_pretrained
 from croc_jax.evaluation.backbones import load_backbone
 from croc_jax.models import BackboneConfig, make_backbone
-from tests.checkpoints.official import read_official
 from tests.checkpoints.test_export import equal_trees
 from tests.checkpoints.test_pretrained import official_weights
 
@@ -91,19 +90,6 @@ def test_what_a_library_does_not_have_is_refused(tmp_path, config, change, forms
     assert export_backbone(params, config, image_size=224, output=tmp_path / "m.safetensors", form=other).is_file()
 
 
-@pytest.mark.parametrize("family", CONFIGS)
-def test_whole_checkpoints_hold_them_too(family):
-    params = random_params(CONFIGS[family])
-    weights = to_official({"backbone": params}, CONFIGS[family])
-    assert all(name.startswith("backbone.") for name in weights)
-    equal_trees(read_official(weights)["backbone"], params)
-    assert stages_of(flatten_tree(params)) == (1, 2, 1, 1)
-
-
-def test_transformers_are_not_taken_for_convolutions():
-    assert detect_family(official_weights()) is None
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -141,6 +127,7 @@ def test_whole_checkpoints_hold_them_among_other_things(monkeypatch, family):
     found = load_pretrained(Path("model.pth"))
     equal_trees(found.params, params)
     assert found.epoch == 3
+    assert stages_of(flatten_tree(params)) == (1, 2, 1, 1) and detect_family(official_weights()) is None
 
 
 def test_the_same_weights_give_denser_tokens(tmp_path):

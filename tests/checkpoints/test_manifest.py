@@ -44,18 +44,17 @@ def test_checksums_equal_the_definition_in_whole_numbers():
 
 
 @pytest.mark.parametrize("name", ["step", "group/0", "group/1", "half", "flags"])
-@pytest.mark.parametrize("seed", range(5))
-def test_one_flipped_bit_shows_and_is_named(name, seed):
-    known, damaged = metadata(tree()), tree()
-    rng = np.random.default_rng(seed)
-    leaf = np.atleast_1d(flatten_tree(damaged)[name]).copy()
+def test_one_flipped_bit_shows_and_is_named(name):
+    known, corrupt = metadata(tree()), tree()
+    rng = np.random.default_rng(0)
+    leaf = np.atleast_1d(flatten_tree(corrupt)[name]).copy()
     octets = leaf.view(np.uint8).reshape(-1)
     octets[rng.integers(octets.size)] ^= np.uint8(1 << rng.integers(8))
     changed = jax.tree_util.tree_map_with_path(
         lambda path, old: (
             leaf.reshape(np.shape(old)) if jax.tree_util.keystr(path, simple=True, separator="/") == name else old
         ),
-        damaged,
+        corrupt,
     )
     assert check_arrays(jax.tree.map(jnp.asarray, tree()), known) is None
     with pytest.raises(CorruptError, match=f"the array {name}"):

@@ -12,6 +12,7 @@ import safetensors.numpy
 
 import croc_jax
 from croc_jax.checkpoints import pretrained
+from croc_jax.checkpoints.infer_architecture import count_heads
 from croc_jax.checkpoints.pretrained import load_pretrained
 from croc_jax.evaluation.backbones import trained_backbone
 from croc_jax.models import BackboneConfig
@@ -62,7 +63,7 @@ def test_features_equal_a_float64_reference(tmp_path):
     weights = official_weights()
     backbone = trained_backbone(write(tmp_path / "vit.safetensors", weights))
     images = np.random.default_rng(1).standard_normal((2, SIDE * PATCH, SIDE * PATCH, 3)).astype(np.float32)
-    features = backbone.module.apply({"params": backbone.params}, images)
+    features = jax.jit(backbone.module.apply)({"params": backbone.params}, images)
     cls_token, patches = forward(weights, images, num_heads=1)
     np.testing.assert_allclose(features.cls, cls_token, atol=2e-5)  # pyright: ignore
     np.testing.assert_allclose(features.patches, patches, atol=2e-5)  # pyright: ignore
@@ -318,6 +319,40 @@ def test_files_that_are_none(tmp_path):
     (tmp_path / "text.safetensors").write_text("no weights")
     with pytest.raises(ValueError, match="is no safetensors file"):
         load_pretrained(tmp_path / "text.safetensors")
+
+
+def test_the_number_of_heads_is_inferred_or_stated(monkeypatch, tmp_path):
+    assert read_as(monkeypatch, dinov3_weights(periods=16))().config.num_heads == 4
+    assert read_as(monkeypatch, dinov3_weights())(num_heads=8).config.num_heads == 8
+    # Their periods are certain, whatever the default is.
+    assert read_as(monkeypatch, dinov3_weights())(default_heads=8).config.num_heads == 2
+    plain = read_as(monkeypatch, official_weights(width=192, depth=1))
+    heads = {"num_heads": 2}, {"default_heads": 6}, {"default_heads": 5}
+    assert [plain(**options).config.num_heads for options in heads] == [2, 6, 3]
+    with pytest.raises(ValueError, match="num_heads=5 does not divide 192 features"):
+        plain(num_heads=5)
+    with pytest.raises(ValueError, match=r"96 features do not make heads of 64: state their number.*num_heads"):
+        read_as(monkeypatch, official_weights(width=96, depth=1))()
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="num_heads=4.*is a run, whose settings are known"):
+        croc_jax.load_backbone(tmp_path, num_heads=4)
+    file = write(tmp_path / "vit.safetensors", official_weights())
+    assert croc_jax.load_backbone(file, num_heads=4).module.num_heads == 4  # pyright: ignore
+
+
+@pytest.mark.parametrize(
+    ("size", "rope", "heads", "certain"),
+    [
+        ((1280, 32), False, 16, True),
+        ((1280, 32), True, 20, False),
+        ((4096, 40), True, 32, True),
+        ((1024, 24), False, 16, False),
+    ],
+)
+def test_heads_of_well_known_sizes(size, rope, heads, certain):
+    width, depth = size
+    assert count_heads({}, None, width=width, depth=depth, rope=rope) == (heads, certain, [])
+    assert count_heads({}, 8, width=width, depth=depth, rope=rope) == (8, True, [])
 
 
 def test_standard_sizes_are_known_by_name(tmp_path):

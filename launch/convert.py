@@ -5,10 +5,10 @@ r"""Writes the backbone of any checkpoint for another library, reads it back, an
     python launch/convert.py --checkpoint=WORKDIR --output=croc.stablehlo --format=stablehlo
 
 A checkpoint is all that evaluate.py takes. The formats are "official" (CrOC, DINO, DINOv2, DINOv3), "timm", and "hf",
-a folder that Hugging Face's AutoModel.from_pretrained loads; "orbax", a folder as runs of ours have it; and
+a folder that Hugging Face's AutoModel.from_pretrained loads; "orbax", a workdir as a run of this package has it; and
 "stablehlo", a program with the weights inside, for images of any size, that jax.export.deserialize reads (needs
-flatbuffers). With --run, a workdir gets back into the official code as a whole: student and teacher, both heads, and
-centers; as .safetensors, which the official code does not read, this package continues from it without PyTorch.
+flatbuffers). With --run, a workdir becomes a whole checkpoint of the official code: student and teacher, both heads,
+and centers; as .safetensors, which the official code does not read, this package reads it without PyTorch.
 """
 
 import dataclasses
@@ -21,13 +21,11 @@ from absl import flags
 from cli import UserError, run
 from rich.console import Console
 
-from croc_jax.checkpoints.differences import largest_difference
 from croc_jax.checkpoints.export import FORMATS, export_backbone
 from croc_jax.checkpoints.manager import save_backbone
-from croc_jax.checkpoints.official import NetworksOfRun, export_run, load_networks, load_official_run
-from croc_jax.checkpoints.pretrained import load_foreign_backbone
+from croc_jax.checkpoints.official import export_run, load_networks
+from croc_jax.checkpoints.pretrained import load_pretrained
 from croc_jax.checkpoints.stablehlo import export_program, program_difference
-from croc_jax.checkpoints.weight_files import is_foreign
 from croc_jax.data.config import DataConfig, ViewsConfig
 from croc_jax.evaluation.backbones import FrozenBackbone, trained_backbone
 from croc_jax.models import make_backbone
@@ -38,92 +36,78 @@ OUTPUT = flags.DEFINE_string(
     "output", None, "A .pth, .safetensors or .stablehlo file; a folder for hf and orbax.", required=True
 )
 FORMAT = flags.DEFINE_enum("format", "official", (*FORMATS, "orbax", "stablehlo"), "Whose names the weights get.")
-WHICH = flags.DEFINE_enum("which", "teacher", ("teacher", "student"), "Of a run.")
+WHICH = flags.DEFINE_enum("which", "teacher", ("teacher", "student"), "Which network of a run.")
 RUN = flags.DEFINE_bool("run", False, "Write both networks of a run, with heads and centers.")
 
 
 def main() -> None:
     """Converts and compares."""
     checkpoint, output = Path(CHECKPOINT.value), Path(OUTPUT.value)
-    if RUN.value:
-        convert_run(checkpoint, output)
-        return
-    backbone = load(checkpoint, WHICH.value)
-    config, size = backbone.recipe.backbone, backbone.recipe.data.views.crop_size
+    try:
+        if RUN.value:
+            convert_run(checkpoint, output)
+        else:
+            convert_backbone(trained_backbone(checkpoint, which=WHICH.value), output)
+    except OSError as error:
+        raise UserError(str(error)) from error
+
+
+def convert_backbone(backbone: FrozenBackbone, output: Path) -> None:
+    """Writes a backbone, and compares the features of what is read back."""
+    params, config, size = backbone.params, backbone.recipe.backbone, backbone.recipe.data.views.crop_size
     if FORMAT.value == "stablehlo":
-        written = export_program(backbone.params, config, image_size=size, output=output)
-        say(f"{written}: {differ(program_difference(backbone.params, config, image_size=size, file=written))}")
-        return
-    if FORMAT.value == "orbax":
-        written = save_backbone(backbone.params, backbone.recipe, step=backbone.step, workdir=output)
+        written = export_program(params, config, image_size=size, output=output)
+        report(written, program_difference(params, config, image_size=size, file=written))
+    elif FORMAT.value == "orbax":
+        written = save_backbone(params, backbone.recipe, step=backbone.step, workdir=output)
+        report(written, largest_difference(backbone, trained_backbone(output, which=backbone.which)))
     else:
-        written = export_backbone(backbone.params, config, image_size=size, output=output, form=FORMAT.value)
-    found, lost = read_back(output if output.is_dir() else written, backbone)
-    say(f"{written}: {differ(compare(backbone, found))}")
-    say_lost(written, lost)
+        written = export_backbone(params, config, image_size=size, output=output, form=FORMAT.value)
+        compare_with_file(written, output if output.is_dir() else written, backbone)
 
 
 def convert_run(checkpoint: Path, output: Path) -> None:
     """Writes a whole run, and compares all arrays of what is read back."""
     if FORMAT.value != "official":
         raise UserError(f"--format={FORMAT.value}: only the official code has a place for a whole run")
-    written, lost = export_run(checkpoint, output), {}
-    student, teacher = (load(checkpoint, which) for which in ("student", "teacher"))
-    again = load_official_run(written, num_heads=getattr(teacher.module, "num_heads", None))
-    count, difference = largest_difference(arrays_of(load_networks(checkpoint)), arrays_of(again))
-    say(f"{written}: read back, its {count} arrays differ by {difference:.1e} at most")
-    for backbone in (student, teacher):
-        found, lost = read_back(written, backbone)
-        say(f"{backbone.which}: {differ(compare(backbone, found))}")
-    say_lost(written, lost)
+    written, before = export_run(checkpoint, output), load_networks(checkpoint)
+    backbones = [trained_backbone(checkpoint, which=which) for which in ("student", "teacher")]
+    arrays = before.arrays()
+    after = load_networks(written, num_heads=getattr(backbones[0].module, "num_heads", None)).arrays()
+    if arrays.keys() != after.keys():
+        raise ValueError(f"{written} lacks or adds {', '.join(sorted(arrays.keys() ^ after.keys()))}")
+    difference = np.max([np.max(np.abs(array - after[name]), initial=0.0) for name, array in arrays.items()])
+    say(f"{written}: read back, its {len(arrays)} arrays differ by {difference:.1e} at most")
+    for backbone in backbones:
+        compare_with_file(written, written, backbone, label=backbone.which)
 
 
-def read_back(written: Path, ours: FrozenBackbone) -> tuple[FrozenBackbone, dict[str, Any]]:
-    """Reads what was written, with the settings that it does not tell; returns those that a reader would guess wrong.
+def compare_with_file(written: Path, source: Path, backbone: FrozenBackbone, *, label: str | None = None) -> None:
+    """Compares a backbone with a file of it, read with the settings that the file has no place for, and names these.
 
     Args:
-        written: file or folder.
-        ours: that was written.
+        written: file to name.
+        source: file or folder to read.
+        backbone: the backbone that was written.
+        label: name of what is compared, by default that of the file.
     """
-    if not is_foreign(written):
-        return load(written, ours.which), {}
-    known = ours.module
-    read = load_foreign_backbone(written, which=ours.which, default_heads=getattr(known, "num_heads", None))
-    settings = {name: getattr(known, name) for name in read.guessed if hasattr(known, name)}
-    lost = {name: value for name, value in settings.items() if value != read.guessed[name]}
+    ours = backbone.module
+    read = load_pretrained(source, which=backbone.which, default_heads=getattr(ours, "num_heads", None))
+    lost: dict[str, Any] = {
+        name: getattr(ours, name)
+        for name, guess in read.guessed.items()
+        if hasattr(ours, name) and getattr(ours, name) != guess
+    }
     config, size = dataclasses.replace(read.config, **lost), read.image_size
     recipe = Recipe(backbone=config, data=DataConfig(views=ViewsConfig(crop_size=size)))
-    return FrozenBackbone(make_backbone(config, image_size=size), read.params, recipe, read.epoch, ours.which), lost
-
-
-def say_lost(written: Path, lost: dict[str, Any]) -> None:
-    """Says what must be set where a file is loaded."""
-    for name, value in lost.items():
+    module = make_backbone(config, image_size=size)
+    found = FrozenBackbone(module, read.params, recipe, read.epoch, backbone.which)
+    report(label or written, largest_difference(backbone, found))
+    for name, value in lost.items() if label != "student" else ():
         say(f"{written} has no place for {name}={value:g}: set it where you load the file")
 
 
-def arrays_of(networks: NetworksOfRun) -> dict[str, Any]:
-    """Returns both networks and the centers."""
-    cls, dense = networks.centers
-    return {"student": networks.student, "teacher": networks.teacher, "center": cls, "center_dense": dense}
-
-
-def load(checkpoint: Path, which: str) -> FrozenBackbone:
-    """Returns the weights of one of the networks."""
-    return trained_backbone(checkpoint, which=which)
-
-
-def say(text: str) -> None:
-    """Prints a line, however long."""
-    Console().print(text, soft_wrap=True, markup=False)
-
-
-def differ(difference: float) -> str:
-    """Says how well something was written."""
-    return f"read back, its features differ by {difference:.1e} at most"
-
-
-def compare(one: FrozenBackbone, other: FrozenBackbone) -> float:
+def largest_difference(one: FrozenBackbone, other: FrozenBackbone) -> float:
     """Returns the largest difference of any feature, in float32, on noise."""
     size = one.recipe.data.views.crop_size
     images = np.random.default_rng(0).standard_normal((2, size, size, 3)).astype(np.float32)
@@ -131,9 +115,19 @@ def compare(one: FrozenBackbone, other: FrozenBackbone) -> float:
     for backbone in (one, other):
         config = dataclasses.replace(backbone.recipe.backbone, dtype="float32")
         module = make_backbone(config, image_size=backbone.recipe.data.views.crop_size)
-        found = jax.jit(module.apply)({"params": backbone.params}, images)
-        features.append((found.cls, found.patches))  # pyright: ignore[reportAttributeAccessIssue]
+        found: Any = jax.jit(module.apply)({"params": backbone.params}, images)
+        features.append((found.cls, found.patches))
     return float(np.max([np.max(np.abs(a - b)) for a, b in zip(*features, strict=True)]))
+
+
+def report(name: Path | str, difference: float) -> None:
+    """Prints how well something was written."""
+    say(f"{name}: read back, its features differ by {difference:.1e} at most")
+
+
+def say(text: str) -> None:
+    """Prints a line, however long."""
+    Console().print(text, soft_wrap=True, markup=False)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from ml_collections import config_flags
 from rich.console import Console
 
 from croc_jax.checkpoints import Checkpointer
-from croc_jax.checkpoints.init_from import check_source, first_state
+from croc_jax.checkpoints.init_from import check_source, init_from
 from croc_jax.data.bad_records import ReadersLostError, UnreadableImagesError
 from croc_jax.data.pipeline import CropDataset, make_dataset
 from croc_jax.data.sources import open_data
@@ -111,12 +111,9 @@ def pretrain() -> bool:
         state = checkpointer.restore_latest(abstract_state)
         if state is not None:
             origin = f"resumes after step {int(state.step)}"
-        elif recipe.init_from.source:
-            origin = f"starts from {recipe.init_from.source}"
-            state = first_state(recipe, steps_per_epoch=steps_per_epoch, mesh=mesh, say=console.print)
         else:
-            origin = "starts from scratch"
-            state = jax.jit(init_fn, out_shardings=shardings)()
+            origin = f"starts from {recipe.init_from.source or 'scratch'}"
+            state = init_from(recipe, jax.jit(init_fn, out_shardings=shardings)(), log=console.print)
         console.print(f"{describe(recipe, mesh, shapes, dataset)}; {origin}")
         start = int(state.step)
         if start >= length.total_steps:

@@ -1,65 +1,73 @@
-"""States on disk: written while training goes on, and read back whole or not at all."""
+"""The checkpoints of a run: when to save, what to keep, and which one to resume from."""
 
-import contextlib
+import dataclasses
+import datetime
 import errno
-import functools
-import gc
-import json
+import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import logging
-from jax.sharding import SingleDeviceSharding
+from jax.experimental import multihost_utils
+from orbax.checkpoint import checkpoint_managers
 
-from croc_jax.checkpoints.aftermath import mute_orbax
-from croc_jax.checkpoints.folder import find_torn, list_checkpoints, probe, remove_torn, remove_torn_for_good
-from croc_jax.checkpoints.manifest import DamagedError, describe
+from croc_jax.checkpoints.manifest import CorruptError, make_manifest
 from croc_jax.checkpoints.restore import (
+    CHECKPOINTS_NAME,
     CheckpointError,
-    find_checkpoints,
-    read_arrays,
-    read_metadata,
-    read_newest,
-    silenced,
+    Params,
+    list_checkpoints,
+    no_whole_checkpoint,
+    parse_error,
+    restore_state,
+    warn_corrupt,
 )
-from croc_jax.runtime.distributed import from_first, gather_texts
-from croc_jax.runtime.workdir import CHECKPOINTS_NAME
-from croc_jax.training.config import Recipe, RecipeError, recipe_from_dict
-from croc_jax.training.forward import init_networks, init_params
-
-Params = Any
+from croc_jax.training.config import Recipe
 
 _KEEP_LATEST = 2
-_DAMAGED_NAME = "damaged-checkpoints"
-# What a checkpoint takes beside the arrays.
-_SMALL_FILES = 2**20
-# Of a save: a network file system may be slow, and training waits only for the one before.
-_SECONDS_TO_SAVE = 3600
+# Of a checkpoint: all files but the arrays.
+_SMALL_FILES_BYTES = 2**20
+_SECONDS_TO_REMOVE = 30.0
 
 
-class SaveError(OSError):
-    """The disk refuses a state."""
+@dataclasses.dataclass
+class _Save:
+    """A save, as Orbax's policies see it."""
 
-    def __init__(self, reason: str) -> None:
-        """Takes a full disk for the reason."""
-        super().__init__(errno.ENOSPC, reason)
+    step: int
+    time: datetime.datetime
+    metrics: dict[str, Any] | None = None
 
-    def __str__(self) -> str:
-        """Returns the reason alone."""
-        return self.strerror or ""
+
+class _KeepCorrupt(checkpoint_managers.PreservationPolicy):
+    """Applies another policy to whole checkpoints alone, and leaves corrupt ones where they are."""
+
+    def __init__(self, policy: checkpoint_managers.PreservationPolicy, corrupt: set[int]) -> None:
+        self._policy, self._corrupt = policy, corrupt
+
+    def should_preserve(
+        self,
+        checkpoints: Sequence[checkpoint_managers.PolicyCheckpointInfo],
+        *,
+        context: checkpoint_managers.PreservationContext,
+    ) -> Sequence[bool]:
+        whole = [info for info in checkpoints if info.step not in self._corrupt]
+        kept = self._policy.should_preserve(whole, context=context)
+        steps = {info.step for info, keep in zip(whole, kept, strict=True) if keep}
+        return [info.step in steps | self._corrupt for info in checkpoints]
 
 
 class Checkpointer:
     """The checkpoints of one run, in WORKDIR/checkpoints/<step>/.
 
-    The two latest are kept, and those at every multiple of `keep_every_steps`. If several processes
-    form the run, all make the same calls: each writes and reads its part.
+    The two latest are kept, and those at every multiple of `keep_every_steps`. If several processes form the run, all
+    make the same calls, and each writes and reads the shards of its own devices.
     """
 
     def __init__(
@@ -70,167 +78,170 @@ class Checkpointer:
         keep_every_steps: int | None = None,
         save_every_minutes: float | None = None,
     ) -> None:
-        """Opens the folder, names what saves that were cut short have left, and removes it.
+        """Opens the folder, and removes what interrupted saves have left.
 
         Args:
-            workdir: of the run.
-            recipe: of the run; stored in each checkpoint.
-            keep_every_steps: steps between two checkpoints that are kept for good.
-            save_every_minutes: minutes between two saves.
+            workdir: folder of the run.
+            recipe: settings of the run; stored in each checkpoint.
+            keep_every_steps: steps between two checkpoints that are saved in any case, and kept for good.
+            save_every_minutes: minutes from one save (or the start) to the next.
 
         Raises:
-            CheckpointError: if the folder cannot be written, in any process of the run.
+            OSError: if the folder cannot be written, in any process of the run.
         """
         self._folder = workdir.absolute() / CHECKPOINTS_NAME
-        self._recipe, self._keep_every, self._minutes = recipe, keep_every_steps, save_every_minutes
-        self._saved_at = time.monotonic()
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=_KEEP_LATEST,
-            keep_period=keep_every_steps,
-            async_options=ocp.AsyncOptions(timeout_secs=_SECONDS_TO_SAVE),
+        self._recipe = recipe
+        self._corrupt: set[int] = set()
+        saving: list[checkpoint_managers.SaveDecisionPolicy] = [checkpoint_managers.PreemptionCheckpointingPolicy()]
+        keeping: list[checkpoint_managers.PreservationPolicy] = [checkpoint_managers.LatestN(_KEEP_LATEST)]
+        if keep_every_steps:
+            saving.append(checkpoint_managers.FixedIntervalPolicy(keep_every_steps))
+            keeping.append(checkpoint_managers.EveryNSteps(keep_every_steps))
+        if save_every_minutes is not None:
+            seconds = round(60 * save_every_minutes)
+            saving.append(checkpoint_managers.ContinuousCheckpointingPolicy(minimum_interval_secs=seconds))
+        self._save_policy = checkpoint_managers.AnySavePolicy(saving)
+        self._options = ocp.CheckpointManagerOptions(
+            cleanup_tmp_directories=True,
+            preservation_policy=_KeepCorrupt(checkpoint_managers.AnyPreservationPolicy(keeping), self._corrupt),
         )
-        self._options = options
-        if reason := _agree(probe(self._folder)):
-            raise CheckpointError(f"no checkpoint could be saved: {reason}")
-        if jax.process_index() == 0:
-            for step in find_torn(self._folder):
-                logging.warning("skipping step %s: its save was cut short", step)
-        mute_orbax()
+        _raise_together(self._check_folder)
         self._manager = self._open()
+        self._last = _Save(self._manager.latest_step() or 0, _now())
+        self._closed = False
+
+    def _open(self) -> ocp.CheckpointManager:
+        # `restore` reads this format without Orbax.
+        arrays = ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_zarr3=False)
+        handlers = {"state": arrays, "metadata": ocp.JsonCheckpointHandler()}
+        return ocp.CheckpointManager(self._folder, item_handlers=handlers, options=self._options)
 
     def latest_step(self) -> int | None:
-        """Returns the step of the latest checkpoint, if any, be it written or under way."""
-        return self._manager.latest_step()
+        """Returns the step of the latest checkpoint that is not known to be corrupt, saved or being saved."""
+        return max(set(self._manager.all_steps()) - self._corrupt, default=None)
 
     def latest_path(self) -> Path | None:
-        """Returns the folder of the latest checkpoint on the disk, if any, whatever has failed before.
-
-        A process that is alone waits for what is being written.
-        """
-        if jax.process_count() == 1:
-            self._settle()
+        """Returns the folder of the latest finished checkpoint that is not known to be corrupt, if any."""
         try:
-            return next(iter(list_checkpoints(self._folder)), None)
+            found = list_checkpoints(self._folder)
         except OSError:
             return None
+        return next((folder for folder in found if int(folder.name) not in self._corrupt), None)
 
     def should_save(self, step: int) -> bool:
         """Returns whether a state is due: the same in all processes, which all ask at every step."""
-        if self._keep_every and step % self._keep_every == 0:
-            return True
-        if self._minutes is None:
-            return False
-        return from_first(time.monotonic() - self._saved_at >= 60 * self._minutes)
+        context = checkpoint_managers.DecisionContext(
+            is_saving_in_progress=self._manager.is_saving_in_progress(),
+            reached_preemption=self._manager.reached_preemption(step),
+            multiprocessing_options=ocp.options.MultiprocessingOptions(),
+        )
+        return self._save_policy.should_save(_Save(step, _now()), [self._last], context=context)
 
     def save(self, step: int, state: Any, *, wait: bool = False) -> None:
         """Takes a copy of a state at once and writes it in the background.
 
-        If the save before has failed, in a process that is alone, a warning says so, and this one goes ahead.
-
         Args:
-            step: of the state; nothing is written if it has been saved already.
+            step: step of the state; nothing is written if it has been saved already, and is not corrupt.
             state: a tree of arrays; may be donated afterwards.
             wait: return only when everything is written.
 
         Raises:
-            SaveError: if the folder cannot be written or the disk is too full for it, or, in a process that is
-                alone, if the disk refuses this state.
+            OSError: if the folder cannot be written, the disk is too full, or the save before this one has failed.
+                Nothing of this state is written then, and the next call tries again.
         """
-        self._saved_at = time.monotonic()
-        if self._settle() == step:
-            # What still writes for it would mix with what is written now.
-            remove_torn_for_good(self._folder)
-        if step != self.latest_step():
-            if reason := _agree(probe(self._folder) or self._find_lack(state)):
-                raise SaveError(f"step {step} is not saved: {reason}")
-            metadata = describe(self._recipe, step, state)
-            items = {"state": ocp.args.StandardSave(state), "metadata": ocp.args.JsonSave(metadata)}
-            if reason := self._try(lambda: self._manager.save(step, args=ocp.args.Composite(**items), force=True)):
-                raise SaveError(f"the state of step {step} could not be saved: {reason}")
-        if wait and (reason := self._try(self._manager.wait_until_finished)):
-            raise SaveError(f"the state of step {step} could not be saved: {reason}")
+        self._finish()
+        if step in self._manager.all_steps() and step not in self._corrupt:
+            return
+        self._last = _Save(step, _now())
+        _raise_together(lambda: self._check_folder(state))
+        if step in self._corrupt:
+            self._manager.delete(step)
+            self._corrupt.remove(step)
+        manifest = make_manifest(self._recipe, step, state)
+        items = {"state": ocp.args.PyTreeSave(state), "metadata": ocp.args.JsonSave(manifest)}  # pyright: ignore
+        self._attempt(lambda: self._manager.save(step, args=ocp.args.Composite(**items), force=True))
+        if wait:
+            self._finish()
 
-    def _settle(self) -> int | None:
-        """Waits for the save before; one that has failed is named, hinders no other, and its step is returned."""
-        step = self.latest_step()
-        reason = self._try(self._manager.wait_until_finished)
-        if not reason:
-            return None
-        logging.warning("the state of step %d could not be saved: %s", step, reason)
-        return step
+    def _finish(self) -> None:
+        """Waits for the save that is being written; raises OSError if it has failed."""
+        self._attempt(self._manager.wait_until_finished)
 
-    def _try(self, act: Callable[[], Any]) -> str:
-        """Returns what the disk refuses; several processes cannot mend that, and end with it."""
+    def _attempt(self, act: Callable[[], Any]) -> None:
+        """Raises what the disk refuses as OSError, and starts afresh, as a failure stays in Orbax's manager."""
         try:
             act()
-            return ""
         except (OSError, ValueError) as error:
-            # Orbax passes on what the disk says in either form.
-            if jax.process_count() > 1:
-                raise
-            reason = str(error).splitlines()[0][:300]
-            del error
-            self._reopen()
-            return reason
-
-    def _find_lack(self, state: Any) -> str:
-        """Says that there is too little space, if so: Orbax fails in many words."""
-        needed = _SMALL_FILES + sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-        free = shutil.disk_usage(self._folder).free
-        if free >= needed:
-            return ""
-        return f"its state takes {needed / 2**20:.1f} MiB, but {free / 2**20:.1f} MiB are free in {self._folder}"
-
-    def _reopen(self) -> None:
-        """Starts afresh after a failure, which leaves traces in Orbax's manager, and on a disk that may be full."""
-        with contextlib.suppress(DamagedError), silenced():
+            # TensorStore passes on what the disk says as ValueError.
+            text, number = parse_error(error) if isinstance(error, ValueError) else (str(error), error.errno)
             self._manager.close()
-            gc.collect()
-        self._manager = self._open()
+            self._remove_failed()
+            self._manager = self._open()
+            message = f"the state of step {self._last.step} could not be saved: {text}"
+            raise OSError(number or errno.EIO, message) from error
 
-    def _open(self) -> ocp.CheckpointManager:
-        # Orbax would do so too, but then fails to save where a writer of a failed save goes on meanwhile.
-        if jax.process_index() == 0:
-            remove_torn(self._folder)
-        return ocp.CheckpointManager(self._folder, options=self._options)
+    def _remove_failed(self) -> None:
+        """Removes what a failed save has left, until its writers have ended: they would mix with those of the next."""
+        deadline = time.monotonic() + _SECONDS_TO_REMOVE
+        pattern, found = f"*{ocp.utils.TMP_DIR_SUFFIX}*", True
+        while found and jax.process_index() == 0 and time.monotonic() < deadline:
+            found = list(self._folder.glob(pattern))
+            for folder in found:
+                shutil.rmtree(folder, ignore_errors=True)
+            time.sleep(0.3)
+
+    def _check_folder(self, state: Any = None) -> None:
+        """Raises OSError if the folder cannot be written, or has too little space for a state."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(self._folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "cannot write checkpoints", str(self._folder))
+        needed = _SMALL_FILES_BYTES + sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        free = shutil.disk_usage(self._folder).free
+        if state is not None and free < needed:
+            sizes = f"a checkpoint takes {needed / 2**20:.1f} MiB, and {free / 2**20:.1f} MiB are free"
+            raise OSError(errno.ENOSPC, sizes, str(self._folder))
 
     def restore_latest(self, abstract_state: Any) -> Any | None:
-        """Returns the latest whole state, or None if there is no checkpoint.
+        """Returns the state of the latest whole checkpoint, or None if there is no checkpoint.
 
-        Damaged checkpoints are named in the log and moved to WORKDIR/damaged-checkpoints.
+        One that is corrupt is passed over with a warning and stays where it is, until its step is saved again.
 
         Args:
-            abstract_state: shapes, types and shardings of the result; the shardings need not be
-                those of the run that saved.
+            abstract_state: shapes, types and shardings of the result; the shardings need not be those of the run
+                that saved.
 
         Raises:
-            CheckpointError: if the arrays have other shapes or types, or all checkpoints are damaged.
+            CheckpointError: if the arrays have other shapes or types, or all checkpoints are corrupt.
+            OSError: if the file system fails; nothing on disk has changed.
         """
-        read = functools.partial(_read_state, abstract=abstract_state)
-        # One looks: a network file system may show another process other folders for a while.
-        folders = list_checkpoints(self._folder) if jax.process_index() == 0 else []
-        names = json.loads(gather_texts(json.dumps([folder.name for folder in folders]))[0])
-        state, damaged = read_newest([self._folder / name for name in names], read)
-        if damaged:
-            if jax.process_index() == 0:
-                for folder in damaged:
-                    self._set_aside(folder)
-            gather_texts("set aside")
-            self._manager.reload()
-        return state
+        passed = []
+        while (step := self._agreed_latest_step()) is not None:
+            folder = self._folder / str(step)
+            try:
+                return restore_state(folder, abstract_state)
+            except CorruptError as error:
+                if jax.process_index() == 0:
+                    warn_corrupt(folder, error)
+            self._corrupt.add(step)
+            passed.append(folder)
+        if passed:
+            raise no_whole_checkpoint(passed)
+        return None
+
+    def _agreed_latest_step(self) -> int | None:
+        """Returns what process 0 sees: a network file system may show another process an older folder for a while."""
+        latest = self.latest_step()
+        step = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if latest is None else latest)))
+        return None if step < 0 else step
 
     def close(self) -> None:
-        """Returns when everything is written; a warning says what could not be."""
-        if jax.process_count() == 1:
-            self._settle()
-        self._manager.close()
-
-    def _set_aside(self, folder: Path) -> None:
-        shelf = self._folder.with_name(_DAMAGED_NAME)
-        shelf.mkdir(exist_ok=True)
-        # The run will come by this step again, and that checkpoint may be damaged too.
-        copies = len(list(shelf.glob(f"{folder.name}*")))
-        folder.rename(shelf / (f"{folder.name}-{copies}" if copies else folder.name))
+        """Waits until everything is written, and may be called again; raises OSError if that failed."""
+        try:
+            self._finish()
+        finally:
+            if not self._closed:
+                self._closed = True
+                self._manager.close()
 
 
 def save_backbone(params: Params, recipe: Recipe, *, step: int, workdir: Path) -> Path:
@@ -239,87 +250,37 @@ def save_backbone(params: Params, recipe: Recipe, *, step: int, workdir: Path) -
     It has no heads and no optimizer: a run cannot resume from it, but start (`init_from`).
 
     Args:
-        params: of the backbone.
-        recipe: stored with it.
-        step: that the weights come from.
+        params: parameters of the backbone.
+        recipe: settings that are stored with it.
+        step: step that the weights come from.
         workdir: a new folder.
 
     Raises:
-        CheckpointError: if there is a checkpoint in the folder already, or the disk refuses this one.
+        CheckpointError: if there is a checkpoint in the folder already.
+        OSError: if the disk refuses this one.
     """
     if (workdir / CHECKPOINTS_NAME).exists():
         raise CheckpointError(f"{workdir} has checkpoints already: choose a new folder")
-    arrays = jax.tree.map(jax.numpy.asarray, params)
+    arrays = jax.tree.map(jnp.asarray, params)
     saver = Checkpointer(workdir, recipe)
-    try:
-        saver.save(step, {"student": {"backbone": arrays}, "teacher": {"backbone": arrays}}, wait=True)
-    except SaveError as error:
-        raise CheckpointError(str(error)) from error
-    finally:
-        saver.close()
+    saver.save(step, {"student": {"backbone": arrays}, "teacher": {"backbone": arrays}}, wait=True)
+    saver.close()
     return workdir / CHECKPOINTS_NAME / str(step)
 
 
-def restore_backbone(path: Path | str, *, which: str = "teacher") -> tuple[Recipe, Params, int]:
-    """Reads the backbone of a run, and nothing else of its state.
-
-    Args:
-        path: a workdir, whose latest whole checkpoint is read, or one checkpoint of it.
-        which: "teacher" or "student".
-
-    Returns:
-        The recipe of the run, the backbone's parameters on the first device, and the step.
-
-    Raises:
-        CheckpointError: if there is no checkpoint, it is damaged, or it fits no network of this version.
-    """
-    if which not in ("teacher", "student"):
-        raise ValueError(f"which={which!r}: choose 'teacher' or 'student'")
-    recipe, state, step = _restore_part(path, lambda params: {which: {"backbone": params["backbone"]}})
-    return recipe, state[which]["backbone"], step
-
-
-def restore_networks(path: Path | str) -> tuple[Recipe, dict[str, Any], int]:
-    """Reads both networks of a run and its centers; arguments and errors as for `restore_backbone`.
-
-    Returns:
-        The recipe of the run; {"student", "teacher", "center", "center_dense"} on the first device;
-        and the step.
-    """
-    return _restore_part(path, lambda params: {"student": params, "teacher": params}, centers=True)
-
-
-def _restore_part(
-    path: Path | str, choose: Callable[[Params], dict[str, Any]], *, centers: bool = False
-) -> tuple[Recipe, dict[str, Any], int]:
-    folders = find_checkpoints(Path(path).absolute())
-    found, _ = read_newest(folders, functools.partial(_read_part, choose=choose, centers=centers))
-    assert found is not None, "there is at least one folder, and damage raises"
-    return found
-
-
-def _agree(reason: str) -> str:
-    """Returns what the first process that has one gives; all come by here."""
-    return next(filter(None, gather_texts(reason)), "")
-
-
-def _read_state(folder: Path, *, abstract: Any) -> Any:
-    return read_arrays(folder, abstract, read_metadata(folder))
-
-
-def _read_part(
-    folder: Path, *, choose: Callable[[Params], dict[str, Any]], centers: bool
-) -> tuple[Recipe, dict[str, Any], int]:
-    metadata = read_metadata(folder)
+def _raise_together(check: Callable[[], None]) -> None:
+    """Makes a check in every process; raises OSError in all of them if one fails."""
+    failure = None
     try:
-        recipe = recipe_from_dict(metadata["recipe"])
-    except RecipeError as error:
-        raise CheckpointError(f"{folder} is of another version: {error}") from error
-    init = functools.partial(init_params, init_networks(recipe), crop_size=recipe.data.views.crop_size)
-    abstract = choose(jax.eval_shape(init, jax.random.key(0)))
-    if centers:
-        counts = {"center": recipe.head.num_prototypes, "center_dense": recipe.head.num_prototypes_dense}
-        abstract |= {name: jax.ShapeDtypeStruct((count,), np.float32) for name, count in counts.items()}
-    here = SingleDeviceSharding(jax.local_devices()[0])
-    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), abstract)
-    return recipe, read_arrays(folder, abstract, metadata), metadata["step"]
+        check()
+    except OSError as error:
+        failure = error
+    numbers = np.ravel(multihost_utils.process_allgather(np.int32(failure.errno or errno.EIO if failure else 0)))
+    if failure:
+        raise failure
+    if numbers.any():
+        raise OSError(int(numbers.max()), f"process {numbers.argmax()} cannot write checkpoints; see its log")
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(tz=datetime.UTC)

@@ -1,4 +1,4 @@
-"""What a checkpoint holds, in so much detail that damage shows."""
+"""The manifest of a checkpoint: its settings, and shape, type and checksum of every array."""
 
 import hashlib
 import json
@@ -14,50 +14,49 @@ from croc_jax.training.config import Recipe, recipe_to_dict
 from croc_jax.training.sharding import reduce_each
 
 
-class DamagedError(ValueError):
-    """What was read is not what was written."""
+class CorruptError(ValueError):
+    """What was read from a checkpoint is not what was written."""
 
 
-def describe(recipe: Recipe, step: int, state: Any) -> dict[str, Any]:
-    """Returns the JSON metadata of a checkpoint: recipe, step, and each array with its checksum."""
-    leaves = name_leaves(state)
+def make_manifest(recipe: Recipe, step: int, state: Any) -> dict[str, Any]:
+    """Returns the JSON metadata of a checkpoint: settings, step, and each array with its checksum."""
     sums = _checksums(state)
     arrays = {
         name: {"shape": list(leaf.shape), "dtype": leaf.dtype.name, "checksum": sums[name]}
-        for name, leaf in leaves.items()
+        for name, leaf in flatten_tree(state).items()
     }
-    metadata = {"recipe": recipe_to_dict(recipe), "step": step, "arrays": arrays}
-    return {**metadata, "digest": _digest(metadata)}
+    manifest = {"recipe": recipe_to_dict(recipe), "step": step, "arrays": arrays}
+    return {**manifest, "digest": _digest(manifest)}
 
 
-def check_digest(metadata: Mapping[str, Any]) -> None:
-    """Raises DamagedError unless metadata are as they were written."""
-    content = {name: value for name, value in metadata.items() if name != "digest"}
-    if metadata.get("digest") != _digest(content):
-        raise DamagedError("its metadata are not what was written")
+def check_digest(manifest: Mapping[str, Any]) -> None:
+    """Raises CorruptError unless a manifest is as it was written."""
+    content = {name: value for name, value in manifest.items() if name != "digest"}
+    if manifest.get("digest") != _digest(content):
+        raise CorruptError("checksum mismatch in its metadata")
 
 
-def check_arrays(arrays: Any, metadata: Mapping[str, Any]) -> None:
-    """Raises DamagedError, naming an array, unless all arrays of a tree are as they were written."""
+def check_arrays(arrays: Any, manifest: Mapping[str, Any]) -> None:
+    """Raises CorruptError, naming an array, unless all arrays of a tree are as they were written."""
     for name, value in _checksums(arrays).items():
-        if value != metadata["arrays"][name]["checksum"]:
-            raise DamagedError(f"the array {name} is not what was written")
+        if value != manifest["arrays"][name]["checksum"]:
+            raise CorruptError(f"checksum mismatch in the array {name}")
 
 
-def differing_arrays(abstract: Any, metadata: Mapping[str, Any]) -> list[str]:
+def find_differences(abstract: Any, manifest: Mapping[str, Any]) -> list[str]:
     """Returns a description of each array of a tree that is not in the checkpoint in this shape and type."""
-    saved, differences = metadata["arrays"], []
-    for name, leaf in name_leaves(abstract).items():
-        there, here = saved.get(name), f"{leaf.dtype.name}{list(leaf.shape)}"
-        if there is None:
+    differences = []
+    for name, leaf in flatten_tree(abstract).items():
+        saved, wanted = manifest["arrays"].get(name), f"{leaf.dtype.name}{list(leaf.shape)}"
+        if saved is None:
             differences.append(f"{name} is missing")
-        elif f"{there['dtype']}{there['shape']}" != here:
-            differences.append(f"{name} is {there['dtype']}{there['shape']} there and {here} here")
+        elif (found := f"{saved['dtype']}{saved['shape']}") != wanted:
+            differences.append(f"{name} is {found} in the checkpoint, {wanted} in this run")
     return differences
 
 
-def name_leaves(tree: Any) -> dict[str, Any]:
-    """Returns {"teacher/backbone/cls_token": array, ...}."""
+def flatten_tree(tree: Any) -> dict[str, Any]:
+    """Returns {"teacher/backbone/cls_token": leaf, ...}."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
@@ -65,7 +64,7 @@ def name_leaves(tree: Any) -> dict[str, Any]:
 
 
 def _checksums(tree: Any) -> dict[str, int]:
-    leaves = name_leaves(tree)
+    leaves = flatten_tree(tree)
     sums = reduce_each(_checksum, list(leaves.values()))
     return {name: int(value) for name, value in zip(leaves, sums, strict=True)}
 
@@ -74,8 +73,8 @@ def _checksums(tree: Any) -> dict[str, int]:
 def _checksum(array: Array) -> UInt32[Array, ""]:
     """Sums the bits of all elements with odd weights, modulo 2^32.
 
-    Odd numbers have inverses there, so a change of any one element changes the sum. Integers
-    add up to the same however the array lies on devices and hosts; nothing but sums travels.
+    Odd numbers have inverses there, so a change of any one element changes the sum. Integers add up to the same
+    however the array is sharded over devices and hosts, and only sums travel between them.
     """
     bits = jax.lax.bitcast_convert_type(array, jnp.dtype(f"uint{8 * array.dtype.itemsize}")).astype(jnp.uint32)
     index, stride = jnp.zeros(bits.shape, jnp.uint32), 1
@@ -85,5 +84,5 @@ def _checksum(array: Array) -> UInt32[Array, ""]:
     return jnp.sum(bits * (2 * index + 1), dtype=jnp.uint32)
 
 
-def _digest(metadata: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(metadata, sort_keys=True).encode()).hexdigest()
+def _digest(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()

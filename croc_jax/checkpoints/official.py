@@ -1,216 +1,226 @@
 """Whole checkpoints of the official code of CrOC, in and out, and of DINO, in: both networks, heads and centers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from croc_jax.checkpoints.convert import HEAD_TABLE, read_head, split_official, to_official
-from croc_jax.checkpoints.export import ExportError, write_arrays
-from croc_jax.checkpoints.flat_run import flatten_run
-from croc_jax.checkpoints.infer_architecture import ReadBackbone, compare_shapes, read_backbone, shapes_of
-from croc_jax.checkpoints.manager import restore_networks
-from croc_jax.checkpoints.pretrained_mapping import fault_of, no_place
-from croc_jax.checkpoints.vit_mapping import Params, nest
-from croc_jax.checkpoints.weight_files import ForeignWeightsError, check_names, is_foreign, read_contents, read_epoch
+from croc_jax.checkpoints.export import official_backbone, write_arrays
+from croc_jax.checkpoints.infer_architecture import compare_shapes, read_backbone, shapes_of
+from croc_jax.checkpoints.manifest import flatten_tree
+from croc_jax.checkpoints.param_mapping import Params, array_problem, nest, unknown_names
+from croc_jax.checkpoints.pretrained import check_names, flatten_run, is_weights_file, read_contents, read_epoch
+from croc_jax.checkpoints.restore import restore_networks
 from croc_jax.models import BackboneConfig, HeadConfig, make_head
 
 _WRAPPERS = ("module.", "_orig_mod.")
-# The teacher tells the architecture; the student must have the same.
+# The architecture is inferred from the teacher; the student must have the same.
 _NETWORKS = ("teacher", "student")
-# Of each official loss, its centers and their sizes.
+# Of each official loss, its centers and the last layers that they belong to.
 _LOSSES = {
-    "croc_loss": {"center": "num_prototypes", "center_c": "num_prototypes_dense"},
-    "dino_loss": {"center": "num_prototypes"},
+    "croc_loss": {"center": "last_layer", "center_c": "last_layer_dense"},
+    "dino_loss": {"center": "last_layer"},
 }
-_LAYERS = {"num_prototypes": "last_layer", "num_prototypes_dense": "last_layer_dense"}
-# Where the sizes of a head show: path and axis.
-_HEAD_SIZES = {
-    "hidden_dim": (("mlp_2/bias", 0), ("mlp_1/bias", 0), ("mlp_3/kernel", 0)),
-    "bottleneck_dim": (("mlp_3/bias", 0), ("last_layer/direction", 1), ("last_layer_dense/direction", 1)),
-    "num_prototypes": (("last_layer/direction", 0), ("last_layer/scale", 0)),
-    "num_prototypes_dense": (("last_layer_dense/direction", 0), ("last_layer_dense/scale", 0)),
+# Each official name of a head, and our path; kernels are transposed.
+_HEAD = {
+    **{
+        f"mlp.{2 * index}.{theirs}": f"mlp_{index + 1}/{ours}"
+        for index in range(3)
+        for theirs, ours in (("weight", "kernel"), ("bias", "bias"))
+    },
+    "last_layer.weight_g": "last_layer/scale",
+    "last_layer.weight_v": "last_layer/direction",
+    "last_layer_c.weight_g": "last_layer_dense/scale",
+    "last_layer_c.weight_v": "last_layer_dense/direction",
 }
 
-_Heads = Mapping[str, Mapping[str, np.ndarray]]
 
-
-class NetworksOfRun(NamedTuple):
+class Networks(NamedTuple):
     """What a run has learned.
 
     Attributes:
-        config: of the backbone.
+        config: settings of the backbone.
         image_size: side of the images that the position embedding was learned for.
-        student: {"backbone": ..., "head": ...}.
-        teacher: alike.
-        centers: of the teacher's answers: for [CLS], and for centroids. DINO has no answers for
-            centroids: the second is None, and the heads have no last layer for them.
-        epoch: that the file states, or the step of a run of ours.
-        guessed: see `croc_jax.checkpoints.infer_architecture.ReadBackbone`; nothing of a run of ours.
+        student: parameters {"backbone": ..., "head": ...}.
+        teacher: parameters {"backbone": ..., "head": ...}.
+        center: center of the teacher's [CLS] logits.
+        center_dense: center of its centroid logits; None for DINO, whose heads have no last layer for centroids.
+        epoch: epoch that the file states, or the step of a run of this package.
+        guessed: see `PretrainedBackbone`; empty for a run of this package.
     """
 
     config: BackboneConfig
     image_size: int
     student: Params
     teacher: Params
-    centers: tuple[np.ndarray, np.ndarray | None]
+    center: np.ndarray
+    center_dense: np.ndarray | None
     epoch: int
     guessed: dict[str, Any]
 
-
-def load_official_run(file: Path, *, num_heads: int | None = None, default_heads: int | None = None) -> NetworksOfRun:
-    """Reads a whole checkpoint of the official code of CrOC or DINO.
-
-    Args:
-        file: checkpoint.pth, as main_croc.py and main_dino.py write it.
-        num_heads: of a transformer whose file does not tell; see `load_foreign_backbone`.
-        default_heads: in place of heads of 64 features, if they divide the width.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ForeignWeightsError: for another kind of file; or listing every weight of student, teacher
-            and centers that is unknown, missing or of another shape.
-    """
-    contents = read_contents(file)
-    loss = next((name for name in _LOSSES if isinstance(contents.get(name), Mapping)), None)
-    missing = [name for name in _NETWORKS if not isinstance(contents.get(name), Mapping)]
-    if missing or loss is None:
-        lost = ", ".join([*missing, *([] if loss else [" or ".join(_LOSSES)])])
-        raise ForeignWeightsError(f"{file} is no whole checkpoint of CrOC or DINO: it lacks {lost}")
-    for which in _NETWORKS:
-        check_names(contents[which], file)
-    backbones, heads, wrong = _read_networks(contents, num_heads=num_heads, default_heads=default_heads)
-    wrong += _compare_heads(heads, backbones, layers=[_LAYERS[size] for size in _LOSSES[loss].values()])
-    centers, of_centers = _read_centers(contents[loss], loss, heads)
-    if wrong or of_centers:
-        faults = "; ".join(wrong + of_centers)
-        raise ForeignWeightsError(f"{file} is no whole checkpoint of CrOC or DINO that we know: {faults}")
-    student, teacher = (
-        {"backbone": backbones[which].params, "head": nest(heads[which])} for which in ("student", "teacher")
-    )
-    return NetworksOfRun(
-        *backbones["teacher"].architecture,
-        student,
-        teacher,
-        (centers["center"], centers.get("center_c")),
-        read_epoch(contents),
-        backbones["teacher"].guessed,
-    )
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Returns all arrays by path."""
+        tree = {"student": self.student, "teacher": self.teacher}
+        return flatten_tree({**tree, "center": self.center, "center_dense": self.center_dense})
 
 
-def load_networks(source: Path, *, num_heads: int | None = None, default_heads: int | None = None) -> NetworksOfRun:
-    """Reads the networks of a run of ours, or of the official code.
+def load_networks(source: Path, *, num_heads: int | None = None, default_heads: int | None = None) -> Networks:
+    """Reads the networks of a run of this package, or of the official code of CrOC or DINO.
 
     Args:
-        source: a workdir, a checkpoint of one, or a file as for `load_official_run`.
-        num_heads: of such a file.
-        default_heads: of such a file that does not tell.
+        source: a workdir, a checkpoint of one; or checkpoint.pth, as main_croc.py and main_dino.py write it.
+        num_heads: see `load_pretrained`.
+        default_heads: see `load_pretrained`.
 
     Raises:
-        CheckpointError: if there is no checkpoint of ours that can be used.
+        CheckpointError: if there is no checkpoint of this package that can be used.
         FileNotFoundError: if there is no such file.
-        ForeignWeightsError: see `load_official_run`.
-        ValueError: if the number of heads is given for a run of ours, which knows it.
+        ValueError: for another kind of file; or listing every weight of student, teacher and centers that is unknown,
+            missing or of another shape; or if the number of heads is given for a run of this package.
     """
-    if is_foreign(source):
-        return load_official_run(source, num_heads=num_heads, default_heads=default_heads)
+    if is_weights_file(source):
+        return _load_official(source, num_heads=num_heads, default_heads=default_heads)
     if num_heads is not None:
-        raise ValueError(f"num_heads={num_heads}: {source} is a run of ours, which knows its own; leave it out")
+        raise ValueError(f"num_heads={num_heads}: {source} is a run, whose settings are known; leave it out")
     recipe, state, step = restore_networks(source)
     centers = np.asarray(state["center"]), np.asarray(state["center_dense"])
     size = recipe.data.views.crop_size
-    return NetworksOfRun(recipe.backbone, size, state["student"], state["teacher"], centers, step, {})
+    return Networks(recipe.backbone, size, state["student"], state["teacher"], *centers, step, {})
 
 
 def export_run(workdir: Path, file: Path) -> Path:
     """Writes a run as the official code's checkpoint.pth, without its optimizer; returns the file.
 
     Args:
-        workdir: of the run, or one checkpoint of it.
-        file: a .pth file; or a .safetensors file, which this package reads alone (`flat_run`).
+        workdir: folder of the run, or one checkpoint of it.
+        file: a .pth file; or a .safetensors file, which only this package reads.
 
     Raises:
         CheckpointError: if there is no checkpoint that can be used.
-        ExportError: for another kind of file, where PyTorch is not installed, or for a run of DINO.
+        ValueError: for another kind of file, where PyTorch is not installed, or for a run of DINO.
     """
     networks = load_networks(workdir)
-    center, center_dense = networks.centers
-    if center_dense is None:
-        raise ExportError(f"{workdir} is a run of DINO: it has no head for centroids, which the official code needs")
+    if networks.center_dense is None:
+        raise ValueError(f"{workdir} is a run of DINO: it has no head for centroids, which the official code needs")
     contents = {
-        # The official student sits in PyTorch's wrapper for several devices.
+        # The official student is wrapped for several devices.
         "student": {f"module.{name}": array for name, array in to_official(networks.student, networks.config).items()},
         "teacher": to_official(networks.teacher, networks.config),
-        "croc_loss": {"center": center[None], "center_c": center_dense[None]},
+        "croc_loss": {"center": networks.center[None], "center_c": networks.center_dense[None]},
         "epoch": networks.epoch,
     }
     write_arrays(flatten_run(contents) if file.suffix == ".safetensors" else contents, file)
     return file
 
 
-def _read_networks(
-    contents: Mapping[str, Any], *, num_heads: int | None, default_heads: int | None
-) -> tuple[dict[str, ReadBackbone], dict[str, dict[str, np.ndarray]], list[str]]:
-    """Returns backbones, and heads by our path, of both networks; and what is wrong with each by itself."""
-    backbones, heads, wrong = {}, {}, []
-    for which in _NETWORKS:
-        backbone, head, unknown = split_official(_unwrap(contents[which]))
-        heads[which], faults = read_head(head)
-        wrong += [f"{which}: {fault}" for fault in no_place(unknown) + faults]
-        if backbone:
-            like = backbones["teacher"].architecture if "teacher" in backbones else None
-            backbones[which] = read_backbone(backbone, num_heads=num_heads, default_heads=default_heads, like=like)
-            wrong += [f"{which}.backbone: {fault}" for fault in backbones[which].wrong]
-        wrong += [f"{which}: no {part}" for part, names in (("backbone", backbone), ("head", head)) if not names]
-    return backbones, heads, wrong
+def to_official(params: Params, config: BackboneConfig) -> dict[str, np.ndarray]:
+    """Returns arrays under official names.
+
+    Args:
+        params: {"backbone": ..., "head": ...} or one of them.
+        config: settings of the backbone.
+
+    Raises:
+        ValueError: if no official module has the architecture, or listing every parameter without an official name.
+    """
+    weights = {}
+    if "backbone" in params:
+        named = official_backbone(params["backbone"], config)
+        weights = {f"backbone.{name}": array for name, array in named.items()}
+    if "head" in params:
+        names, flat = {ours: theirs for theirs, ours in _HEAD.items()}, flatten_tree(params["head"])
+        weights |= {f"head.{names[path]}": np.ascontiguousarray(_turn(path, array)) for path, array in flat.items()}
+    return weights
 
 
-def _compare_heads(heads: _Heads, backbones: Mapping[str, ReadBackbone], *, layers: Sequence[str]) -> list[str]:
-    """Returns what the heads lack, have in excess or in another shape, in words; a missing head is no news."""
-    sizes: Any = {name: _size_of(heads, name) or 1 for name in _HEAD_SIZES}
-    width = next((found.architecture.width for found in backbones.values()), 1)
-    head = make_head(HeadConfig(**sizes), dtype=np.float32)
-    token = jax.ShapeDtypeStruct((1, width), np.float32)
-    shapes = shapes_of(jax.eval_shape(head.init, jax.random.key(0), token)["params"])
-    expected = {place: shape for place, shape in shapes.items() if "last" not in place or place.split("/")[0] in layers}
-    names = {place: f"head.{name}" for name, place in HEAD_TABLE.items()}
-    return [
-        f"{which}.head: {fault}"
-        for which, flat in heads.items()
-        if flat
-        for fault in compare_shapes(flat, expected, name_of=names.__getitem__)
-    ]
-
-
-def _size_of(heads: _Heads, name: str) -> int | None:
-    """Returns a size of the heads as the first array tells it that there is."""
-    found = (
-        flat[path].shape[axis]
-        for path, axis in _HEAD_SIZES[name]
-        for flat in heads.values()
-        if path in flat and flat[path].ndim > axis
+def split_official(weights: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """Returns the backbone's weights and the head's, both without that prefix, and unknown names."""
+    backbone, head = (
+        {name.removeprefix(prefix): array for name, array in weights.items() if name.startswith(prefix)}
+        for prefix in ("backbone.", "head.")
     )
-    return next(found, None)
+    return backbone, head, [name for name in weights if not name.startswith(("backbone.", "head."))]
 
 
-def _read_centers(loss: Mapping[str, Any], name: str, heads: _Heads) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Returns the centers of a loss by name, and what is wrong with them, in words."""
+def read_head(
+    weights: Mapping[str, Any], *, width: int, layers: Collection[str]
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Returns arrays of a head by our path, and what is unknown, missing, unexpected or of another shape.
+
+    Args:
+        weights: arrays under official names without "head.".
+        width: features of the tokens that it takes.
+        layers: last layers that the head has.
+    """
+    names = {name: path for name, path in _HEAD.items() if "last" not in path or path.split("/")[0] in layers}
+    problems = unknown_names(f"head.{name}" for name in weights.keys() - names.keys())
+    problems += [f"missing head.{name}" for name in names if name not in weights]
+    for name in names.keys() & weights.keys():
+        if problem := array_problem(weights[name], axes=1 if name.endswith("bias") else 2):
+            problems.append(f"head.{name} is {problem}")
+    if problems:
+        return {}, problems
+    flat = {path: _turn(path, np.asarray(weights[name], np.float32)) for name, path in names.items()}
+    hidden, bottleneck = flat["mlp_1/kernel"].shape[-1], flat["mlp_3/kernel"].shape[-1]
+    sizes: Any = {f"num_prototypes{end}": len(flat[f"last_layer{end}/scale"]) for end in ("", "_dense")[: len(layers)]}
+    config = HeadConfig(hidden_dim=hidden, bottleneck_dim=bottleneck, **sizes)
+    head, token = make_head(config, dtype=np.float32), jax.ShapeDtypeStruct((1, width), np.float32)
+    shapes = shapes_of(jax.eval_shape(head.init, jax.random.key(0), token)["params"])
+    return flat, compare_shapes(flat, {path: shape for path, shape in shapes.items() if path in names.values()})
+
+
+def _turn(path: str, array: np.ndarray) -> np.ndarray:
+    return np.asarray(array).T if path.endswith("/kernel") else np.asarray(array)
+
+
+def _load_official(file: Path, *, num_heads: int | None, default_heads: int | None) -> Networks:
+    contents = read_contents(file)
+    loss = next((name for name in _LOSSES if isinstance(contents.get(name), Mapping)), None)
+    missing = [name for name in _NETWORKS if not isinstance(contents.get(name), Mapping)]
+    if missing or loss is None:
+        lost = ", ".join([*missing, *([] if loss else [" or ".join(_LOSSES)])])
+        raise ValueError(f"{file} is no whole checkpoint of CrOC or DINO: it lacks {lost}")
+    backbones, heads, problems = {}, {}, []
+    for which in _NETWORKS:
+        backbone, head, unknown = split_official(_unwrap(check_names(contents[which], file)))
+        found = read_backbone(backbone, num_heads=num_heads, default_heads=default_heads, like=backbones.get("teacher"))
+        flat, wrong = read_head(head, width=found.width, layers=_LOSSES[loss].values())
+        backbones[which], heads[which] = found, flat
+        problems += [f"{which}: {problem}" for problem in unknown_names(unknown) + wrong]
+        problems += [f"{which}.backbone: {problem}" for problem in found.problems]
+    if all(heads.values()):
+        found = compare_shapes(heads["student"], shapes_of(heads["teacher"]))
+        problems += [f"student.head, unlike the teacher's: {problem}" for problem in found]
+    centers, wrong = _read_centers(contents[loss], loss, heads["teacher"])
+    if problems := problems + wrong:
+        raise ValueError(f"{file} is no whole checkpoint of CrOC or DINO that we know: {'; '.join(problems)}")
+    student, teacher = (
+        {"backbone": backbones[which].params, "head": nest(heads[which])} for which in ("student", "teacher")
+    )
+    config, size, _, guessed, *_ = backbones["teacher"]
+    epoch = read_epoch(contents)
+    return Networks(config, size, student, teacher, centers["center"], centers.get("center_c"), epoch, guessed)
+
+
+def _read_centers(
+    loss: Mapping[str, Any], name: str, head: Mapping[str, np.ndarray]
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Returns the centers of a loss by name, and what is wrong with them."""
     known = _LOSSES[name]
-    centers, wrong = {}, no_place(f"{name}.{key}" for key in loss.keys() - known.keys())
-    for key, size in known.items():
-        if key not in loss:
-            wrong.append(f"no {name}.{key}")
-            continue
-        count, fault = _size_of(heads, size), fault_of(loss[key])
-        if fault is None and count and loss[key].size != count:
-            fault = f"{loss[key].shape}, not {(1, count)}"
-        if fault is None:
+    centers, problems = {}, unknown_names(f"{name}.{key}" for key in loss.keys() - known.keys())
+    problems += [f"missing {name}.{key}" for key in known if key not in loss]
+    for key in known.keys() & loss.keys():
+        expected = (1, len(head[f"{known[key]}/scale"])) if head else np.shape(loss[key])
+        problem = array_problem(loss[key])
+        if problem is None and loss[key].shape != expected:
+            problem = f"{loss[key].shape}, expected {expected}"
+        if problem is None:
             centers[key] = np.asarray(loss[key], np.float32).ravel()
         else:
-            wrong.append(f"{name}.{key} is {fault}")
-    return centers, wrong
+            problems.append(f"{name}.{key} is {problem}")
+    return centers, problems
 
 
 def _unwrap(weights: Mapping[str, Any]) -> dict[str, Any]:

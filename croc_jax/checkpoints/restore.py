@@ -1,25 +1,37 @@
-"""Checkpoints as they are read: the newest whole one, and damage told in one line."""
+"""Reads checkpoints; distinguishes one that is corrupt from a file system that fails.
 
-import contextlib
-import gc
+TensorStore, the library that Orbax writes arrays with, reads them here without Orbax: its errors then arrive one by one
+with their status codes, no other process waits at a barrier for one that failed, and the log stays readable.
+"""
+
+import errno
+import functools
 import json
-import logging
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import os
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
-import orbax.checkpoint as ocp
-from absl import logging as absl_logging
+import numpy as np
+import tensorstore
+from absl import logging
+from jax.experimental import multihost_utils
+from jax.sharding import SingleDeviceSharding
 
-from croc_jax.checkpoints.folder import list_checkpoints
-from croc_jax.checkpoints.manifest import DamagedError, check_arrays, check_digest, differing_arrays
-from croc_jax.runtime.distributed import gather_texts
-from croc_jax.runtime.workdir import CHECKPOINTS_NAME
-from croc_jax.training.config import Recipe, recipe_from_dict
+from croc_jax.checkpoints.manifest import CorruptError, check_arrays, check_digest, find_differences, flatten_tree
+from croc_jax.training.config import Recipe, RecipeError, recipe_from_dict
+from croc_jax.training.forward import init_networks, init_params
 
-T = TypeVar("T")
+Params = dict[str, Any]
+
+CHECKPOINTS_NAME = "checkpoints"
+# Status codes of TensorStore for files that are cut short, or cannot be decoded.
+_CORRUPT_CODES = ("DATA_LOSS", "FAILED_PRECONDITION", "OUT_OF_RANGE")
+# Of all errors of the operating system, these mean a checkpoint without one of its files.
+_MISSING = (errno.ENOENT, errno.EISDIR)
+_CACHE_BYTES = 10**8
 
 
 class CheckpointError(ValueError):
@@ -51,123 +63,219 @@ def find_checkpoints(path: Path) -> list[Path]:
     return folders
 
 
-def read_newest(folders: Sequence[Path], read: Callable[[Path], T]) -> tuple[T | None, list[Path]]:
-    """Reads the first whole checkpoint; the log says which are passed over, and why.
-
-    Args:
-        folders: of checkpoints, the latest first.
-        read: of one folder; raises DamagedError where it is damaged.
-
-    Returns:
-        What is read, or None if there are no folders; and the damaged folders.
-
-    Raises:
-        CheckpointError: if all are damaged.
-    """
-    damaged = []
-    for folder in folders:
-        try:
-            return read(folder), damaged
-        except DamagedError as error:
-            if jax.process_index() == 0:
-                absl_logging.warning("skipping the damaged checkpoint %s: %s", folder, error)
-            damaged.append(folder)
-    if damaged:
-        names = ", ".join(str(folder) for folder in damaged)
-        raise CheckpointError(f"damaged: {names}; no whole one is left, so start anew in another workdir")
-    return None, damaged
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Returns the finished checkpoints in a folder, the latest first; those being written have longer names."""
+    found = [path for path in folder.iterdir() if path.name.isdigit()]
+    return sorted(found, key=lambda path: int(path.name), reverse=True)
 
 
 def saved_recipe(workdir: Path) -> Recipe | None:
-    """Returns the recipe of the newest checkpoint whose metadata are whole, if any; one process may ask alone."""
+    """Returns the settings in the newest checkpoint whose metadata are not corrupt, if any."""
     folder = workdir / CHECKPOINTS_NAME
     for checkpoint in list_checkpoints(folder) if folder.is_dir() else ():
-        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
-            metadata = json.loads((checkpoint / "metadata" / "metadata").read_text(encoding="utf-8"))
-            check_digest(metadata)
-            return recipe_from_dict(metadata["recipe"])
+        try:
+            return recipe_from_dict(read_manifest(checkpoint)["recipe"])
+        except CorruptError as error:
+            warn_corrupt(checkpoint, error)
     return None
 
 
-def read_metadata(folder: Path) -> Mapping[str, Any]:
-    """Returns what a checkpoint says of itself; raises DamagedError if that is not what was written."""
-    own = _own_part()
-    with _damage_only():
-        with contextlib.closing(ocp.Checkpointer(ocp.JsonCheckpointHandler(), multiprocessing_options=own)) as reader:
-            metadata = reader.restore(folder / "metadata")
-        check_digest(metadata)
-    return metadata
+def warn_corrupt(folder: Path, error: CorruptError) -> None:
+    """Logs that a checkpoint is passed over."""
+    logging.warning("skipping the corrupt checkpoint %s: %s", folder, error)
 
 
-def read_arrays(folder: Path, abstract: Any, metadata: Mapping[str, Any]) -> Any:
+def no_whole_checkpoint(folders: list[Path]) -> CheckpointError:
+    """Returns the error for a run whose checkpoints are all corrupt."""
+    names = ", ".join(str(folder) for folder in folders)
+    return CheckpointError(f"corrupt: {names}; no whole checkpoint is left: start again in another workdir")
+
+
+def restore_backbone(path: Path | str, *, which: str = "teacher") -> tuple[Recipe, Params, int]:
+    """Reads the backbone of a run, and nothing else of its state.
+
+    Args:
+        path: a workdir, whose latest whole checkpoint is read, or one checkpoint of it.
+        which: "teacher" or "student".
+
+    Returns:
+        The settings of the run, the backbone's parameters on the first device, and the step.
+
+    Raises:
+        CheckpointError: if there is no checkpoint, all are corrupt, or it fits no network of this version.
+        OSError: if the file system fails.
+    """
+    if which not in ("teacher", "student"):
+        raise ValueError(f"which={which!r}: choose 'teacher' or 'student'")
+    recipe, state, step = _restore_part(path, lambda params: {which: {"backbone": params["backbone"]}})
+    return recipe, state[which]["backbone"], step
+
+
+def restore_networks(path: Path | str) -> tuple[Recipe, dict[str, Any], int]:
+    """Reads both networks of a run and its centers; arguments and errors as for `restore_backbone`.
+
+    Returns:
+        The settings of the run; {"student", "teacher", "center", "center_dense"} on the first device; and the step.
+    """
+    return _restore_part(path, lambda params: {"student": params, "teacher": params}, centers=True)
+
+
+def _restore_part(
+    path: Path | str, choose: Callable[[Params], dict[str, Any]], *, centers: bool = False
+) -> tuple[Recipe, dict[str, Any], int]:
+    corrupt = []
+    for folder in find_checkpoints(Path(path).absolute()):
+        try:
+            manifest = read_manifest(folder)
+            recipe = _read_recipe(manifest, folder)
+            state = read_arrays(folder, _abstract_part(recipe, choose, centers=centers), manifest)
+            check_arrays(state, manifest)
+            return recipe, state, manifest["step"]
+        except CorruptError as error:
+            warn_corrupt(folder, error)
+            corrupt.append(folder)
+    raise no_whole_checkpoint(corrupt)
+
+
+def _read_recipe(manifest: Mapping[str, Any], folder: Path) -> Recipe:
+    try:
+        return recipe_from_dict(manifest["recipe"])
+    except RecipeError as error:
+        raise CheckpointError(f"{folder} is of another version: {error}") from error
+
+
+def _abstract_part(recipe: Recipe, choose: Callable[[Params], dict[str, Any]], *, centers: bool) -> dict[str, Any]:
+    """Returns shapes and types of a part of a state, on the first device."""
+    init = functools.partial(init_params, init_networks(recipe), crop_size=recipe.data.views.crop_size)
+    abstract = choose(jax.eval_shape(init, jax.random.key(0)))
+    if centers:
+        counts = {"center": recipe.head.num_prototypes, "center_dense": recipe.head.num_prototypes_dense}
+        abstract |= {name: jax.ShapeDtypeStruct((count,), np.float32) for name, count in counts.items()}
+    device = SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), abstract)
+
+
+def restore_state(folder: Path, abstract: Any) -> Any:
+    """Reads a whole state; every process of the run calls this, and reads the shards of its own devices.
+
+    Args:
+        folder: a checkpoint.
+        abstract: shapes, types and shardings of the state; the shardings need not be those of the run that saved.
+
+    Raises:
+        CorruptError: if an array is not what was written, in any process.
+        CheckpointError: if the checkpoint has other shapes or types.
+        OSError: if the file system fails, in any process.
+    """
+    state, manifest, failure = None, {}, None
+    try:
+        manifest = read_manifest(folder)
+        state = read_arrays(folder, abstract, manifest)
+    except Exception as error:  # whatever it is, it is raised once the other processes know
+        failure = error
+    status = 0 if failure is None else 1 if isinstance(failure, CorruptError) else 2
+    statuses = np.ravel(multihost_utils.process_allgather(np.int32(status)))
+    if failure is not None and statuses.max() == status:
+        raise failure
+    if statuses.max() == 2:
+        raise OSError(errno.EIO, f"process {statuses.argmax()} could not read the checkpoint; see its log", str(folder))
+    if statuses.max() == 1:
+        raise CorruptError(f"corrupt for process {statuses.argmax()}")
+    check_arrays(state, manifest)
+    return state
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Returns the metadata of a checkpoint.
+
+    Raises:
+        CorruptError: if they are missing, or not what was written.
+        OSError: if the file system fails.
+    """
+    try:
+        manifest = json.loads((folder / "metadata" / "metadata").read_bytes())
+    except FileNotFoundError as error:
+        raise _missing_part(folder, str(error)) from None
+    except ValueError as error:
+        raise CorruptError(f"its metadata cannot be parsed: {error}") from None
+    if not isinstance(manifest, dict):
+        raise CorruptError("its metadata are no dictionary")
+    check_digest(manifest)
+    return manifest
+
+
+def read_arrays(folder: Path, abstract: Any, manifest: Mapping[str, Any]) -> Any:
     """Returns arrays of a checkpoint.
 
     Args:
-        folder: of the checkpoint.
+        folder: the checkpoint.
         abstract: shapes, types and shardings of a tree, which may be a part of what was saved.
-        metadata: of the checkpoint.
+        manifest: metadata of the checkpoint.
 
     Raises:
         CheckpointError: if what was saved has other shapes or types.
-        DamagedError: if the arrays are not those that were saved, in any process of the run.
+        CorruptError: if a part is missing, or cannot be decoded.
+        OSError: if the file system fails.
     """
-    differences = differing_arrays(abstract, metadata)
+    differences = find_differences(abstract, manifest)
     if differences:
         more = f" and {len(differences) - 1} more" if len(differences) > 1 else ""
         raise CheckpointError(f"{folder} holds another architecture: {differences[0]}{more}")
-    how = ocp.checkpoint_utils.construct_restore_args(abstract)
-    request = ocp.args.PyTreeRestore(item=abstract, restore_args=how, partial_restore=True)  # pyright: ignore
-    own = _own_part()
-    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=own)
-    with _damage_only(), contextlib.closing(ocp.Checkpointer(handler, multiprocessing_options=own)) as reader:
-        arrays = reader.restore(folder / "state", args=request)
-    # All have read their parts before the sums of arrays that are spread over processes are compared.
-    with _damage_only():
-        check_arrays(arrays, metadata)
-    return arrays
+    context = tensorstore.Context({"cache_pool": {"total_bytes_limit": _CACHE_BYTES}})
+    database = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder / 'state'}/"}}
+    try:
+        opening = {
+            name: tensorstore.open(
+                {"driver": "zarr", "kvstore": {**database, "path": f"{name.replace('/', '.')}/"}},
+                open=True,
+                context=context,
+            )
+            for name in flatten_tree(abstract)
+        }
+        stores = {name: future.result() for name, future in opening.items()}
+        return jax.tree_util.tree_map_with_path(
+            lambda path, leaf: _read_array(stores[jax.tree_util.keystr(path, simple=True, separator="/")], leaf),
+            abstract,
+        )
+    except ValueError as error:
+        raise _classify(error, folder) from None
 
 
-def _own_part() -> ocp.options.MultiprocessingOptions:
-    """Makes a process read for itself: one that fails keeps no other waiting, and `_damage_only` tells them."""
-    index = jax.process_index()
-    return ocp.options.MultiprocessingOptions(
-        primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process_{index}"
+def _read_array(store: tensorstore.TensorStore, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+    """Reads the shards of this process's devices, each once."""
+
+    @functools.cache
+    def read(index: tuple[tuple[int | None, int | None], ...]) -> np.ndarray:
+        return store[tuple(slice(*ends) for ends in index)].read().result()
+
+    return jax.make_array_from_callback(
+        leaf.shape, leaf.sharding, lambda index: read(tuple((part.start, part.stop) for part in index or ()))
     )
 
 
-@contextlib.contextmanager
-def _damage_only() -> Iterator[None]:
-    """Raises DamagedError for whatever damage makes this process raise, or any other one; all come by here."""
-    reason = ""
-    try:
-        with silenced():
-            yield
-    except DamagedError as error:
-        reason = str(error)
-    found = next(filter(None, gather_texts(reason)), None)
-    if found:
-        raise DamagedError(found)
+def parse_error(error: ValueError) -> tuple[str, int | None]:
+    """Returns the text of an error of TensorStore, without its long details, and the `errno` that it states, if any."""
+    text = re.split(r" \[(?:os_error_code|tensorstore_spec)", str(error))[0]
+    stated = (code for code in errno.errorcode if re.search(rf": {re.escape(os.strerror(code))}(;|$)", text))
+    return text, next(stated, None)
 
 
-@contextlib.contextmanager
-def silenced() -> Iterator[None]:
-    """Turns whatever a damaged file makes Orbax raise into DamagedError.
+def _classify(error: ValueError, folder: Path) -> Exception:
+    """Returns what an error of TensorStore means; one that is not known stays as it is."""
+    text, code = parse_error(error)
+    if code is not None and code not in _MISSING:
+        return OSError(code, text, str(folder))
+    status, _, reason = text.partition(": ")
+    if status == "NOT_FOUND":
+        return _missing_part(folder, reason)
+    # INVALID_ARGUMENT, such as for a compressed stream that cannot be decoded, comes without its status.
+    if text.startswith(("Error opening", "Error reading")):
+        return CorruptError(text)
+    return CorruptError(reason) if status in _CORRUPT_CODES else error
 
-    Orbax also leaves failed tasks behind, which would write pages to the log when they are
-    collected; that is done here, in silence.
-    """
-    hook, disabled = sys.unraisablehook, logging.root.manager.disable
-    sys.unraisablehook = lambda unraisable: None
-    logging.disable(logging.CRITICAL)
-    try:
-        yield
-    except (DamagedError, MemoryError, jax.errors.JaxRuntimeError):
-        raise
-    except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-        del error
-        gc.collect()
-        raise DamagedError(reason) from None
-    finally:
-        sys.unraisablehook = hook
-        logging.disable(disabled)
+
+def _missing_part(folder: Path, reason: str) -> Exception:
+    """Returns the error for a missing file: the checkpoint is corrupt, unless all of it is gone, as of a lost mount."""
+    if folder.is_dir():
+        return CorruptError(reason)
+    return FileNotFoundError(errno.ENOENT, "vanished while it was read", str(folder))

@@ -1,8 +1,8 @@
-"""A backbone as a program: StableHLO with its weights inside, for images of any size, run without this package."""
+"""A backbone as a StableHLO program with its weights inside, which runs without this package."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,83 +10,84 @@ import numpy as np
 from jax import export
 from jaxtyping import Array, Float, UInt8
 
+from croc_jax.atomic_write import atomic_write
+from croc_jax.checkpoints.param_mapping import Params
 from croc_jax.data.photometric import normalize
-from croc_jax.models import BackboneConfig, VisionTransformer, make_backbone, patch_grid
+from croc_jax.models import BackboneConfig, Features, VisionTransformer, make_backbone, patch_grid
 from croc_jax.models.registry import VARIANTS
 
-SUFFIX = ".stablehlo"
-PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+_SUFFIX = ".stablehlo"
+_PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
 def export_program(
-    params: Any, config: BackboneConfig, *, image_size: int, output: Path, platforms: tuple[str, ...] = PLATFORMS
+    params: Params, config: BackboneConfig, *, image_size: int, output: Path, platforms: tuple[str, ...] = _PLATFORMS
 ) -> Path:
     """Writes a function of images to {"cls": `[b d]`, "patches": `[b r c d]`}; returns the file.
 
-    Images are uint8 RGB `[b H W 3]`. Batch and size stay open: H and W are any multiples of the patch size.
-    It computes in float32.
-    `jax.export.deserialize(file.read_bytes()).call(images)` runs it.
+    Images are uint8 RGB `[b H W 3]`; batch and size stay open: H and W are any multiples of the patch size. It computes
+    in float32. `jax.export.deserialize(file.read_bytes()).call(images)` runs it.
 
     Args:
-        params: of the backbone.
-        config: of the backbone.
-        image_size: that its position embedding was learned for.
+        params: parameters of the backbone.
+        config: settings of the backbone.
+        image_size: side of the images that its position embedding was learned for.
         output: a file that ends in .stablehlo.
-        platforms: that it runs on.
+        platforms: platforms that it runs on.
 
     Raises:
         ValueError: for another suffix, or where flatbuffers is not installed.
     """
-    if output.suffix != SUFFIX:
-        raise ValueError(f"{output}: choose a name that ends in {SUFFIX}")
+    if output.suffix != _SUFFIX:
+        raise ValueError(f"{output}: choose a name that ends in {_SUFFIX}")
     try:
         import flatbuffers  # noqa: F401
     except ImportError:
         raise ValueError(f"{output}: programs need flatbuffers: pip install 'croc_jax[export]'") from None
-    encode = make_dense_fn(params, config, image_size=image_size)
+    encode = make_encode_fn(params, config, image_size=image_size)
     patch = config.patch_size
     shape = export.symbolic_shape(f"b, {patch}*r, {patch}*c, 3", constraints=("b >= 1", "r >= 1", "c >= 1"))
     program = export.export(jax.jit(encode), platforms=platforms)(jax.ShapeDtypeStruct(shape, jnp.uint8))
     output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(output.name + ".partial")
-    partial.write_bytes(program.serialize())
-    partial.replace(output)
+    atomic_write(output, bytes(program.serialize()))
     return output
 
 
-def make_dense_fn(params: Any, config: BackboneConfig, *, image_size: int) -> Any:
+def make_encode_fn(
+    params: Params, config: BackboneConfig, *, image_size: int
+) -> Callable[[UInt8[Array, "b H W 3"]], dict[str, Float[Array, "..."]]]:
     """Returns the function that is exported; see `export_program`."""
     config = dataclasses.replace(config, dtype="float32", remat=False)
     if config.variant in VARIANTS:
         config = dataclasses.replace(config, attention="xla")
     module = make_backbone(config, image_size=image_size)
     if isinstance(module, VisionTransformer):
-        # The device that exports has no say: layouts for a TPU cannot be exported at all.
+        # Whatever device exports: layouts for a TPU cannot be exported at all.
         module = module.clone(attention="xla", unrolled=False)
     weights = jax.tree.map(jnp.asarray, params)
 
     def encode(images: UInt8[Array, "b H W 3"]) -> dict[str, Float[Array, "..."]]:
-        features: Any = module.apply({"params": weights}, normalize(images))
+        features: Features = module.apply({"params": weights}, normalize(images))  # pyright: ignore
         grid = patch_grid((images.shape[1], images.shape[2]), module.patch_size)
         return {"cls": features.cls, "patches": features.patches.reshape(images.shape[0], *grid, -1)}
 
     return encode
 
 
-def program_difference(params: Any, config: BackboneConfig, *, image_size: int, file: Path) -> float:
-    """Returns the largest difference of any feature between a program that was written and the module.
+def program_difference(params: Params, config: BackboneConfig, *, image_size: int, file: Path) -> float:
+    """Returns the largest difference of any feature between an exported program and the module.
 
     Args:
-        params: of the backbone.
-        config: of the backbone.
+        params: parameters of the backbone.
+        config: settings of the backbone.
         image_size: see `export_program`; images of this size, and of another one that is not square, are tried.
-        file: that was written.
+        file: the exported program.
     """
     program = export.deserialize(bytearray(file.read_bytes()))
-    encode = jax.jit(make_dense_fn(params, config, image_size=image_size))
+    encode = jax.jit(make_encode_fn(params, config, image_size=image_size))
     rng, differences = np.random.default_rng(0), []
     for height, width in ((image_size, image_size), (image_size + config.patch_size, 2 * config.patch_size)):
         images = rng.integers(0, 256, (2, height, width, 3), dtype=np.uint8)
-        ours, theirs = encode(images), program.call(images)
+        ours, theirs = encode(jnp.asarray(images)), program.call(images)
         differences += [float(np.abs(np.asarray(ours[name]) - np.asarray(theirs[name])).max()) for name in ours]
     return float(np.max(differences))

@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -29,41 +29,23 @@ _STORAGES = {
 }
 # Types that have no storages of their own.
 _LATER_TYPES = {"uint16": np.uint16, "uint32": np.uint32, "uint64": np.uint64}
-# What a file before PyTorch 1.6 starts with.
-_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-
-
-class TorchFileError(ValueError):
-    """A file cannot be read as PyTorch's; the message says why and what to do."""
 
 
 class Opaque:
-    """Stands for an object of which nothing is kept; the name of its type tells what it was."""
+    """Stands for an object that is not read; the name of its type is that of the object's."""
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> "Opaque":
-        """Ignores what the object is made of."""
-        del args, kwargs
+    def __new__(cls, *args: object, **kwargs: object) -> "Opaque":
+        """Ignores all arguments."""
         return super().__new__(cls)
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Ignores it again."""
-        del args, kwargs
+    def _ignore(self, *args: object, **kwargs: object) -> None:
+        """Ignores what pickle would restore."""
 
-    def __setstate__(self, state: Any) -> None:
-        """Ignores the state."""
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        """Ignores what a dictionary of another class holds."""
-
-    def append(self, value: Any) -> None:
-        """Ignores what a list of another class holds."""
-
-    def extend(self, values: Any) -> None:
-        """Ignores that, too."""
+    __init__ = __setstate__ = __setitem__ = append = extend = _ignore
 
 
-def unread(kind: str) -> Opaque:
-    """Returns what stands for a thing of a kind that is not read, such as a type of numbers."""
+def opaque(kind: str) -> Opaque:
+    """Returns a stand-in for an object that is not read, such as a tensor of a type that NumPy lacks."""
     return _opaque_type(kind)()
 
 
@@ -71,101 +53,53 @@ def _opaque_type(name: str) -> type[Opaque]:
     return type(name, (Opaque,), {})
 
 
-class _StorageType(NamedTuple):
-    dtype: Any
-
-
-# From the key of a storage, its type of numbers and their count, to the numbers.
-_ReadStorage = Callable[[str, Any, int], Any]
-
-
 def read_torch_file(file: Path) -> Any:
-    """Returns what torch.save wrote, arrays in place of tensors.
+    """Returns what torch.save wrote, with arrays in place of tensors.
 
-    Dictionaries, lists, numbers, texts and argparse's namespaces come as they are, all else, and
-    tensors of 8-bit floats, complex numbers and other such types, as `Opaque`.
+    Dictionaries, lists, numbers, strings and argparse's namespaces come as they are; all else, such as tensors of
+    8-bit floats and complex numbers, comes as `Opaque`.
 
     Args:
-        file: in the zip format of PyTorch 1.6 and later, or the one before.
+        file: a file in the zip format of PyTorch 1.6 and later.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        TorchFileError: for any other format, or a damaged file.
+        ValueError: for any other format, or a corrupt file.
     """
     with file.open("rb") as stream:
-        is_zip = stream.read(2) == b"PK"
-        stream.seek(0)
-        try:
-            return _read_zip(file) if is_zip else _read_legacy(stream, file)
-        except TorchFileError:
-            raise
-        except (
-            zipfile.BadZipFile, zlib.error, pickle.UnpicklingError, EOFError, KeyError, IndexError, TypeError,
-            AttributeError, ValueError, OverflowError, RuntimeError,
-        ) as error:  # fmt: skip
-            raise TorchFileError(f"{file} is damaged ({type(error).__name__}: {error}): get it again") from error
-
-
-def _read_zip(file: Path) -> Any:
-    with zipfile.ZipFile(file) as archive:
-        names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-        if len(names) != 1:
-            raise TorchFileError(f"{file} is a zip file, but none of PyTorch's: it holds no data.pkl")
-        folder = names[0].removesuffix("data.pkl")
-        # Tensors that share memory there share it here.
-        read = functools.cache(archive.read)
-
-        def read_storage(key: str, dtype: Any, count: int) -> np.ndarray:
-            del count
-            return np.frombuffer(read(f"{folder}data/{key}"), dtype)
-
-        return _Unpickler(io.BytesIO(archive.read(names[0])), read_storage).load()
-
-
-def _read_legacy(stream: IO[bytes], file: Path) -> Any:
-    """Reads pickles in a row: three of no interest, the contents, keys of storages; then the storages."""
-    storage_types: dict[str, Any] = {}
-
-    def note(key: str, dtype: Any, count: int) -> Opaque:
-        del count
-        storage_types[key] = dtype
-        return unread("tensor")
-
+        start = stream.read(2)
+    if start != b"PK":
+        raise ValueError(f"{file} is no file of PyTorch 1.6 or later: load it in PyTorch and save it again")
     try:
-        magic = _Unpickler(stream, note).load()
-    except Exception:
-        magic = None
-    if magic != _LEGACY_MAGIC:
-        raise TorchFileError(f"{file} is no file that torch.save wrote: get it again, or save it as .safetensors")
-    for _ in ("version of the format", "system"):
-        _Unpickler(stream, note).load()
-    start = stream.tell()
-    # Storages come last: the first time through, only their types matter.
-    _Unpickler(stream, note).load()
-    keys = _Unpickler(stream, note).load()
-    if any(key not in storage_types for key in keys):
-        raise TorchFileError(
-            f"{file} has tensors of types that are not read here, in the format before PyTorch 1.6: "
-            "load it in PyTorch and save it again"
-        )
-    size = file.stat().st_size
-    storages = {key: _next_storage(stream, storage_types[key], size=size) for key in keys}
-    stream.seek(start)
-    return _Unpickler(stream, lambda key, dtype, count: storages[key]).load()
+        with zipfile.ZipFile(file) as archive:
+            names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+            contents = _read_zip(archive, names[0]) if len(names) == 1 else None
+    except (
+        zipfile.BadZipFile, zlib.error, pickle.UnpicklingError, EOFError, KeyError, IndexError, TypeError,
+        AttributeError, ValueError, OverflowError, RuntimeError,
+    ) as error:  # fmt: skip
+        raise ValueError(f"{file} is corrupt ({type(error).__name__}: {error}): get it again") from error
+    if len(names) != 1:
+        raise ValueError(f"{file} is a zip file, but none of PyTorch's: it holds no data.pkl")
+    return contents
 
 
-def _next_storage(stream: IO[bytes], dtype: Any, *, size: int) -> np.ndarray:
-    """Reads a count and as many numbers, from a file of `size` bytes."""
-    count = int.from_bytes(stream.read(8), "little")
-    if stream.tell() + count * np.dtype(dtype).itemsize > size:
-        raise pickle.UnpicklingError(f"the file ends before the {count} values of a storage")
-    return np.frombuffer(stream.read(count * np.dtype(dtype).itemsize), dtype)
+def _read_zip(archive: zipfile.ZipFile, pickled: str) -> Any:
+    folder = pickled.removesuffix("data.pkl")
+    # Tensors that share memory there share it here.
+    read = functools.cache(archive.read)
+    load = lambda key, dtype: np.frombuffer(read(f"{folder}data/{key}"), dtype)  # noqa: E731
+    return _Unpickler(io.BytesIO(archive.read(pickled)), load).load()
+
+
+class _StorageType(NamedTuple):
+    dtype: Any
 
 
 class _Unpickler(pickle.Unpickler):
     """Knows tensors and plain containers; calls nothing else."""
 
-    def __init__(self, data: IO[bytes], read_storage: _ReadStorage) -> None:
+    def __init__(self, data: io.BytesIO, read_storage: Callable[[str, Any], np.ndarray]) -> None:
         super().__init__(data, encoding="latin1")
         self._read_storage = read_storage
 
@@ -187,9 +121,9 @@ class _Unpickler(pickle.Unpickler):
         if kind != "storage" or any(view):
             raise pickle.UnpicklingError(f"unknown storage {pid}")
         if not isinstance(storage, _StorageType):
-            return unread(storage.__name__)
-        values = self._read_storage(key, storage.dtype, count)
-        if not isinstance(values, Opaque) and len(values) != count:
+            return opaque(storage.__name__)
+        values = self._read_storage(key, storage.dtype)
+        if len(values) != count:
             raise pickle.UnpicklingError(f"storage {key} has {len(values)} values, not {count}")
         return values
 
@@ -208,9 +142,8 @@ def _rebuild_later_tensor(
     storage: Any, offset: int, size: Sequence[int], stride: Sequence[int], grad: bool, hooks: Any, dtype: Any, *_: Any
 ) -> Any:
     """Rebuilds a tensor whose storage is bytes."""
-    del grad, hooks
     if dtype.__name__ not in _LATER_TYPES or isinstance(storage, Opaque):
-        return unread(dtype.__name__)
+        return opaque(dtype.__name__)
     return _rebuild_tensor(storage.view(_LATER_TYPES[dtype.__name__]), offset, size, stride)
 
 
@@ -220,7 +153,6 @@ def _rebuild_parameter(tensor: Any, *_: Any) -> Any:
 
 def _rebuild_with_attributes(rebuild: Callable[..., Any], kind: Any, parts: Sequence[Any], *_: Any) -> Any:
     """Rebuilds a tensor that has attributes, or a class of its own."""
-    del kind
     return rebuild(*parts)
 
 

@@ -11,9 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, UInt8
 
-from croc_jax.checkpoints.manager import restore_backbone
-from croc_jax.checkpoints.pretrained import load_foreign_backbone
-from croc_jax.checkpoints.weight_files import is_foreign
+from croc_jax.checkpoints.pretrained import is_weights_file, load_pretrained
+from croc_jax.checkpoints.restore import restore_backbone
 from croc_jax.data.config import DataConfig, ViewsConfig
 from croc_jax.data.photometric import normalize
 from croc_jax.models import Backbone, Features, VisionTransformer, make_backbone
@@ -120,17 +119,17 @@ def trained_backbone(checkpoint: Path, *, which: str = "teacher", num_heads: int
         ValueError: if `which` is neither, a file's weights do not fit, or the number of heads is
             given for a run, which knows it.
     """
-    if is_foreign(checkpoint):
+    if is_weights_file(checkpoint):
         return _foreign(checkpoint, which, num_heads)
     if num_heads is not None:
-        raise ValueError(f"num_heads={num_heads}: {checkpoint} is a run of ours, which knows its own; leave it out")
+        raise ValueError(f"num_heads={num_heads}: {checkpoint} is a run, whose settings are known; leave it out")
     recipe, params, step = restore_backbone(checkpoint, which=which)
     module = make_backbone(recipe.backbone, image_size=recipe.data.views.crop_size)
     return FrozenBackbone(module, params, recipe, step, which)
 
 
 def _foreign(file: Path, which: str, num_heads: int | None) -> FrozenBackbone:
-    config, image_size, params, epoch, _ = load_foreign_backbone(file, which=which, num_heads=num_heads)
-    recipe = Recipe(backbone=config, data=DataConfig(views=ViewsConfig(crop_size=image_size)))
-    module = make_backbone(config, image_size=image_size)
-    return FrozenBackbone(module, params, recipe, epoch, which)
+    found = load_pretrained(file, which=which, num_heads=num_heads)
+    recipe = Recipe(backbone=found.config, data=DataConfig(views=ViewsConfig(crop_size=found.image_size)))
+    module = make_backbone(found.config, image_size=found.image_size)
+    return FrozenBackbone(module, found.params, recipe, found.epoch, which)

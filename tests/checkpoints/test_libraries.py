@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from croc_jax.checkpoints.pretrained import load_foreign_backbone
+from croc_jax.checkpoints.pretrained import load_pretrained
 from croc_jax.models import make_backbone
 
 torch = pytest.importorskip("torch")
@@ -75,7 +75,7 @@ def test_hugging_face(tmp_path, name):
     # Large models come in several files.
     model.save_pretrained(tmp_path, **({"max_shard_size": "500KB"} if name == "Dinov2" else {}))
     assert (tmp_path / "model.safetensors.index.json").is_file() == (name == "Dinov2")
-    loaded = load_foreign_backbone(tmp_path)
+    loaded = load_pretrained(tmp_path)
     assert loaded.config.num_registers == registers and loaded.config.num_heads == 2
     patch_size = loaded.config.patch_size
     options = {"interpolate_pos_encoding": True} if name == "ViT" else {}
@@ -122,7 +122,7 @@ def test_convolutional_networks_of_hugging_face(tmp_path, name):
     config = getattr(transformers, f"{name}Config")(**CONVOLUTIONAL[name])
     model = shuffle_statistics(shuffle(getattr(transformers, f"{name}Model")(config)))
     model.save_pretrained(tmp_path)
-    loaded = load_foreign_backbone(tmp_path)
+    loaded = load_pretrained(tmp_path)
     assert loaded.config.stages == (1, 2, 1, 1) and loaded.config.variant == detected(name)
 
     def map_of(images):
@@ -148,7 +148,7 @@ def test_convolutional_networks_of_timm(tmp_path, name, patch_size):
     settings = {"num_classes": 0, "output_stride": patch_size, **CONVOLUTIONAL[name]}
     model = shuffle_statistics(shuffle(timm.create_model(name.removeprefix("timm "), **settings)))
     torch.save(model.state_dict(), tmp_path / "model.pth")
-    loaded = load_foreign_backbone(tmp_path / "model.pth")
+    loaded = load_pretrained(tmp_path / "model.pth")
 
     def map_of(images):
         found = model.forward_features(images)
@@ -176,6 +176,6 @@ def test_timm(tmp_path, name):
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
     # The names of plain transformers are DINO's, but that timm wrote this file.
     (tmp_path / "config.json").write_text(json.dumps({"architecture": name, "num_features": 128}))
-    loaded = load_foreign_backbone(tmp_path)
+    loaded = load_pretrained(tmp_path)
     patch_size = loaded.config.patch_size
     assert_equal_features(loaded, model.forward_features, patch_size=patch_size, first=1 + loaded.config.num_registers)

@@ -11,8 +11,9 @@ import pytest
 import safetensors.numpy
 
 import croc_jax
-from croc_jax.checkpoints import pretrained, weight_files
-from croc_jax.checkpoints.pretrained import ForeignWeightsError, load_foreign_backbone
+from croc_jax.checkpoints import pretrained
+from croc_jax.checkpoints.infer_architecture import count_heads
+from croc_jax.checkpoints.pretrained import load_pretrained
 from croc_jax.evaluation.backbones import trained_backbone
 from croc_jax.models import BackboneConfig
 from tests.checkpoints.reference_vit import forward
@@ -62,7 +63,7 @@ def test_features_equal_a_float64_reference(tmp_path):
     weights = official_weights()
     backbone = trained_backbone(write(tmp_path / "vit.safetensors", weights))
     images = np.random.default_rng(1).standard_normal((2, SIDE * PATCH, SIDE * PATCH, 3)).astype(np.float32)
-    features = backbone.module.apply({"params": backbone.params}, images)
+    features = jax.jit(backbone.module.apply)({"params": backbone.params}, images)
     cls_token, patches = forward(weights, images, num_heads=1)
     np.testing.assert_allclose(features.cls, cls_token, atol=2e-5)  # pyright: ignore
     np.testing.assert_allclose(features.patches, patches, atol=2e-5)  # pyright: ignore
@@ -87,10 +88,10 @@ def test_a_notebook_loads_and_encodes_in_two_lines(tmp_path):
 
 def test_prefixes_and_heads_of_whole_checkpoints(tmp_path):
     weights, head = official_weights(), {"head.mlp.0.weight": np.zeros((2, 2), np.float32)}
-    plain = load_foreign_backbone(write(tmp_path / "plain.safetensors", weights))
+    plain = load_pretrained(write(tmp_path / "plain.safetensors", weights))
     prefixed = {f"module.backbone.{name}": array for name, array in weights.items()}
-    same = load_foreign_backbone(write(tmp_path / "a.safetensors", prefixed | {"module.head.mlp.0.weight": np.ones(2)}))
-    other = load_foreign_backbone(write(tmp_path / "b.safetensors", {**weights, **head}))
+    same = load_pretrained(write(tmp_path / "a.safetensors", prefixed | {"module.head.mlp.0.weight": np.ones(2)}))
+    other = load_pretrained(write(tmp_path / "b.safetensors", {**weights, **head}))
     for found in (same, other):
         assert found.config == plain.config
         jax.tree.map(np.testing.assert_array_equal, found.params, plain.params)
@@ -106,17 +107,17 @@ def test_teacher_and_student_of_pytorch_files(tmp_path):
     }
     torch.save(contents, tmp_path / "checkpoint.pth")
     for which, weights in (("student", students), ("teacher", teachers)):
-        found = load_foreign_backbone(tmp_path / "checkpoint.pth", which=which)
+        found = load_pretrained(tmp_path / "checkpoint.pth", which=which)
         np.testing.assert_array_equal(found.params["position_embedding"], weights["pos_embed"])
         assert found.epoch == 300
-    with pytest.raises(ForeignWeightsError, match="holds no 'ema', only epoch, student, teacher"):
-        load_foreign_backbone(tmp_path / "checkpoint.pth", which="ema")
+    with pytest.raises(ValueError, match="holds no 'ema', only epoch, student, teacher"):
+        load_pretrained(tmp_path / "checkpoint.pth", which="ema")
 
 
 def read_as(monkeypatch, contents):
     """Reads contents as if a .pth file held them."""
     monkeypatch.setattr(pretrained, "read_contents", lambda file: contents)
-    return functools.partial(load_foreign_backbone, Path("model.pth"))
+    return functools.partial(load_pretrained, Path("model.pth"))
 
 
 @pytest.mark.parametrize("wrap", ["model", "state_dict", "model_state", "model_ema", "state_dict_ema"])
@@ -136,14 +137,14 @@ def test_a_moving_average_is_the_teacher(monkeypatch):
     read = read_as(monkeypatch, {"model": trained, "model_ema": averaged})
     for which, weights in (("student", trained), ("teacher", averaged)):
         np.testing.assert_array_equal(read(which=which).params["cls_token"], weights["cls_token"])
-    with pytest.raises(ForeignWeightsError, match="holds no 'student', only teacher"):
+    with pytest.raises(ValueError, match="holds no 'student', only teacher"):
         read_as(monkeypatch, {"teacher": trained})(which="student")
 
 
 def test_a_backbone_alone_is_neither_teacher_nor_anything_else(monkeypatch):
     read = read_as(monkeypatch, official_weights())
     assert read(which="student").config == read(which="teacher").config
-    with pytest.raises(ForeignWeightsError, match="which='ema': choose 'teacher' or 'student'; model.pth holds one"):
+    with pytest.raises(ValueError, match="which='ema': choose 'teacher' or 'student'; model.pth holds one"):
         read(which="ema")
 
 
@@ -158,14 +159,14 @@ def test_what_only_training_needs_is_left_out(monkeypatch):
     local = {f"local_cls_norm.{end}": np.ones(256, np.float32) for end in ("weight", "bias")}
     found, expected = read_as(monkeypatch, weights | local)(), read_as(monkeypatch, weights)()
     jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)
-    with pytest.raises(ForeignWeightsError, match="no place for the weights local_cls_norms$"):
+    with pytest.raises(ValueError, match="unknown weights local_cls_norms$"):
         read_as(monkeypatch, weights | {"local_cls_norms": np.ones(3)})()
 
 
 def test_a_missing_position_embedding_is_no_rotation(monkeypatch):
     weights = official_weights()
     del weights["pos_embed"]
-    with pytest.raises(ForeignWeightsError, match=r"no position_embedding \(pos_embed\)"):
+    with pytest.raises(ValueError, match=r"missing position_embedding \(pos_embed\)"):
         read_as(monkeypatch, weights)()
     for sign in ("rope_embed.periods", "storage_tokens"):
         shape = (1, 4, WIDTH) if sign == "storage_tokens" else (16,)
@@ -175,24 +176,30 @@ def test_a_missing_position_embedding_is_no_rotation(monkeypatch):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda w: w.pop("cls_token"), "no cls_token"),
-        (lambda w: w.pop("blocks.1.attn.qkv.bias"), r"no block_1/attention/qkv/bias \(blocks.1.attn.qkv.bias\)"),
+        (lambda w: w.pop("cls_token"), "missing cls_token"),
+        (lambda w: w.pop("blocks.1.attn.qkv.bias"), r"missing block_1/attention/qkv/bias \(blocks.1.attn.qkv.bias\)"),
         (
             lambda w: w.update({"blocks.0.ls1.gamma": np.ones(WIDTH)}),
-            r"no block_0/scale_2 \(blocks.0.ls2.gamma\); no block_1/scale_1 \(",
+            r"missing block_0/scale_2 \(blocks.0.ls2.gamma\); missing block_1/scale_1 \(",
         ),
-        (lambda w: w.update({"blocks.0.adapter": np.ones(WIDTH)}), "no place for the weights blocks.0.adapter"),
-        (lambda w: w.update({"blocks.0.attn.head.weight": np.ones(WIDTH)}), "the weights blocks.0.attn.head.weight"),
-        (lambda w: w.update({"norm.bias": np.ones(3)}), r"norm/bias is \(3,\), not \(64,\)"),
+        (lambda w: w.update({"blocks.0.adapter": np.ones(WIDTH)}), "unknown weights blocks.0.adapter"),
+        (
+            lambda w: w.update({"blocks.0.attn.head.weight": np.ones(WIDTH)}),
+            "unknown weights .*attn.head.weight",
+        ),
+        (lambda w: w.update({"norm.bias": np.ones(3)}), r"norm/bias is \(3,\), expected \(64,\)"),
         (lambda w: w.update({"pos_embed": np.ones((1, 12, WIDTH))}), "12 positions of 64 features"),
-        (lambda w: w.update({"pos_embed": np.ones(10)}), r"position_embedding \(10,\), where one more than a square"),
+        (
+            lambda w: w.update({"pos_embed": np.ones(10)}),
+            r"position_embedding \(10,\), expected one more than",
+        ),
         (
             lambda w: w.update({"patch_embed.proj.weight": np.ones(WIDTH)}),
-            r"patch_embed.proj.weight is \(64,\), where 4 axes are needed$",
+            r"patch_embed.proj.weight is \(64,\), but 4 axes are needed$",
         ),
         (
             lambda w: w.update({"patch_embed.proj.weight": np.ones((WIDTH, 4, PATCH, PATCH))}),
-            "takes 64 values, where 3 colors of square patches are needed$",
+            "takes 64 values, expected 3 colors of square patches$",
         ),
         (lambda w: w.update({"norm.bias": np.ones(WIDTH, np.uint16)}), "norm.bias is of type uint16"),
         (lambda w: w.update({"module.norm.bias": np.ones(WIDTH)}), "norm.bias is there twice"),
@@ -202,8 +209,8 @@ def test_a_missing_position_embedding_is_no_rotation(monkeypatch):
 def test_other_architectures_are_refused_by_name(tmp_path, change, message):
     weights = official_weights()
     change(weights)
-    with pytest.raises(ForeignWeightsError, match=message):
-        load_foreign_backbone(write(tmp_path / "other.safetensors", weights))
+    with pytest.raises(ValueError, match=message):
+        load_pretrained(write(tmp_path / "other.safetensors", weights))
 
 
 def test_one_error_lists_all(monkeypatch):
@@ -212,15 +219,15 @@ def test_one_error_lists_all(monkeypatch):
         del weights[name]
     weights |= {"blocks.0.adapter": np.ones(3), "norm.bias": np.ones(3), "patch_embed.proj.weight": np.ones(3)}
     weights |= {"optimizer": {"state": {}}, "epoch": 3}
-    with pytest.raises(ForeignWeightsError) as caught:
+    with pytest.raises(ValueError) as caught:
         read_as(monkeypatch, weights)()
     assert str(caught.value) == (
-        "model.pth is no vision transformer that we know: no place for the weights blocks.0.adapter, optimizer; "
-        "patch_embed.proj.weight is (3,), where 4 axes are needed; "
-        "no block_0/mlp_1/bias (blocks.0.mlp.fc1.bias); no block_0/norm_1/scale (blocks.0.norm1.weight); "
-        "no cls_token; no norm/scale (norm.weight); norm/bias is (3,), not (64,)"
+        "model.pth is no vision transformer that we know: unknown weights blocks.0.adapter, optimizer; "
+        "patch_embed.proj.weight is (3,), but 4 axes are needed; "
+        "missing block_0/mlp_1/bias (blocks.0.mlp.fc1.bias); missing block_0/norm_1/scale (blocks.0.norm1.weight); "
+        "missing cls_token; missing norm/scale (norm.weight); norm/bias is (3,), expected (64,)"
     )
-    with pytest.raises(ForeignWeightsError, match="no place for the weights a, b; no block_0/.*; no cls_token"):
+    with pytest.raises(ValueError, match="unknown weights a, b; missing block_0/.*; missing cls_token"):
         read_as(monkeypatch, {"b": np.ones(3), "a": np.ones(3)})()
 
 
@@ -235,15 +242,15 @@ def test_parts_of_a_matrix_are_missed_one_by_one(monkeypatch):
     prefix = "encoder.layer.0.attention.attention."
     lacking = {name: array for name, array in weights.items() if not name.startswith(f"{prefix}key")}
     del lacking["encoder.layer.1.attention.attention.value.weight"]
-    with pytest.raises(ForeignWeightsError) as caught:
+    with pytest.raises(ValueError) as caught:
         read_as(monkeypatch, lacking)()
     for message in (
-        "only 2 of the 3 parts of block_0/attention/qkv/kernel",
-        "only 2 of the 3 parts of block_0/attention/qkv/bias",
-        "only 2 of the 3 parts of block_1/attention/qkv/kernel",
+        "missing parts 1 of block_0/attention/qkv/kernel",
+        "missing parts 1 of block_0/attention/qkv/bias",
+        "missing parts 2 of block_1/attention/qkv/kernel",
     ):
         assert message in str(caught.value)
-    with pytest.raises(ForeignWeightsError, match=r"the parts of block_0/attention/qkv/bias are \(3,\), \(64,\), \(64"):
+    with pytest.raises(ValueError, match=r"the parts of block_0/attention/qkv/bias are \(3,\), \(64,\), \(64"):
         read_as(monkeypatch, weights | {f"{prefix}query.bias": np.ones(3)})()
 
 
@@ -267,7 +274,7 @@ def test_folders_in_several_files(tmp_path):
     with pytest.raises(FileNotFoundError, match="no file .*model-1.safetensors"):
         trained_backbone(tmp_path)
     (tmp_path / "model.safetensors.index.json").write_text("[1]")
-    with pytest.raises(ForeignWeightsError, match=r"index.json: it holds a list"):
+    with pytest.raises(ValueError, match=r"index.json: it holds a list"):
         trained_backbone(tmp_path)
 
 
@@ -282,46 +289,73 @@ def test_folders_of_pytorch_files(tmp_path):
 
 def test_the_description_tells_timm_from_dino(tmp_path):
     write(tmp_path / "model.safetensors", official_weights())
-    assert load_foreign_backbone(tmp_path).config.position_resizing == "offset"
+    assert load_pretrained(tmp_path).config.position_resizing == "offset"
     settings = {"architecture": "vit_small_patch16_224", "model_args": {"num_heads": 2}}
     (tmp_path / "config.json").write_text(json.dumps(settings))
-    config = load_foreign_backbone(tmp_path).config
+    config = load_pretrained(tmp_path).config
     assert config.position_resizing == "antialias" and config.num_heads == 2
 
 
 def test_types_of_numbers_in_safetensors(tmp_path):
     weights = official_weights()
     halves = {name: array.astype(ml_dtypes.bfloat16) for name, array in weights.items()}
-    found = load_foreign_backbone(write(tmp_path / "half.safetensors", halves))
+    found = load_pretrained(write(tmp_path / "half.safetensors", halves))
     assert found.params["cls_token"].dtype == np.float32
     np.testing.assert_array_equal(found.params["cls_token"], halves["cls_token"].astype(np.float32))
     eighth = {**weights, "norm.bias": weights["norm.bias"].astype(ml_dtypes.float8_e4m3fn)}
-    with pytest.raises(
-        ForeignWeightsError, match="norm.bias is of type F8_E4M3, which is not read: save it as float32$"
-    ):
-        load_foreign_backbone(write(tmp_path / "eighth.safetensors", eighth))
+    with pytest.raises(ValueError, match="norm.bias is of type F8_E4M3, which is not read: save it as float32$"):
+        load_pretrained(write(tmp_path / "eighth.safetensors", eighth))
 
 
-def test_names_are_texts(monkeypatch):
+def test_keys_that_are_no_strings_are_refused(monkeypatch):
     for contents in ({0: np.ones(3), 1: np.ones(3)}, {"model": {0: np.ones(3), 1: np.ones(3)}}):
-        with pytest.raises(
-            ForeignWeightsError, match="model.pth names weights by 0, 1, not by text: save them by name"
-        ):
+        with pytest.raises(ValueError, match="model.pth has keys that are no strings, such as 0, 1: save"):
             read_as(monkeypatch, contents)()
-    monkeypatch.setattr(weight_files, "read_torch_file", lambda file: {2: np.ones(3)})
-    with pytest.raises(ForeignWeightsError, match="names weights by 2, not by text"):
-        weight_files.read_contents(Path(__file__))
 
 
 def test_files_that_are_none(tmp_path):
     with pytest.raises(FileNotFoundError, match="none.pth"):
-        load_foreign_backbone(tmp_path / "none.pth")
+        load_pretrained(tmp_path / "none.pth")
     (tmp_path / "text.safetensors").write_text("no weights")
-    with pytest.raises(ForeignWeightsError, match="is no safetensors file"):
-        load_foreign_backbone(tmp_path / "text.safetensors")
+    with pytest.raises(ValueError, match="is no safetensors file"):
+        load_pretrained(tmp_path / "text.safetensors")
+
+
+def test_the_number_of_heads_is_inferred_or_stated(monkeypatch, tmp_path):
+    assert read_as(monkeypatch, dinov3_weights(periods=16))().config.num_heads == 4
+    assert read_as(monkeypatch, dinov3_weights())(num_heads=8).config.num_heads == 8
+    # Their periods are certain, whatever the default is.
+    assert read_as(monkeypatch, dinov3_weights())(default_heads=8).config.num_heads == 2
+    plain = read_as(monkeypatch, official_weights(width=192, depth=1))
+    heads = {"num_heads": 2}, {"default_heads": 6}, {"default_heads": 5}
+    assert [plain(**options).config.num_heads for options in heads] == [2, 6, 3]
+    with pytest.raises(ValueError, match="num_heads=5 does not divide 192 features"):
+        plain(num_heads=5)
+    with pytest.raises(ValueError, match=r"96 features do not make heads of 64: state their number.*num_heads"):
+        read_as(monkeypatch, official_weights(width=96, depth=1))()
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="num_heads=4.*is a run, whose settings are known"):
+        croc_jax.load_backbone(tmp_path, num_heads=4)
+    file = write(tmp_path / "vit.safetensors", official_weights())
+    assert croc_jax.load_backbone(file, num_heads=4).module.num_heads == 4  # pyright: ignore
+
+
+@pytest.mark.parametrize(
+    ("size", "rope", "heads", "certain"),
+    [
+        ((1280, 32), False, 16, True),
+        ((1280, 32), True, 20, False),
+        ((4096, 40), True, 32, True),
+        ((1024, 24), False, 16, False),
+    ],
+)
+def test_heads_of_well_known_sizes(size, rope, heads, certain):
+    width, depth = size
+    assert count_heads({}, None, width=width, depth=depth, rope=rope) == (heads, certain, [])
+    assert count_heads({}, 8, width=width, depth=depth, rope=rope) == (8, True, [])
 
 
 def test_standard_sizes_are_known_by_name(tmp_path):
     weights = official_weights(width=192, depth=12, mlp_ratio=4)
-    found = load_foreign_backbone(write(tmp_path / "tiny.safetensors", weights))
+    found = load_pretrained(write(tmp_path / "tiny.safetensors", weights))
     assert found.config == BackboneConfig(variant="vit_tiny", patch_size=PATCH)

@@ -7,13 +7,12 @@ import pickle
 import sys
 import types
 import zipfile
-import zlib
 from collections import OrderedDict
 
 import numpy as np
 import pytest
 
-from croc_jax.checkpoints.torch_file import Opaque, TorchFileError, read_torch_file
+from croc_jax.checkpoints.torch_file import Opaque, read_torch_file
 
 
 class Tensor:
@@ -66,14 +65,14 @@ GLOBALS = {
 
 @pytest.fixture
 def save(monkeypatch, tmp_path):
-    """Writes a file as torch.save does, or did before PyTorch 1.6."""
+    """Writes a file as torch.save does."""
     for module, names in GLOBALS.items():
         made = types.ModuleType(module)
         for name in names:
             setattr(made, name, type(name, (), {"__module__": module, "__qualname__": name}))
         monkeypatch.setitem(sys.modules, module, made)
 
-    def write(contents, name="weights.pth", drop=(), legacy=False):
+    def write(contents, name="weights.pth", drop=()):
         file, storages = tmp_path / name, {}
 
         class Pickler(pickle.Pickler):
@@ -81,17 +80,11 @@ def save(monkeypatch, tmp_path):
                 if isinstance(obj, Storage):
                     storages[obj.key] = obj.values
                     kind = getattr(sys.modules["torch"], STORAGES[obj.values.dtype.name])
-                    return ("storage", kind, obj.key, "cpu", len(obj.values), *((None,) if legacy else ()))
+                    return ("storage", kind, obj.key, "cpu", len(obj.values))
                 return None
 
         data = io.BytesIO()
         Pickler(data, 2).dump(contents)
-        if legacy:
-            starts = [pickle.dumps(value, 2) for value in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})]
-            ends = [pickle.dumps(list(storages), 2)]
-            ends += [len(values).to_bytes(8, "little") + values.tobytes() for values in storages.values()]
-            file.write_bytes(b"".join([*starts, data.getvalue(), *ends]))
-            return file
         with zipfile.ZipFile(file, "w") as archive:
             archive.writestr("weights/data.pkl", data.getvalue())
             for key, values in storages.items():
@@ -102,8 +95,7 @@ def save(monkeypatch, tmp_path):
     return write
 
 
-@pytest.mark.parametrize("legacy", [False, True])
-def test_arrays_and_plain_values_come_back(save, legacy):
+def test_arrays_and_plain_values_come_back(save):
     values = np.arange(24, dtype=np.float32)
     shared = Storage("0", values)
     contents = {
@@ -114,7 +106,7 @@ def test_arrays_and_plain_values_come_back(save, legacy):
         "args": argparse.Namespace(arch="vit_small"),
         "epoch": 7,
     }
-    read = read_torch_file(save(contents, legacy=legacy))
+    read = read_torch_file(save(contents))
     np.testing.assert_array_equal(read["model"]["a"], values.reshape(4, 6))
     np.testing.assert_array_equal(read["model"]["b"], [[2, 8], [4, 10], [6, 12]])
     np.testing.assert_array_equal(read["counts"], [3, 4])
@@ -131,48 +123,25 @@ def test_nothing_in_a_file_is_called(save, capsys):
 @pytest.mark.parametrize("size, stride, offset", [((5, 6), (6, 1), 0), ((4, 6), (6, 1), 1), ((2, 2), (30, 1), 0)])
 def test_a_tensor_beyond_its_storage_is_refused(save, size, stride, offset):
     file = save({"a": Tensor(Storage("0", np.zeros(24, np.float32)), offset, size, stride)})
-    with pytest.raises(TorchFileError, match="beyond its storage.*get it again"):
+    with pytest.raises(ValueError, match="beyond its storage.*get it again"):
         read_torch_file(file)
 
 
-def test_damage_is_explained(save, tmp_path):
-    with pytest.raises(TorchFileError, match="is damaged"):
+def test_corrupt_files_are_explained(save, tmp_path):
+    with pytest.raises(ValueError, match="is corrupt"):
         read_torch_file(save({"a": Tensor(Storage("0", np.zeros(2, np.float32)), 0, (2,), (1,))}, drop=("0",)))
-    old = tmp_path / "old.pth"
-    old.write_bytes(pickle.dumps({"a": 1}))
-    with pytest.raises(TorchFileError, match="no file that torch.save wrote"):
-        read_torch_file(old)
-    whole = save({"a": Tensor(Storage("0", np.zeros(2, np.float32)), 0, (2,), (1,))}, legacy=True)
-    for cut in (3, 60):
-        old.write_bytes(whole.read_bytes()[:-cut])
-        with pytest.raises(TorchFileError, match="is damaged.*get it again"):
-            read_torch_file(old)
-    content = whole.read_bytes()
-    old.write_bytes(content[:-16] + b"\xff" * 8 + content[-8:])
-    with pytest.raises(TorchFileError, match="ends before the 18446744073709551615 values of a storage.*get it again"):
-        read_torch_file(old)
+    (tmp_path / "old.pth").write_bytes(pickle.dumps({"a": 1}))
+    with pytest.raises(ValueError, match="is no file of PyTorch 1.6 or later: load it in PyTorch and save it again"):
+        read_torch_file(tmp_path / "old.pth")
     (tmp_path / "cut.pth").write_bytes(save({"a": 1}).read_bytes()[:40])
-    with pytest.raises(TorchFileError, match="is damaged.*get it again"):
+    with pytest.raises(ValueError, match="is corrupt.*get it again"):
         read_torch_file(tmp_path / "cut.pth")
     with zipfile.ZipFile(tmp_path / "other.pth", "w") as archive:
         archive.writestr("readme.txt", "hello")
-    with pytest.raises(TorchFileError, match="holds no data.pkl"):
+    with pytest.raises(ValueError, match="holds no data.pkl"):
         read_torch_file(tmp_path / "other.pth")
     with pytest.raises(FileNotFoundError):
         read_torch_file(tmp_path / "none.pth")
-
-
-@pytest.mark.parametrize(
-    "error", [zlib.error("incorrect data check"), NotImplementedError("compression"), RuntimeError("encrypted")]
-)
-def test_whatever_a_damaged_archive_brings_about_is_explained(save, monkeypatch, error):
-    def fail(*_):
-        raise error
-
-    file = save({"a": 1})
-    monkeypatch.setattr(zipfile.ZipFile, "read", fail)
-    with pytest.raises(TorchFileError, match=f"is damaged.*{error}.*get it again"):
-        read_torch_file(file)
 
 
 def test_types_of_numbers_are_read_or_named(save):
@@ -190,13 +159,9 @@ def test_types_of_numbers_are_read_or_named(save):
     np.testing.assert_array_equal(read["parameter"], np.ones(3))
     assert isinstance(read["float8"], Opaque) and type(read["float8"]).__name__ == "float8_e4m3fn"
     assert isinstance(read["complex"], Opaque) and type(read["complex"]).__name__ == "ComplexStorage"
-    # Before 1.6, where a storage begins depends on the size of those before.
-    with pytest.raises(TorchFileError, match="has tensors of types that are not read here.*save it again"):
-        read_torch_file(save(contents, legacy=True))
 
 
-@pytest.mark.parametrize("zipped", [True, False])
-def test_files_of_pytorch_itself(tmp_path, zipped):
+def test_files_of_pytorch_itself(tmp_path):
     torch = pytest.importorskip("torch")
     tensor = torch.arange(12.0).reshape(3, 4)
     contents = {
@@ -215,7 +180,7 @@ def test_files_of_pytorch_itself(tmp_path, zipped):
     }
     for name in ("tagged", "tagged_tensor"):
         contents[name].tag = "x"
-    torch.save(contents, tmp_path / "file.pth", _use_new_zipfile_serialization=zipped)
+    torch.save(contents, tmp_path / "file.pth")
     read = read_torch_file(tmp_path / "file.pth")
     for name in ("transposed", "half", "long", "tagged_tensor", "uint16"):
         np.testing.assert_array_equal(read[name], contents[name].numpy())

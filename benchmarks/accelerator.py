@@ -101,14 +101,12 @@ def train(
     file = folder / "training.jsonl"
     file.unlink(missing_ok=True)
     timed = next((row.numbers for row in before if row.phase == "speed" and row.verdict == OK), {})
-    speed, compile_seconds = timed.get("images_per_sec"), timed.get("compile_seconds", 60.0)
+    speed, seconds = timed.get("images_per_sec"), 60 * minutes - timed.get("compile_seconds", 60.0)
     report = Report("training", file)
 
     def start() -> None:
-        plan = training.make_plan(
-            size, images, folder, minutes=minutes, speed=speed, compile_seconds=compile_seconds, env=env
-        )
-        training.try_training(plan, report)
+        plan = training.make_plan(size, images, folder, seconds=seconds, speed=speed, env=env)
+        training.try_training(plan._replace(seconds=60 * minutes), report)
 
     attempt(report, start)
     return read_rows(file)

@@ -1,39 +1,34 @@
-"""Compiles the training step for accelerators that are not there and prints what it needs; writes docs/scaling.md.
+"""Compiles the training step for accelerators that are not there and prints what it needs, or writes docs/scaling.md.
 
     make chips TARGET=tpu
     .venv-chips/bin/python benchmarks/chips.py --only=vit_small-v5e-4 --config.backbone.remat=True
     make chips OUTPUT=docs/scaling.md
 
-A row takes 2 to 8 minutes of CPU. Its figures are kept in --results: an interrupted run resumes, and a row is compiled
-again when its recipe, the sources or the compiler have changed. Nothing is measured on an accelerator; tables of
-benchmarks/accelerator.py that are pasted under the page's last heading stay there.
+A row takes 2 to 8 minutes of CPU. All of its figures are kept in --results: an interrupted run resumes, and a row is
+compiled again when its recipe, the sources or the compiler have changed. Nothing is measured on an accelerator; tables
+of benchmarks/accelerator.py that are pasted under the page's last heading stay there.
 """
 
-import dataclasses
-import json
 import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from absl import app, flags
 from ml_collections import config_flags
 from programs.rows import ROWS, find_figures
-from programs.scaling_page import HEAD, MEASURED, Entry, cells_of, make_page, measured_section
-from rich.console import Console
-from rich.table import Table
+from programs.scaling_page import MEASURED, Entry, make_page, measured_section
 
 from croc_jax.training.config_dict import recipe_config
 
 ONLY = flags.DEFINE_multi_enum("only", None, [row.name for row in ROWS], "Row to compile; repeatable.")
-OUTPUT = flags.DEFINE_string("output", None, "The page to write, in Markdown.")
+OUTPUT = flags.DEFINE_string("output", None, "File for the page, instead of printing it; keeps its measurements.")
 RESULTS = flags.DEFINE_string("results", "runs/chips", "Folder for the figures of each row.")
 DUMP = flags.DEFINE_string("dump", None, "Folder for the text of each program.")
 CONFIG = config_flags.DEFINE_config_dict("config", recipe_config(), "Fields of the recipe, for all rows.")
 
 
 def main(_: Sequence[str]) -> None:
-    """Compiles the rows without figures, and prints a table."""
+    """Compiles the rows without figures, and prints or writes the page."""
     # SIGTERM ends the process that compiles, too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     changes = config_flags.get_override_values(flags.FLAGS["config"])
@@ -43,29 +38,12 @@ def main(_: Sequence[str]) -> None:
     rows = [row._replace(fields={**row.fields, **changes}) for row in chosen]
     found = find_figures(rows, folder=Path(RESULTS.value), dump=Path(DUMP.value) if DUMP.value else None)
     entries = [Entry(row.title, row.topology, figures) for row, figures in zip(rows, found, strict=True)]
-    show(entries)
-    if OUTPUT.value:
-        file = Path(OUTPUT.value)
-        measured = measured_section(file.read_text(encoding="utf-8")) if file.exists() else MEASURED
-        file.write_text(make_page(entries, measured), encoding="utf-8")
-
-
-def show(entries: Sequence[Entry]) -> None:
-    """Prints a table with a line for each row, then all other figures of each."""
-    console = Console(width=None if sys.stdout.isatty() else 220)
-    table = Table(*HEAD)
-    for entry in entries:
-        table.add_row(*cells_of(entry))
-    console.print(table, markup=False)
-    for entry in entries:
-        if isinstance(entry.found, str):
-            continue
-        figures = dataclasses.asdict(entry.found)
-        lines = [f"{entry.title}: {json.dumps({name: figures[name] for name in figures if name != 'largest'})}"]
-        for name, count, seconds, traffic, flops in entry.found.largest:
-            sizes = f"{1e3 * seconds:10.3f} ms {traffic / 1e9:9.3f} GB {flops / 1e9:9.1f} GFLOP"
-            lines.append(f"{sizes} in {count}: {name}")
-        console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+    if not OUTPUT.value:
+        print(make_page(entries))
+        return
+    file = Path(OUTPUT.value)
+    measured = measured_section(file.read_text(encoding="utf-8")) if file.exists() else MEASURED
+    file.write_text(make_page(entries, measured), encoding="utf-8")
 
 
 if __name__ == "__main__":

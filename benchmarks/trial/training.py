@@ -1,8 +1,6 @@
 """A short run of the training program that is killed on its way, resumed by the same command, and checked."""
 
-import contextlib
 import json
-import math
 import os
 import re
 import shutil
@@ -10,7 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,39 +47,28 @@ class Plan(NamedTuple):
     env: dict[str, str]
 
 
-def make_plan(
-    size: TrialSize,
-    images: Path,
-    folder: Path,
-    *,
-    minutes: float,
-    speed: float | None,
-    compile_seconds: float,
-    env: dict[str, str],
-) -> Plan:
-    """Returns a run of as many epochs as fit the time; with many images, of a part of them.
+def make_plan(size: TrialSize, images: Path, folder: Path, *, seconds: float, speed: float | None, env: dict) -> Plan:
+    """Returns a run of as many epochs as fit the time, at least four; with many images, of the first of them.
 
     Args:
         size: sizes of the trial.
         images: folder of images.
         folder: where the workdir and the list of the images go.
-        minutes: time of the whole run.
+        seconds: time of both parts, without compilation, which the second part finds in the cache.
         speed: images a second that the step was measured at, if it was.
-        compile_seconds: time that it took to compile; the second start finds the program in the cache.
         env: environment variables for the program.
     """
-    training = max(60 * minutes - 2 * _SECONDS_TO_START - compile_seconds, 20.0)
-    speed = min(speed or _SLOW, _READ_BY_CORE * (os.cpu_count() or 1))
+    training = max(seconds - 2 * _SECONDS_TO_START, 20.0)
     batch, source = int(size.overrides["schedule.batch_size"]), FolderSource(images)
     if len(source) < batch:
         raise ValueError(f"{images}: {len(source)} images, fewer than a batch of {batch}")
-    # A margin for everything but steps; and at least four epochs.
-    seen = 0.8 * training * speed
-    stride = math.ceil(len(source) / max(seen / 4, batch))
-    paths = [str(Path(source.name(index)).resolve()) for index in range(0, len(source) // stride * stride, stride)]
+    # A margin for everything but steps.
+    seen = 0.8 * training * min(speed or _SLOW, _READ_BY_CORE * (os.cpu_count() or 1))
+    count = min(len(source), max(int(seen / 4), batch))
     listing = folder / "images.txt"
+    paths = (str(Path(source.name(index)).resolve()) for index in range(count))
     listing.write_text("".join(f"{path}\n" for path in paths), encoding="utf-8")
-    epochs = size.overrides.get("schedule.epochs", max(4, int(seen // len(paths))))
+    epochs = size.overrides.get("schedule.epochs", max(4, int(seen // count)))
     fields = {
         "schedule.epochs": epochs,
         "optimizer.warmup_epochs": max(1, epochs // 10),
@@ -93,60 +80,50 @@ def make_plan(
     command = [sys.executable, "launch/pretrain.py", f"--config=configs/{size.config}.py", f"--workdir={workdir}"]
     command += [f"--config.data.sources=list:{listing.resolve()}"]
     command += [f"--config.{name}={value}" for name, value in fields.items()]
-    steps = epochs * (len(paths) // batch)
-    return Plan(command, workdir, steps, int(fields["runtime.log_every_steps"]), 60 * minutes, env)
+    return Plan(command, workdir, epochs * (count // batch), int(fields["runtime.log_every_steps"]), seconds, env)
 
 
 def try_training(plan: Plan, report: Report) -> None:
-    """Starts the run, kills it after a checkpoint, resumes it to its end, and reports on both parts."""
+    """Starts the run, kills it some steps after a checkpoint, resumes it to its end, and reports on both parts."""
     shutil.rmtree(plan.workdir, ignore_errors=True)
     deadline = time.monotonic() + plan.seconds
     report.say(f"  {plan.steps} steps; the log is {log_of(plan, 'first')}")
-    killed_at, saved = _run_and_kill(plan, deadline, report)
-    before = read_steps(plan.workdir)
-    report("killed", f"by SIGKILL at step {killed_at}, with step {saved} saved", OK, step=killed_at, saved=saved)
-    report_resumption(plan, saved, before, _run_to_the_end(plan, deadline, report), report)
+    # What comes after the checkpoint is to be done again.
+    status = _run(plan, "first", deadline, report, until=lambda step: 0 < last_saved(plan.workdir) < step)
+    before, saved, log = read_steps(plan.workdir), last_saved(plan.workdir), log_of(plan, "first")
+    if status != -9:
+        ending = "no checkpoint in time" if status is None else f"{describe_status(status)}: {last_line(log)}"
+        raise RuntimeError(f"the run could not be killed after a checkpoint, {ending}; see {log}")
+    report("killed", f"by SIGKILL at step {before[-1]}, with step {saved} saved", OK, step=before[-1], saved=saved)
+    status = _run(plan, "second", deadline, report)
+    report_resumption(plan, saved, before, status, report)
     _report_metrics(plan, report)
 
 
-def _run_and_kill(plan: Plan, deadline: float, report: Report) -> tuple[int, int]:
-    """Returns the last logged and the last saved step of a run that was killed some steps after a save."""
-    log = log_of(plan, "first")
-    for process, logged in _watch(plan, log, deadline, report):
-        if process.poll() is not None:
-            ending = f"{describe_status(process.returncode)}: {last_line(log)}"
-            raise RuntimeError(f"the run ended before it could be killed, {ending}; see {log}")
-        saved = last_saved(plan.workdir)
-        # What comes after the save is to be done again.
-        if 0 < saved < logged:
-            process.kill()
-            process.wait()
-            return read_steps(plan.workdir)[-1], last_saved(plan.workdir)
-    raise TimeoutError(f"no checkpoint after {plan.seconds:.0f} s; see {log}")
+def _run(
+    plan: Plan, part: str, deadline: float, report: Report, until: Callable[[int], bool] | None = None
+) -> int | None:
+    """Runs the program to its end, or kills it as soon as its last logged step is as asked for.
 
-
-def _run_to_the_end(plan: Plan, deadline: float, report: Report) -> int | None:
-    """Resumes the run; returns its status, or None if it timed out."""
-    for process, _ in _watch(plan, log_of(plan, "second"), deadline, report):
-        if process.poll() is not None:
-            return process.returncode
-    return None
-
-
-def _watch(plan: Plan, log: Path, deadline: float, report: Report) -> Iterator[tuple[subprocess.Popen, int]]:
-    """Runs the program, and yields it with its last logged step again and again until the deadline."""
+    Returns:
+        Its status; None if it timed out.
+    """
     next_line = time.monotonic() + _SECONDS_BETWEEN_LINES
-    with log.open("w", encoding="utf-8") as output, contextlib.ExitStack() as stack:
+    with log_of(plan, part).open("w", encoding="utf-8") as output:
         process = subprocess.Popen(plan.command, cwd=ROOT, env=plan.env, stdout=output, stderr=subprocess.STDOUT)
-        stack.callback(terminate, process)
-        while time.monotonic() < deadline:
-            rows = read_metrics(plan.workdir)
-            if time.monotonic() >= next_line:
-                next_line += _SECONDS_BETWEEN_LINES
-                speed = f"{rows[-1]['images_per_sec']:.0f} images/s" if rows else "starting ..."
-                report.say(f"  training: step {rows[-1]['step'] if rows else 0} of {plan.steps}, {speed}")
-            yield process, int(rows[-1]["step"]) if rows else 0
-            time.sleep(0.01)
+        try:
+            while process.poll() is None and time.monotonic() < deadline:
+                steps = read_steps(plan.workdir)
+                if steps and until is not None and until(steps[-1]):
+                    process.kill()
+                    return process.wait()
+                if time.monotonic() >= next_line:
+                    next_line += _SECONDS_BETWEEN_LINES
+                    report.say(f"  training: step {steps[-1] if steps else 0} of {plan.steps}")
+                time.sleep(0.01)
+            return process.poll()
+        finally:
+            terminate(process)
 
 
 def report_resumption(plan: Plan, saved: int, before: Sequence[int], status: int | None, report: Report) -> None:
@@ -171,11 +148,8 @@ def report_resumption(plan: Plan, saved: int, before: Sequence[int], status: int
     whole = steps == expected and steps[: len(kept)] == kept
     found = "none lost or doubled" if whole else f"not those expected: {steps}"
     report("metrics.jsonl", f"{len(steps)} lines up to step {last}, {found}", OK if whole else FAILED, lines=len(steps))
-    if status is None:
-        figure = f"stopped at step {last} of {plan.steps} at the time limit"
-    else:
-        figure = f"{describe_status(status)} at step {last} of {plan.steps}"
-        figure += "" if status == 0 else f": {last_line(log)}; see {log}"
+    ending = "stopped by the time limit" if status is None else describe_status(status)
+    figure = f"{ending} at step {last} of {plan.steps}{f': {last_line(log)}; see {log}' if status else ''}"
     good = status is None or (status == 0 and last == plan.steps)
     report("end", figure, OK if good else FAILED, step=last, steps=plan.steps)
 
@@ -196,9 +170,8 @@ def _report_metrics(plan: Plan, report: Report) -> None:
         return
     part = max(1, len(losses) // 5)
     first, last = statistics.fmean(losses[:part]), statistics.fmean(losses[-part:])
-    way = "falling" if last < first else "not falling (a short run need not)"
-    figure = f"{first:.4g} in the first fifth, {last:.4g} in the last one, {way}"
-    report("losses of training", figure, OK, first=first, last=last, falling=last < first)
+    figure = f"{first:.4g} in the first fifth, {last:.4g} in the last one (a short run need not fall)"
+    report("losses of training", figure, OK, first=first, last=last)
 
 
 def log_of(plan: Plan, part: str) -> Path:

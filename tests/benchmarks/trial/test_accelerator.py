@@ -217,21 +217,21 @@ def test_lines_that_are_lost_or_doubled_fail(tmp_path, report, steps, status, ve
     assert [row.verdict for row in rows_of(report)] == verdicts
 
 
-def test_make_plan_fills_its_time_with_a_part_of_many_images(tmp_path):
+def test_make_plan_fills_its_time_with_the_first_of_many_images(tmp_path):
     photos = tmp_path / "photos"
     photos.mkdir()
     for index in range(100):
         (photos / f"{index:03d}.jpg").touch()
     size = FULL._replace(overrides={"schedule.batch_size": 10, "runtime.log_every_steps": 5})
 
-    def plan(minutes, speed):
-        made = training.make_plan(size, photos, tmp_path, minutes=minutes, speed=speed, compile_seconds=10.0, env={})
+    def plan(seconds, speed):
+        made = training.make_plan(size, photos, tmp_path, seconds=seconds, speed=speed, env={})
         return made, len((tmp_path / "images.txt").read_text().splitlines())
 
-    # 240 seconds less two starts and a compilation are 180; 0.8 of them at two images a second are 288.
-    found, count = plan(4, 2.0)
-    assert count == 50 and found.steps == 5 * 5 and found.every == 5
-    assert {"--config.runtime.checkpoint_every_minutes=0.9", "--config.schedule.epochs=5"} < set(found.command)
-    assert plan(4, 0.1)[1] >= 10
+    # 230 seconds less two starts are 180; 0.8 of them at two images a second are 288, four epochs of 72.
+    found, count = plan(230, 2.0)
+    assert count == 72 and found.steps == 4 * 7 and found.every == 5
+    assert {"--config.runtime.checkpoint_every_minutes=0.9", "--config.schedule.epochs=4"} < set(found.command)
+    assert plan(230, 0.1)[1] == 10 and plan(230, 5.0)[0].steps == 7 * 10
     with pytest.raises(ValueError, match="100 images, fewer than a batch of 256"):
-        training.make_plan(FULL, photos, tmp_path, minutes=4, speed=1.0, compile_seconds=0.0, env={})
+        training.make_plan(FULL, photos, tmp_path, seconds=230, speed=1.0, env={})

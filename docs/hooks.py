@@ -14,9 +14,9 @@ from reading import (
     parse,
     public_modules,
     read_assignments,
-    read_conventions,
     read_fields,
     read_protocol,
+    read_protocols,
     read_variants,
     recipe_groups,
     show,
@@ -37,15 +37,6 @@ COMMON = {
     "dataset.hard": "whether truncated and difficult objects count",
     "which": 'weights of a workdir: "teacher" or "student"',
     "recipe": "architecture of `--checkpoint=random`: a config file or a workdir",
-}
-PROTOCOLS = {
-    "linear": ("croc_jax.evaluation.linear", "LinearProtocol"),
-    "unsupervised": ("croc_jax.evaluation.unsupervised", "UnsupervisedProtocol"),
-    "retrieval": ("croc_jax.evaluation.retrieval", "RetrievalProtocol"),
-    "video": ("croc_jax.evaluation.video.evaluate", "VideoProtocol"),
-    "knn": ("croc_jax.evaluation.knn", "KnnProtocol"),
-    "classification": ("croc_jax.evaluation.classification", "ClassificationProtocol"),
-    "discovery": ("croc_jax.evaluation.discovery", "DiscoveryProtocol"),
 }
 
 
@@ -155,7 +146,8 @@ def _describe(file: Path) -> str:
 def protocol_meanings(protocol: str) -> dict[str, str]:
     """Returns the meaning of each field of a protocol's config."""
     budget = {f"budget.{f.name}": f.meaning for f in read_fields("croc_jax.evaluation.features", "MemoryBudget")}
-    own = {f"{protocol}.{field.name}": field.meaning for field in read_fields(*PROTOCOLS[protocol])}
+    entry = read_protocols()[protocol]
+    own = {f"{protocol}.{field.name}": field.meaning for field in read_fields(entry.module, entry.config)}
     return COMMON | budget | own
 
 
@@ -182,7 +174,7 @@ def fill_protocols() -> str:
 def fill_conventions() -> str:
     """Lists the conventions of each protocol."""
     parts = []
-    for protocol, conventions in read_conventions().items():
+    for protocol, (_, _, conventions) in read_protocols().items():
         parts += [f"### `{protocol}`", "", "| what | how |", "|---|---|"]
         parts += [f"| {name} | {escape(value)} |" for name, value in conventions.items()]
         parts.append("")

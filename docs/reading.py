@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-# Fields whose meaning is told elsewhere.
-SEE_THERE = {"VideoProtocol": ("croc_jax.evaluation.video.propagation", "PropagationConfig")}
 
 
 class DocumentationError(ValueError):
@@ -82,10 +80,8 @@ def read_fields(module: str, name: str) -> list[Field]:
     if not found:
         raise DocumentationError(f"{module} has no class {name}")
     meanings = read_attributes(ast.get_docstring(found[0]) or "")
-    if name in SEE_THERE:
-        there = {field.name: field.meaning for field in read_fields(*SEE_THERE[name])}
-        meanings |= {field: there[field] for field in meanings if field in there}
-    fields = []
+    bases = [base.id for base in found[0].bases if isinstance(base, ast.Name) and base.id.endswith("Config")]
+    fields = [field for base in bases for field in read_fields(_home(module, base), base)]
     for node in found[0].body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             field, default = node.target.id, node.value
@@ -170,18 +166,37 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def read_conventions() -> dict[str, dict[str, Any]]:
-    """Returns the conventions that the fingerprint of each protocol spells out."""
-    module = "croc_jax.evaluation.outcomes"
-    names: dict[str, Any] = {}
-    for node in parse(module).body:
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names |= {a.name: _constant(node.module, a.name) for a in node.names if a.name.isupper()}
+class Protocol(NamedTuple):
+    """The entry of a protocol in the registry.
+
+    Attributes:
+        module: module that defines it.
+        config: name of its config's class.
+        conventions: what the fingerprint spells out.
+    """
+
+    module: str
+    config: str
+    conventions: dict[str, Any]
+
+
+def read_protocols() -> dict[str, Protocol]:
+    """Returns the protocols by name: every module of croc_jax.evaluation that defines PROTOCOL."""
     found = {}
-    for node in parse(module).body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).endswith("_CONVENTIONS"):
-            found[ast.unparse(node.targets[0]).removesuffix("_CONVENTIONS").lower()] = _evaluate(node.value, names)
-    return found
+    for module in public_modules("croc_jax.evaluation"):
+        for node in parse(module).body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "PROTOCOL":
+                assert isinstance(node.value, ast.Call)
+                given = {keyword.arg: keyword.value for keyword in node.value.keywords}
+                conventions = _evaluate(given["conventions"], _constants(module, given["conventions"]))
+                found[_evaluate(given["name"])] = Protocol(module, ast.unparse(given["config"]), conventions)
+    return dict(sorted(found.items()))
+
+
+def _constants(module: str, node: ast.expr) -> dict[str, Any]:
+    """Returns the constants that an expression of a module names."""
+    names = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+    return {name: _constant(_home(module, name), name) for name in names}
 
 
 def _constant(module: str, name: str) -> Any:

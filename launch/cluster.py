@@ -27,7 +27,7 @@ from croc_jax.data.decoding import DecodeError, decode
 from croc_jax.data.photometric import normalize
 from croc_jax.data.prefetch import load_ahead
 from croc_jax.data.sources import FolderSource
-from croc_jax.evaluation.backbones import RANDOM, FrozenBackbone, random_backbone, trained_backbone
+from croc_jax.evaluation.backbones import RANDOM, FrozenBackbone, load_backbone, random_backbone
 from croc_jax.models import patch_grid
 from croc_jax.report.overlay import SIDE, enlarge, overlay
 from croc_jax.report.style import CLUSTER_COLORS
@@ -90,7 +90,7 @@ def main() -> None:
 
 def load(checkpoint: str) -> FrozenBackbone:
     """Returns the weights, or a ViT-S/16 at its start."""
-    return random_backbone(Recipe()) if checkpoint == RANDOM else trained_backbone(Path(checkpoint), which=WHICH.value)
+    return random_backbone(Recipe()) if checkpoint == RANDOM else load_backbone(Path(checkpoint), which=WHICH.value)
 
 
 def make_cluster_fn(backbone: FrozenBackbone, grid: tuple[int, int], config: ClusteringConfig) -> Any:

@@ -29,7 +29,7 @@ from croc_jax.checkpoints.pretrained import load_foreign_backbone
 from croc_jax.checkpoints.stablehlo import export_program, program_difference
 from croc_jax.checkpoints.weight_files import is_foreign
 from croc_jax.data.config import DataConfig, ViewsConfig
-from croc_jax.evaluation.backbones import FrozenBackbone, trained_backbone
+from croc_jax.evaluation.backbones import FrozenBackbone, load_backbone
 from croc_jax.models import make_backbone
 from croc_jax.training.config import Recipe
 
@@ -110,7 +110,7 @@ def arrays_of(networks: NetworksOfRun) -> dict[str, Any]:
 
 def load(checkpoint: Path, which: str) -> FrozenBackbone:
     """Returns the weights of one of the networks."""
-    return trained_backbone(checkpoint, which=which)
+    return load_backbone(checkpoint, which=which)
 
 
 def say(text: str) -> None:

@@ -13,7 +13,7 @@ import yaml
 
 import croc_jax
 from croc_jax import clustering
-from croc_jax.evaluation import outcomes
+from croc_jax.evaluation import find_protocols
 from croc_jax.training.config import Recipe, flatten, recipe_to_dict
 from tests.launch.test_configs import FILES, read
 
@@ -130,15 +130,15 @@ def test_protocol_files_list_all_their_fields_in_all_variants(hooks):
         for variant in re.findall(r"`:(\w+)`", re.search(r"^\| field .*$", part, re.MULTILINE)[0]):
             get_config(variant)
     linear = section(page, "eval/linear.py").replace("<wbr>", "")
-    expected = "| <code>linear.lr</code> | <code>0.05</code> | <code>0.01</code> | <code>0.05</code> | at the start. |"
-    assert expected in linear
-    protocol = {field.name for field in dataclasses.fields(outcomes.LinearProtocol)}
-    assert protocol == {name.removeprefix("linear.") for name in re.findall(r"<code>(linear\.\w+)</code>", linear)}
+    values = " | ".join(f"<code>{value}</code>" for value in ("linear.lr", 0.05, 0.01, 0.05))
+    assert f"| {values} | learning rate at the start. |" in linear
+    fields = {field.name for field in dataclasses.fields(find_protocols()["linear"].config)}
+    assert fields == {name.removeprefix("linear.") for name in re.findall(r"<code>(linear\.\w+)</code>", linear)}
 
 
-def test_conventions_are_those_of_the_fingerprints(reading):
-    there = {name: value for name, value in vars(outcomes).items() if name.endswith("_CONVENTIONS")}
-    assert reading.read_conventions() == {name.removesuffix("_CONVENTIONS").lower(): there[name] for name in there}
+def test_conventions_are_those_of_the_registry(reading):
+    found = {name: (entry.config, entry.conventions) for name, entry in reading.read_protocols().items()}
+    assert found == {name: (p.config.__name__, p.conventions) for name, p in find_protocols().items()}
 
 
 def test_a_field_without_a_meaning_stops_the_build(reading, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from croc_jax.evaluation.datasets import ClassSplits, describe_classes, open_cla
 from croc_jax.evaluation.features import FrozenFeatures, ImageFeatures, MemoryBudget, check_pooling
 from croc_jax.evaluation.metrics import class_accuracy, class_ranks, top_accuracy
 from croc_jax.evaluation.probe import LinearHead, ProbeFit, apply_head, fit_probe, make_sgd
-from croc_jax.evaluation.registry import Protocol, Result, Timer, name_classes
+from croc_jax.evaluation.registry import Protocol, Result, Timer, check_choice, check_positive, name_classes
 from croc_jax.evaluation.whitening import NORMALIZATIONS, RELATIVE_FLOOR
 
 REFERENCE_BATCH = 256
@@ -50,27 +50,14 @@ class ClassificationConfig:
     def __post_init__(self) -> None:
         """Raises ValueError, naming the field and the value, for settings that cannot work."""
         check_pooling(self.feature, self.resize, self.image_size)
-        if self.normalization not in NORMALIZATIONS:
-            raise ValueError(f"normalization={self.normalization!r}: choose one of {', '.join(NORMALIZATIONS)}")
-        for name in ("lr", "epochs", "batch_size"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)}: must be positive")
+        check_choice(self, "normalization", NORMALIZATIONS)
+        check_positive(self, "lr", "epochs", "batch_size")
 
 
 def evaluate(
     features: FrozenFeatures, dataset: ClassSplits, config: ClassificationConfig, output: Path | None = None
 ) -> Result:
-    """Trains a linear layer on the features of one split and scores it on another.
-
-    Args:
-        features: frozen backbone.
-        dataset: images with classes for the layer and for the score.
-        config: every setting that moves the score.
-        output: not used, there are no pictures.
-
-    Raises:
-        ValueError: if whole patches do not tile the images, or an image cannot be read.
-    """
+    """Trains a linear layer on the features of one split and scores it on another; see `Protocol` for the arguments."""
     sizes = {"resize": config.resize, "image_size": config.image_size}
     timer, num_classes = Timer(), dataset.train.num_classes
     train, val = (features.collect_pooled(split, pooling=config.feature, **sizes) for split in dataset)

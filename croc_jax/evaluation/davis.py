@@ -22,7 +22,7 @@ from croc_jax.evaluation.davis_metrics import (
 )
 from croc_jax.evaluation.features import FrozenFeatures, make_extract_fn
 from croc_jax.evaluation.propagation import LabelQueue, PropagationConfig, segment
-from croc_jax.evaluation.registry import Protocol, Result
+from croc_jax.evaluation.registry import Protocol, Result, check_positive
 from croc_jax.evaluation.visualize import draw_strip, save_gif, save_indexed
 from croc_jax.models import Backbone
 
@@ -46,9 +46,7 @@ class DavisConfig(PropagationConfig):
     def __post_init__(self) -> None:
         """Raises ValueError, naming the field and the value, for settings that cannot work."""
         super().__post_init__()
-        for name in ("short_side", "multiple"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be 1 or more")
+        check_positive(self, "short_side", "multiple")
 
     def frame_size(self, width: int, height: int) -> tuple[int, int]:
         """Returns the height and width that frames are resized to."""
@@ -80,20 +78,10 @@ def open_dataset(*, root: str | Path, split: str) -> Videos:
 
 
 def evaluate(features: FrozenFeatures, dataset: Videos, config: DavisConfig, output: Path | None = None) -> Result:
-    """Labels videos and scores the frames that have masks.
+    """Labels videos and scores the frames that have masks; see `Protocol` for the arguments.
 
     OUTPUT/predictions/SEQUENCE/FRAME.png are ids with DAVIS's palette; OUTPUT/SEQUENCE.png shows a few frames,
     OUTPUT/SEQUENCE.gif all of them.
-
-    Args:
-        features: frozen backbone.
-        dataset: sequences with masks.
-        config: every setting that moves the score.
-        output: folder for predictions and pictures; nothing is written without one.
-
-    Raises:
-        ValueError: if whole patches do not tile the frames, no sequence has a mask to score, or a frame or mask
-            cannot be read.
     """
     backbone, progress = features.module, features.progress
     if config.short_side % backbone.patch_size or config.multiple % backbone.patch_size:

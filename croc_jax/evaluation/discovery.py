@@ -15,7 +15,7 @@ from scipy import ndimage
 from croc_jax.data.labeled.boxes import BoxSplit, open_voc_boxes
 from croc_jax.data.photometric import normalize
 from croc_jax.evaluation.features import FrozenFeatures
-from croc_jax.evaluation.registry import Protocol, Result
+from croc_jax.evaluation.registry import Protocol, Result, check_choice, check_positive
 from croc_jax.evaluation.visualize import draw_boxes
 from croc_jax.models import Backbone, clustering_tokens
 from croc_jax.models.features import TOKENS
@@ -41,10 +41,8 @@ class DiscoveryConfig:
 
     def __post_init__(self) -> None:
         """Raises ValueError, naming the field and the value, for settings that cannot work."""
-        if self.tokens not in TOKENS:
-            raise ValueError(f"tokens={self.tokens!r}: choose one of {', '.join(TOKENS)}")
-        if self.num_patches < 1:
-            raise ValueError(f"num_patches={self.num_patches}: must be positive")
+        check_choice(self, "tokens", TOKENS)
+        check_positive(self, "num_patches")
 
 
 class Discovery(NamedTuple):
@@ -67,17 +65,7 @@ def open_dataset(*, root: str | Path, split: str, year: int, hard: bool) -> BoxS
 def evaluate(
     features: FrozenFeatures, dataset: BoxSplit, config: DiscoveryConfig, output: Path | None = None
 ) -> Result:
-    """Finds one object in each image; needs no training.
-
-    Args:
-        features: frozen backbone.
-        dataset: images with boxes.
-        config: every setting that moves the score.
-        output: folder for a picture of some boxes.
-
-    Raises:
-        ValueError: for a file that cannot be read, or if no image has a box.
-    """
+    """Finds one object in each image; see `Protocol` for the arguments."""
     start = time.perf_counter()
     boxes, ious = find_boxes(features, dataset, config)
     scored = ~np.isnan(ious)
@@ -96,13 +84,7 @@ def find_boxes(
 ) -> tuple[Float[np.ndarray, "n 4"], Float[np.ndarray, " n"]]:
     """Returns the predicted box (left, top, right, bottom) of each image in pixels, and its IoU with the best true box.
 
-    Args:
-        features: frozen backbone.
-        split: images with boxes; the IoU of an image without any is NaN.
-        config: settings of the config.
-
-    Raises:
-        ValueError: for a file that cannot be read.
+    The IoU of an image without boxes is NaN.
     """
     backbone, progress = features.module, features.progress
     discover_fn, boxes, ious = make_discover_fn(backbone, config), [], []
@@ -121,10 +103,6 @@ def make_discover_fn(backbone: Backbone, config: DiscoveryConfig) -> Callable[..
     """Returns a jitted function of (params, padded image uint8 `[H W 3]`, its true height and width).
 
     It compiles once for each number of patches, not for each size of image.
-
-    Args:
-        backbone: module of the backbone; it gets an ImageNet-normalized image.
-        config: settings of the protocol.
     """
 
     @jax.jit

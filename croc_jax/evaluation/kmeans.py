@@ -1,6 +1,5 @@
 """K-means on any number of tokens: in chunks, on all devices, from k-means++ starts."""
 
-import dataclasses
 import functools
 import math
 from collections.abc import Iterator
@@ -15,31 +14,11 @@ from jaxtyping import Array, Float, Int
 from croc_jax.evaluation.mmap import release_pages
 from croc_jax.evaluation.search import l2_normalize
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class KMeansConfig:
-    """Settings of k-means.
-
-    Attributes:
-        num_clusters: number of clusters K.
-        max_iterations: most iterations of Lloyd's algorithm.
-        tolerance: it ends once the centroids move by less, as a share of the tokens' mean variance (as in
-            scikit-learn).
-        start_tokens: most tokens that the start considers, drawn at random.
-        unit_length: whether tokens are scaled to unit length first; centroids are not.
-    """
-
-    num_clusters: int
-    max_iterations: int = 100
-    tolerance: float = 1e-4
-    start_tokens: int = 65536
-    unit_length: bool = False
-
-    def __post_init__(self) -> None:
-        """Raises ValueError, naming the field and the value, for settings that cannot work."""
-        for name in ("num_clusters", "max_iterations", "start_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be 1 or more")
+# The start considers at most this many tokens, drawn at random.
+START_TOKENS = 65536
+# It ends once the centroids move by less, as a share of the tokens' mean variance (as in scikit-learn).
+TOLERANCE = 1e-4
+CHUNK = 65536
 
 
 class KMeansFit(NamedTuple):
@@ -67,35 +46,44 @@ class _LloydStats(NamedTuple):
 
 
 def fit_kmeans(
-    tokens: Float[np.ndarray, "n d"], config: KMeansConfig, *, seed: int, chunk: int = 65536, mesh: Mesh | None = None
+    tokens: Float[np.ndarray, "n d"],
+    num_clusters: int,
+    *,
+    seed: int,
+    max_iterations: int = 100,
+    unit_length: bool = False,
+    chunk: int = CHUNK,
+    mesh: Mesh | None = None,
 ) -> KMeansFit:
     """Returns centroids of tokens; a cluster that becomes empty restarts at the token that fits worst.
 
     Args:
         tokens: tokens in any precision, in memory or memory-mapped.
-        config: settings of k-means.
+        num_clusters: number of clusters K.
         seed: seed of the start.
+        max_iterations: most iterations of Lloyd's algorithm.
+        unit_length: whether tokens are scaled to unit length first; centroids are not.
         chunk: tokens on the devices at a time.
         mesh: mesh to spread each chunk over.
 
     Raises:
         ValueError: for fewer tokens than clusters.
     """
-    if len(tokens) < config.num_clusters:
-        raise ValueError(f"num_clusters={config.num_clusters}: more than the {len(tokens)} tokens")
+    if len(tokens) < num_clusters:
+        raise ValueError(f"num_clusters={num_clusters}: more than the {len(tokens)} tokens")
     rng = np.random.default_rng(seed)
-    sample = tokens[np.sort(rng.choice(len(tokens), min(len(tokens), config.start_tokens), replace=False))]
-    sample = _prepare(jnp.asarray(sample), config.unit_length)
-    centroids = _plus_plus(sample, jax.random.key(int(rng.integers(2**31))), num_clusters=config.num_clusters)
-    least_move = config.tolerance * float(jnp.mean(jnp.var(sample, axis=0)))
+    sample = tokens[np.sort(rng.choice(len(tokens), min(len(tokens), START_TOKENS), replace=False))]
+    sample = _prepare(jnp.asarray(sample), unit_length)
+    centroids = _plus_plus(sample, jax.random.key(int(rng.integers(2**31))), num_clusters=num_clusters)
+    least_move = TOLERANCE * float(jnp.mean(jnp.var(sample, axis=0)))
     iterations = 0
-    while iterations < config.max_iterations:
+    while iterations < max_iterations:
         iterations += 1
-        moved = _update(lloyd_pass(tokens, centroids, config.unit_length, chunk=chunk, mesh=mesh), centroids)
+        moved = _update(lloyd_pass(tokens, centroids, unit_length, chunk=chunk, mesh=mesh), centroids)
         shift, centroids = float(jnp.sum((moved - centroids) ** 2)), moved
         if shift <= least_move:
             break
-    inertia = lloyd_pass(tokens, centroids, config.unit_length, chunk=chunk, mesh=mesh).inertia
+    inertia = lloyd_pass(tokens, centroids, unit_length, chunk=chunk, mesh=mesh).inertia
     return KMeansFit(np.asarray(centroids), float(inertia), iterations)
 
 
@@ -104,14 +92,14 @@ def assign_clusters(
     centroids: Float[np.ndarray, "k d"],
     *,
     unit_length: bool = False,
-    chunk: int = 65536,
+    chunk: int = CHUNK,
 ) -> Int[np.ndarray, " n"]:
     """Returns the nearest centroid of each token.
 
     Args:
         tokens: tokens in any precision.
         centroids: see `fit_kmeans`.
-        unit_length: see `KMeansConfig`.
+        unit_length: see `fit_kmeans`.
         chunk: tokens on the device at a time.
     """
     nearest = jax.jit(lambda x, c: jnp.argmin(_squared_distances(_prepare(x, unit_length), c), axis=1))

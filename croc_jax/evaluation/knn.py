@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from croc_jax.evaluation.datasets import ClassSplits, describe_classes, open_class_splits
 from croc_jax.evaluation.features import FrozenFeatures, ImageFeatures, MemoryBudget, check_pooling
 from croc_jax.evaluation.metrics import class_ranks, top_accuracy
-from croc_jax.evaluation.registry import Protocol, Result, Timer
+from croc_jax.evaluation.registry import Protocol, Result, Timer, check_positive
 from croc_jax.evaluation.search import QUERY_CHUNK, search_host
 
 
@@ -41,22 +41,11 @@ class KnnConfig:
         check_pooling(self.feature, self.resize, self.image_size)
         if not self.neighbors or min(self.neighbors) < 1:
             raise ValueError(f"neighbors={self.neighbors}: name one or more numbers above 0")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature={self.temperature}: must be positive")
+        check_positive(self, "temperature")
 
 
 def evaluate(features: FrozenFeatures, dataset: ClassSplits, config: KnnConfig, output: Path | None = None) -> Result:
-    """Classifies each validation image by its nearest training images.
-
-    Args:
-        features: frozen backbone.
-        dataset: images with classes that vote, and images to classify.
-        config: every setting that moves the score.
-        output: not used, there are no pictures.
-
-    Raises:
-        ValueError: if whole patches do not tile the images, or an image cannot be read.
-    """
+    """Classifies each validation image by its nearest training images; see `Protocol` for the arguments."""
     sizes, timer = {"resize": config.resize, "image_size": config.image_size}, Timer()
     bank, queries = (features.collect_pooled(split, pooling=config.feature, **sizes) for split in dataset)
     timer.end("features")

@@ -41,7 +41,9 @@ class Protocol:
         description: paragraph for readers of a report.
         config: frozen dataclass of every setting that moves the score.
         open_dataset: returns the labeled data that the group `dataset` of a config names.
-        evaluate: scores features on a data set; writes pictures in a folder, if it gets one.
+        evaluate: function of (features, dataset, config, output) that scores frozen features; it writes pictures to
+            the folder `output`, unless that is None, and raises ValueError if patches do not tile the images, a file
+            cannot be used, or there is nothing to score.
         main_score: key of the score that the protocol is known by.
         score_labels: names of the scores to show, by key; the main score first.
         class_scores: key of the scores of classes or objects, if there are any.
@@ -122,6 +124,19 @@ class Timer:
         """Ends the current phase and starts the next."""
         now = time.perf_counter()
         self.seconds[phase], self._start = now - self._start, now
+
+
+def check_positive(config: Any, *fields: str) -> None:
+    """Raises ValueError, naming the field and the value, for settings that are not above 0."""
+    for name in fields:
+        if not getattr(config, name) > 0:
+            raise ValueError(f"{name}={getattr(config, name)}: must be positive")
+
+
+def check_choice(config: Any, field: str, choices: Iterable[str]) -> None:
+    """Raises ValueError, naming the field and the value, for an unknown choice."""
+    if getattr(config, field) not in choices:
+        raise ValueError(f"{field}={getattr(config, field)!r}: choose one of {', '.join(choices)}")
 
 
 def name_classes(names: Iterable[str], values: Iterable[float]) -> dict[str, float | None]:

@@ -16,7 +16,7 @@ from croc_jax.evaluation.datasets import PixelSplits, describe_pixels, open_pixe
 from croc_jax.evaluation.features import FrozenFeatures
 from croc_jax.evaluation.metrics import class_iou, mean_iou
 from croc_jax.evaluation.pixel_scoring import score_split
-from croc_jax.evaluation.registry import Protocol, Result, Timer, name_classes
+from croc_jax.evaluation.registry import Protocol, Result, Timer, check_positive, name_classes
 from croc_jax.evaluation.search import l2_normalize, nearest_neighbors
 from croc_jax.evaluation.visualize import save_examples
 
@@ -43,11 +43,7 @@ class RetrievalConfig:
 
     def __post_init__(self) -> None:
         """Raises ValueError, naming the field and the value, for settings that cannot work."""
-        for name in ("memory_size", "num_neighbors"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be 1 or more")
-        if self.temperature <= 0:
-            raise ValueError(f"temperature={self.temperature}: must be positive")
+        check_positive(self, "memory_size", "num_neighbors", "temperature")
 
 
 class Memory(NamedTuple):
@@ -65,18 +61,7 @@ class Memory(NamedTuple):
 def evaluate(
     features: FrozenFeatures, dataset: PixelSplits, config: RetrievalConfig, output: Path | None = None
 ) -> Result:
-    """Labels one split with the patches of another, and scores it; nothing is trained.
-
-    Args:
-        features: frozen backbone.
-        dataset: labeled images for the memory and for the score.
-        config: every setting that moves the score.
-        output: folder for pictures of typical, best and worst images.
-
-    Raises:
-        ValueError: if whole patches do not tile the images, there are fewer patches than images or neighbors, or a
-            file of the data set cannot be used.
-    """
+    """Labels one split with the patches of another, and scores it; see `Protocol` for the arguments."""
     train, val = dataset
     timer = Timer()
     memory = jax.device_put(build_memory(features, train, config))

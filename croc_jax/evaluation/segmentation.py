@@ -15,7 +15,7 @@ from croc_jax.evaluation.interpolation import bilinear_matrix, resize_with
 from croc_jax.evaluation.metrics import class_iou, mean_iou
 from croc_jax.evaluation.pixel_scoring import score_split
 from croc_jax.evaluation.probe import ProbeFit, apply_head, fit_probe, make_sgd
-from croc_jax.evaluation.registry import Protocol, Result, Timer, name_classes
+from croc_jax.evaluation.registry import Protocol, Result, Timer, check_choice, check_positive, name_classes
 from croc_jax.evaluation.visualize import save_examples
 from croc_jax.evaluation.whitening import NORMALIZATIONS, RELATIVE_FLOOR
 
@@ -56,13 +56,10 @@ class SegmentationConfig:
 
     def __post_init__(self) -> None:
         """Raises ValueError, naming the field and the value, for settings that cannot work."""
-        choices = {"normalization": NORMALIZATIONS, "optimizer": ("sgd", "adamw"), "schedule": ("step", "cosine")}
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(known)}")
-        for name in ("lr", "epochs", "batch_size"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)}: must be positive")
+        check_choice(self, "normalization", NORMALIZATIONS)
+        check_choice(self, "optimizer", ("sgd", "adamw"))
+        check_choice(self, "schedule", ("step", "cosine"))
+        check_positive(self, "lr", "epochs", "batch_size")
         for name in ("image_size", "train_size", "score_size"):
             size = getattr(self, name)
             if size is not None and not (len(size) == 2 and min(size) > 0):
@@ -72,17 +69,7 @@ class SegmentationConfig:
 def evaluate(
     features: FrozenFeatures, dataset: PixelSplits, config: SegmentationConfig, output: Path | None = None
 ) -> Result:
-    """Trains a linear layer on the tokens of one split and scores it on another.
-
-    Args:
-        features: frozen backbone.
-        dataset: labeled images for the layer and for the score.
-        config: every setting that moves the score.
-        output: folder for pictures of typical, best and worst images.
-
-    Raises:
-        ValueError: if whole patches do not tile the images, or a file of the data set cannot be used.
-    """
+    """Trains a linear layer on the tokens of one split and scores it on another; see `Protocol` for the arguments."""
     train, val = dataset
     timer = Timer()
     data = features.collect_tokens(train, image_size=config.image_size, label_size=config.train_size)

@@ -5,19 +5,17 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from croc_jax.data.labeled.label_files import IGNORED
 from croc_jax.data.labeled.segmentation import SegmentationSplit
 from croc_jax.evaluation.datasets import describe_pixels, open_pixel_split
 from croc_jax.evaluation.features import FrozenFeatures
-from croc_jax.evaluation.kmeans import KMeansConfig, assign_clusters, fit_kmeans
+from croc_jax.evaluation.kmeans import assign_clusters, fit_kmeans
 from croc_jax.evaluation.metrics import class_iou, confusion_matrix, match_clusters
-from croc_jax.evaluation.registry import Protocol, Result, Timer, name_classes
+from croc_jax.evaluation.registry import Protocol, Result, Timer, check_choice, check_positive, name_classes
 from croc_jax.evaluation.visualize import ExampleSelector, save_examples
-from croc_jax.training.sharding import make_mesh
-
-MATCHINGS = ("hungarian", "greedy")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,8 +43,8 @@ class UnsupervisedConfig:
 
     def __post_init__(self) -> None:
         """Raises ValueError, naming the field and the value, for settings that cannot work."""
-        if self.matching not in MATCHINGS:
-            raise ValueError(f"matching={self.matching!r}: choose one of {', '.join(MATCHINGS)}")
+        check_choice(self, "matching", ("hungarian", "greedy"))
+        check_positive(self, "max_iterations")
         if not self.seeds:
             raise ValueError("seeds=(): name one or more")
 
@@ -54,18 +52,7 @@ class UnsupervisedConfig:
 def evaluate(
     features: FrozenFeatures, dataset: SegmentationSplit, config: UnsupervisedConfig, output: Path | None = None
 ) -> Result:
-    """Clusters all tokens of a split, and scores the clusters as a segmentation of it.
-
-    Args:
-        features: frozen backbone.
-        dataset: labeled images; the labels serve the matching and the score alone.
-        config: every setting that moves the score.
-        output: folder for pictures of typical, best and worst images, with the clusters of the first seed.
-
-    Raises:
-        ValueError: if whole patches do not tile the images, there are fewer tokens than clusters, or a file of the
-            data set cannot be used.
-    """
+    """Clusters all tokens of a split, and scores the clusters as a segmentation; see `Protocol` for the arguments."""
     val, num_clusters = dataset, config.num_clusters or dataset.num_classes
     if config.matching == "hungarian" and num_clusters < val.num_classes:
         raise ValueError(
@@ -76,14 +63,12 @@ def evaluate(
     data = features.collect_tokens(val, image_size=config.image_size, label_size=config.label_size)
     tokens = data.tokens.reshape(-1, data.tokens.shape[-1])
     timer.end("features")
-    kmeans = KMeansConfig(
-        num_clusters=num_clusters, max_iterations=config.max_iterations, unit_length=config.l2_normalize
-    )
-    mesh = make_mesh() if jax.device_count() > 1 else None
+    mesh = Mesh(np.array(jax.local_devices()), ("data",)) if jax.local_device_count() > 1 else None
+    settings = {"max_iterations": config.max_iterations, "unit_length": config.l2_normalize, "mesh": mesh}
     found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     inertia = []
     for seed in progress.track(config.seeds, description="k-means") if progress else config.seeds:
-        fit = fit_kmeans(tokens, kmeans, seed=seed, mesh=mesh)
+        fit = fit_kmeans(tokens, num_clusters, seed=seed, **settings)
         maps = assign_clusters(tokens, fit.centroids, unit_length=config.l2_normalize).reshape(data.tokens.shape[:3])
         classes, per_class = name_clusters(maps, data.labels, num_clusters, config.matching, val.num_classes)
         found.append((maps, classes, per_class))

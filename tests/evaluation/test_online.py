@@ -3,12 +3,11 @@
 import jax
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from croc_jax.evaluation import FrozenFeatures
 from croc_jax.evaluation.features import make_pool_fn
 from croc_jax.evaluation.online import make_online_evaluator
-from croc_jax.training.sharding import make_mesh
 from tests.evaluation.conftest import read_config, score
 
 SETTINGS = {"knn__resize": 18, "knn__image_size": 16, "knn__neighbors": (5, 1), "knn__feature": "cls_mean"}
@@ -20,11 +19,11 @@ def test_k_nn_along_a_run(backbone, params, classes):
     expected = score("knn", FrozenFeatures(backbone, params), dataset__root=classes, **SETTINGS)[0].scores
     first = evaluate(0, params)
     assert first == {"knn_top1": expected["top1"], "knn_top5": expected["top5"]} and first["knn_top1"] > 60
-    mesh = make_mesh()
+    mesh = Mesh(np.array(jax.devices()), ("data",))
     assert mesh.size == 8
 
     def shard(leaf):
-        axes = [mesh.axis_names[0] if size % 8 == 0 else None for size in leaf.shape[:1]]
+        axes = ["data" if size % 8 == 0 else None for size in leaf.shape[:1]]
         return jax.device_put(leaf, NamedSharding(mesh, PartitionSpec(*axes)))
 
     sharded = jax.tree.map(shard, params)

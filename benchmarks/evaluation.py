@@ -69,7 +69,8 @@ def main(argv: list[str]) -> None:
         lines = []
         runs = [[name] for name in PROTOCOLS.value]
         for names in runs + ([PROTOCOLS.value] if len(runs) > 1 else []):
-            configs = [f"--config=configs/eval/{file}.py{dots}{variant}" for file, dots, variant in map(_parts, names)]
+            parts = (name.partition(":") for name in names)
+            configs = [f"--config=configs/eval/{file}.py{colon}{variant}" for file, colon, variant in parts]
             seconds, gib = measure(
                 [sys.executable, "launch/evaluate.py", *configs, "--checkpoint=random", f"--output={root / 'out'}"]
                 + [
@@ -87,10 +88,6 @@ def _for(names: list[str], overrides: list[str]) -> list[str]:
     """Returns what is not for a protocol, or for one of these."""
     others = {name.partition(":")[0] for name in PROTOCOLS.value} - {name.partition(":")[0] for name in names}
     return [flag for flag in overrides if flag.split(".")[1] not in others]
-
-
-def _parts(name: str) -> tuple[str, str, str]:
-    return name.partition(":")
 
 
 if __name__ == "__main__":

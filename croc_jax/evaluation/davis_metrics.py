@@ -16,13 +16,7 @@ _DECAY_BINS = 4
 
 
 class Statistics(NamedTuple):
-    """Statistics of a metric over the frames of an object.
-
-    Attributes:
-        mean: mean over all frames.
-        recall: share of frames above one half.
-        decay: mean of the first quarter of the frames less that of the last.
-    """
+    """Mean over the frames of an object, share above one half, and mean of the first quarter less that of the last."""
 
     mean: float
     recall: float

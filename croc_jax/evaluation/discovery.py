@@ -46,12 +46,7 @@ class DiscoveryConfig:
 
 
 class Discovery(NamedTuple):
-    """LOST's result on one image.
-
-    Attributes:
-        seed: index of the patch that is similar to the fewest others.
-        mask: patches similar to the expanded seed set (LOST, section 3.3).
-    """
+    """LOST's seed, the patch that is similar to the fewest others, and the patches similar to the expanded seed set."""
 
     seed: Int[Array, ""]
     mask: Bool[Array, " n"]

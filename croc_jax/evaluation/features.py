@@ -51,36 +51,21 @@ class MemoryBudget:
 
 
 class TokenBatch(NamedTuple):
-    """Tokens of a batch of constant size; those after the last image of a split are padding.
-
-    Attributes:
-        tokens: float16.
-        labels: one array for each real image, so their number says how many images are real.
-    """
+    """Float16 tokens of a batch of constant size, padded, and one array of labels for each real image."""
 
     tokens: Float[Array | np.ndarray, "b r c d"]
     labels: list[UInt8[np.ndarray, "_ _"]]
 
 
 class LabeledTokens(NamedTuple):
-    """Frozen tokens of a whole split.
+    """Float16 tokens of a whole split, perhaps memory-mapped, and labels of one size."""
 
-    Attributes:
-        tokens: tokens of each image `[n r c d]` in float16; an array, or a memory-mapped temporary file.
-        labels: labels of each image, all of one size.
-    """
-
-    tokens: np.ndarray
+    tokens: Float[np.ndarray, "n r c d"]
     labels: UInt8[np.ndarray, "n h w"]
 
 
 class ImageFeatures(NamedTuple):
-    """One frozen vector for each image of a split.
-
-    Attributes:
-        features: float32; an array, or a memory-mapped temporary file.
-        labels: class of each image.
-    """
+    """One float32 vector for each image of a split, perhaps memory-mapped, and the class of each."""
 
     features: Float[np.ndarray, "n d"]
     labels: Int32[np.ndarray, " n"]
@@ -121,43 +106,32 @@ def make_pool_fn(backbone: Backbone) -> PoolFn:
     return pool
 
 
+@dataclasses.dataclass
 class FrozenFeatures:
     """A frozen backbone that encodes labeled images.
 
     Attributes:
         module: module of the backbone.
-        params: its weights.
+        params: its weights, on one device or sharded over several of this process.
         budget: limits of memory.
+        folder: folder of temporary files for features beyond the budget; by default the system's.
         progress: shows what takes time, if there is one.
+        remember: whether to keep the features of every split and image size, so that the next protocol need not
+            encode them again. No score depends on it.
     """
 
-    def __init__(
-        self,
-        module: Backbone,
-        params: Any,
-        *,
-        budget: MemoryBudget | None = None,
-        folder: Path | None = None,
-        progress: Progress | None = None,
-        remember: bool = False,
-    ) -> None:
-        """Encodes nothing yet.
+    module: Backbone
+    params: Any
+    _: dataclasses.KW_ONLY
+    budget: MemoryBudget = MemoryBudget()
+    folder: Path | None = None
+    progress: Progress | None = None
+    remember: bool = False
 
-        Args:
-            module: module of the backbone.
-            params: its weights, on one device or sharded over several of this process.
-            budget: limits of memory.
-            folder: folder of temporary files for features beyond the budget; by default the system's.
-            progress: shows what takes time.
-            remember: whether to keep the features of every split and image size, so that the next protocol need not
-                encode them again. No score depends on it.
-        """
-        self.module, self.params, self.progress = module, params, progress
-        self.budget = budget or MemoryBudget()
-        self._folder, self._remember = folder, remember
+    def __post_init__(self) -> None:
+        """Encodes nothing yet."""
         self._known: dict[Any, Any] = {}
         self._kept_bytes = 0
-        self._extract_fn, self._pool_fn = make_extract_fn(module, jnp.float16), make_pool_fn(module)
 
     def grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
         """Returns the rows and columns of patches of an image.
@@ -187,9 +161,9 @@ class FrozenFeatures:
             ValueError: if whole patches do not tile the images, or a file cannot be used.
         """
         grid = self.grid(image_size)
-        if not self._remember:
+        if not self.remember:
             for batch in self._batches(split, image_size=image_size, label_size=label_size):
-                yield TokenBatch(self._extract_fn(self.params, batch.images), batch.labels)
+                yield TokenBatch(self._encode(batch.images), batch.labels)
             return
         key, size = _key(split, image_size), self.budget.batch_size
         if key not in self._known:
@@ -214,11 +188,11 @@ class FrozenFeatures:
         tokens = self._allocate((len(split), *grid, self.module.width), np.float16)
         for batch in self._batches(split, image_size=image_size, label_size=label_size):
             count = len(batch.labels)
-            tokens[start : start + count] = np.asarray(self._extract_fn(self.params, batch.images))[:count]
+            tokens[start : start + count] = np.asarray(self._encode(batch.images))[:count]
             release_pages(tokens)
             labels += batch.labels
             start += count
-        if self._remember:
+        if self.remember:
             self._known[key] = tokens
         return LabeledTokens(tokens, np.stack(labels))
 
@@ -243,51 +217,53 @@ class FrozenFeatures:
         wanted = {"cls": slice(0, width), "mean": slice(width, None), "cls_mean": slice(None)}[pooling]
         if key not in self._known:
             # What is remembered serves every pooling.
-            stored = slice(None) if self._remember else wanted
+            stored = slice(None) if self.remember else wanted
             found = self._pool(split, stored, resize=resize, image_size=image_size)
-            if not self._remember:
+            if not self.remember:
                 return found
             self._known[key] = found
         both, labels = self._known[key]
         return ImageFeatures(both[:, wanted], labels)
+
+    def _encode(self, images: Images) -> Float[Array, "b r c d"]:
+        return make_extract_fn(self.module, jnp.float16)(self.params, images)
 
     def _pool(self, split: ClassificationSplit, stored: slice, *, resize: int, image_size: int) -> ImageFeatures:
         dim = len(range(*stored.indices(2 * self.module.width)))
         features, labels, start = self._allocate((len(split), dim), np.float32), [], 0
         for batch in self._batches(split, resize=resize, image_size=image_size):
             count = len(batch.labels)
-            features[start : start + count] = np.asarray(self._pool_fn(self.params, batch.images))[:count, stored]
+            features[start : start + count] = np.asarray(make_pool_fn(self.module)(self.params, batch.images))[
+                :count, stored
+            ]
             release_pages(features)
             labels.append(batch.labels)
             start += count
         return ImageFeatures(features, np.concatenate(labels))
 
     def _batches(self, split: SegmentationSplit | ClassificationSplit, **sizes: Any) -> Iterator[Any]:
-        loaded = split.batches(self.budget.batch_size, num_threads=self.budget.num_threads, **sizes)
-        return self._track(loaded, split, lambda batch: len(batch.labels))
+        budget = self.budget
+        yield from self._track(split.batches(budget.batch_size, num_threads=budget.num_threads, **sizes), split)
 
-    def _label_batches(self, split: SegmentationSplit, label_size: tuple[int, int] | None) -> Iterator[Any]:
-        threads = self.budget.num_threads
-        loaded = split.label_batches(self.budget.batch_size, label_size=label_size, num_threads=threads)
-        return self._track(loaded, split, len)
+    def _label_batches(self, split: SegmentationSplit, size: tuple[int, int] | None) -> Iterator[Any]:
+        budget = self.budget
+        loaded = split.label_batches(budget.batch_size, label_size=size, num_threads=budget.num_threads)
+        yield from self._track(loaded, split)
 
-    def _track(self, batches: Iterable[Any], split: Any, count: Callable[[Any], int]) -> Iterator[Any]:
+    def _track(self, batches: Iterable[Any], split: SegmentationSplit | ClassificationSplit) -> Iterable[Any]:
         if self.progress is None:
-            yield from batches
-            return
-        task = self.progress.add_task(f"images of {split.name}", total=len(split))
-        for batch in batches:
-            yield batch
-            self.progress.advance(task, count(batch))
+            return batches
+        total = -(-len(split) // self.budget.batch_size)
+        return self.progress.track(batches, total=total, description=f"batches of {split.name}")
 
     def _allocate(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         """Returns an array, in a temporary file without a name where the budget of the host ends."""
         size = np.dtype(dtype).itemsize * int(np.prod(shape, dtype=np.int64))
         if self._kept_bytes + size <= self.budget.host_gib * 2**30:
-            self._kept_bytes += size * self._remember
+            self._kept_bytes += size * self.remember
             return np.empty(shape, dtype)
         # Without a name, the file goes away with the array, even after a crash.
-        with tempfile.TemporaryFile(dir=self._folder) as file:
+        with tempfile.TemporaryFile(dir=self.folder) as file:
             return np.memmap(file, dtype, "w+", shape=shape)
 
 

@@ -22,13 +22,7 @@ CHUNK = 65536
 
 
 class KMeansFit(NamedTuple):
-    """The result of k-means.
-
-    Attributes:
-        centroids: centroids in float32.
-        inertia: sum of the squared distances of all tokens to their centroid.
-        iterations: iterations of Lloyd's algorithm.
-    """
+    """Centroids, the sum of the squared distances of all tokens to theirs, and the iterations of Lloyd's algorithm."""
 
     centroids: Float[np.ndarray, "k d"]
     inertia: float

@@ -11,13 +11,7 @@ from croc_jax.data.labeled.label_files import IGNORED
 
 
 class Matching(NamedTuple):
-    """A one-to-one assignment of clusters to classes.
-
-    Attributes:
-        clusters: cluster of each class.
-        class_iou: IoU of each class with its cluster; NaN where neither occurs.
-        miou: mean of `class_iou` without NaN.
-    """
+    """The cluster of each class, its IoU (NaN where neither occurs), and the mean without NaN."""
 
     clusters: Int[np.ndarray, " k"]
     class_iou: Float[np.ndarray, " k"]

@@ -27,12 +27,7 @@ class LinearHead(NamedTuple):
 
 
 class ProbeFit(NamedTuple):
-    """A trained layer.
-
-    Attributes:
-        head: layer for features as they come from the backbone.
-        losses: mean training loss of each epoch.
-    """
+    """A layer for features as they come from the backbone, and its mean training loss of each epoch."""
 
     head: LinearHead
     losses: Float[np.ndarray, " epochs"]

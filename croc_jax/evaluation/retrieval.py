@@ -47,12 +47,7 @@ class RetrievalConfig:
 
 
 class Memory(NamedTuple):
-    """Patches that labels come from.
-
-    Attributes:
-        tokens: tokens of unit length.
-        labels: share of each class among the pixels of a patch that count.
-    """
+    """Tokens of unit length, and the share of each class among the pixels of their patch that count."""
 
     tokens: Float[np.ndarray, "m d"]
     labels: Float[np.ndarray, "m k"]

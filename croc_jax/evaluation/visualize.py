@@ -34,13 +34,7 @@ class Example(NamedTuple):
 
 
 class Examples(NamedTuple):
-    """A few images of a split.
-
-    Attributes:
-        typical: images evenly spread over the split, in its order.
-        best: images with the largest shares of right pixels, best first.
-        worst: images with the smallest shares, worst first.
-    """
+    """Images spread evenly over a split, and those with the largest and the smallest shares of right pixels."""
 
     typical: list[Example]
     best: list[Example]

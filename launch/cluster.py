@@ -21,6 +21,7 @@ from jaxtyping import Array, Int, UInt8
 from PIL import Image
 from rich.console import Console
 
+from croc_jax.atomic_write import atomic_write
 from croc_jax.clustering import ClusteringConfig, cluster_features
 from croc_jax.data.decoding import DecodeError, decode
 from croc_jax.data.photometric import normalize
@@ -79,7 +80,7 @@ def main() -> None:
             progress.update(task, completed=indices[-1] + 1)
     if not numbers:
         raise UserError(f"none of the {len(source)} images in {IMAGES.value} can be read: {skipped[0]}")
-    (output / "clusters.json").write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+    atomic_write(output / "clusters.json", f"{json.dumps(numbers, indent=1)}\n".encode())
     draw_sheet(pictures).save(output / "overview.png")
     for line in skipped[:5]:
         console.print(f"skipped {line}")

@@ -41,7 +41,9 @@ def make_online_evaluator(
 
     def evaluate(step: int, params: Any) -> dict[str, float]:
         del step  # The same images and seeds at every step: only the weights differ.
-        result = score(FrozenFeatures(backbone_module, params, budget=budget, folder=folder), None)
+        # Images come from the host, which a transfer guard around the loop would forbid.
+        with jax.transfer_guard("allow"):
+            result = score(FrozenFeatures(backbone_module, params, budget=budget, folder=folder), None)
         known = {name: result.scores.get(name) for name in protocol.score_labels}
         return {f"{protocol.name}_{name}": float(value) for name, value in known.items() if value is not None}
 

@@ -232,10 +232,8 @@ class FrozenFeatures:
         dim = len(range(*stored.indices(2 * self.module.width)))
         features, labels, start = self._allocate((len(split), dim), np.float32), [], 0
         for batch in self._batches(split, resize=resize, image_size=image_size):
-            count = len(batch.labels)
-            features[start : start + count] = np.asarray(make_pool_fn(self.module)(self.params, batch.images))[
-                :count, stored
-            ]
+            count, pooled = len(batch.labels), make_pool_fn(self.module)(self.params, batch.images)
+            features[start : start + count] = np.asarray(pooled)[:count, stored]
             release_pages(features)
             labels.append(batch.labels)
             start += count

@@ -11,7 +11,6 @@ import numpy as np
 from croc_jax.evaluation.backbones import RANDOM
 from croc_jax.evaluation.registry import Protocol, find_protocols
 from croc_jax.evaluation.results import RESULTS, digest
-from croc_jax.training.config import flatten
 
 RANDOM_LABEL = "random weights"
 # The part of a fingerprint that is compared, rather than how it is compared.
@@ -118,9 +117,8 @@ def read_evaluations(folders: Sequence[Path]) -> list[Evaluation]:
         files += [file for file in sorted(folder.rglob(RESULTS)) if file not in files]
     contents = [_read(file) for file in files]
     labels = label_checkpoints(contents)
-    return [
-        Evaluation(file.parent, *pair) for file, pair in zip(files, zip(contents, labels, strict=True), strict=True)
-    ]
+    parts = zip(files, contents, labels, strict=True)
+    return [Evaluation(file.parent, content, label) for file, content, label in parts]
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -174,14 +172,10 @@ def _group(members: Sequence[Evaluation]) -> Group:
 
 def differing_settings(groups: Sequence[Group]) -> list[dict[str, Any]]:
     """Returns, for each group, its settings in which it differs from others of the same protocol and data set."""
-    flat = [flatten(group.settings.get(group.protocol.name, {})) for group in groups]
+    flat = [group.settings.get(group.protocol.name, {}) for group in groups]
     different = []
     for group, settings in zip(groups, flat, strict=True):
-        pairs = zip(groups, flat, strict=True)
-        rivals = [
-            other
-            for rival, other in pairs
-            if (rival.protocol.name, rival.dataset) == (group.protocol.name, group.dataset)
-        ]
+        key = group.protocol.name, group.dataset
+        rivals = [other for g, other in zip(groups, flat, strict=True) if (g.protocol.name, g.dataset) == key]
         different.append({n: v for n, v in settings.items() if any(other.get(n) != v for other in rivals)})
     return different

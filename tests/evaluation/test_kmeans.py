@@ -18,9 +18,9 @@ def tokens():
 
 @pytest.mark.parametrize("num_clusters", [3, 12, 40])
 def test_inertia_is_that_of_scikit_learn(tokens, num_clusters):
-    ours = [fit_kmeans(tokens, num_clusters, seed=seed) for seed in range(5)]
+    found = [fit_kmeans(tokens, num_clusters, seed=seed) for seed in range(5)]
     theirs = KMeans(num_clusters, n_init=5, random_state=0).fit(tokens)
-    best = min(ours, key=lambda fit: fit.inertia)
+    best = min(found, key=lambda fit: fit.inertia)
     assert best.inertia == pytest.approx(theirs.inertia_, rel=0.01)
     labels = assign_clusters(tokens, best.centroids)
     distances = ((tokens.astype(np.float64) - best.centroids[labels]) ** 2).sum()

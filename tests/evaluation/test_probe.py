@@ -8,7 +8,6 @@ from sklearn.metrics import log_loss
 
 from croc_jax.evaluation.features import LabeledTokens
 from croc_jax.evaluation.interpolation import bilinear_matrix
-from croc_jax.evaluation.probe import apply_head
 from croc_jax.evaluation.segmentation import SegmentationConfig, fit_segmentation, masked_cross_entropy
 
 RNG = np.random.default_rng(0)
@@ -83,11 +82,11 @@ def test_a_long_run_reaches_the_optimum_of_scipy(normalization):
     optimum = minimize(loss_and_gradient, np.zeros(5 * CLASSES), args=design(data), jac=True, tol=1e-12)
     settings = make_config(normalization=normalization, lr=1.0, schedule="cosine", epochs=500, batch_size=6)
     fit = fit_segmentation(data, settings, num_classes=CLASSES)
-    ours = weights_of(fit)
-    assert loss_and_gradient(ours, *design(data))[0] == pytest.approx(optimum.fun, abs=1e-6)
+    found = weights_of(fit)
+    assert loss_and_gradient(found, *design(data))[0] == pytest.approx(optimum.fun, abs=1e-6)
     expected = optimum.x.reshape(5, CLASSES)
     np.testing.assert_allclose(
-        ours - ours.mean(1, keepdims=True), expected - expected.mean(1, keepdims=True), atol=2e-3
+        found - found.mean(1, keepdims=True), expected - expected.mean(1, keepdims=True), atol=2e-3
     )
 
 
@@ -95,21 +94,8 @@ def test_decay_reaches_the_ridge_optimum_of_scipy():
     data = make_data(count=6)
     optimum = minimize(loss_and_gradient, np.zeros(5 * CLASSES), args=(*design(data), 0.1), jac=True, tol=1e-12)
     settings = make_config(lr=0.5, weight_decay=0.1, schedule="cosine", epochs=300, batch_size=6)
-    ours = weights_of(fit_segmentation(data, settings, num_classes=CLASSES))
-    np.testing.assert_allclose(ours, optimum.x.reshape(5, CLASSES), atol=1e-4)
-
-
-def test_whitening_converges_where_raw_features_crawl():
-    data = make_data(count=8)
-    skewed = LabeledTokens((data.tokens * np.array([30, 1, 0.03, 0.03])).astype(np.float16), data.labels)
-    best = minimize(loss_and_gradient, np.zeros(5 * CLASSES), args=design(data), jac=True).fun
-
-    def loss(**settings):
-        fit = fit_segmentation(skewed, make_config(epochs=60, batch_size=4, **settings), num_classes=CLASSES)
-        return loss_and_gradient(weights_of(fit), *design(skewed))[0]
-
-    assert loss(normalization="whiten", lr=1.0) < best + 0.005
-    assert min(loss(normalization="none", lr=lr) for lr in (1e-3, 1e-2, 1e-1)) > best + 0.05
+    found = weights_of(fit_segmentation(data, settings, num_classes=CLASSES))
+    np.testing.assert_allclose(found, optimum.x.reshape(5, CLASSES), atol=1e-4)
 
 
 @pytest.mark.parametrize("device_gib", [0.0, 4 * 2 * 3 * 5 * 4 * 2 / 2**30])
@@ -139,14 +125,3 @@ def test_cross_entropy_equals_scikit_learn_and_skips_ignored_pixels():
     expected = log_loss(labels[counted], softmax(logits[counted], axis=-1), labels=range(CLASSES))
     assert float(masked_cross_entropy(logits, labels)) == pytest.approx(expected, abs=1e-6)
     assert float(masked_cross_entropy(logits, np.full((2, 9), 255, np.uint8))) == 0
-
-
-def test_the_head_is_folded_back_to_raw_tokens():
-    data = make_data()
-    fits = [
-        fit_segmentation(data, make_config(normalization=kind, lr=0.5, epochs=300, batch_size=8), num_classes=CLASSES)
-        for kind in ("none", "whiten")
-    ]
-    logits = [np.asarray(apply_head(fit.head, data.tokens)) for fit in fits]
-    centered = [values - values.mean(-1, keepdims=True) for values in logits]
-    np.testing.assert_allclose(*centered, atol=0.02)

@@ -1,11 +1,11 @@
-r"""Evaluates synthetic images of 448 pixels and says how long it takes and how much memory.
+r"""Measures processor time and peak memory of evaluation on synthetic images of 448 pixels.
 
     python benchmarks/evaluation.py --count=5000 -- --config.linear.epochs=1
 
 What follows -- goes to launch/evaluate.py; with fewer epochs, or images to score, memory is the same.
 
-The network is one block of a ViT-S/16: its tokens fill as much memory as those of all twelve. Peak memory is that of
-the whole process; pages of temporary files, which the system takes back as it needs them, are in it.
+The network is one block of a ViT-S/16: its tokens take as much memory as those of all twelve. Peak memory is that of
+the whole process, and includes pages of temporary files, which the system reclaims when it needs them.
 """
 
 import os
@@ -19,7 +19,7 @@ from absl import app, flags
 from PIL import Image
 
 COUNT = flags.DEFINE_integer("count", 500, "Images to learn from.")
-NUM_SCORED = flags.DEFINE_integer("num_scored", None, "Images to score; by default as many.")
+NUM_SCORED = flags.DEFINE_integer("num_scored", None, "Images to score; by default those to learn from.")
 PROTOCOLS = flags.DEFINE_list("protocols", ["linear:paper", "unsupervised", "retrieval"], "Configs of configs/eval.")
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,7 +33,7 @@ def get_config():
 
 
 def write_images(root: Path, counts: dict[str, int]) -> None:
-    """Writes a few images of colored squares with noise, under as many names as it takes."""
+    """Writes a few images of colored squares with noise, linked under many names."""
     rng = np.random.default_rng(0)
     colors = rng.integers(40, 216, (NUM_CLASSES, 3))
     for split, count in counts.items():
@@ -69,7 +69,8 @@ def main(argv: list[str]) -> None:
         lines = []
         runs = [[name] for name in PROTOCOLS.value]
         for names in runs + ([PROTOCOLS.value] if len(runs) > 1 else []):
-            configs = [f"--config=configs/eval/{file}.py{dots}{variant}" for file, dots, variant in map(_parts, names)]
+            parts = (name.partition(":") for name in names)
+            configs = [f"--config=configs/eval/{file}.py{colon}{variant}" for file, colon, variant in parts]
             seconds, gib = measure(
                 [sys.executable, "launch/evaluate.py", *configs, "--checkpoint=random", f"--output={root / 'out'}"]
                 + [
@@ -84,13 +85,9 @@ def main(argv: list[str]) -> None:
 
 
 def _for(names: list[str], overrides: list[str]) -> list[str]:
-    """Returns what is not for a protocol, or for one of these."""
+    """Returns the overrides without those that only other protocols have."""
     others = {name.partition(":")[0] for name in PROTOCOLS.value} - {name.partition(":")[0] for name in names}
     return [flag for flag in overrides if flag.split(".")[1] not in others]
-
-
-def _parts(name: str) -> tuple[str, str, str]:
-    return name.partition(":")
 
 
 if __name__ == "__main__":

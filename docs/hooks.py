@@ -2,7 +2,6 @@
 
 import dataclasses
 import html
-import importlib
 import inspect
 import re
 import runpy
@@ -11,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from croc_jax.evaluation import find_protocols
 from croc_jax.evaluation.features import MemoryBudget
 from croc_jax.training.config import Recipe, flatten
 
@@ -29,16 +29,6 @@ COMMON = {
     "recipe": "architecture of `--checkpoint=random`: a config file or a workdir",
 }
 
-PROTOCOLS = {
-    "linear": ("croc_jax.evaluation.linear", "LinearProtocol"),
-    "unsupervised": ("croc_jax.evaluation.unsupervised", "UnsupervisedProtocol"),
-    "retrieval": ("croc_jax.evaluation.retrieval", "RetrievalProtocol"),
-    "video": ("croc_jax.evaluation.video.evaluate", "VideoProtocol"),
-    "knn": ("croc_jax.evaluation.knn", "KnnProtocol"),
-    "classification": ("croc_jax.evaluation.classification", "ClassificationProtocol"),
-    "discovery": ("croc_jax.evaluation.discovery", "DiscoveryProtocol"),
-}
-
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Replaces each line `<!-- fill: NAME -->` of a page; MkDocs calls this."""
@@ -55,12 +45,7 @@ def on_post_page(output: str, **_: Any) -> str:
 
 def protocols() -> dict[str, tuple[Any, Mapping[str, Any]]]:
     """Returns {name: (config class, conventions)} of all protocols."""
-    outcomes = importlib.import_module("croc_jax.evaluation.outcomes")
-    found = {}
-    for name, (module, config) in PROTOCOLS.items():
-        conventions = getattr(outcomes, f"{name.upper()}_CONVENTIONS")
-        found[name] = getattr(importlib.import_module(module), config), conventions
-    return found
+    return {name: (one.config, one.conventions) for name, one in find_protocols().items()}
 
 
 def meanings(config: Any, prefix: str = "") -> dict[str, str]:

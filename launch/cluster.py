@@ -1,14 +1,13 @@
-r"""Clusters the patches of each image in a folder, and finds how many clusters there are; no training.
+r"""Clusters the patches of each image in a folder, and finds how many clusters there are; nothing is trained.
 
     python launch/cluster.py --images=FOLDER --checkpoint=CHECKPOINT --output=DIR
 
 A checkpoint is all that evaluate.py takes, or 'random'. DIR gets labels/NAME.png (the cluster of each pixel, in color;
-the colors come again after 16 clusters, the ids do not), overview.png and clusters.json (the number of clusters of each
-image). Where a folder has images that differ by their suffix alone, all of its images keep it: labels/NAME.jpg.png.
+the colors repeat after 16 clusters, the ids do not), overview.png and clusters.json (the number of clusters of each
+image). If two images differ by their suffix alone, labels are named after all of it: labels/NAME.jpg.png.
 """
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,13 @@ from jaxtyping import Array, Int, UInt8
 from PIL import Image
 from rich.console import Console
 
+from croc_jax.atomic_write import atomic_write
 from croc_jax.clustering import ClusteringConfig, cluster_features
 from croc_jax.data.decoding import DecodeError, decode
 from croc_jax.data.photometric import normalize
 from croc_jax.data.prefetch import load_ahead
 from croc_jax.data.sources import FolderSource
-from croc_jax.evaluation.backbones import RANDOM, FrozenBackbone, random_backbone, trained_backbone
+from croc_jax.evaluation.backbones import RANDOM, FrozenBackbone, load_backbone, random_backbone
 from croc_jax.models import patch_grid
 from croc_jax.report.overlay import SIDE, enlarge, overlay
 from croc_jax.report.style import CLUSTER_COLORS
@@ -35,14 +35,14 @@ from croc_jax.training.config import Recipe
 
 IMAGES = flags.DEFINE_string("images", None, "A folder of images, at any depth.", required=True)
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A workdir, a checkpoint, a file, or 'random'.", required=True)
-OUTPUT = flags.DEFINE_string("output", None, "Where labels and pictures go.", required=True)
+OUTPUT = flags.DEFINE_string("output", None, "Folder for labels and pictures.", required=True)
 SIZE = flags.DEFINE_integer("size", 448, "Side of the square that images are resized to, in whole patches.")
-K_START = flags.DEFINE_integer("k_start", 12, "Clusters that the merging starts from; 256 at most.", upper_bound=256)
-LAMBDA_POS = flags.DEFINE_float("lambda_pos", 4.0, "How much patches of a cluster keep together.")
-WHICH = flags.DEFINE_enum("which", "teacher", ("teacher", "student"), "Of a run.")
+K_START = flags.DEFINE_integer("k_start", 12, "Clusters that merging starts from; 256 at most.", upper_bound=256)
+LAMBDA_POS = flags.DEFINE_float("lambda_pos", 4.0, "Weight of the positional cost.")
+WHICH = flags.DEFINE_enum("which", "teacher", ("teacher", "student"), "Weights of a run.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Images at a time.", lower_bound=1)
 
-# Of overview.png.
+# Images of overview.png.
 NUM_SHOWN, COLUMNS = 24, 4
 
 
@@ -50,19 +50,21 @@ def main() -> None:
     """Clusters all images that can be read."""
     console, output = Console(soft_wrap=True, highlight=False, markup=False), Path(OUTPUT.value)
     source = FolderSource(IMAGES.value)
-    backbone = load(CHECKPOINT.value)
+    # Without a run, the start of a ViT-S/16.
+    random = CHECKPOINT.value == RANDOM
+    backbone = random_backbone(Recipe()) if random else load_backbone(CHECKPOINT.value, which=WHICH.value)
     try:
         grid = patch_grid((SIZE.value, SIZE.value), backbone.module.patch_size)
     except ValueError as error:
         raise UserError(f"--size={SIZE.value}: {error}") from error
-    config = ClusteringConfig(
-        k_start=K_START.value, k_max=K_START.value, lambda_pos=LAMBDA_POS.value, cost_scale="image"
-    )
-    cluster_fn = make_cluster_fn(backbone, grid, config)
+    cluster_fn = make_cluster_fn(backbone, grid)
     output.mkdir(parents=True, exist_ok=True)
-    names = label_names([Path(source.name(index)).relative_to(IMAGES.value) for index in range(len(source))])
+    images = [Path(source.name(index)).relative_to(IMAGES.value) for index in range(len(source))]
+    names = [str(image.with_suffix(".png")) for image in images]
+    if len(set(names)) < len(names):
+        names = [f"{image}.png" for image in images]
     numbers, pictures, skipped = {}, [], []
-    wanted = set(np.linspace(0, len(source) - 1, min(NUM_SHOWN, len(source))).astype(int).tolist())
+    shown = set(np.linspace(0, len(source) - 1, min(NUM_SHOWN, len(source))).astype(int).tolist())
     with make_progress(console) as progress:
         task = progress.add_task("images", total=len(source))
         for indices, images in read_batches(source, skipped):
@@ -72,14 +74,14 @@ def main() -> None:
             for index, image, labels in zip(indices, images, found, strict=False):
                 ids = np.unique(labels, return_inverse=True)[1].reshape(labels.shape).astype(np.uint8)
                 save_labels(ids.reshape(grid), image, output / "labels" / names[index])
-                numbers[str(names[index])] = int(ids.max()) + 1
-                if index in wanted:
+                numbers[names[index]] = int(ids.max()) + 1
+                if index in shown:
                     pictures.append(np.concatenate([enlarge(image), overlay(image, ids, grid)], axis=1))
             progress.update(task, completed=indices[-1] + 1)
     if not numbers:
         raise UserError(f"none of the {len(source)} images in {IMAGES.value} can be read: {skipped[0]}")
-    (output / "clusters.json").write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
-    make_sheet(pictures).save(output / "overview.png")
+    atomic_write(output / "clusters.json", f"{json.dumps(numbers, indent=1)}\n".encode())
+    draw_sheet(pictures).save(output / "overview.png")
     for line in skipped[:5]:
         console.print(f"skipped {line}")
     console.print(
@@ -88,13 +90,11 @@ def main() -> None:
     )
 
 
-def load(checkpoint: str) -> FrozenBackbone:
-    """Returns the weights, or a ViT-S/16 at its start."""
-    return random_backbone(Recipe()) if checkpoint == RANDOM else trained_backbone(Path(checkpoint), which=WHICH.value)
-
-
-def make_cluster_fn(backbone: FrozenBackbone, grid: tuple[int, int], config: ClusteringConfig) -> Any:
+def make_cluster_fn(backbone: FrozenBackbone, grid: tuple[int, int]) -> Any:
     """Returns a jitted function of (params, images uint8 `[b H W 3]`) to the cluster of each patch `[b n]`."""
+    config = ClusteringConfig(
+        k_start=K_START.value, k_max=K_START.value, lambda_pos=LAMBDA_POS.value, cost_scale="image"
+    )
 
     @jax.jit
     def cluster(params: Any, images: UInt8[Array, "b H W 3"]) -> Int[Array, "b n"]:
@@ -125,21 +125,6 @@ def resize(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "S S 3"]:
     return np.asarray(Image.fromarray(image).resize((SIZE.value, SIZE.value), Image.Resampling.BICUBIC))
 
 
-def label_names(images: Sequence[Path]) -> list[Path]:
-    """Returns the files of labels; in folders where two would be the same, images keep their suffix before the new one.
-
-    Args:
-        images: paths below the folder, all different.
-    """
-    names = [image.with_suffix(".png") for image in images]
-    times = Counter(names)
-    crowded = {name.parent for name in names if times[name] > 1}
-    return [
-        image.with_name(f"{image.name}.png") if image.parent in crowded else name
-        for image, name in zip(images, names, strict=True)
-    ]
-
-
 def save_labels(ids: UInt8[np.ndarray, "r c"], image: UInt8[np.ndarray, "H W 3"], file: Path) -> None:
     """Writes ids in color at the size of their image."""
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -150,8 +135,8 @@ def save_labels(ids: UInt8[np.ndarray, "r c"], image: UInt8[np.ndarray, "H W 3"]
     labels.save(file)
 
 
-def make_sheet(pictures: Sequence[UInt8[np.ndarray, "S T 3"]]) -> Image.Image:
-    """Returns all pictures on one sheet, each in the middle of its place."""
+def draw_sheet(pictures: Sequence[UInt8[np.ndarray, "S T 3"]]) -> Image.Image:
+    """Returns all pictures on one sheet, each in the middle of its cell."""
     columns = min(COLUMNS, len(pictures))
     width, height = 2 * SIDE + 8, SIDE + 8
     sheet = Image.new("RGB", (columns * width, -(-len(pictures) // columns) * height), "white")

@@ -27,7 +27,7 @@ from croc_jax.checkpoints.official import export_run, load_networks
 from croc_jax.checkpoints.pretrained import load_pretrained
 from croc_jax.checkpoints.stablehlo import export_program, program_difference
 from croc_jax.data.config import DataConfig, ViewsConfig
-from croc_jax.evaluation.backbones import FrozenBackbone, trained_backbone
+from croc_jax.evaluation.backbones import FrozenBackbone, load_backbone
 from croc_jax.models import make_backbone
 from croc_jax.training.config import Recipe
 
@@ -47,7 +47,7 @@ def main() -> None:
         if RUN.value:
             convert_run(checkpoint, output)
         else:
-            convert_backbone(trained_backbone(checkpoint, which=WHICH.value), output)
+            convert_backbone(load_backbone(checkpoint, which=WHICH.value), output)
     except OSError as error:
         raise UserError(str(error)) from error
 
@@ -60,7 +60,7 @@ def convert_backbone(backbone: FrozenBackbone, output: Path) -> None:
         report(written, program_difference(params, config, image_size=size, file=written))
     elif FORMAT.value == "orbax":
         written = save_backbone(params, backbone.recipe, step=backbone.step, workdir=output)
-        report(written, largest_difference(backbone, trained_backbone(output, which=backbone.which)))
+        report(written, largest_difference(backbone, load_backbone(output, which=backbone.which)))
     else:
         written = export_backbone(params, config, image_size=size, output=output, form=FORMAT.value)
         compare_with_file(written, output if output.is_dir() else written, backbone)
@@ -71,7 +71,7 @@ def convert_run(checkpoint: Path, output: Path) -> None:
     if FORMAT.value != "official":
         raise UserError(f"--format={FORMAT.value}: only the official code has a place for a whole run")
     written, before = export_run(checkpoint, output), load_networks(checkpoint)
-    backbones = [trained_backbone(checkpoint, which=which) for which in ("student", "teacher")]
+    backbones = [load_backbone(checkpoint, which=which) for which in ("student", "teacher")]
     arrays = before.arrays()
     after = load_networks(written, num_heads=getattr(backbones[0].module, "num_heads", None)).arrays()
     if arrays.keys() != after.keys():

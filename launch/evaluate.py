@@ -7,22 +7,21 @@ A checkpoint is a workdir, a folder WORKDIR/checkpoints/STEP, a .pth or .safeten
 weights of CrOC, DINO, timm and others, or 'random'. DIR gets results.json and pictures.
 
 Several --config=FILE share what they can of the features, and write to DIR/NAME, named after their files; a
---config.FIELD=VALUE goes to each that has the field.
+--config.FIELD=VALUE applies to each that has the field.
 """
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 from cli import UserError, load_config_file, make_progress, parse_configs, run
-from protocols import Config, plan
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
-from croc_jax.evaluation import FrozenFeatures, MemoryBudget
-from croc_jax.evaluation.backbones import RANDOM, FrozenBackbone, random_backbone, trained_backbone
+from croc_jax.evaluation import FrozenFeatures, MemoryBudget, get_protocol
+from croc_jax.evaluation.backbones import RANDOM, FrozenBackbone, load_backbone, random_backbone
 from croc_jax.evaluation.results import make_results, write_results
 from croc_jax.runtime.workdir import CONFIG_NAME, read_recipe
 from croc_jax.training.config import Recipe, recipe_from_dict
@@ -31,75 +30,67 @@ CONFIGS = flags.DEFINE_multi_string("config", [], "A protocol, such as configs/e
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "A workdir, a checkpoint folder, a .pth or .safetensors file, or 'random'.", required=True
 )
-OUTPUT = flags.DEFINE_string("output", None, "Where results.json and pictures go.", required=True)
+OUTPUT = flags.DEFINE_string("output", None, "Folder for results.json and pictures.", required=True)
 PATCH_SIZE = flags.DEFINE_enum(
-    "patch_size", None, ("8", "16", "32"), "Pixels between the tokens of a convolutional network, if not as it comes."
+    "patch_size", None, ("8", "16", "32"), "Pixels between the tokens of a convolutional network, if not its own."
 )
-
-SCORE_NAMES = {
-    "miou": "mIoU", "miou_deviation": "deviation over seeds", "jf_mean": "J&F", "corloc": "CorLoc",
-    "top1": "top-1", "top5": "top-5",
-}  # fmt: skip
-# Numbers of results.json that are no percentages.
-NO_SCORES = ("step", "final_train_loss")
 
 
 class BackboneCache:
-    """Backbones that are loaded once, with features that protocols share."""
+    """Loads each backbone once, with features that protocols share."""
 
-    def __init__(self, checkpoint: str, *, folder: Path, remember: bool) -> None:
+    def __init__(self, *, folder: Path, remember: bool) -> None:
         """Loads nothing yet.
 
         Args:
-            checkpoint: see --checkpoint.
-            folder: for temporary files.
+            folder: folder of temporary files.
             remember: whether several protocols follow.
         """
-        self._checkpoint, self._folder, self._remember = checkpoint, folder, remember
-        self._known: dict[tuple[str, str], tuple[FrozenBackbone, FrozenFeatures]] = {}
+        self._folder, self._remember = folder, remember
+        self._known: dict[str, tuple[FrozenBackbone, FrozenFeatures]] = {}
 
-    def get(self, config: Config, progress: Progress) -> tuple[FrozenBackbone, FrozenFeatures]:
-        """Returns the weights that a config asks for, at work within the budget of the first such config."""
-        key = (RANDOM, str(config.recipe)) if self._checkpoint == RANDOM else (str(config.which), "")
+    def get(self, config: Mapping[str, Any]) -> tuple[FrozenBackbone, FrozenFeatures]:
+        """Returns the weights that a config asks for, and their features within the budget of the first such config."""
+        key = str(config["recipe" if CHECKPOINT.value == RANDOM else "which"])
         if key not in self._known:
-            backbone, budget = load_backbone(self._checkpoint, config), MemoryBudget(**config.budget.to_dict())
+            backbone, budget = open_backbone(config), MemoryBudget(**config["budget"])
             settings = {"budget": budget, "folder": self._folder, "remember": self._remember}
             self._known[key] = backbone, FrozenFeatures(backbone.module, backbone.params, **settings)
-        backbone, features = self._known[key]
-        features.progress = progress
-        return backbone, features
+        return self._known[key]
 
 
 def main() -> None:
     """Runs all protocols on one checkpoint."""
-    configs, output = parse_configs(sys.argv, CONFIGS.value), Path(OUTPUT.value)
-    # All mistakes come to light before the first hour of work.
-    runs = {name: plan(config) for name, config in configs.items()}
-    console = Console()
-    bench = BackboneCache(CHECKPOINT.value, folder=output, remember=len(configs) > 1)
+    configs = {name: config.to_dict() for name, config in parse_configs(sys.argv, CONFIGS.value).items()}
+    # All mistakes show before the first hour of work.
+    scorers = {name: get_protocol(config["protocol"]).prepare(config) for name, config in configs.items()}
+    console, output = Console(), Path(OUTPUT.value)
+    cache = BackboneCache(folder=output, remember=len(configs) > 1)
     for name, config in configs.items():
         folder = output / name if len(configs) > 1 else output
         with make_progress(console) as progress:
-            backbone, features = bench.get(config, progress)
+            backbone, features = cache.get(config)
+            features.progress = progress
             folder.mkdir(parents=True, exist_ok=True)
-            outcome = runs[name](features, folder)
-        results = make_results(outcome, backbone=backbone, checkpoint=CHECKPOINT.value)
+            result = scorers[name](features, folder)
+        protocol = get_protocol(config["protocol"])
+        results = make_results(protocol, config, result, backbone=backbone, checkpoint=CHECKPOINT.value)
         file = write_results(results, folder)
         console.print(make_table(results))
         console.print(f"{file}, and pictures beside it", markup=False, soft_wrap=True)
 
 
-def load_backbone(checkpoint: str, config: Config) -> FrozenBackbone:
+def open_backbone(config: Mapping[str, Any]) -> FrozenBackbone:
     """Returns the weights to evaluate."""
-    if checkpoint == RANDOM:
-        backbone = random_backbone(find_recipe(str(config.recipe)))
+    if CHECKPOINT.value == RANDOM:
+        backbone = random_backbone(find_recipe(str(config["recipe"])))
     else:
-        backbone = trained_backbone(Path(checkpoint), which=str(config.which))
+        backbone = load_backbone(CHECKPOINT.value, which=str(config["which"]))
     return backbone if PATCH_SIZE.value is None else backbone.with_patch_size(int(PATCH_SIZE.value))
 
 
 def find_recipe(source: str) -> Recipe:
-    """Returns the recipe of a workdir or of a config file."""
+    """Returns the settings of a workdir or of a config file."""
     saved = Path(source) / CONFIG_NAME
     if saved.is_file():
         return read_recipe(saved)
@@ -108,16 +99,19 @@ def find_recipe(source: str) -> Recipe:
     return recipe_from_dict(load_config_file(source).to_dict())
 
 
-def make_table(results: dict[str, Any]) -> Table:
+def make_table(results: Mapping[str, Any]) -> Table:
     """Returns the scores, and each class's, for the terminal."""
+    protocol = get_protocol(results["protocol"])
     table = Table(title=f"{results['protocol']}: {results['checkpoint']} at step {results['step']}")
     table.add_column("score")
     table.add_column("%", justify="right")
-    for name, value in results.items():
-        if isinstance(value, float) and name not in NO_SCORES:
-            table.add_row(SCORE_NAMES.get(name, name), f"{value:.2f}", end_section=name == "miou")
-    for name, value in (results.get("class_iou") or results.get("class_accuracy") or {}).items():
-        table.add_row(name, "absent" if value is None else f"{value:.1f}")
+    for name, label in protocol.score_labels.items():
+        if results[name] is not None:
+            table.add_row(label, f"{results[name]:.2f}")
+    table.add_section()
+    for name, value in results.get(protocol.class_scores, {}).items():
+        if not isinstance(value, dict):
+            table.add_row(name, "absent" if value is None else f"{value:.1f}")
     return table
 
 

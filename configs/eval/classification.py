@@ -5,11 +5,9 @@ r"""Linear classification of frozen features: one linear layer on one vector an 
 
 ROOT holds {train,val}/CLASS/*.jpg, the layout of ImageNet; or it is tfds:NAME[@DATA_DIR], a prepared data set with
 a feature "label" (such as tfds:imagenet2012, with --config.dataset.val_split=validation).
-`--checkpoint=random` scores the start of the run that `--config.recipe` names.
 
-The default suits small sets: it whitens the features, so that the layer converges soon on any weights.
-`--config=configs/eval/classification.py:dino` has the optimizer of DINO's official evaluation, on the
-last [CLS] token and without augmentation.
+The default suits small sets: it whitens the features, so that the layer converges soon on any weights. The variant
+`:dino` has the optimizer of DINO's official evaluation, on the last [CLS] token and without augmentation.
 """
 
 from ml_collections import ConfigDict
@@ -26,14 +24,7 @@ SMALL = {
     "batch_size": 256,
     "seed": 0,
 }
-DINO = SMALL | {
-    "feature": "cls",
-    "normalization": "none",
-    "lr": 0.001,
-    "weight_decay": 0.0,
-    "epochs": 100,
-    "batch_size": 1024,
-}
+DINO = SMALL | {"feature": "cls", "normalization": "none", "lr": 0.001, "weight_decay": 0.0, "batch_size": 1024}
 
 
 def get_config(variant: str = "small") -> ConfigDict:
@@ -46,11 +37,9 @@ def get_config(variant: str = "small") -> ConfigDict:
             "protocol": "classification",
             "dataset": {"root": "", "train_split": "train", "val_split": "val"},
             "classification": variants[variant],
-            # Of the weights in a workdir: "teacher" or "student".
             "which": "teacher",
-            # The architecture of --checkpoint=random: a config file, or a workdir.
+            # Of --checkpoint=random.
             "recipe": "configs/croc_vits16_imagenet.py",
-            # What changes no score.
             "budget": {"host_gib": 3.0, "device_gib": 1.0, "batch_size": 32, "num_threads": 2},
         }
     )

@@ -1,4 +1,4 @@
-r"""DAVIS-2017 semi-supervised video segmentation: labels of the first frame travel by token similarity.
+r"""DAVIS-2017 semi-supervised video segmentation: labels of the first frame are propagated by token similarity.
 
     python launch/evaluate.py --config=configs/eval/davis.py --checkpoint=WORKDIR --output=DIR \
         --config.dataset.root=ROOT
@@ -25,11 +25,10 @@ def get_config() -> ConfigDict:
                 "topk": 5,
                 "temperature": 0.1,
             },
-            # Of the weights in a workdir: "teacher" or "student".
             "which": "teacher",
-            # The architecture of --checkpoint=random: a config file, or a workdir.
+            # Of --checkpoint=random.
             "recipe": "configs/croc_vits16_coco.py",
-            # What changes no score: one frame at a time, so there is nothing to choose.
+            # One frame at a time: there is nothing to choose.
             "budget": {},
         }
     )

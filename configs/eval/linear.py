@@ -4,12 +4,12 @@ r"""Linear segmentation of frozen features: a linear layer, cross-entropy, mean 
         --config.dataset.root=ROOT
 
 ROOT is a folder of images/{train,val}/*.jpg and labels/{train,val}/*.png (8-bit class ids, 255 ignored), or
-voc:PATH, ade20k:PATH, coco-things:PATH, coco-stuff:PATH or cityscapes:PATH, unpacked as its owners ship it.
+voc:PATH, ade20k:PATH, coco-things:PATH, coco-stuff:PATH or cityscapes:PATH, unpacked as its owners distribute it.
 `--checkpoint=random` scores the start of the run that `--config.recipe` names.
 
-The default suits small sets of small images: it whitens the features, so that the layer converges
-in 30 epochs on any weights. `--config=configs/eval/linear.py:paper` is the protocol of the paper:
-448 pixels, logits and labels at 100 x 100, SGD. `:demo` is the default on the scenes of `make demo`, sooner.
+The default suits small sets of small images: it whitens the features, so that the layer converges in 30 epochs on any
+weights. The variant `:paper` is the protocol of the paper: 448 pixels, logits and labels at 100 x 100, SGD; `:demo` is
+the default on the images of `make demo`, in fewer epochs.
 """
 
 from ml_collections import ConfigDict
@@ -55,23 +55,18 @@ def get_config(variant: str = "small") -> ConfigDict:
     if variant not in variants:
         raise ValueError(f"variant={variant!r}: choose 'small', 'paper' or 'demo'")
     protocol, recipe = variants[variant]
+    # Of the training images, 0.1 of COCO is usual.
+    splits = {"train_split": "train", "train_fraction": 1.0, "val_split": "val"}
     return ConfigDict(
         {
             "protocol": "linear",
-            "dataset": {
-                "root": "",
-                "num_classes": placeholder(int),
-                "train_split": "train",
-                # Share of the training images, drawn with a fixed seed; 0.1 of COCO is usual.
-                "train_fraction": 1.0,
-                "val_split": "val",
-            },
+            "dataset": {"root": "", "num_classes": placeholder(int), **splits},
             "linear": protocol,
-            # Of the weights in a workdir: "teacher" or "student".
+            # Of a workdir: "teacher" or "student".
             "which": "teacher",
-            # The architecture of --checkpoint=random: a config file, or a workdir.
+            # Of --checkpoint=random: a config file, or a workdir.
             "recipe": recipe,
-            # What changes no score.
+            # Limits of memory, which change no score.
             "budget": {"host_gib": 3.0, "device_gib": 1.0, "batch_size": 8, "num_threads": 2},
         }
     )

@@ -4,8 +4,8 @@ r"""Dense nearest-neighbor retrieval: patches of a split get the labels of the m
         --config.dataset.root=ROOT
 
 ROOT is a folder of images/{train,val}/*.jpg and labels/{train,val}/*.png (8-bit class ids, 255 ignored), or
-voc:PATH, ade20k:PATH, coco-things:PATH, coco-stuff:PATH or cityscapes:PATH, unpacked as its owners ship it. Nothing
-is trained. Patches of the memory are drawn evenly from all training images, without augmentation.
+voc:PATH, ade20k:PATH, coco-things:PATH, coco-stuff:PATH or cityscapes:PATH, unpacked as its owners distribute it.
+Nothing is trained. Patches of the memory are drawn evenly from all training images, without augmentation.
 """
 
 from ml_collections import ConfigDict
@@ -14,16 +14,11 @@ from ml_collections.config_dict import placeholder
 
 def get_config() -> ConfigDict:
     """Returns the protocol."""
+    splits = {"train_split": "train", "train_fraction": 1.0, "val_split": "val"}
     return ConfigDict(
         {
             "protocol": "retrieval",
-            "dataset": {
-                "root": "",
-                "num_classes": placeholder(int),
-                "train_split": "train",
-                "train_fraction": 1.0,
-                "val_split": "val",
-            },
+            "dataset": {"root": "", "num_classes": placeholder(int), **splits},
             "retrieval": {
                 "image_size": (448, 448),
                 "score_size": placeholder(tuple),
@@ -32,11 +27,9 @@ def get_config() -> ConfigDict:
                 "temperature": 0.02,
                 "seed": 0,
             },
-            # Of the weights in a workdir: "teacher" or "student".
             "which": "teacher",
-            # The architecture of --checkpoint=random: a config file, or a workdir.
+            # Of --checkpoint=random.
             "recipe": "configs/croc_vits16_coco.py",
-            # What changes no score.
             "budget": {"host_gib": 3.0, "device_gib": 1.0, "batch_size": 8, "num_threads": 2},
         }
     )

@@ -4,10 +4,9 @@ r"""Unsupervised segmentation: k-means on all frozen tokens of a split, clusters
         --config.dataset.root=ROOT
 
 ROOT is a folder of images/{train,val}/*.jpg and labels/{train,val}/*.png (8-bit class ids, 255 ignored), or
-voc:PATH, ade20k:PATH, coco-things:PATH, coco-stuff:PATH or cityscapes:PATH, unpacked as its owners ship it.
+voc:PATH, ade20k:PATH, coco-things:PATH, coco-stuff:PATH or cityscapes:PATH, unpacked as its owners distribute it.
 
-Over-clustering:
---config=configs/eval/unsupervised.py:over takes 500 clusters, each given the class of most of its pixels.
+Over-clustering: the variant `:over` has 500 clusters, each given the class of most of its pixels.
 """
 
 from ml_collections import ConfigDict
@@ -19,15 +18,11 @@ def get_config(variant: str = "classes") -> ConfigDict:
     if variant not in ("classes", "over"):
         raise ValueError(f"variant={variant!r}: choose 'classes' or 'over'")
     over = variant == "over"
+    splits = {"train_split": "train", "val_split": "val"}
     return ConfigDict(
         {
             "protocol": "unsupervised",
-            "dataset": {
-                "root": "",
-                "num_classes": placeholder(int),
-                "train_split": "train",
-                "val_split": "val",
-            },
+            "dataset": {"root": "", "num_classes": placeholder(int), **splits},
             "unsupervised": {
                 "image_size": (448, 448),
                 "label_size": (100, 100),
@@ -37,11 +32,9 @@ def get_config(variant: str = "classes") -> ConfigDict:
                 "seeds": (0, 1, 2, 3, 4),
                 "max_iterations": 100,
             },
-            # Of the weights in a workdir: "teacher" or "student".
             "which": "teacher",
-            # The architecture of --checkpoint=random: a config file, or a workdir.
+            # Of --checkpoint=random.
             "recipe": "configs/croc_vits16_coco.py",
-            # What changes no score.
             "budget": {"host_gib": 3.0, "device_gib": 1.0, "batch_size": 8, "num_threads": 2},
         }
     )

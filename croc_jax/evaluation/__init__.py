@@ -1,21 +1,6 @@
-"""What frozen features are worth: protocols, metrics, scores."""
+"""Evaluation of frozen features: one module a protocol, and a registry of them."""
 
-from croc_jax.evaluation.examples import Example, Gallery, GalleryKeeper
-from croc_jax.evaluation.features import (
-    FrozenFeatures,
-    ImageFeatures,
-    LabeledTokens,
-    MemoryBudget,
-    TokenBatch,
-    make_extract_fn,
-)
-from croc_jax.evaluation.linear import LinearFit, LinearHead, LinearProtocol, apply_head, fit_linear
-from croc_jax.evaluation.metrics import Matching, class_iou, confusion_matrix, match_clusters, mean_iou
-from croc_jax.evaluation.segmentation import LinearScore, evaluate_linear, score_linear
+from croc_jax.evaluation.features import FrozenFeatures, MemoryBudget
+from croc_jax.evaluation.registry import Protocol, Result, find_protocols, get_protocol
 
-__all__ = [
-    "Example", "FrozenFeatures", "Gallery", "GalleryKeeper", "ImageFeatures", "LabeledTokens", "LinearFit",
-    "LinearHead", "LinearProtocol", "LinearScore", "Matching", "MemoryBudget", "TokenBatch", "apply_head", "class_iou",
-    "confusion_matrix", "evaluate_linear", "fit_linear", "make_extract_fn", "match_clusters", "mean_iou",
-    "score_linear",
-]  # fmt: skip
+__all__ = ["FrozenFeatures", "MemoryBudget", "Protocol", "Result", "find_protocols", "get_protocol"]

@@ -1,8 +1,9 @@
-"""Object discovery: one box an image from the keys of the last block, by LOST, scored by CorLoc."""
+"""Object discovery by LOST: one box an image from the keys of the last block, scored by CorLoc."""
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -11,24 +12,26 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 from scipy import ndimage
 
-from croc_jax.data.labeled.boxes import BoxSplit
+from croc_jax.data.labeled.boxes import BoxSplit, open_voc_boxes
 from croc_jax.data.photometric import normalize
 from croc_jax.evaluation.features import FrozenFeatures
+from croc_jax.evaluation.registry import Protocol, Result, check_choice, check_positive
+from croc_jax.evaluation.visualize import draw_boxes
 from croc_jax.models import Backbone, clustering_tokens
 from croc_jax.models.features import TOKENS
 
-# From this IoU on, an image counts as solved.
+# Least IoU with a true box for an image to count as found.
 CORLOC_IOU = 0.5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DiscoveryProtocol:
-    """Every setting of the protocol that moves the score; the defaults are LOST's.
+class DiscoveryConfig:
+    """Every setting of object discovery that moves the score; the defaults are LOST's.
 
     Attributes:
-        tokens: "keys" (official), "queries", "values", or "last", which any backbone has.
-        centered: subtract the image's mean token first. Features that are never negative, as a
-            ResNet's, would resemble all others.
+        tokens: "keys" (official), "queries", "values", or "last", which every backbone has.
+        centered: whether the image's mean token is subtracted first. Features that are never negative, as a
+            ResNet's, would otherwise be similar to all others.
         num_patches: patches of the lowest degree that may extend the seed (official: k_patches).
     """
 
@@ -38,77 +41,63 @@ class DiscoveryProtocol:
 
     def __post_init__(self) -> None:
         """Raises ValueError, naming the field and the value, for settings that cannot work."""
-        if self.tokens not in TOKENS:
-            raise ValueError(f"tokens={self.tokens!r}: choose one of {', '.join(TOKENS)}")
-        if self.num_patches < 1:
-            raise ValueError(f"num_patches={self.num_patches}: must be positive")
+        check_choice(self, "tokens", TOKENS)
+        check_positive(self, "num_patches")
 
 
 class Discovery(NamedTuple):
-    """What LOST makes of one image.
-
-    Attributes:
-        seed: index of the patch that resembles the fewest others.
-        mask: patches that resemble the seed and its kin.
-    """
+    """LOST's seed, the patch that is similar to the fewest others, and the patches similar to the expanded seed set."""
 
     seed: Int[Array, ""]
     mask: Bool[Array, " n"]
 
 
-class DiscoveryScore(NamedTuple):
-    """The result of object discovery.
-
-    Attributes:
-        corloc: percent of the images with boxes whose prediction meets one of these.
-        boxes: predicted (left, top, right, bottom) of each image, in pixels.
-        ious: with the best box of each image; NaN for images without boxes.
-        seconds: of all images.
-    """
-
-    corloc: float
-    boxes: Float[np.ndarray, "n 4"]
-    ious: Float[np.ndarray, " n"]
-    seconds: float
+def open_dataset(*, root: str | Path, split: str, year: int, hard: bool) -> BoxSplit:
+    """Opens a split of VOC with boxes; errors as for `open_voc_boxes`."""
+    return open_voc_boxes(Path(root).expanduser(), split, year=year, hard=hard)
 
 
-def evaluate_discovery(features: FrozenFeatures, *, split: BoxSplit, protocol: DiscoveryProtocol) -> DiscoveryScore:
-    """Finds one object in each image; needs no training.
+def evaluate(
+    features: FrozenFeatures, dataset: BoxSplit, config: DiscoveryConfig, output: Path | None = None
+) -> Result:
+    """Finds one object in each image; see `Protocol` for the arguments."""
+    start = time.perf_counter()
+    boxes, ious = find_boxes(features, dataset, config)
+    scored = ~np.isnan(ious)
+    if not scored.any():
+        raise ValueError(f"no image of {dataset.root}, split {dataset.name}, has a box that counts: set hard=True")
+    if output is not None:
+        draw_boxes(dataset, boxes, ious).save(output / "typical.png")
+    scores = {"corloc": 100 * float(np.mean(ious[scored] >= CORLOC_IOU)), "num_scored": int(scored.sum())}
+    described = {"name": dataset.root.resolve().name, "split": dataset.name, "num_images": len(dataset)}
+    described |= {"hard": dataset.hard}
+    return Result(scores, described, dataset.root, {"discovery": time.perf_counter() - start})
 
-    Args:
-        features: of the backbone.
-        split: images with boxes.
-        protocol: every setting that moves the score.
 
-    Raises:
-        ValueError: for a file that cannot be read, or if no image has a box.
+def find_boxes(
+    features: FrozenFeatures, split: BoxSplit, config: DiscoveryConfig
+) -> tuple[Float[np.ndarray, "n 4"], Float[np.ndarray, " n"]]:
+    """Returns the predicted box (left, top, right, bottom) of each image in pixels, and its IoU with the best true box.
+
+    The IoU of an image without boxes is NaN.
     """
     backbone, progress = features.module, features.progress
-    start, discover_fn = time.perf_counter(), make_discover_fn(backbone, protocol)
-    boxes, ious = [], []
-    indices: Iterable[int] = range(len(split))
-    for index in progress.track(indices, total=len(split), description="objects") if progress else indices:
+    discover_fn, boxes, ious = make_discover_fn(backbone, config), [], []
+    indices = range(len(split))
+    for index in progress.track(indices, description="objects") if progress else indices:
         image, truth = split.load(index)
         padded, size = pad_image(image, backbone.patch_size), image.shape[:2]
         found = jax.device_get(discover_fn(features.params, padded, np.array(size)))
         grid = (padded.shape[0] // backbone.patch_size, padded.shape[1] // backbone.patch_size)
         boxes.append(seed_box(int(found.seed), found.mask.reshape(grid), backbone.patch_size, size))
-        ious.append(box_iou(boxes[-1], truth).max(initial=-1))
-    best = np.where(np.array(ious) < 0, np.nan, ious)
-    if np.isnan(best).all():
-        raise ValueError(f"no image of {split.root}, split {split.name}, has a box that counts: set hard=True")
-    corloc = 100 * float(np.mean(best[~np.isnan(best)] >= CORLOC_IOU))
-    return DiscoveryScore(corloc, np.array(boxes), best, time.perf_counter() - start)
+        ious.append(box_iou(boxes[-1], truth).max() if len(truth) else np.nan)
+    return np.array(boxes), np.array(ious)
 
 
-def make_discover_fn(backbone: Backbone, protocol: DiscoveryProtocol) -> Callable[..., Discovery]:
+def make_discover_fn(backbone: Backbone, config: DiscoveryConfig) -> Callable[..., Discovery]:
     """Returns a jitted function of (params, padded image uint8 `[H W 3]`, its true height and width).
 
     It compiles once for each number of patches, not for each size of image.
-
-    Args:
-        backbone: the module; it sees an ImageNet-normalized image.
-        protocol: the settings.
     """
 
     @jax.jit
@@ -116,10 +105,10 @@ def make_discover_fn(backbone: Backbone, protocol: DiscoveryProtocol) -> Callabl
         inside = (jnp.arange(image.shape[0]) < size[0])[:, None] & (jnp.arange(image.shape[1]) < size[1])
         pixels = normalize(image[None]) * inside[None, ..., None]
         features: Any = backbone.apply({"params": params}, pixels)
-        heads, _ = clustering_tokens(features, protocol.tokens)
+        heads, _ = clustering_tokens(features, config.tokens)
         tokens = jnp.swapaxes(heads[0], 0, 1).reshape(heads.shape[2], -1)
-        tokens -= protocol.centered * jnp.mean(tokens, axis=0)
-        return lost(tokens, num_patches=protocol.num_patches)
+        tokens -= config.centered * jnp.mean(tokens, axis=0)
+        return lost(tokens, num_patches=config.num_patches)
 
     return discover
 
@@ -127,26 +116,27 @@ def make_discover_fn(backbone: Backbone, protocol: DiscoveryProtocol) -> Callabl
 def lost(tokens: Float[Array, "n d"], *, num_patches: int) -> Discovery:
     """Returns seed and mask of LOST (Siméoni et al., 2021, sections 3.2 and 3.3).
 
-    The seed is the patch with the fewest positive products with others. Of the `num_patches`
-    patches with the fewest, those with a positive product with the seed are its kin; the mask
-    holds every patch whose products with all kin have a positive sum.
+    The seed is the patch with the fewest positive products with others. Of the `num_patches` patches with the fewest,
+    those with a positive product with the seed form the expanded seed set; the mask holds every patch whose products
+    with all of that set have a positive sum.
 
     Args:
-        tokens: of the patches.
-        num_patches: see above; at most all patches.
+        tokens: tokens of the patches.
+        num_patches: candidates for the expanded seed set; at most all patches.
     """
     affinity = jnp.matmul(tokens, tokens.T, precision=jax.lax.Precision.HIGHEST)
     count = len(affinity)
-    # Each patch resembles itself, too, which changes no order.
+    # Each patch counts itself, too, which does not change the order.
     degrees = jnp.sum(affinity > 0, axis=1)
     order = jnp.argsort(degrees, stable=True)
     candidates = jnp.zeros(count, bool).at[order[:num_patches]].set(True)
-    kin = candidates & (affinity[order[0]] > 0)
-    return Discovery(order[0], jnp.matmul(kin.astype(jnp.float32), affinity, precision=jax.lax.Precision.HIGHEST) > 0)
+    expanded = candidates & (affinity[order[0]] > 0)
+    total = jnp.matmul(expanded.astype(jnp.float32), affinity, precision=jax.lax.Precision.HIGHEST)
+    return Discovery(order[0], total > 0)
 
 
 def pad_image(image: UInt8[np.ndarray, "h w 3"], patch_size: int) -> UInt8[np.ndarray, "H W 3"]:
-    """Returns an image filled up at its right and bottom to whole patches."""
+    """Returns an image padded with zeros at its right and bottom to whole patches."""
     missing = [(0, -side % patch_size) for side in image.shape[:2]]
     return np.pad(image, (*missing, (0, 0)))
 
@@ -177,3 +167,25 @@ def box_iou(box: Float[np.ndarray, "4"], others: Float[np.ndarray, "m 4"]) -> Fl
     intersection = np.prod(np.maximum(high - low, 0), axis=1)
     area = np.prod(box[2:] - box[:2]) + np.prod(others[:, 2:] - others[:, :2], axis=1)
     return intersection / (area - intersection)
+
+
+PROTOCOL = Protocol(
+    name="discovery",
+    title="Object discovery",
+    description=(
+        "One box an image, around the patches that are similar to the fewest others. It counts as found if it "
+        "overlaps with the box of any object by half."
+    ),
+    config=DiscoveryConfig,
+    open_dataset=open_dataset,
+    evaluate=evaluate,
+    main_score="corloc",
+    score_labels={"corloc": "CorLoc"},
+    conventions={
+        "images": "at their own size, filled up with zeros (after normalization) to whole patches",
+        "tokens": "of the last block, all heads side by side, not normalized, float32",
+        "ties": "the first patch in row-major order",
+        "components": "4-connected",
+        "corloc": f"percent of the images with boxes, IoU >= {CORLOC_IOU} with any box",
+    },
+)

@@ -1,6 +1,7 @@
 """Frozen features of labeled images: encoded batch by batch, in bounded memory, once for several protocols."""
 
 import dataclasses
+import functools
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -15,10 +16,10 @@ from rich.progress import Progress
 from croc_jax.data.labeled.classes import ClassificationSplit
 from croc_jax.data.labeled.segmentation import SegmentationSplit
 from croc_jax.data.photometric import normalize
-from croc_jax.evaluation.paging import release_pages
+from croc_jax.evaluation.mmap import release_pages
 from croc_jax.models import Backbone, patch_grid
 
-# What one image can be summed up by.
+# Vectors that can stand for a whole image.
 POOLINGS = ("cls", "mean", "cls_mean")
 
 Images = UInt8[Array | np.ndarray, "b H W 3"]
@@ -28,10 +29,10 @@ PoolFn = Callable[[Any, Images], Float[Array, "b d"]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MemoryBudget:
-    """Limits that change no score, only where features live.
+    """Limits that change no score, only where features are stored.
 
     Attributes:
-        host_gib: features beyond this lie in a temporary file.
+        host_gib: features beyond this go to a temporary file.
         device_gib: features of a split beyond this go to the device a few batches at a time.
         batch_size: images encoded at once.
         num_threads: threads that decode and resize images.
@@ -50,63 +51,51 @@ class MemoryBudget:
 
 
 class TokenBatch(NamedTuple):
-    """Tokens of a batch of constant size; after the last image of a split they mean nothing.
-
-    Attributes:
-        tokens: float16.
-        labels: one array a real image, so their number tells how many images are real.
-    """
+    """Float16 tokens of a batch of constant size, padded, and one array of labels for each real image."""
 
     tokens: Float[Array | np.ndarray, "b r c d"]
     labels: list[UInt8[np.ndarray, "_ _"]]
 
 
 class LabeledTokens(NamedTuple):
-    """Frozen tokens of a whole split.
+    """Float16 tokens of a whole split, perhaps memory-mapped, and labels of one size."""
 
-    Attributes:
-        tokens: of each image `[n r c d]` float16; an array, or a memory-mapped temporary file.
-        labels: of each image, all of one size `[n h w]`.
-    """
-
-    tokens: np.ndarray
+    tokens: Float[np.ndarray, "n r c d"]
     labels: UInt8[np.ndarray, "n h w"]
 
 
 class ImageFeatures(NamedTuple):
-    """One frozen vector an image of a whole split.
-
-    Attributes:
-        features: float32; an array, or a memory-mapped temporary file.
-        labels: the class of each image.
-    """
+    """One float32 vector for each image of a split, perhaps memory-mapped, and the class of each."""
 
     features: Float[np.ndarray, "n d"]
     labels: Int32[np.ndarray, " n"]
 
 
+# Cached, so that another instance, or the same one with later weights, compiles nothing anew.
+@functools.lru_cache(maxsize=8)
 def make_extract_fn(backbone: Backbone, dtype: Any = jnp.float32) -> ExtractFn:
     """Returns a jitted function of (params, images uint8) that gives the normalized patch tokens.
 
     Args:
-        backbone: the module; it sees ImageNet-normalized images.
-        dtype: of the tokens that are returned.
+        backbone: module; it gets ImageNet-normalized images.
+        dtype: type of the tokens that are returned.
     """
 
     @jax.jit
     def extract(params: Any, images: Images) -> Float[Array, "b r c d"]:
         rows, columns = patch_grid((images.shape[1], images.shape[2]), backbone.patch_size)
-        patches = backbone.apply({"params": params}, normalize(images)).patches  # pyright: ignore
+        patches = backbone.apply({"params": params}, normalize(jnp.asarray(images))).patches  # pyright: ignore
         return patches.reshape(images.shape[0], rows, columns, -1).astype(dtype)
 
     return extract
 
 
+@functools.lru_cache(maxsize=8)
 def make_pool_fn(backbone: Backbone) -> PoolFn:
-    """Returns a jitted function of (params, images uint8) that gives [CLS] and the mean patch token, end to end.
+    """Returns a jitted function of (params, images uint8) that gives [CLS] and the mean patch token, concatenated.
 
     Args:
-        backbone: the module; it sees ImageNet-normalized images.
+        backbone: module; it gets ImageNet-normalized images.
     """
 
     @jax.jit
@@ -117,43 +106,32 @@ def make_pool_fn(backbone: Backbone) -> PoolFn:
     return pool
 
 
+@dataclasses.dataclass
 class FrozenFeatures:
-    """A frozen backbone at work.
+    """A frozen backbone that encodes labeled images.
 
     Attributes:
-        module: the backbone.
-        params: its weights.
-        budget: of memory.
+        module: module of the backbone.
+        params: its weights, on one device or sharded over several of this process.
+        budget: limits of memory.
+        folder: folder of temporary files for features beyond the budget; by default the system's.
         progress: shows what takes time, if there is one.
+        remember: whether to keep the features of every split and image size, so that the next protocol need not
+            encode them again. No score depends on it.
     """
 
-    def __init__(
-        self,
-        module: Backbone,
-        params: Any,
-        *,
-        budget: MemoryBudget | None = None,
-        folder: Path | None = None,
-        progress: Progress | None = None,
-        remember: bool = False,
-    ) -> None:
-        """Encodes nothing yet.
+    module: Backbone
+    params: Any
+    _: dataclasses.KW_ONLY
+    budget: MemoryBudget = MemoryBudget()
+    folder: Path | None = None
+    progress: Progress | None = None
+    remember: bool = False
 
-        Args:
-            module: the backbone.
-            params: its weights.
-            budget: of memory.
-            folder: for temporary files of features beyond the budget; by default the system's.
-            progress: shows what takes time.
-            remember: whether to keep the features of every split and image size, so that the next
-                protocol need not encode them again. No score depends on it.
-        """
-        self.module, self.params, self.progress = module, params, progress
-        self.budget = budget or MemoryBudget()
-        self._folder, self._remember = folder, remember
+    def __post_init__(self) -> None:
+        """Encodes nothing yet."""
         self._known: dict[Any, Any] = {}
         self._kept_bytes = 0
-        self._extract_fn, self._pool_fn = make_extract_fn(module, jnp.float16), make_pool_fn(module)
 
     def grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
         """Returns the rows and columns of patches of an image.
@@ -177,46 +155,46 @@ class FrozenFeatures:
         Args:
             split: labeled images.
             image_size: height and width that images are resized to.
-            label_size: alike for labels; None leaves each at its own size.
+            label_size: height and width that labels are resized to; None leaves each at its own size.
 
         Raises:
-            ValueError: if whole patches do not tile the images.
-            LabeledDataError: see `SegmentationSplit.load`.
+            ValueError: if whole patches do not tile the images, or a file cannot be used.
         """
         grid = self.grid(image_size)
-        key = tuple(pair.image for pair in split.pairs), image_size
-        if key in self._known:
-            yield from self._recall(self._known[key], split, label_size)
+        if not self.remember:
+            for batch in self._batches(split, image_size=image_size, label_size=label_size):
+                yield TokenBatch(self._encode(batch.images), batch.labels)
             return
-        shape = (len(split), *grid, self.module.width)
-        kept, start = self._allocate(shape, np.float16) if self._remember else None, 0
-        sizes = {"image_size": image_size, "label_size": label_size}
-        for batch in self._track(split.batches(self.budget.batch_size, **sizes, **self._threads), split):
-            tokens, count = self._extract_fn(self.params, batch.images), len(batch.labels)
-            if kept is not None:
-                kept[start : start + count] = np.asarray(tokens)[:count]
-                release_pages(kept)
-            start += count
-            yield TokenBatch(tokens, batch.labels)
-        if kept is not None:
-            self._known[key] = kept
+        key, size = _key(split, image_size), self.budget.batch_size
+        if key not in self._known:
+            self.collect_tokens(split, image_size=image_size, label_size=grid)
+        tokens = self._known[key]
+        for number, labels in enumerate(self._label_batches(split, label_size)):
+            part = tokens[number * size : (number + 1) * size]
+            padded = np.zeros((size, *tokens.shape[1:]), tokens.dtype)
+            padded[: len(part)] = part
+            release_pages(tokens)
+            yield TokenBatch(padded, labels)
 
     def collect_tokens(
         self, split: SegmentationSplit, *, image_size: tuple[int, int], label_size: tuple[int, int]
     ) -> LabeledTokens:
         """Returns the tokens and labels of a whole split; arguments and errors as for `token_batches`."""
-        shape = (len(split), *self.grid(image_size), self.module.width)
-        key = tuple(pair.image for pair in split.pairs), image_size
-        own = None if self._remember else self._allocate(shape, np.float16)
-        labels, start = [], 0
-        for batch in self.token_batches(split, image_size=image_size, label_size=label_size):
+        grid, key, labels, start = self.grid(image_size), _key(split, image_size), [], 0
+        if key in self._known:
+            for batch in self._label_batches(split, label_size):
+                labels += batch
+            return LabeledTokens(self._known[key], np.stack(labels))
+        tokens = self._allocate((len(split), *grid, self.module.width), np.float16)
+        for batch in self._batches(split, image_size=image_size, label_size=label_size):
             count = len(batch.labels)
-            if own is not None:
-                own[start : start + count] = np.asarray(batch.tokens)[:count]
-                release_pages(own)
+            tokens[start : start + count] = np.asarray(self._encode(batch.images))[:count]
+            release_pages(tokens)
             labels += batch.labels
             start += count
-        return LabeledTokens(self._known[key] if own is None else own, np.stack(labels))
+        if self.remember:
+            self._known[key] = tokens
+        return LabeledTokens(tokens, np.stack(labels))
 
     def collect_pooled(
         self, split: ClassificationSplit, *, pooling: str, resize: int, image_size: int
@@ -225,86 +203,74 @@ class FrozenFeatures:
 
         Args:
             split: images with classes.
-            pooling: "cls" (the normalized [CLS] token), "mean" (of the normalized patch tokens) or
-                "cls_mean" (both, one after the other; DINO's `avgpool_patchtokens`).
+            pooling: "cls" (the normalized [CLS] token), "mean" (of the normalized patch tokens) or "cls_mean" (both
+                concatenated; DINO's `avgpool_patchtokens`).
             resize: see `ClassificationSplit.load`.
             image_size: see `ClassificationSplit.load`.
 
         Raises:
-            ValueError: for another pooling, or if whole patches do not tile the images.
-            LabeledDataError: for an image that cannot be read.
+            ValueError: for another pooling, if whole patches do not tile the images, or an image cannot be read.
         """
         check_pooling(pooling, resize, image_size)
         self.grid((image_size, image_size))
-        key = split.root.resolve(), split.name, resize, image_size
-        width = self.module.width
+        key, width = (split.root.resolve(), split.name, resize, image_size), self.module.width
         wanted = {"cls": slice(0, width), "mean": slice(width, None), "cls_mean": slice(None)}[pooling]
-        if key in self._known:
-            both, labels = self._known[key]
-            return ImageFeatures(both[:, wanted], labels)
-        stored = slice(None) if self._remember else wanted
-        features, labels = self._pool(split, stored, resize=resize, image_size=image_size)
-        if self._remember:
-            self._known[key] = features, labels
-            features = features[:, wanted]
-        return ImageFeatures(features, labels)
+        if key not in self._known:
+            # What is remembered serves every pooling.
+            stored = slice(None) if self.remember else wanted
+            found = self._pool(split, stored, resize=resize, image_size=image_size)
+            if not self.remember:
+                return found
+            self._known[key] = found
+        both, labels = self._known[key]
+        return ImageFeatures(both[:, wanted], labels)
 
-    def _pool(
-        self, split: ClassificationSplit, stored: slice, *, resize: int, image_size: int
-    ) -> tuple[np.ndarray, Int32[np.ndarray, " n"]]:
+    def _encode(self, images: Images) -> Float[Array, "b r c d"]:
+        return make_extract_fn(self.module, jnp.float16)(self.params, images)
+
+    def _pool(self, split: ClassificationSplit, stored: slice, *, resize: int, image_size: int) -> ImageFeatures:
         dim = len(range(*stored.indices(2 * self.module.width)))
         features, labels, start = self._allocate((len(split), dim), np.float32), [], 0
-        batches = split.batches(self.budget.batch_size, resize=resize, image_size=image_size, **self._threads)
-        for batch in self._track(batches, split):
-            count = len(batch.labels)
-            features[start : start + count] = np.asarray(self._pool_fn(self.params, batch.images))[:count, stored]
+        for batch in self._batches(split, resize=resize, image_size=image_size):
+            count, pooled = len(batch.labels), make_pool_fn(self.module)(self.params, batch.images)
+            features[start : start + count] = np.asarray(pooled)[:count, stored]
             release_pages(features)
             labels.append(batch.labels)
             start += count
-        return features, np.concatenate(labels)
+        return ImageFeatures(features, np.concatenate(labels))
 
-    def _recall(
-        self, tokens: np.ndarray, split: SegmentationSplit, label_size: tuple[int, int] | None
-    ) -> Iterator[TokenBatch]:
-        size, start = self.budget.batch_size, 0
-        for labels in self._track(split.label_batches(size, label_size=label_size, **self._threads), split):
-            part = tokens[start : start + size]
-            padded = np.zeros((size, *tokens.shape[1:]), tokens.dtype)
-            padded[: len(part)] = part
-            release_pages(tokens)
-            start += size
-            yield TokenBatch(padded, labels)
+    def _batches(self, split: SegmentationSplit | ClassificationSplit, **sizes: Any) -> Iterator[Any]:
+        budget = self.budget
+        yield from self._track(split.batches(budget.batch_size, num_threads=budget.num_threads, **sizes), split)
 
-    @property
-    def _threads(self) -> dict[str, Any]:
-        return {"num_threads": self.budget.num_threads}
+    def _label_batches(self, split: SegmentationSplit, size: tuple[int, int] | None) -> Iterator[Any]:
+        budget = self.budget
+        loaded = split.label_batches(budget.batch_size, label_size=size, num_threads=budget.num_threads)
+        yield from self._track(loaded, split)
 
     def _track(self, batches: Iterable[Any], split: SegmentationSplit | ClassificationSplit) -> Iterable[Any]:
         if self.progress is None:
             return batches
-        return _advance(self.progress, batches, split)
+        total = -(-len(split) // self.budget.batch_size)
+        return self.progress.track(batches, total=total, description=f"batches of {split.name}")
 
     def _allocate(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         """Returns an array, in a temporary file without a name where the budget of the host ends."""
         size = np.dtype(dtype).itemsize * int(np.prod(shape, dtype=np.int64))
         if self._kept_bytes + size <= self.budget.host_gib * 2**30:
-            self._kept_bytes += size * self._remember
+            self._kept_bytes += size * self.remember
             return np.empty(shape, dtype)
-        # The file has no name any more: it goes away with the array, even after a crash.
-        with tempfile.TemporaryFile(dir=self._folder) as file:
+        # Without a name, the file goes away with the array, even after a crash.
+        with tempfile.TemporaryFile(dir=self.folder) as file:
             return np.memmap(file, dtype, "w+", shape=shape)
 
 
-def _advance(progress: Progress, batches: Iterable[Any], split: SegmentationSplit | ClassificationSplit) -> Iterator:
-    task, done = progress.add_task(f"images of {split.name}", total=len(split)), 0
-    for batch in batches:
-        yield batch
-        done += len(batch if isinstance(batch, list) else batch.labels)
-        progress.update(task, completed=done)
+def _key(split: SegmentationSplit, image_size: tuple[int, int]) -> tuple:
+    return tuple(pair.image for pair in split.pairs), image_size
 
 
 def check_pooling(pooling: str, resize: int, image_size: int) -> None:
-    """Raises ValueError, naming the field and the value, for vectors that cannot be made."""
+    """Raises ValueError, naming the field and the value, for vectors that cannot be computed."""
     if pooling not in POOLINGS:
         raise ValueError(f"feature={pooling!r}: choose one of {', '.join(POOLINGS)}")
     if not 0 < image_size <= resize:

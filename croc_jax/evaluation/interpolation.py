@@ -7,13 +7,13 @@ from jaxtyping import Array, Float
 
 
 def bilinear_matrix(old: int, new: int, padded: int | None = None) -> Float[np.ndarray, "new old"]:
-    """Returns the weights that resize one axis, pixel centers at (i + 0.5) * old / new.
+    """Returns the weights that resize one axis, with pixel centers at (i + 0.5) * old / new.
 
-    The border repeats, as in PyTorch's `interpolate(align_corners=False)` without antialiasing.
+    The border is repeated, as in PyTorch's `interpolate(align_corners=False)` without antialiasing.
 
     Args:
         old: samples of the axis.
-        new: samples to make of them.
+        new: samples of the resized axis.
         padded: rows of the result; those after `new` are zero.
     """
     centers = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
@@ -30,7 +30,7 @@ def resize_with(
     columns: Float[Array | np.ndarray, "C c"],
     grid: Float[Array, "*b r c k"],
 ) -> Float[Array, "*b R C k"]:
-    """Resizes a grid of vectors by the matrices of its two axes; float32 on every backend."""
+    """Resizes a grid of vectors by the matrices of its two axes, in float32 on every backend."""
     precision = jax.lax.Precision.HIGHEST
     wide = jnp.einsum("Rr,...rck->...Rck", rows, grid, precision=precision)
     return jnp.einsum("Cc,...Rck->...RCk", columns, wide, precision=precision)

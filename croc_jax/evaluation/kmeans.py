@@ -1,6 +1,5 @@
 """K-means on any number of tokens: in chunks, on all devices, from k-means++ starts."""
 
-import dataclasses
 import functools
 import math
 from collections.abc import Iterator
@@ -12,51 +11,26 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from croc_jax.evaluation.paging import release_pages
+from croc_jax.evaluation.mmap import release_pages
+from croc_jax.evaluation.search import l2_normalize
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class KMeansConfig:
-    """How to cluster.
-
-    Attributes:
-        num_clusters: K.
-        max_iterations: of Lloyd's algorithm.
-        tolerance: it ends once the centroids move by less, as a share of the tokens' mean variance
-            (as in scikit-learn).
-        start_tokens: the start looks at so many tokens at most, drawn at random.
-        unit_length: whether tokens are scaled to length 1 first; centroids are not.
-    """
-
-    num_clusters: int
-    max_iterations: int = 100
-    tolerance: float = 1e-4
-    start_tokens: int = 65536
-    unit_length: bool = False
-
-    def __post_init__(self) -> None:
-        """Raises ValueError, naming the field and the value, for settings that cannot work."""
-        for name in ("num_clusters", "max_iterations", "start_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be 1 or more")
+# The start considers at most this many tokens, drawn at random.
+START_TOKENS = 65536
+# It ends once the centroids move by less, as a share of the tokens' mean variance (as in scikit-learn).
+TOLERANCE = 1e-4
+CHUNK = 65536
 
 
 class KMeansFit(NamedTuple):
-    """The result.
-
-    Attributes:
-        centroids: in float32.
-        inertia: sum of the squared distances of all tokens to their centroid.
-        iterations: until it ended.
-    """
+    """Centroids, the sum of the squared distances of all tokens to theirs, and the iterations of Lloyd's algorithm."""
 
     centroids: Float[np.ndarray, "k d"]
     inertia: float
     iterations: int
 
 
-class _Pass(NamedTuple):
-    """What one look at the tokens gives."""
+class _LloydStats(NamedTuple):
+    """Statistics of one pass over some tokens; `farthest` is the token with the largest squared distance."""
 
     sums: Array
     counts: Array
@@ -66,38 +40,45 @@ class _Pass(NamedTuple):
 
 
 def fit_kmeans(
-    tokens: Float[np.ndarray, "n d"], config: KMeansConfig, *, seed: int, chunk: int = 65536, mesh: Mesh | None = None
+    tokens: Float[np.ndarray, "n d"],
+    num_clusters: int,
+    *,
+    seed: int,
+    max_iterations: int = 100,
+    unit_length: bool = False,
+    chunk: int = CHUNK,
+    mesh: Mesh | None = None,
 ) -> KMeansFit:
-    """Returns centroids of tokens; a cluster that runs empty restarts at the token that fits worst.
+    """Returns centroids of tokens; a cluster that becomes empty restarts at the token that fits worst.
 
     Args:
-        tokens: in any precision, in memory or memory-mapped.
-        config: how to cluster.
-        seed: of the start.
+        tokens: tokens in any precision, in memory or memory-mapped.
+        num_clusters: number of clusters K.
+        seed: seed of the start.
+        max_iterations: most iterations of Lloyd's algorithm.
+        unit_length: whether tokens are scaled to unit length first; centroids are not.
         chunk: tokens on the devices at a time.
-        mesh: spreads each chunk over its devices.
+        mesh: mesh to spread each chunk over.
 
     Raises:
         ValueError: for fewer tokens than clusters.
     """
-    if len(tokens) < config.num_clusters:
-        raise ValueError(f"num_clusters={config.num_clusters}: more than the {len(tokens)} tokens")
+    if len(tokens) < num_clusters:
+        raise ValueError(f"num_clusters={num_clusters}: more than the {len(tokens)} tokens")
     rng = np.random.default_rng(seed)
-    sample = tokens[np.sort(rng.choice(len(tokens), min(len(tokens), config.start_tokens), replace=False))]
-    sample = _prepare(jnp.asarray(sample), config.unit_length)
-    key = jax.random.key(int(rng.integers(2**31)))
-    centroids = _plus_plus(sample, key, num_clusters=config.num_clusters)
-    least_move = config.tolerance * float(jnp.mean(jnp.var(sample, axis=0)))
+    sample = tokens[np.sort(rng.choice(len(tokens), min(len(tokens), START_TOKENS), replace=False))]
+    sample = _prepare(jnp.asarray(sample), unit_length)
+    centroids = _plus_plus(sample, jax.random.key(int(rng.integers(2**31))), num_clusters=num_clusters)
+    least_move = TOLERANCE * float(jnp.mean(jnp.var(sample, axis=0)))
     iterations = 0
-    while iterations < config.max_iterations:
+    while iterations < max_iterations:
         iterations += 1
-        found = _look(tokens, centroids, config.unit_length, chunk=chunk, mesh=mesh)
-        moved = _update(found, centroids)
+        moved = _update(lloyd_pass(tokens, centroids, unit_length, chunk=chunk, mesh=mesh), centroids)
         shift, centroids = float(jnp.sum((moved - centroids) ** 2)), moved
         if shift <= least_move:
             break
-    inertia = float(_look(tokens, centroids, config.unit_length, chunk=chunk, mesh=mesh).inertia)
-    return KMeansFit(np.asarray(centroids), inertia, iterations)
+    inertia = lloyd_pass(tokens, centroids, unit_length, chunk=chunk, mesh=mesh).inertia
+    return KMeansFit(np.asarray(centroids), float(inertia), iterations)
 
 
 def assign_clusters(
@@ -105,81 +86,75 @@ def assign_clusters(
     centroids: Float[np.ndarray, "k d"],
     *,
     unit_length: bool = False,
-    chunk: int = 65536,
+    chunk: int = CHUNK,
 ) -> Int[np.ndarray, " n"]:
     """Returns the nearest centroid of each token.
 
     Args:
-        tokens: in any precision.
+        tokens: tokens in any precision.
         centroids: see `fit_kmeans`.
-        unit_length: see `KMeansConfig`.
+        unit_length: see `fit_kmeans`.
         chunk: tokens on the device at a time.
     """
-    nearest = jax.jit(lambda x, c: jnp.argmin(_distances(_prepare(x, unit_length), c), axis=1))
+    nearest = jax.jit(lambda x, c: jnp.argmin(_squared_distances(_prepare(x, unit_length), c), axis=1))
     chunks = _chunks(tokens, chunk, None)
     return np.concatenate([np.asarray(nearest(x, centroids))[: int(counted.sum())] for x, counted in chunks])
 
 
+def lloyd_pass(
+    tokens: np.ndarray, centroids: Array, unit_length: bool, *, chunk: int, mesh: Mesh | None
+) -> _LloydStats:
+    """Returns sums, counts and inertia of all tokens, and the farthest token of each chunk."""
+    parts: list[_LloydStats] = []
+    for x, counted in _chunks(tokens, chunk, mesh):
+        parts.append(_accumulate(x, counted, centroids, unit_length))
+        # No more than one chunk ahead, or all of them would wait in memory.
+        jax.block_until_ready(parts[-2:-1])
+    sums, counts, inertia = (functools.reduce(jnp.add, values) for values in list(zip(*parts, strict=True))[:3])
+    farthest, distance = (jnp.stack(values) for values in list(zip(*parts, strict=True))[3:])
+    return _LloydStats(sums, counts, inertia, farthest, distance)
+
+
 def _chunks(tokens: np.ndarray, size: int, mesh: Mesh | None) -> Iterator[tuple[Array, np.ndarray]]:
-    """Yields parts of one size, and which rows of them count."""
+    """Yields parts of one size, and which of their rows count."""
     size = min(size, len(tokens))
     if mesh is not None:
         size = math.ceil(size / mesh.size) * mesh.size
+    sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0])) if mesh is not None else None
     for start in range(0, len(tokens), size):
         part = tokens[start : start + size]
-        counted = np.arange(size) < len(part)
         padded = np.pad(part, ((0, size - len(part)), (0, 0)))
         release_pages(tokens)
-        sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0])) if mesh is not None else None
-        yield jax.device_put(padded, sharding), counted
-
-
-def _look(tokens: np.ndarray, centroids: Array, unit_length: bool, *, chunk: int, mesh: Mesh | None) -> _Pass:
-    parts: list[_Pass] = []
-    for x, counted in _chunks(tokens, chunk, mesh):
-        parts.append(_accumulate(x, counted, centroids, unit_length))
-        # Not further ahead than one chunk, or all of them would wait in memory.
-        jax.block_until_ready(parts[-2:-1])
-    return _Pass(
-        sums=functools.reduce(jnp.add, (part.sums for part in parts)),
-        counts=functools.reduce(jnp.add, (part.counts for part in parts)),
-        inertia=functools.reduce(jnp.add, (part.inertia for part in parts)),
-        farthest=jnp.stack([part.farthest for part in parts]),
-        distance=jnp.stack([part.distance for part in parts]),
-    )
+        yield jax.device_put(padded, sharding), np.arange(size) < len(part)
 
 
 def _prepare(tokens: Array, unit_length: bool) -> Float[Array, "n d"]:
-    tokens = tokens.astype(jnp.float32)
-    if not unit_length:
-        return tokens
-    return tokens / jnp.maximum(jnp.linalg.norm(tokens, axis=1, keepdims=True), jnp.finfo(jnp.float32).tiny)
+    return l2_normalize(tokens) if unit_length else tokens.astype(jnp.float32)
 
 
 @functools.partial(jax.jit, static_argnums=3)
-def _accumulate(tokens: Array, counted: Array, centroids: Array, unit_length: bool) -> _Pass:
+def _accumulate(tokens: Array, counted: Array, centroids: Array, unit_length: bool) -> _LloydStats:
     tokens = _prepare(tokens, unit_length)
-    distances = _distances(tokens, centroids)
-    nearest = jnp.argmin(distances, axis=1)
-    one_hot = jax.nn.one_hot(nearest, len(centroids)) * counted[:, None]
+    distances = _squared_distances(tokens, centroids)
+    one_hot = jax.nn.one_hot(jnp.argmin(distances, axis=1), len(centroids)) * counted[:, None]
     least = jnp.where(counted, jnp.maximum(jnp.min(distances, axis=1), 0), 0)
     sums = jnp.matmul(one_hot.T, tokens, precision="highest")
     worst = jnp.argmax(least)
-    return _Pass(sums, jnp.sum(one_hot, axis=0), jnp.sum(least), tokens[worst], least[worst])
+    return _LloydStats(sums, jnp.sum(one_hot, axis=0), jnp.sum(least), tokens[worst], least[worst])
 
 
-def _update(found: _Pass, centroids: Array) -> Array:
-    moved = found.sums / jnp.maximum(found.counts, 1)[:, None]
-    empty = np.flatnonzero(np.asarray(found.counts) == 0)
-    # One far token a chunk; more empty clusters than that wait for the next iteration where they are.
-    for cluster, part in zip(empty, np.argsort(-np.asarray(found.distance)), strict=False):
-        moved = moved.at[cluster].set(found.farthest[part])
-    waiting = empty[len(found.distance) :]
+def _update(stats: _LloydStats, centroids: Array) -> Array:
+    moved = stats.sums / jnp.maximum(stats.counts, 1)[:, None]
+    empty = np.flatnonzero(np.asarray(stats.counts) == 0)
+    # One far token a chunk; further empty clusters stay where they are until the next iteration.
+    for cluster, part in zip(empty, np.argsort(-np.asarray(stats.distance)), strict=False):
+        moved = moved.at[cluster].set(stats.farthest[part])
+    waiting = empty[len(stats.distance) :]
     return moved.at[waiting].set(centroids[waiting]) if len(waiting) else moved
 
 
-def _distances(tokens: Array, centroids: Array) -> Float[Array, "n k"]:
-    """Squared, up to rounding."""
+def _squared_distances(tokens: Array, centroids: Array) -> Float[Array, "n k"]:
+    """Squared Euclidean distances, up to rounding: the smallest may be negative."""
     products = jnp.matmul(tokens, centroids.T, precision="highest")
     return jnp.sum(tokens**2, axis=1)[:, None] - 2 * products + jnp.sum(centroids**2, axis=1)
 
@@ -198,9 +173,9 @@ def _plus_plus(tokens: Float[Array, "n d"], key: Array, *, num_clusters: int) ->
         logits = jnp.log(least + jnp.finfo(jnp.float32).tiny)
         drawn = jax.random.categorical(jax.random.fold_in(key, index), logits, shape=(num_candidates,))
         candidates = tokens[drawn]
-        lesser = jnp.minimum(least[:, None], jnp.maximum(_distances(tokens, candidates), 0))
+        lesser = jnp.minimum(least[:, None], jnp.maximum(_squared_distances(tokens, candidates), 0))
         best = jnp.argmin(jnp.sum(lesser, axis=0))
         return centroids.at[index].set(candidates[best]), lesser[:, best]
 
-    least = jnp.maximum(_distances(tokens, first[None])[:, 0], 0)
+    least = jnp.maximum(_squared_distances(tokens, first[None])[:, 0], 0)
     return jax.lax.fori_loop(1, num_clusters, add, (centroids, least))[0]

@@ -2,33 +2,32 @@
 
 import dataclasses
 import functools
-import time
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from croc_jax.data.labeled.classes import ClassificationSplit
-from croc_jax.evaluation.accuracy import class_ranks, top_accuracy
-from croc_jax.evaluation.features import FrozenFeatures, ImageFeatures, check_pooling
-
-# Similarities of this many queries and bank entries are on the device at once: 64 MiB.
-QUERY_CHUNK, BANK_CHUNK = 1024, 16384
+from croc_jax.evaluation.datasets import ClassSplits, describe_classes, open_class_splits
+from croc_jax.evaluation.features import FrozenFeatures, ImageFeatures, MemoryBudget, check_pooling
+from croc_jax.evaluation.metrics import class_ranks, top_accuracy
+from croc_jax.evaluation.registry import Protocol, Result, Timer, check_positive
+from croc_jax.evaluation.search import QUERY_CHUNK, search_host
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class KnnProtocol:
-    """Every setting of the protocol that moves the score; the defaults are DINO's.
+class KnnConfig:
+    """Every setting of k-NN classification that moves the score; the defaults are DINO's.
 
     Attributes:
         feature: "cls", "mean" or "cls_mean", see `FrozenFeatures.collect_pooled`.
-        resize: pixels of the shorter side of an image.
-        image_size: of the square in its middle.
-        neighbors: how many vote, one score each, the first of them foremost; at most the training images.
-        temperature: of the votes.
+        resize: pixels of the shorter side of a resized image.
+        image_size: side of the square in its middle, in pixels.
+        neighbors: numbers of neighbors that vote, one score each; the first gives "top1" and "top5". At most the
+            training images.
+        temperature: temperature of the votes.
     """
 
     feature: str = "cls"
@@ -42,158 +41,99 @@ class KnnProtocol:
         check_pooling(self.feature, self.resize, self.image_size)
         if not self.neighbors or min(self.neighbors) < 1:
             raise ValueError(f"neighbors={self.neighbors}: name one or more numbers above 0")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature={self.temperature}: must be positive")
+        check_positive(self, "temperature")
 
 
-class KnnScore(NamedTuple):
-    """The result of k-NN classification, in percent.
-
-    Attributes:
-        top1: of each number of neighbors.
-        top5: alike.
-        seconds: of each phase.
-    """
-
-    top1: dict[int, float]
-    top5: dict[int, float]
-    seconds: dict[str, float]
-
-
-class Neighbors(NamedTuple):
-    """The nearest entries of a bank, nearest first.
-
-    Attributes:
-        similarities: cosines; -inf where the bank has fewer entries.
-        labels: their classes.
-    """
-
-    similarities: Float[Array, "q k"]
-    labels: Int[Array, "q k"]
-
-
-def evaluate_knn(
-    features: FrozenFeatures, *, train: ClassificationSplit, val: ClassificationSplit, protocol: KnnProtocol
-) -> KnnScore:
-    """Classifies each validation image by its nearest training images.
-
-    Args:
-        features: of the backbone.
-        train: images that vote.
-        val: images for the score.
-        protocol: every setting that moves the score.
-
-    Raises:
-        ValueError: if whole patches do not tile the protocol's images.
-        LabeledDataError: for an image that cannot be read.
-    """
-    sizes = {"resize": protocol.resize, "image_size": protocol.image_size}
-    start = time.perf_counter()
-    bank, queries = (features.collect_pooled(split, pooling=protocol.feature, **sizes) for split in (train, val))
-    middle = time.perf_counter()
+def evaluate(features: FrozenFeatures, dataset: ClassSplits, config: KnnConfig, output: Path | None = None) -> Result:
+    """Classifies each validation image by its nearest training images; see `Protocol` for the arguments."""
+    sizes, timer = {"resize": config.resize, "image_size": config.image_size}, Timer()
+    bank, queries = (features.collect_pooled(split, pooling=config.feature, **sizes) for split in dataset)
+    timer.end("features")
     ranks = knn_ranks(
         bank,
         queries,
-        neighbors=protocol.neighbors,
-        temperature=protocol.temperature,
-        num_classes=train.num_classes,
+        neighbors=config.neighbors,
+        temperature=config.temperature,
+        num_classes=dataset.train.num_classes,
+        device_gib=features.budget.device_gib,
     )
-    seconds = {"features": middle - start, "neighbors": time.perf_counter() - middle}
-    top1, top5 = ({count: top_accuracy(of, top) for count, of in ranks.items()} for top in (1, 5))
-    return KnnScore(top1, top5, seconds)
+    timer.end("neighbors")
+    first = ranks[min(config.neighbors[0], len(bank.labels))]
+    scores = {"top1": top_accuracy(first, 1), "top5": top_accuracy(first, 5)}
+    scores |= {f"top1_{count}_neighbors": top_accuracy(found, 1) for count, found in ranks.items()}
+    return Result(scores, describe_classes(dataset), dataset.val.root, timer.seconds)
 
 
 def knn_ranks(
-    bank: ImageFeatures, queries: ImageFeatures, *, neighbors: Sequence[int], temperature: float, num_classes: int
+    bank: ImageFeatures,
+    queries: ImageFeatures,
+    *,
+    neighbors: Sequence[int],
+    temperature: float,
+    num_classes: int,
+    device_gib: float = MemoryBudget.device_gib,
 ) -> dict[int, Int[np.ndarray, " q"]]:
-    """Returns, for each number of neighbors, where the true class of each query ranks.
+    """Returns, for each number of neighbors, the rank of the true class of each query.
 
     Args:
         bank: images that vote.
         queries: images to classify.
-        neighbors: how many vote; a number beyond the bank becomes its size.
-        temperature: of the votes.
-        num_classes: of the data set; also the rank of a class without votes.
+        neighbors: numbers of neighbors that vote; a number beyond the bank becomes its size.
+        temperature: temperature of the votes.
+        num_classes: classes of the data set; also the rank of a class without votes.
+        device_gib: see `search_host`.
     """
     counts = sorted({min(count, len(bank.labels)) for count in neighbors})
+    found = search_host(queries.features, bank.features, count=counts[-1], device_gib=device_gib)
     ranks: dict[int, list[np.ndarray]] = {count: [] for count in counts}
-    found = nearest_neighbors(queries.features, bank, counts[-1])
-    for start, nearest in zip(range(0, len(queries.labels), QUERY_CHUNK), found, strict=True):
-        labels = queries.labels[start : start + QUERY_CHUNK]
-        padded = np.pad(labels, (0, QUERY_CHUNK - len(labels)))
+    for start in range(0, len(queries.labels), QUERY_CHUNK):
+        part = slice(start, start + QUERY_CHUNK)
+        votes, labels = bank.labels[found.indices[part]], queries.labels[part]
         for count in counts:
-            prefix = Neighbors(nearest.similarities[:, :count], nearest.labels[:, :count])
-            scores = vote(prefix, temperature, num_classes=num_classes)
-            ranks[count].append(np.asarray(_voted_ranks(scores, padded))[: len(labels)])
+            scores = vote(found.similarities[part, :count], votes[:, :count], temperature, num_classes=num_classes)
+            ranks[count].append(np.asarray(_voted_ranks(scores, labels)))
     return {count: np.concatenate(parts) for count, parts in ranks.items()}
 
 
-def nearest_neighbors(queries: Float[np.ndarray, "q d"], bank: ImageFeatures, count: int) -> Iterator[Neighbors]:
-    """Yields the nearest entries of the bank, for a chunk of queries at a time.
-
-    The last chunk is filled up with zeros. Each chunk of the bank goes to the device once, and
-    only the best so far are kept of it.
-
-    Args:
-        queries: features, not normalized.
-        bank: features alike, and their classes.
-        count: how many entries to find for each query.
-    """
-    size = -(-len(queries) // QUERY_CHUNK) * QUERY_CHUNK
-    padded = np.zeros((size, queries.shape[1]), np.float32)
-    padded[: len(queries)] = queries
-    chunks = jnp.asarray(padded.reshape(-1, QUERY_CHUNK, queries.shape[1]))
-    best = Neighbors(jnp.full((*chunks.shape[:2], count), -jnp.inf), jnp.zeros((*chunks.shape[:2], count), jnp.int32))
-    chunk_size = min(BANK_CHUNK, len(bank.labels))
-    for start in range(0, len(bank.labels), chunk_size):
-        part = slice(start, start + chunk_size)
-        missing = chunk_size - len(bank.labels[part])
-        features = np.pad(bank.features[part], ((0, missing), (0, 0)))
-        best = _merge(best, chunks, features, np.pad(bank.labels[part], (0, missing)), chunk_size - missing)
-        # Or all chunks would wait in memory.
-        jax.block_until_ready(best)
-    return (Neighbors(*parts) for parts in zip(*best, strict=True))
-
-
-@functools.partial(jax.jit, donate_argnums=0)
-def _merge(best: Neighbors, queries: Array, features: Array, labels: Array, real: Array) -> Neighbors:
-    """Returns the best of those so far and of a chunk of the bank whose first `real` rows count."""
-    bank = _normalize(features)
-
-    def merge_one(parts: tuple[Neighbors, Array]) -> Neighbors:
-        known, chunk = parts
-        similarities = jnp.matmul(_normalize(chunk), bank.T, precision=jax.lax.Precision.HIGHEST)
-        similarities = jnp.where(jnp.arange(len(labels)) < real, similarities, -jnp.inf)
-        joined = jnp.concatenate([known.similarities, similarities], axis=1)
-        joined_labels = jnp.concatenate([known.labels, jnp.broadcast_to(labels, (len(chunk), len(labels)))], axis=1)
-        top, places = jax.lax.top_k(joined, known.similarities.shape[1])
-        return Neighbors(top, jnp.take_along_axis(joined_labels, places, axis=1))
-
-    return jax.lax.map(merge_one, (best, queries))
-
-
-def _normalize(features: Float[Array, "n d"]) -> Float[Array, "n d"]:
-    norms = jnp.linalg.norm(features, axis=-1, keepdims=True)
-    return features / jnp.maximum(norms, 1e-12)
-
-
 @functools.partial(jax.jit, static_argnames="num_classes")
-def vote(nearest: Neighbors, temperature: float, *, num_classes: int) -> Float[Array, "q k"]:
+def vote(
+    similarities: Float[Array, "q n"], labels: Int[Array, "q n"], temperature: float, *, num_classes: int
+) -> Float[Array, "q k"]:
     """Returns the sum of exp(similarity / temperature) over the neighbors of each class.
 
     The votes of a query are divided by the largest, which keeps them finite and their order.
 
     Args:
-        nearest: neighbors, nearest first.
+        similarities: cosines of the neighbors, nearest first.
+        labels: their classes.
         temperature: the smaller, the more the nearest count.
         num_classes: columns of the result.
     """
-    weights = jnp.exp((nearest.similarities - nearest.similarities[:, :1]) / temperature)
+    weights = jnp.exp((similarities - similarities[:, :1]) / temperature)
     rows = jnp.arange(len(weights))[:, None]
-    return jnp.zeros((len(weights), num_classes)).at[rows, nearest.labels].add(weights)
+    return jnp.zeros((len(weights), num_classes)).at[rows, labels].add(weights)
 
 
 @jax.jit
 def _voted_ranks(scores: Float[Array, "q k"], labels: Int[Array, " q"]) -> Int[Array, " q"]:
     true = jnp.take_along_axis(scores, labels[:, None], axis=1)[:, 0]
     return jnp.where(true > 0, class_ranks(scores, labels), scores.shape[1])
+
+
+PROTOCOL = Protocol(
+    name="knn",
+    title="Nearest neighbors",
+    description="Each image gets the class that most of its nearest training images have; nothing is trained.",
+    config=KnnConfig,
+    open_dataset=open_class_splits,
+    evaluate=evaluate,
+    main_score="top1",
+    score_labels={"top1": "top-1", "top5": "top-5"},
+    conventions={
+        "image_resize": "shorter side, bicubic, antialiased; center crop",
+        "similarity": "cosine, float32",
+        "weight": "exp(similarity / temperature)",
+        "ties": "the lower class; a class without votes is never among the top five",
+        "neighbors": "at most the training images",
+    },
+)

@@ -1,22 +1,17 @@
-"""Scores of segmentations: confusion, intersection over union, and Hungarian matching."""
+"""Scores: confusion, intersection over union and Hungarian matching of segmentations, ranks of classifications."""
 
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int
 from scipy.optimize import linear_sum_assignment
 
-IGNORED = 255
+from croc_jax.data.labeled.label_files import IGNORED
 
 
 class Matching(NamedTuple):
-    """Clusters given to classes, one to one.
-
-    Attributes:
-        clusters: of each class.
-        class_iou: of each class with its cluster; NaN where neither occurs.
-        miou: their mean, without NaN.
-    """
+    """The cluster of each class, its IoU (NaN where neither occurs), and the mean without NaN."""
 
     clusters: Int[np.ndarray, " k"]
     class_iou: Float[np.ndarray, " k"]
@@ -29,17 +24,21 @@ def confusion_matrix(
     *,
     num_classes: int,
     ignored: int = IGNORED,
-) -> Int[np.ndarray, "k K"]:
-    """Counts pixels of each (class, prediction); confusions of several images simply add up.
+) -> Int[np.ndarray, "k k"]:
+    """Counts the pixels of each (class, prediction); the confusions of several images add up.
 
     Args:
         labels: class ids.
-        predictions: of the same shape, all below num_classes where labels count.
+        predictions: class ids of the same shape, all below `num_classes` where labels count.
         num_classes: rows and columns of the result.
         ignored: label of pixels that do not count.
 
     Raises:
         ValueError: for a label or a prediction outside the classes.
+
+    Example:
+        >>> confusion_matrix(np.array([0, 1, 255]), np.array([0, 0, 1]), num_classes=2).tolist()
+        [[1, 0], [1, 0]]
     """
     counted = labels != ignored
     rows, columns = labels[counted].astype(np.int64), predictions[counted].astype(np.int64)
@@ -51,7 +50,12 @@ def confusion_matrix(
 
 
 def class_iou(confusion: Int[np.ndarray, "k k"]) -> Float[np.ndarray, " k"]:
-    """Returns each class's intersection over union; NaN if neither labels nor predictions hold it."""
+    """Returns each class's intersection over union; NaN if it occurs in neither labels nor predictions.
+
+    Example:
+        >>> class_iou(np.array([[3, 1], [0, 4]])).tolist()
+        [0.75, 0.8]
+    """
     return np.diagonal(_pairwise_iou(confusion)).copy()
 
 
@@ -61,15 +65,50 @@ def mean_iou(confusion: Int[np.ndarray, "k k"]) -> float:
 
 
 def match_clusters(confusion: Int[np.ndarray, "k k"]) -> Matching:
-    """Gives each class one cluster so that the mean IoU is largest (Hungarian algorithm).
+    """Assigns one cluster to each class so that the mean IoU is largest (Hungarian algorithm).
 
     Args:
         confusion: pixels of each (class, cluster).
+
+    Example:
+        >>> match_clusters(np.array([[0, 5], [7, 0]])).clusters.tolist()
+        [1, 0]
     """
     iou = _pairwise_iou(confusion)
     classes, clusters = linear_sum_assignment(np.nan_to_num(iou), maximize=True)
     matched = iou[classes, clusters]
     return Matching(clusters, matched, _mean(matched))
+
+
+def class_ranks(scores: Float[Array, "n k"], labels: Int[Array, " n"]) -> Int[Array, " n"]:
+    """Returns the rank of the true class, 0 for the best; of equal scores the lower class ranks first.
+
+    Args:
+        scores: score of each class, larger is better.
+        labels: true classes.
+    """
+    true = jnp.take_along_axis(scores, labels[:, None], axis=1)
+    earlier = jnp.arange(scores.shape[1]) < labels[:, None]
+    return jnp.sum((scores > true) | ((scores == true) & earlier), axis=1)
+
+
+def top_accuracy(ranks: Int[np.ndarray, " n"], top: int) -> float:
+    """Returns the percentage of images whose true class is among the first `top`.
+
+    Example:
+        >>> top_accuracy(np.array([0, 3, 7, 0]), 5)
+        75.0
+    """
+    return 100 * float(np.mean(ranks < top))
+
+
+def class_accuracy(
+    ranks: Int[np.ndarray, " n"], labels: Int[np.ndarray, " n"], *, num_classes: int
+) -> Float[np.ndarray, " k"]:
+    """Returns the top-1 accuracy of each class in percent; NaN for a class without images."""
+    counts = np.bincount(labels, minlength=num_classes)
+    hits = np.bincount(labels, weights=ranks == 0, minlength=num_classes)
+    return 100 * np.divide(hits, counts, out=np.full(num_classes, np.nan), where=counts > 0)
 
 
 def _pairwise_iou(confusion: np.ndarray) -> np.ndarray:

@@ -1,66 +1,54 @@
-"""What results.json holds: a score together with every setting that moves it."""
+"""The content of results.json: a score together with every setting that moves it."""
 
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from croc_jax.atomic_write import atomic_write
 from croc_jax.evaluation.backbones import FrozenBackbone
+from croc_jax.evaluation.registry import Protocol, Result
 
 RESULTS = "results.json"
 
 
-class Outcome(NamedTuple):
-    """What one protocol found.
-
-    Attributes:
-        protocol: its name.
-        scores: under their usual names.
-        settings: what moves them, apart from the backbone.
-        root: of the data set.
-        seconds: of each phase.
-    """
-
-    protocol: str
-    scores: dict[str, Any]
-    settings: dict[str, Any]
-    root: Path
-    seconds: dict[str, float]
-
-
-def make_results(outcome: Outcome, *, backbone: FrozenBackbone, checkpoint: str) -> dict[str, Any]:
-    """Returns what results.json holds.
+def make_results(
+    protocol: Protocol, config: Mapping[str, Any], result: Result, *, backbone: FrozenBackbone, checkpoint: str
+) -> dict[str, Any]:
+    """Returns the content of results.json.
 
     Args:
-        outcome: of the evaluation.
-        backbone: what was evaluated.
-        checkpoint: as the caller named it.
+        protocol: protocol of the evaluation.
+        config: content of a file in configs/eval.
+        result: result of the evaluation.
+        backbone: backbone that was evaluated.
+        checkpoint: checkpoint as the caller named it.
     """
     module = {"compute_dtype": str(backbone.module.dtype), "pretrained_grid": backbone.module.grid_size}
-    settings = outcome.settings | {
+    settings = protocol.fingerprint(config, result) | {
         "backbone": dataclasses.asdict(backbone.recipe.backbone) | module,
         "which": backbone.which,
     }
     return {
-        "protocol": outcome.protocol,
-        "dataset": str(outcome.root),
+        "protocol": protocol.name,
+        "dataset": str(result.root),
         "checkpoint": checkpoint,
         "step": backbone.step,
-        **outcome.scores,
-        "seconds": outcome.seconds | {"total": sum(outcome.seconds.values())},
+        **result.scores,
+        "seconds": result.seconds | {"total": sum(result.seconds.values())},
         "fingerprint": settings | {"digest": digest(settings)},
     }
 
 
-def digest(settings: dict[str, Any]) -> str:
+def digest(settings: Mapping[str, Any]) -> str:
     """Returns 12 hexadecimal digits that differ wherever settings do."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def write_results(results: dict[str, Any], output: Path) -> Path:
+def write_results(results: Mapping[str, Any], output: Path) -> Path:
     """Writes OUTPUT/results.json and returns its path."""
-    output.mkdir(parents=True, exist_ok=True)
     file = output / RESULTS
-    file.write_text(json.dumps(results, indent=2) + "\n")
+    atomic_write(file, f"{json.dumps(results, indent=2)}\n".encode())
     return file

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-import time
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -10,27 +10,28 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from croc_jax.data.labeled.segmentation import IGNORED, SegmentationSplit
-from croc_jax.evaluation.examples import Gallery
+from croc_jax.data.labeled.label_files import IGNORED
+from croc_jax.data.labeled.segmentation import SegmentationSplit
+from croc_jax.evaluation.datasets import PixelSplits, describe_pixels, open_pixel_splits
 from croc_jax.evaluation.features import FrozenFeatures
 from croc_jax.evaluation.metrics import class_iou, mean_iou
-from croc_jax.evaluation.segmentation import score_split
-
-# Patches of the memory that queries are compared with at once.
-_CHUNK = 16384
+from croc_jax.evaluation.pixel_scoring import score_split
+from croc_jax.evaluation.registry import Protocol, Result, Timer, check_positive, name_classes
+from croc_jax.evaluation.search import l2_normalize, nearest_neighbors
+from croc_jax.evaluation.visualize import save_examples
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RetrievalProtocol:
-    """Every setting that moves the score.
+class RetrievalConfig:
+    """Every setting of dense retrieval that moves the score.
 
     Attributes:
         image_size: height and width of the images, multiples of the patch size.
-        score_size: of the labels that are scored; None for their own.
-        memory_size: patches in the memory at most, as many of each image, drawn at random.
+        score_size: height and width of the labels that are scored; None for those of each label file.
+        memory_size: most patches in the memory, the same number of each image, drawn at random.
         num_neighbors: most similar patches that a patch gets its label from.
-        temperature: of their similarity.
-        seed: of the draw.
+        temperature: temperature of their similarity.
+        seed: seed of the draw.
     """
 
     image_size: tuple[int, int] = (448, 448)
@@ -42,100 +43,60 @@ class RetrievalProtocol:
 
     def __post_init__(self) -> None:
         """Raises ValueError, naming the field and the value, for settings that cannot work."""
-        for name in ("memory_size", "num_neighbors"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be 1 or more")
-        if self.temperature <= 0:
-            raise ValueError(f"temperature={self.temperature}: must be positive")
+        check_positive(self, "memory_size", "num_neighbors", "temperature")
 
 
 class Memory(NamedTuple):
-    """Patches that labels come from.
-
-    Attributes:
-        tokens: of unit length.
-        labels: the share of each class among the pixels of a patch that count.
-    """
+    """Tokens of unit length, and the share of each class among the pixels of their patch that count."""
 
     tokens: Float[np.ndarray, "m d"]
     labels: Float[np.ndarray, "m k"]
 
 
-class RetrievalScore(NamedTuple):
-    """The result.
-
-    Attributes:
-        miou: mean IoU over the classes that occur, in percent.
-        class_iou: of each class, in percent; NaN for a class in neither labels nor predictions.
-        memory_patches: patches in the memory in fact.
-        seconds: of each phase.
-        gallery: a few images.
-    """
-
-    miou: float
-    class_iou: Float[np.ndarray, " k"]
-    memory_patches: int
-    seconds: dict[str, float]
-    gallery: Gallery
-
-
-def evaluate_retrieval(
-    features: FrozenFeatures, *, train: SegmentationSplit, val: SegmentationSplit, protocol: RetrievalProtocol
-) -> RetrievalScore:
-    """Labels one split with the patches of another, and scores it; nothing is trained.
-
-    Args:
-        features: of the backbone.
-        train: labeled images for the memory.
-        val: labeled images for the score.
-        protocol: every setting that moves the score.
-
-    Raises:
-        ValueError: if whole patches do not tile the images, or there are fewer patches than
-            images or neighbors.
-        LabeledDataError: see `SegmentationSplit.load`.
-    """
-    clock = [time.perf_counter()]
-    bank = jax.device_put(build_memory(features, train, protocol))
-    clock.append(time.perf_counter())
+def evaluate(
+    features: FrozenFeatures, dataset: PixelSplits, config: RetrievalConfig, output: Path | None = None
+) -> Result:
+    """Labels one split with the patches of another, and scores it; see `Protocol` for the arguments."""
+    train, val = dataset
+    timer = Timer()
+    memory = jax.device_put(build_memory(features, train, config))
+    timer.end("memory")
 
     def score(tokens: Float[Array | np.ndarray, "b r c d"]) -> Float[Array, "b r c k"]:
-        soft = retrieve(
-            _unit(tokens.reshape(-1, tokens.shape[-1])),
-            bank,
-            num_neighbors=protocol.num_neighbors,
-            temperature=protocol.temperature,
-        )
+        queries = l2_normalize(tokens.reshape(-1, tokens.shape[-1]))
+        soft = retrieve(queries, memory, num_neighbors=config.num_neighbors, temperature=config.temperature)
         return soft.reshape(*tokens.shape[:3], -1)
 
-    sizes = {"image_size": protocol.image_size, "label_size": protocol.score_size}
-    confusion, gallery = score_split(score, features, val, **sizes)
-    clock.append(time.perf_counter())
-    seconds = {name: clock[i + 1] - clock[i] for i, name in enumerate(("memory", "scoring"))}
-    return RetrievalScore(100 * mean_iou(confusion), 100 * class_iou(confusion), len(bank.tokens), seconds, gallery)
+    sizes = {"image_size": config.image_size, "label_size": config.score_size}
+    confusion, examples = score_split(score, features, val, **sizes)
+    timer.end("scoring")
+    save_examples(examples, val.class_names, output)
+    per_class = name_classes(val.class_names, 100 * class_iou(confusion))
+    scores = {"miou": 100 * mean_iou(confusion), "class_iou": per_class}
+    settings = {"memory_patches": len(memory.tokens)}
+    return Result(scores, describe_pixels(val, train), val.root, timer.seconds, settings)
 
 
-def build_memory(features: FrozenFeatures, train: SegmentationSplit, protocol: RetrievalProtocol) -> Memory:
+def build_memory(features: FrozenFeatures, train: SegmentationSplit, config: RetrievalConfig) -> Memory:
     """Returns patches of a split, the same number of each image where it has as many with labels.
 
     Args:
-        features: of the backbone.
+        features: frozen backbone.
         train: labeled images.
-        protocol: for the sizes and the draw.
+        config: sizes and seed.
 
     Raises:
-        ValueError: if whole patches do not tile the images, or there are fewer patches than
-            images or neighbors.
+        ValueError: if whole patches do not tile the images, or there are fewer patches than images or neighbors.
     """
-    grid, share = features.grid(protocol.image_size), protocol.memory_size // len(train)
+    grid, share = features.grid(config.image_size), config.memory_size // len(train)
     if not share:
-        raise ValueError(f"memory_size={protocol.memory_size}: less than one patch for each of {len(train)} images")
-    rng, most = np.random.default_rng(protocol.seed), min(share, grid[0] * grid[1]) * len(train)
-    # Two arrays from the start: parts of a list would be there twice while they are joined.
+        raise ValueError(f"memory_size={config.memory_size}: less than one patch for each of {len(train)} images")
+    rng, most = np.random.default_rng(config.seed), min(share, grid[0] * grid[1]) * len(train)
+    # Allocated once: parts of a list would exist twice while they are joined.
     tokens, labels = (np.empty((most, dim), np.float32) for dim in (features.module.width, train.num_classes))
     count = 0
-    for batch in features.token_batches(train, image_size=protocol.image_size, label_size=protocol.image_size):
-        units = np.asarray(_unit(batch.tokens))
+    for batch in features.token_batches(train, image_size=config.image_size, label_size=config.image_size):
+        units = np.asarray(l2_normalize(batch.tokens))
         for image, ids in zip(units, batch.labels, strict=False):
             soft = soften_labels(ids, grid, num_classes=train.num_classes)
             places = np.flatnonzero(soft.any(axis=1))
@@ -143,12 +104,9 @@ def build_memory(features: FrozenFeatures, train: SegmentationSplit, protocol: R
             part = slice(count, count + len(places))
             tokens[part], labels[part] = image.reshape(-1, image.shape[-1])[places], soft[places]
             count = part.stop
-    memory = Memory(tokens[:count], labels[:count])
-    if len(memory.tokens) < protocol.num_neighbors:
-        raise ValueError(
-            f"num_neighbors={protocol.num_neighbors}: more than the {len(memory.tokens)} patches in memory"
-        )
-    return memory
+    if count < config.num_neighbors:
+        raise ValueError(f"num_neighbors={config.num_neighbors}: more than the {count} patches in memory")
+    return Memory(tokens[:count], labels[:count])
 
 
 def soften_labels(
@@ -157,9 +115,9 @@ def soften_labels(
     """Returns the share of each class among the pixels of each patch that count; zeros if none does.
 
     Args:
-        ids: of an image that whole patches tile.
+        ids: labels of an image that whole patches tile.
         grid: rows and columns of patches.
-        num_classes: k.
+        num_classes: number of classes k.
     """
     rows, columns = grid
     patches = ids.reshape(rows, ids.shape[0] // rows, columns, ids.shape[1] // columns).swapaxes(1, 2)
@@ -174,38 +132,39 @@ def soften_labels(
 def retrieve(
     queries: Float[Array, "q d"], memory: Memory, *, num_neighbors: int, temperature: float
 ) -> Float[Array, "q k"]:
-    """Returns the labels of the most similar patches, weighted by a softmax of their similarities; exact.
+    """Returns the labels of the most similar patches, weighted by a softmax of their similarities.
 
     Args:
-        queries: of unit length.
-        memory: with that many patches or more.
-        num_neighbors: how many of them count.
-        temperature: of the softmax.
+        queries: tokens of unit length.
+        memory: patches, at least `num_neighbors`.
+        num_neighbors: patches that count.
+        temperature: temperature of the softmax.
     """
-    count = len(memory.tokens)
-    size = min(_CHUNK, count)
-    starts = np.arange(0, count, size)
-
-    def look(best: tuple[Array, Array], start: Array) -> tuple[tuple[Array, Array], None]:
-        # The last chunk begins early enough to be whole; what was seen before does not count again.
-        begin = jnp.minimum(start, count - size)
-        tokens = jax.lax.dynamic_slice_in_dim(memory.tokens, begin, size)
-        similarity = jnp.matmul(queries, tokens.T, precision="highest")
-        places = begin + jnp.arange(size)
-        similarity = jnp.where(places >= start, similarity, -jnp.inf)
-        found, order = jax.lax.top_k(similarity, min(num_neighbors, size))
-        values = jnp.concatenate([best[0], found], axis=1)
-        indices = jnp.concatenate([best[1], begin + order], axis=1)
-        values, order = jax.lax.top_k(values, num_neighbors)
-        return (values, jnp.take_along_axis(indices, order, axis=1)), None
-
-    nothing = jnp.full((len(queries), num_neighbors), -jnp.inf), jnp.zeros((len(queries), num_neighbors), int)
-    (values, indices), _ = jax.lax.scan(look, nothing, jnp.asarray(starts))
-    weights = jax.nn.softmax(values / temperature, axis=1)
-    return jnp.einsum("qn,qnk->qk", weights, memory.labels[indices], precision="highest")
+    similarities, indices = nearest_neighbors(queries, memory.tokens, count=num_neighbors)
+    weights = jax.nn.softmax(similarities / temperature, axis=1)
+    return jnp.einsum("qn,qnk->qk", weights, memory.labels[indices], precision=jax.lax.Precision.HIGHEST)
 
 
-@jax.jit
-def _unit(tokens: Float[Array | np.ndarray, "*b d"]) -> Float[Array, "*b d"]:
-    tokens = jnp.asarray(tokens, jnp.float32)
-    return tokens / jnp.maximum(jnp.linalg.norm(tokens, axis=-1, keepdims=True), 1e-12)
+PROTOCOL = Protocol(
+    name="retrieval",
+    title="Retrieval of labels",
+    description=(
+        "Nothing is trained: each patch gets the labels of the most similar patches among labeled training images."
+    ),
+    config=RetrievalConfig,
+    open_dataset=open_pixel_splits,
+    evaluate=evaluate,
+    main_score="miou",
+    score_labels={"miou": "mIoU"},
+    class_scores="class_iou",
+    class_label="Intersection over union (%)",
+    conventions={
+        "tokens": "patch tokens after the final norm, float16, then unit length in float32",
+        "image_resize": "bicubic, antialiased",
+        "memory": "as many patches of each image, drawn evenly among those with labels; no augmentation",
+        "similarity": "cosine, exact search",
+        "upsampling": "bilinear soft labels, half-pixel centers",
+        "ignored_label": 255,
+        "miou": "percent, over the whole split, mean of the classes in labels or predictions",
+    },
+)

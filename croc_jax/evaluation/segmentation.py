@@ -1,154 +1,176 @@
-"""Evaluates a frozen backbone by linear segmentation: features, linear layer, score."""
+"""Linear segmentation: one linear layer reads the class of every pixel from frozen patch tokens."""
 
-import time
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+import dataclasses
+from pathlib import Path
 
-import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+import optax
+from jaxtyping import Array, Float, UInt8
+from rich.progress import Progress
 
-from croc_jax.data.labeled.segmentation import IGNORED, SegmentationSplit
-from croc_jax.evaluation.examples import Gallery, GalleryKeeper
-from croc_jax.evaluation.features import FrozenFeatures
+from croc_jax.data.labeled.label_files import IGNORED
+from croc_jax.evaluation.datasets import PixelSplits, describe_pixels, open_pixel_splits
+from croc_jax.evaluation.features import FrozenFeatures, LabeledTokens, MemoryBudget
 from croc_jax.evaluation.interpolation import bilinear_matrix, resize_with
-from croc_jax.evaluation.linear import LinearHead, LinearProtocol, apply_head, fit_linear
-from croc_jax.evaluation.metrics import class_iou, confusion_matrix, mean_iou
+from croc_jax.evaluation.metrics import class_iou, mean_iou
+from croc_jax.evaluation.pixel_scoring import score_split
+from croc_jax.evaluation.probe import ProbeFit, apply_head, fit_probe, make_sgd
+from croc_jax.evaluation.registry import Protocol, Result, Timer, check_choice, check_positive, name_classes
+from croc_jax.evaluation.visualize import save_examples
+from croc_jax.evaluation.whitening import NORMALIZATIONS, RELATIVE_FLOOR
 
-# Predictions are padded to a multiple of this many pixels, so that labels of many sizes compile few times.
-PADDING = 64
 
-
-class LinearScore(NamedTuple):
-    """The result of linear segmentation.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SegmentationConfig:
+    """Every setting of linear segmentation that moves the score.
 
     Attributes:
-        miou: mean IoU over the classes that occur, in percent.
-        class_iou: of each class, in percent; NaN for a class in neither labels nor predictions.
-        confusion: pixels of each (class, prediction) over the whole split.
-        losses: mean training loss of each epoch.
-        seconds: of each phase.
-        gallery: a few images.
+        image_size: height and width that images are resized to, in whole patches.
+        train_size: height and width of the labels, and of the upsampled logits, in training.
+        score_size: height and width of the labels in scoring; None scores at the size of each label file.
+        normalization: normalization of tokens by the statistics of the training tokens: "none", "standardize" (each
+            feature) or "whiten" (every direction). Without weight decay the optimum of the linear layer does not
+            depend on it; how soon it is reached does.
+        optimizer: "sgd" (momentum 0.9, coupled weight decay) or "adamw" (decoupled).
+        lr: learning rate at the start.
+        weight_decay: weight decay of kernel and bias.
+        schedule: "step" multiplies lr by 0.1 at each of `drop_epochs`, "cosine" ends at 0.
+        drop_epochs: epochs of the schedule "step".
+        epochs: passes over the training images; the last incomplete batch is dropped.
+        batch_size: images a step.
+        seed: seed of the order of the images; the layer itself starts from zeros.
     """
 
-    miou: float
-    class_iou: Float[np.ndarray, " k"]
-    confusion: Int[np.ndarray, "k k"]
-    losses: Float[np.ndarray, " epochs"]
-    seconds: dict[str, float]
-    gallery: Gallery
+    image_size: tuple[int, int] = (240, 320)
+    train_size: tuple[int, int] = (60, 80)
+    score_size: tuple[int, int] | None = None
+    normalization: str = "whiten"
+    optimizer: str = "adamw"
+    lr: float = 0.05
+    weight_decay: float = 0.0
+    schedule: str = "cosine"
+    drop_epochs: tuple[int, ...] = ()
+    epochs: int = 30
+    batch_size: int = 8
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, naming the field and the value, for settings that cannot work."""
+        check_choice(self, "normalization", NORMALIZATIONS)
+        check_choice(self, "optimizer", ("sgd", "adamw"))
+        check_choice(self, "schedule", ("step", "cosine"))
+        check_positive(self, "lr", "epochs", "batch_size")
+        for name in ("image_size", "train_size", "score_size"):
+            size = getattr(self, name)
+            if size is not None and not (len(size) == 2 and min(size) > 0):
+                raise ValueError(f"{name}={size}: give height and width in pixels")
 
 
-def evaluate_linear(
-    features: FrozenFeatures, *, train: SegmentationSplit, val: SegmentationSplit, protocol: LinearProtocol
-) -> LinearScore:
-    """Trains a linear layer on frozen tokens of one split and scores it on another.
-
-    Args:
-        features: of the backbone.
-        train: labeled images for the layer.
-        val: labeled images for the score.
-        protocol: every setting that moves the score.
-
-    Raises:
-        ValueError: if whole patches do not tile the protocol's images.
-        LabeledDataError: see `SegmentationSplit.load`.
-    """
-    clock = [time.perf_counter()]
-    data = features.collect_tokens(train, image_size=protocol.image_size, label_size=protocol.train_size)
-    clock.append(time.perf_counter())
-    fit = fit_linear(
-        data,
-        protocol,
-        num_classes=train.num_classes,
-        device_gib=features.budget.device_gib,
-        progress=features.progress,
-    )
-    clock.append(time.perf_counter())
-    confusion, gallery = score_linear(features, fit.head, val, protocol=protocol)
-    clock.append(time.perf_counter())
-    seconds = {phase: clock[i + 1] - clock[i] for i, phase in enumerate(("features", "training", "scoring"))}
-    per_class = 100 * class_iou(confusion)
-    return LinearScore(100 * mean_iou(confusion), per_class, confusion, fit.losses, seconds, gallery)
-
-
-def score_linear(
-    features: FrozenFeatures, head: LinearHead, split: SegmentationSplit, *, protocol: LinearProtocol
-) -> tuple[Int[np.ndarray, "k k"], Gallery]:
-    """Returns the confusion over a whole split, and a few examples, of a linear layer.
-
-    Args:
-        features: of the backbone.
-        head: the layer.
-        split: labeled images.
-        protocol: for the sizes.
-    """
-    return score_split(
-        lambda tokens: apply_head(head, tokens),
+def evaluate(
+    features: FrozenFeatures, dataset: PixelSplits, config: SegmentationConfig, output: Path | None = None
+) -> Result:
+    """Trains a linear layer on the tokens of one split and scores it on another; see `Protocol` for the arguments."""
+    train, val = dataset
+    timer = Timer()
+    data = features.collect_tokens(train, image_size=config.image_size, label_size=config.train_size)
+    timer.end("features")
+    device_gib, progress = features.budget.device_gib, features.progress
+    fit = fit_segmentation(data, config, num_classes=train.num_classes, device_gib=device_gib, progress=progress)
+    timer.end("training")
+    confusion, examples = score_split(
+        lambda tokens: apply_head(fit.head, tokens),
         features,
-        split,
-        image_size=protocol.image_size,
-        label_size=protocol.score_size,
+        val,
+        image_size=config.image_size,
+        label_size=config.score_size,
+    )
+    timer.end("scoring")
+    save_examples(examples, val.class_names, output)
+    scores = {
+        "miou": 100 * mean_iou(confusion),
+        "class_iou": name_classes(val.class_names, 100 * class_iou(confusion)),
+        "final_train_loss": float(fit.losses[-1]),
+    }
+    return Result(scores, describe_pixels(val, train), val.root, timer.seconds)
+
+
+def fit_segmentation(
+    data: LabeledTokens,
+    config: SegmentationConfig,
+    *,
+    num_classes: int,
+    device_gib: float = MemoryBudget.device_gib,
+    progress: Progress | None = None,
+) -> ProbeFit:
+    """Trains the layer with cross-entropy on bilinearly upsampled logits.
+
+    Args:
+        data: training tokens, and labels of the size `config.train_size`.
+        config: settings of the protocol.
+        num_classes: outputs of the layer.
+        device_gib: see `fit_probe`.
+        progress: shows the epochs.
+    """
+    rows, columns = map(bilinear_matrix, data.tokens.shape[1:3], config.train_size)
+    batch_size = min(config.batch_size, len(data.tokens))
+    return fit_probe(
+        data.tokens,
+        data.labels,
+        lambda logits, labels: masked_cross_entropy(resize_with(rows, columns, logits), labels),
+        make_optimizer(config, steps_per_epoch=len(data.tokens) // batch_size),
+        num_classes=num_classes,
+        normalization=config.normalization,
+        epochs=config.epochs,
+        batch_size=batch_size,
+        seed=config.seed,
+        device_gib=device_gib,
+        progress=progress,
     )
 
 
-def score_split(
-    score_fn: Callable[[Float[Array | np.ndarray, "b r c d"]], Float[Array, "b r c k"]],
-    features: FrozenFeatures,
-    split: SegmentationSplit,
-    *,
-    image_size: tuple[int, int],
-    label_size: tuple[int, int] | None,
-) -> tuple[Int[np.ndarray, "k k"], Gallery]:
-    """Returns the confusion over a whole split, and a few examples; nothing else is kept.
-
-    Args:
-        score_fn: gives each class's score in each patch from its tokens; the largest wins,
-            bilinearly upsampled to the size of the labels.
-        features: of the backbone.
-        split: labeled images.
-        image_size: that images are resized to.
-        label_size: alike for labels; None leaves each at its own size.
-    """
-    confusion = np.zeros((split.num_classes, split.num_classes), np.int64)
-    keeper = GalleryKeeper(split, image_size)
-    for batch in features.token_batches(split, image_size=image_size, label_size=label_size):
-        scores = score_fn(batch.tokens)
-        rows, columns = _resize_matrices(batch.labels, scores.shape[:3])
-        predictions = np.asarray(_predict_labels(scores, rows, columns))
-        for labels, padded in zip(batch.labels, predictions, strict=False):
-            prediction = padded[: labels.shape[0], : labels.shape[1]].copy()
-            confusion += confusion_matrix(labels, prediction, num_classes=split.num_classes, ignored=IGNORED)
-            keeper.consider(labels, prediction)
-    return confusion, keeper.gallery()
+def make_optimizer(config: SegmentationConfig, *, steps_per_epoch: int) -> optax.GradientTransformation:
+    """Returns the optimizer of a config."""
+    if config.schedule == "cosine":
+        schedule = optax.cosine_decay_schedule(config.lr, config.epochs * steps_per_epoch)
+    else:
+        drops = {epoch * steps_per_epoch: 0.1 for epoch in config.drop_epochs}
+        schedule = optax.piecewise_constant_schedule(config.lr, drops)
+    if config.optimizer == "adamw":
+        return optax.adamw(schedule, weight_decay=config.weight_decay)
+    return make_sgd(schedule, config.weight_decay)
 
 
-@jax.jit
-def _predict_labels(
-    scores: Float[Array, "b r c k"],
-    rows: Float[Array | np.ndarray, "b R r"],
-    columns: Float[Array | np.ndarray, "b C c"],
-) -> UInt8[Array, "b R C"]:
-    """Returns the class of the largest upsampled score of each pixel, by the matrices of `bilinear_matrix`."""
-
-    def predict_one(parts: tuple[Array, Array, Array]) -> Array:
-        grid, image_rows, image_columns = parts
-        return jnp.argmax(resize_with(image_rows, image_columns, grid), axis=-1).astype(jnp.uint8)
-
-    # One image at a time: scores of every pixel and class of a whole batch can be gigabytes.
-    return jax.lax.map(predict_one, (scores, rows, columns))
+def masked_cross_entropy(logits: Float[Array, "*b k"], labels: UInt8[Array, "*b"]) -> Float[Array, ""]:
+    """Returns the mean cross-entropy over the pixels that count; 0 if none does."""
+    counted = labels != IGNORED
+    targets = jnp.where(counted, labels, 0).astype(jnp.int32)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    return jnp.sum(losses * counted) / jnp.maximum(counted.sum(), 1)
 
 
-def _resize_matrices(labels: Sequence[np.ndarray], grid: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns matrices `[b R r]` and `[b C c]` from a grid (b, r, c) to each label's size."""
-    count, *axes = grid
-    matrices = []
-    for axis, old in enumerate(axes):
-        sizes = [label.shape[axis] for label in labels]
-        padded = -(-max(sizes) // PADDING) * PADDING
-        stack = np.zeros((count, padded, old), np.float32)
-        for index, size in enumerate(sizes):
-            stack[index] = bilinear_matrix(old, size, padded)
-        matrices.append(stack)
-    return matrices[0], matrices[1]
+PROTOCOL = Protocol(
+    name="linear",
+    title="Linear segmentation",
+    description=(
+        "The backbone is frozen, and a single linear layer learns to name the class of every pixel from its patch "
+        "features. Where random weights are among the rows, the difference is what training found without labels. "
+        "Scored on images that neither has seen; 100% would be perfect."
+    ),
+    config=SegmentationConfig,
+    open_dataset=open_pixel_splits,
+    evaluate=evaluate,
+    main_score="miou",
+    score_labels={"miou": "mIoU"},
+    class_scores="class_iou",
+    class_label="Intersection over union (%)",
+    conventions={
+        "tokens": "patch tokens after the final norm, float16",
+        "image_resize": "bicubic, antialiased",
+        "label_resize": "nearest",
+        "upsampling": "bilinear logits, half-pixel centers",
+        "ignored_label": 255,
+        "start": "zeros",
+        "normalization_floor": RELATIVE_FLOOR,
+        "miou": "percent, over the whole split, mean of the classes in labels or predictions",
+    },
+)

@@ -1,36 +1,36 @@
-"""Unsupervised segmentation: the tokens of a data set fall into clusters, which are then given to classes."""
+"""Unsupervised segmentation: k-means on all tokens of a split, clusters matched with classes (Table 3)."""
 
 import dataclasses
-import time
-from typing import NamedTuple
+from pathlib import Path
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
-from croc_jax.data.labeled.segmentation import IGNORED, SegmentationSplit
-from croc_jax.evaluation.examples import Gallery, GalleryKeeper
+from croc_jax.data.labeled.label_files import IGNORED
+from croc_jax.data.labeled.segmentation import SegmentationSplit
+from croc_jax.evaluation.datasets import describe_pixels, open_pixel_split
 from croc_jax.evaluation.features import FrozenFeatures
-from croc_jax.evaluation.kmeans import KMeansConfig, assign_clusters, fit_kmeans
+from croc_jax.evaluation.kmeans import assign_clusters, fit_kmeans
 from croc_jax.evaluation.metrics import class_iou, confusion_matrix, match_clusters
-from croc_jax.training.sharding import make_mesh
-
-MATCHINGS = ("hungarian", "greedy")
+from croc_jax.evaluation.registry import Protocol, Result, Timer, check_choice, check_positive, name_classes
+from croc_jax.evaluation.visualize import ExampleSelector, save_examples
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class UnsupervisedProtocol:
-    """Every setting that moves the score; by default those of the paper's Table 3.
+class UnsupervisedConfig:
+    """Every setting of unsupervised segmentation that moves the score; the defaults are those of the paper's Table 3.
 
     Attributes:
         image_size: height and width of the images, multiples of the patch size.
-        label_size: of the labels, and of the clusters that are compared with them.
-        num_clusters: K; None for as many as classes.
-        matching: "hungarian" gives each class one cluster, so that the mean IoU is largest;
-            "greedy" gives each cluster the class of most of its pixels.
-        l2_normalize: whether tokens get unit length first.
-        seeds: of the k-means starts; the score is their mean.
-        max_iterations: of k-means.
+        label_size: height and width of the labels, and of the clusters that are compared with them.
+        num_clusters: number of clusters K; None for the number of classes.
+        matching: "hungarian" assigns one cluster to each class, so that the mean IoU is largest; "greedy" gives each
+            cluster the class of most of its pixels.
+        l2_normalize: whether tokens are scaled to unit length first.
+        seeds: seeds of the k-means starts; the score is the mean over them.
+        max_iterations: most iterations of k-means.
     """
 
     image_size: tuple[int, int] = (448, 448)
@@ -43,113 +43,79 @@ class UnsupervisedProtocol:
 
     def __post_init__(self) -> None:
         """Raises ValueError, naming the field and the value, for settings that cannot work."""
-        if self.matching not in MATCHINGS:
-            raise ValueError(f"matching={self.matching!r}: choose one of {', '.join(MATCHINGS)}")
+        check_choice(self, "matching", ("hungarian", "greedy"))
+        check_positive(self, "max_iterations")
         if not self.seeds:
             raise ValueError("seeds=(): name one or more")
 
 
-class UnsupervisedScore(NamedTuple):
-    """The result, in percent.
-
-    Attributes:
-        miou: mean over the seeds.
-        miou_deviation: standard deviation over the seeds (of the sample); NaN for one.
-        seed_miou: of each seed.
-        class_iou: of each class, of the first seed; NaN for a class that does not occur.
-        inertia: of each seed.
-        seconds: of each phase.
-        gallery: a few images, with the classes of the first seed's clusters.
-    """
-
-    miou: float
-    miou_deviation: float
-    seed_miou: Float[np.ndarray, " s"]
-    class_iou: Float[np.ndarray, " k"]
-    inertia: Float[np.ndarray, " s"]
-    seconds: dict[str, float]
-    gallery: Gallery
-
-
-def evaluate_unsupervised(
-    features: FrozenFeatures, *, val: SegmentationSplit, protocol: UnsupervisedProtocol
-) -> UnsupervisedScore:
-    """Clusters all tokens of a split, and scores the clusters as a segmentation of it.
-
-    Args:
-        features: of the backbone.
-        val: labeled images; the labels serve the matching and the score alone.
-        protocol: every setting that moves the score.
-
-    Raises:
-        ValueError: if whole patches do not tile the images, or for fewer tokens than clusters.
-        LabeledDataError: see `SegmentationSplit.load`.
-    """
-    num_clusters = protocol.num_clusters or val.num_classes
-    if protocol.matching == "hungarian" and num_clusters < val.num_classes:
+def evaluate(
+    features: FrozenFeatures, dataset: SegmentationSplit, config: UnsupervisedConfig, output: Path | None = None
+) -> Result:
+    """Clusters all tokens of a split, and scores the clusters as a segmentation; see `Protocol` for the arguments."""
+    val, num_clusters = dataset, config.num_clusters or dataset.num_classes
+    if config.matching == "hungarian" and num_clusters < val.num_classes:
         raise ValueError(
             f"num_clusters={num_clusters}: one-to-one matching needs one for each of {val.num_classes} classes; "
             "choose more, or matching='greedy'"
         )
-    clock = [time.perf_counter()]
-    data = features.collect_tokens(val, image_size=protocol.image_size, label_size=protocol.label_size)
+    timer, progress = Timer(), features.progress
+    data = features.collect_tokens(val, image_size=config.image_size, label_size=config.label_size)
     tokens = data.tokens.reshape(-1, data.tokens.shape[-1])
-    clock.append(time.perf_counter())
-    config = KMeansConfig(
-        num_clusters=num_clusters, max_iterations=protocol.max_iterations, unit_length=protocol.l2_normalize
-    )
-    scores, inertia, first, progress = [], [], None, features.progress
-    task = progress.add_task("k-means", total=len(protocol.seeds)) if progress else None
-    for seed in protocol.seeds:
-        fit = fit_kmeans(tokens, config, seed=seed, mesh=make_mesh() if jax.device_count() > 1 else None)
-        found = assign_clusters(tokens, fit.centroids, unit_length=protocol.l2_normalize)
-        maps = found.reshape(data.tokens.shape[:3])
-        classes, per_class = name_clusters(maps, data.labels, val.num_classes, protocol)
-        scores.append(float(np.nanmean(per_class)))
+    timer.end("features")
+    mesh = Mesh(np.array(jax.local_devices()), ("data",)) if jax.local_device_count() > 1 else None
+    settings = {"max_iterations": config.max_iterations, "unit_length": config.l2_normalize, "mesh": mesh}
+    found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    inertia = []
+    for seed in progress.track(config.seeds, description="k-means") if progress else config.seeds:
+        fit = fit_kmeans(tokens, num_clusters, seed=seed, **settings)
+        maps = assign_clusters(tokens, fit.centroids, unit_length=config.l2_normalize).reshape(data.tokens.shape[:3])
+        classes, per_class = name_clusters(maps, data.labels, num_clusters, config.matching, val.num_classes)
+        found.append((maps, classes, per_class))
         inertia.append(fit.inertia)
-        first = first or (maps, classes, per_class)
-        if progress and task is not None:
-            progress.advance(task)
-    clock.append(time.perf_counter())
-    assert first is not None
-    gallery = _gallery(val, *first[:2], protocol, data.labels)
-    clock.append(time.perf_counter())
-    percent = 100 * np.array(scores)
-    deviation = float(np.std(percent, ddof=1)) if len(percent) > 1 else float("nan")
-    seconds = {name: clock[i + 1] - clock[i] for i, name in enumerate(("features", "clustering", "pictures"))}
-    return UnsupervisedScore(
-        float(percent.mean()), deviation, percent, 100 * first[2], np.array(inertia), seconds, gallery
-    )
+    timer.end("clustering")
+    if output is not None:
+        _save_pictures(val, found[0][0], found[0][1], config.image_size, data.labels, output)
+    timer.end("pictures")
+    percent = 100 * np.array([float(np.nanmean(per_class)) for _, _, per_class in found])
+    scores = {
+        "miou": float(percent.mean()),
+        "miou_deviation": float(np.std(percent, ddof=1)) if len(percent) > 1 else None,
+        "seed_miou": percent.tolist(),
+        "class_iou": name_classes(val.class_names, 100 * found[0][2]),
+        "inertia": inertia,
+    }
+    return Result(scores, describe_pixels(val), val.root, timer.seconds)
 
 
 def name_clusters(
     maps: Int[np.ndarray, "n r c"],
     labels: Int[np.ndarray, "n h w"],
+    num_clusters: int,
+    matching: str,
     num_classes: int,
-    protocol: UnsupervisedProtocol,
 ) -> tuple[Int[np.ndarray, " K"], Float[np.ndarray, " k"]]:
-    """Gives clusters to classes; returns the class of each cluster, -1 for none, and the IoU of each class.
+    """Assigns clusters to classes; returns the class of each cluster, -1 for none, and the IoU of each class.
 
     Args:
-        maps: the cluster of each patch.
-        labels: of the same images.
-        num_classes: of the labels.
-        protocol: for K and the matching.
+        maps: cluster of each patch.
+        labels: labels of the same images.
+        num_clusters: number of clusters K.
+        matching: see `UnsupervisedConfig`.
+        num_classes: classes of the labels.
     """
-    num_clusters = protocol.num_clusters or num_classes
-    size, confusion = max(num_clusters, num_classes), 0
+    size = max(num_clusters, num_classes)
+    confusion = np.zeros((size, size), np.int64)
     for patches, label in zip(maps, labels, strict=True):
-        enlarged = _enlarge(patches, label.shape)
-        confusion = confusion + confusion_matrix(label, enlarged, num_classes=size, ignored=IGNORED)
-    confusion = np.asarray(confusion)[:num_classes, :num_clusters]
-    classes = np.full(num_clusters, -1)
-    if protocol.matching == "greedy":
+        confusion += confusion_matrix(label, _enlarge(patches, label.shape), num_classes=size, ignored=IGNORED)
+    confusion = confusion[:num_classes, :num_clusters]
+    if matching == "greedy":
         classes = confusion.argmax(axis=0)
-        merged = confusion @ np.eye(num_classes, dtype=np.int64)[classes]
-        return classes, class_iou(merged)
-    matching = match_clusters(confusion)
-    classes[matching.clusters] = np.arange(num_classes)
-    return classes, matching.class_iou
+        return classes, class_iou(confusion @ np.eye(num_classes, dtype=np.int64)[classes])
+    matched = match_clusters(confusion)
+    classes = np.full(num_clusters, -1)
+    classes[matched.clusters] = np.arange(num_classes)
+    return classes, matched.class_iou
 
 
 def _enlarge(patches: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
@@ -161,12 +127,43 @@ def _enlarge(patches: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     return patches[rows][:, columns]
 
 
-def _gallery(
-    val: SegmentationSplit, maps: np.ndarray, classes: np.ndarray, protocol: UnsupervisedProtocol, labels: np.ndarray
-) -> Gallery:
-    keeper = GalleryKeeper(val, protocol.image_size)
+def _save_pictures(
+    val: SegmentationSplit,
+    maps: np.ndarray,
+    classes: np.ndarray,
+    image_size: tuple[int, int],
+    labels: np.ndarray,
+    output: Path,
+) -> None:
+    selector = ExampleSelector(val, image_size)
     # A cluster without a class is wrong everywhere.
     ids = np.where(classes < 0, IGNORED, classes).astype(np.uint8)
     for patches, label in zip(maps, labels, strict=True):
-        keeper.consider(label, ids[_enlarge(patches, label.shape)])
-    return keeper.gallery()
+        selector.add(label, ids[_enlarge(patches, label.shape)])
+    save_examples(selector.examples(), val.class_names, output)
+
+
+PROTOCOL = Protocol(
+    name="unsupervised",
+    title="Unsupervised segmentation",
+    description=(
+        "K-means puts the patch features of all images in clusters, without labels. These only serve to give each "
+        "cluster its class and to score the result, so nothing is learned from them."
+    ),
+    config=UnsupervisedConfig,
+    open_dataset=open_pixel_split,
+    evaluate=evaluate,
+    main_score="miou",
+    score_labels={"miou": "mIoU", "miou_deviation": "deviation over seeds"},
+    class_scores="class_iou",
+    class_label="Intersection over union (%)",
+    conventions={
+        "tokens": "patch tokens after the final norm, float16",
+        "image_resize": "bicubic, antialiased",
+        "label_resize": "nearest",
+        "upsampling": "clusters: nearest",
+        "ignored_label": 255,
+        "start": "greedy k-means++ on 65536 tokens, one start a seed",
+        "miou": "percent, over the whole split, mean of the classes in labels or clusters, mean over seeds",
+    },
+)

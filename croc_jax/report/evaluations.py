@@ -9,19 +9,11 @@ from typing import Any
 import numpy as np
 
 from croc_jax.evaluation.backbones import RANDOM
+from croc_jax.evaluation.registry import Protocol, find_protocols
 from croc_jax.evaluation.results import RESULTS, digest
 
-# The score that a protocol is known by, and its name.
-MAIN_SCORES = {
-    "linear": ("miou", "mIoU"),
-    "unsupervised": ("miou", "mIoU"),
-    "retrieval": ("miou", "mIoU"),
-    "video": ("jf_mean", "J&F"),
-    "knn": ("top1", "top-1"),
-    "classification": ("top1", "top-1"),
-    "discovery": ("corloc", "CorLoc"),
-}
-# Of the fingerprint: what is compared, rather than how.
+RANDOM_LABEL = "random weights"
+# The part of a fingerprint that is compared, rather than how it is compared.
 COMPARED = ("backbone", "which", "digest")
 
 
@@ -30,9 +22,9 @@ class Evaluation:
     """One results.json.
 
     Attributes:
-        folder: that holds it, and pictures.
+        folder: folder that holds it, and pictures.
         results: its content.
-        label: of the weights.
+        label: name of the weights.
     """
 
     folder: Path
@@ -40,9 +32,9 @@ class Evaluation:
     label: str
 
     @property
-    def protocol(self) -> str:
-        """Name of the protocol."""
-        return self.results["protocol"]
+    def protocol(self) -> Protocol:
+        """The protocol."""
+        return find_protocols()[self.results["protocol"]]
 
     @property
     def fingerprint(self) -> dict[str, Any]:
@@ -52,32 +44,25 @@ class Evaluation:
     @property
     def score(self) -> float:
         """The score that the protocol is known by, in percent."""
-        return self.results[MAIN_SCORES[self.protocol][0]]
+        return self.results[self.protocol.main_score]
 
     @property
     def class_scores(self) -> dict[str, float | None]:
-        """Scores of classes, or of objects, by name; empty where there are none."""
-        if self.protocol == "video":
-            return {name: (of["j_mean"] + of["f_mean"]) / 2 for name, of in self.results["objects"].items()}
-        return self.results.get("class_iou") or self.results.get("class_accuracy") or {}
+        """Scores of classes or objects by name; of several scores, their mean."""
+        found = self.results.get(self.protocol.class_scores, {})
+        return {name: float(np.mean(list(of.values()))) if isinstance(of, dict) else of for name, of in found.items()}
 
     @property
     def settings(self) -> dict[str, Any]:
         """What results must share to be comparable: all of the fingerprint but the weights and the seeds."""
         kept = {name: value for name, value in self.fingerprint.items() if name not in COMPARED}
-        protocol = kept.get(self.protocol, {})
-        seedless = {name: value for name, value in protocol.items() if name not in ("seed", "seeds")}
-        return kept | {self.protocol: seedless}
+        own = kept.get(self.protocol.name, {})
+        return kept | {self.protocol.name: {k: v for k, v in own.items() if k not in ("seed", "seeds")}}
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """All evaluations of the same weights by the same protocol, which differ in the seed.
-
-    Attributes:
-        label: of the weights.
-        evaluations: one or more.
-    """
+    """All evaluations of the same weights by the same protocol, which differ in the seed."""
 
     label: str
     evaluations: tuple[Evaluation, ...]
@@ -104,16 +89,19 @@ class Group:
     """Comparable evaluations: the same protocol, settings and images.
 
     Attributes:
-        protocol: its name.
-        dataset: what identifies the images.
+        protocol: the protocol.
         settings: see `Evaluation.settings`.
         entries: random weights first, then by score.
     """
 
-    protocol: str
-    dataset: dict[str, Any]
+    protocol: Protocol
     settings: dict[str, Any]
     entries: tuple[Entry, ...]
+
+    @property
+    def dataset(self) -> dict[str, Any]:
+        """What identifies the images."""
+        return self.settings["dataset"]
 
 
 def read_evaluations(folders: Sequence[Path]) -> list[Evaluation]:
@@ -129,16 +117,15 @@ def read_evaluations(folders: Sequence[Path]) -> list[Evaluation]:
         files += [file for file in sorted(folder.rglob(RESULTS)) if file not in files]
     contents = [_read(file) for file in files]
     labels = label_checkpoints(contents)
-    return [
-        Evaluation(file.parent, *rest) for file, rest in zip(files, zip(contents, labels, strict=True), strict=True)
-    ]
+    parts = zip(files, contents, labels, strict=True)
+    return [Evaluation(file.parent, content, label) for file, content, label in parts]
 
 
 def _read(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        known = content["protocol"] in MAIN_SCORES and MAIN_SCORES[content["protocol"]][0] in content
-        complete = known and {"checkpoint", "step", "seconds"} <= set(content) and "dataset" in content["fingerprint"]
+        needed = {find_protocols()[content["protocol"]].main_score, "checkpoint", "step", "seconds"}
+        complete = needed <= set(content) and "dataset" in content["fingerprint"]
     except (OSError, ValueError, KeyError, TypeError):
         complete = False
     if not complete:
@@ -147,77 +134,48 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def label_checkpoints(contents: Sequence[dict[str, Any]]) -> list[str]:
-    """Returns a short name for the weights of each results.json; two checkpoints never share one.
-
-    Args:
-        contents: of the files.
-    """
-    paths = {content["checkpoint"]: _run_path(content["checkpoint"]) for content in contents}
+    """Returns a short name for the weights of each results.json; two checkpoints never share one."""
+    paths = {content["checkpoint"]: Path(content["checkpoint"]) for content in contents}
+    # A folder WORKDIR/checkpoints/STEP is named after its run.
+    paths = {name: p.parent.parent if p.parent.name == "checkpoints" else p for name, p in paths.items()}
     depth, names = 1, {}
     while len(set(names.values())) < len(set(paths.values())):
         names = {path: "/".join(path.parts[-depth:]) for path in paths.values()}
         depth += 1
     labels = []
     for content in contents:
-        if content["checkpoint"] == RANDOM:
-            labels.append("random weights")
-            continue
         student = ", student" if content["fingerprint"].get("which") == "student" else ""
-        labels.append(f"{names[paths[content['checkpoint']]]}, step {content['step']:,}{student}")
+        label = f"{names[paths[content['checkpoint']]]}, step {content['step']:,}{student}"
+        labels.append(RANDOM_LABEL if content["checkpoint"] == RANDOM else label)
     return labels
 
 
-def _run_path(checkpoint: str) -> Path:
-    path = Path(checkpoint)
-    return path.parent.parent if path.parent.name == "checkpoints" else path
-
-
 def group_evaluations(evaluations: Sequence[Evaluation]) -> list[Group]:
-    """Returns what can be compared side by side, in the order of `MAIN_SCORES`."""
+    """Returns what can be compared side by side, by protocol and data set."""
     found: dict[str, list[Evaluation]] = {}
     for one in evaluations:
-        found.setdefault(digest({"protocol": one.protocol, **one.settings}), []).append(one)
+        found.setdefault(digest({"protocol": one.protocol.name, **one.settings}), []).append(one)
     groups = [_group(members) for members in found.values()]
-    return sorted(groups, key=lambda group: (list(MAIN_SCORES).index(group.protocol), str(group.dataset)))
+    return sorted(groups, key=lambda group: (group.protocol.name, str(group.dataset)))
 
 
 def _group(members: Sequence[Evaluation]) -> Group:
-    by_weights: dict[tuple[str, str], list[Evaluation]] = {}
+    by_weights: dict[tuple[str, str], dict[str, Evaluation]] = {}
     for one in members:
-        # Architectures differ among random weights, too.
+        # Architectures differ among random weights, too. A repetition of the same evaluation is no further seed.
         key = one.label, digest({"backbone": one.fingerprint.get("backbone")})
-        by_weights.setdefault(key, []).append(one)
-    entries = [Entry(label, _one_a_seed(of)) for (label, _), of in by_weights.items()]
-    entries.sort(key=lambda entry: (entry.label != "random weights", entry.score))
-    first = members[0]
-    return Group(first.protocol, first.fingerprint["dataset"], first.settings, tuple(entries))
-
-
-def _one_a_seed(evaluations: Sequence[Evaluation]) -> tuple[Evaluation, ...]:
-    """Drops repetitions of the same evaluation, so that they do not count as seeds."""
-    return tuple({one.fingerprint["digest"]: one for one in evaluations}.values())
+        by_weights.setdefault(key, {})[one.fingerprint["digest"]] = one
+    entries = [Entry(label, tuple(of.values())) for (label, _), of in by_weights.items()]
+    entries.sort(key=lambda entry: (entry.label != RANDOM_LABEL, entry.score))
+    return Group(members[0].protocol, members[0].settings, tuple(entries))
 
 
 def differing_settings(groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """Returns, for each group, its settings that others of the same protocol and data set have otherwise.
-
-    Args:
-        groups: of any protocols.
-    """
-    flat = [_flatten(group.settings.get(group.protocol, {})) for group in groups]
+    """Returns, for each group, its settings in which it differs from others of the same protocol and data set."""
+    flat = [group.settings.get(group.protocol.name, {}) for group in groups]
     different = []
     for group, settings in zip(groups, flat, strict=True):
-        rivals = [
-            other
-            for rival, other in zip(groups, flat, strict=True)
-            if (rival.protocol, rival.dataset) == (group.protocol, group.dataset)
-        ]
+        key = group.protocol.name, group.dataset
+        rivals = [other for g, other in zip(groups, flat, strict=True) if (g.protocol.name, g.dataset) == key]
         different.append({n: v for n, v in settings.items() if any(other.get(n) != v for other in rivals)})
     return different
-
-
-def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for name, value in settings.items():
-        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat

@@ -1,5 +1,6 @@
 """Figures of a run, for the report, a notebook or a paper; each takes arrays and returns a Figure."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -12,87 +13,69 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from croc_jax.report.overlay import enlarge, overlay
-from croc_jax.report.style import BLUE, GREEN, GRID, INK, MUTED, NEUTRAL, ORANGE, PALE, cluster_color, figure_style
+from croc_jax.report.style import BLUE, GREEN, GRID, INK, MUTED, NEUTRAL, ORANGE, PALE, figure_style
 
 Rows = Sequence[Mapping[str, float]]
 VIEW_COLORS = (BLUE, ORANGE)
 SERIES_COLORS = (PALE, BLUE, ORANGE, GREEN)
 SMALL = (4.6, 2.9)
-# Of the costs below pictures, in inches.
+# Height of the costs below pictures, in inches.
 _COSTS_HEIGHT = 1.45
+_GLOBAL = ("whole image", ORANGE)
 
 
 def plot_losses(rows: Rows) -> Figure:
     """Returns the total, dense and global loss over the steps, smoothed, with the noise behind.
 
     Args:
-        rows: of metrics.jsonl.
+        rows: rows of metrics.jsonl.
     """
-    curves = (("loss", "total", INK), ("loss_dense", "clusters", BLUE), ("loss_global", "whole image", ORANGE))
-    with figure_style():
-        figure, axes = _chart("Loss (nats)")
-        for key, name, color in curves:
-            if any(row[key] for row in rows):
-                _curve(axes, rows, key, name=name, color=color)
-        axes.set_ylim(bottom=0)
-        axes.legend(ncols=3, loc="lower right")
-        return figure
+    return _plot_curves(
+        rows, "Loss (nats)", {"loss": ("total", INK), "loss_dense": ("clusters", BLUE), "loss_global": _GLOBAL}, {}
+    )
 
 
 def plot_entropies(rows: Rows, *, num_prototypes: tuple[int, int]) -> Figure:
-    """Returns the entropy of the teacher's answers over the steps, below the entropy of no answer at all.
+    """Returns the entropy of the teacher's answers over the steps, below the entropy of a uniform answer.
 
     Args:
-        rows: of metrics.jsonl.
-        num_prototypes: of the whole image's and of the clusters' head.
+        rows: rows of metrics.jsonl.
+        num_prototypes: prototypes of the whole image's and of the clusters' head.
     """
-    curves = (("teacher_entropy", "whole image", ORANGE), ("teacher_entropy_c", "clusters", BLUE))
-    with figure_style():
-        figure, axes = _chart("Entropy of the teacher (nats)")
-        for (key, name, color), prototypes in zip(curves, num_prototypes, strict=True):
-            if any(row[key] for row in rows):
-                _curve(axes, rows, key, name=name, color=color)
-                axes.axhline(np.log(prototypes), color=color, linestyle=(0, (2, 3)), linewidth=1)
-        axes.set_ylim(bottom=0)
-        axes.legend(ncols=2, loc="lower right")
-        return figure
+    curves = {"teacher_entropy": _GLOBAL, "teacher_entropy_c": ("clusters", BLUE)}
+    limits = dict(zip(curves, map(math.log, num_prototypes), strict=True))
+    return _plot_curves(rows, "Entropy of the teacher (nats)", curves, limits)
 
 
-def plot_mean_num_clusters(rows: Rows, *, k_start: int) -> Figure:
-    """Returns the mean number of clusters over the steps.
+def plot_num_clusters(rows: Rows, *, k_start: int) -> Figure:
+    """Returns the mean number of clusters over the steps, below the number that merging starts from.
 
     Args:
-        rows: of metrics.jsonl.
-        k_start: the largest there could be.
+        rows: rows of metrics.jsonl.
+        k_start: largest number of clusters.
     """
-    with figure_style():
-        figure, axes = _chart("Mean number of clusters K")
-        _curve(axes, rows, "num_clusters", name="mean K", color=GREEN)
-        axes.axhline(k_start, color=MUTED, linestyle=(0, (2, 3)), linewidth=1)
-        axes.set_ylim(0, k_start + 1)
-        axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
-        return figure
+    curves = {"num_clusters": ("mean K", GREEN)}
+    return _plot_curves(rows, "Mean number of clusters K", curves, {"num_clusters": k_start})
 
 
-def plot_num_clusters(num_clusters: Int[np.ndarray, "b h"], *, k_start: int) -> Figure:
-    """Returns how often each K was chosen, the heads stacked.
-
-    Args:
-        num_clusters: K of each image and head.
-        k_start: the largest K there could be.
-    """
+def _plot_curves(rows: Rows, title: str, curves: Mapping[str, tuple[str, str]], limits: Mapping[str, float]) -> Figure:
+    """Draws a running mean over a 25th of the run, what it averages in pale, and dotted limits; leaves zeros out."""
     with figure_style():
         figure = Figure(figsize=SMALL, layout="constrained")
-        axes = figure.subplots()
-        heads, values = num_clusters.shape[1], np.arange(2, k_start + 1)
-        below = np.zeros(len(values))
-        for head in range(heads):
-            share = 100 * np.mean(num_clusters[:, head, None] == values, axis=0) / heads
-            axes.bar(values, share, bottom=below, width=0.8, color=cluster_color(head), label=f"head {head + 1}")
-            below += share
-        axes.set(title="How often each K is chosen (%)", xlabel="K", xticks=values)
-        axes.grid(axis="x", visible=False)
-        axes.legend(loc="upper left")
+        axes, steps = figure.subplots(), [row["step"] for row in rows]
+        window = np.ones(max(1, len(rows) // 25))
+        for key, (name, color) in curves.items():
+            values = [row[key] for row in rows]
+            if any(values):
+                mean = np.convolve(values, window, "same") / np.convolve(np.ones(len(rows)), window, "same")
+                axes.plot(steps, values, color=color, linewidth=0.8, alpha=0.25)
+                axes.plot(steps, mean, color=color, linewidth=1.9, label=name)
+                if key in limits:
+                    axes.axhline(limits[key], color=color, linestyle=(0, (2, 3)), linewidth=1)
+        top = max(limits.values(), default=0.0)
+        axes.set(title=title, xlabel="step", ylim=(0, 1.08 * max(top, axes.get_ylim()[1])))
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.legend(ncols=3, loc="best")
         return figure
 
 
@@ -102,15 +85,15 @@ def plot_class_scores(
     """Returns a bar for each class and each of a few weights, below the means.
 
     Args:
-        scores: by label of the weights (at most as many as `SERIES_COLORS`), then by class, in
-            percent; a class without a score anywhere is left out.
-        means: by label.
-        title: of the axis.
+        scores: score in percent by label of the weights (at most as many as `SERIES_COLORS`), then by class; a class
+            without a score anywhere is left out.
+        means: mean score by label.
+        title: title of the figure.
     """
     names = [
         name for name in next(iter(scores.values())) if any(values.get(name) is not None for values in scores.values())
     ]
-    # Pale is for what the others are compared with.
+    # The pale color is for the weights that others are compared with.
     colors = SERIES_COLORS if len(scores) > 1 else SERIES_COLORS[1:]
     with figure_style():
         step = 0.16 * len(scores) + 0.08
@@ -144,8 +127,8 @@ def plot_clusters(
     A cluster has one color in both views; one that only one view shows is hatched in gray.
 
     Args:
-        views: one image, or two crops.
-        labels: each token's cluster.
+        views: one image, or two crops of one.
+        labels: cluster of each token.
         valid: clusters that all views show.
         grid: rows and columns of patches.
         scene: the image and the boxes of its crops, to show where they come from.
@@ -181,13 +164,12 @@ def plot_merging(
 ) -> Figure:
     """Returns some heads' clusters at every round from K_start to 2, above their transport costs.
 
-    Like the paper's Figure 3: a row for each head (of two, one a view), a column for each round.
-    The round that is chosen is framed.
+    Like the paper's Figure 3: a row for each head and view, a column for each round. The chosen round is framed.
 
     Args:
-        views: the crops.
-        merging: each token's cluster in every round.
-        costs: of the rounds.
+        views: one image, or two crops of one.
+        merging: cluster of each token in every round.
+        costs: transport cost of each round.
         num_clusters: K of the chosen round.
         grid: rows and columns of patches.
     """
@@ -213,10 +195,10 @@ def plot_merging(
 
 
 def plot_costs(costs: Float[np.ndarray, "h rounds"], num_clusters: Int[np.ndarray, " h"]) -> Figure:
-    """Returns the transport cost of every round of some heads; the round that is chosen is ringed.
+    """Returns the transport cost of every round of some heads; the chosen round is ringed.
 
     Args:
-        costs: from K_start down to 2.
+        costs: costs from K_start down to 2.
         num_clusters: K of the chosen round.
     """
     with figure_style(ink=NEUTRAL, soft=NEUTRAL):
@@ -230,7 +212,7 @@ def _plot_costs(axes: Axes, costs: np.ndarray, num_clusters: np.ndarray, ks: np.
         color = _head_color(head)
         axes.plot(ks, cost, color=color, linewidth=1.6, marker="o", markersize=3, label=f"head {head + 1}")
         axes.plot(chosen, cost[ks == chosen], color=color, marker="o", markersize=9, fillstyle="none", mew=2)
-    # Each K stands below its column of pictures.
+    # Each K is below its column of pictures.
     axes.set(xlim=(ks[0] + 0.5, ks[-1] - 0.5), xticks=ks, xlabel="number of clusters K", ylabel="cost $d_c$")
     axes.margins(y=0.2)
     axes.grid(color=NEUTRAL, alpha=0.25)
@@ -240,29 +222,12 @@ def _plot_costs(axes: Axes, costs: np.ndarray, num_clusters: np.ndarray, ks: np.
 
 
 def _steepness(views: np.ndarray) -> float:
-    """Returns height over width of pictures, but for the very flat and the very tall."""
+    """Returns height over width of pictures, within bounds."""
     return float(np.clip(views.shape[1] / views.shape[2], 0.25, 3.0))
 
 
 def _head_color(head: int) -> str:
     return (BLUE, ORANGE, GREEN)[head % 3]
-
-
-def _chart(title: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=SMALL, layout="constrained")
-    axes = figure.subplots()
-    axes.set(title=title, xlabel="step")
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    return figure, axes
-
-
-def _curve(axes: Axes, rows: Rows, key: str, *, name: str, color: str) -> None:
-    """Draws a running mean over a 25th of the run, and what it averages in pale."""
-    steps, values = ([row[field] for row in rows] for field in ("step", key))
-    window = np.ones(max(1, len(rows) // 25))
-    mean = np.convolve(values, window, "same") / np.convolve(np.ones(len(rows)), window, "same")
-    axes.plot(steps, values, color=color, linewidth=0.8, alpha=0.25)
-    axes.plot(steps, mean, color=color, linewidth=1.9, label=name)
 
 
 def _show_scene(axes: Axes, image: np.ndarray, boxes: np.ndarray) -> None:
@@ -293,13 +258,13 @@ def _show_scene(axes: Axes, image: np.ndarray, boxes: np.ndarray) -> None:
 
 
 def show_image(axes: Axes, image: np.ndarray, title: str, frame: str | None = None) -> None:
-    """Draws an image without ticks, with a title above and maybe a colored frame around.
+    """Draws an image without ticks, with a title and optionally a colored frame.
 
     Args:
-        axes: where.
-        image: RGB.
-        title: may be empty.
-        frame: its color.
+        axes: axes to draw on.
+        image: RGB image.
+        title: title, may be empty.
+        frame: color of the frame.
     """
     axes.imshow(image, interpolation="lanczos")
     axes.set(xticks=[], yticks=[])

@@ -1,4 +1,4 @@
-"""Pictures of what patch features know: their components, and objects that they follow through a video."""
+"""Figures of patch features: their principal components, and objects followed through a video."""
 
 from collections.abc import Sequence
 
@@ -10,20 +10,18 @@ from PIL import Image
 from croc_jax.report.figures import show_image
 from croc_jax.report.style import NEUTRAL, cluster_color, figure_style
 
-# A share of the values on either end is cut off: a few odd patches would leave all others gray.
+# Percent of the values clipped on either end: a few odd patches would leave all others gray.
 _TAIL = 2.0
 _OPACITY = 0.6
-# Of 256 colors: those of the rims of letters and lines.
-_TRANSLUCENT = 64
 
 
 def component_colors(features: Float[np.ndarray, "b n d"]) -> UInt8[np.ndarray, "b n 3"]:
     """Returns the first three principal components of all patches of all images, as red, green and blue.
 
-    What has one color in several images is alike to the network.
+    The same color in several images means similar features.
 
     Args:
-        features: of patches, with three features at least.
+        features: features of patches, at least three each.
 
     Raises:
         ValueError: for fewer features, or values that are not finite.
@@ -49,12 +47,12 @@ def plot_components(
     """Returns images above the first three principal components of their patches, common to all of them.
 
     Args:
-        images: of one size.
-        features: of their patches, in row-major order.
+        images: images of one size.
+        features: features of their patches, in row-major order.
         grid: rows and columns of patches.
 
     Raises:
-        ValueError: if images, features and grid do not fit together; see also `component_colors`.
+        ValueError: if the shapes do not match; see also `component_colors`.
     """
     if features.shape[:2] != (len(images), grid[0] * grid[1]):
         raise ValueError(f"features {features.shape}: expected [{len(images)} {grid[0] * grid[1]} d] for grid={grid}")
@@ -76,8 +74,8 @@ def tint_objects(image: UInt8[np.ndarray, "H W 3"], ids: UInt8[np.ndarray, "H W"
     """Returns an image whose objects are tinted and have a white outline.
 
     Args:
-        image: a frame.
-        ids: the object that each pixel belongs to; 0 is none.
+        image: frame of a video.
+        ids: object of each pixel; 0 is none.
     """
     gray = image @ np.array((0.299, 0.587, 0.114))
     colors = 255 * np.stack([cluster_color(index) for index in range(max(1, int(ids.max())))])
@@ -93,9 +91,9 @@ def plot_video(
     """Returns a strip of frames, evenly spread over a video, with their objects.
 
     Args:
-        frames: of the video.
-        ids: of their objects; those of the first are given, the others found.
-        num_shown: how many.
+        frames: frames of the video.
+        ids: ids of their objects; those of the first are given, the others predicted.
+        num_shown: frames to draw.
     """
     places = np.unique(np.linspace(0, len(frames) - 1, num_shown).round().astype(int))
     height, width = frames[0].shape[:2]
@@ -109,31 +107,8 @@ def plot_video(
         return figure
 
 
-def reduce_colors(picture: Image.Image) -> Image.Image:
-    """Returns a picture in 256 colors; some of them are translucent, for letters to be smooth on any page.
-
-    Args:
-        picture: RGBA.
-    """
-    solid = np.asarray(picture.getchannel("A")) == 255
-    clear = Image.new("RGBA", picture.size)
-    page, rest = clear.convert("RGB"), picture.copy()
-    page.paste(picture.convert("RGB"), mask=Image.fromarray(solid))
-    rest.paste(clear, mask=Image.fromarray(solid))
-    many = page.quantize(256 - _TRANSLUCENT, Image.Quantize.MEDIANCUT, dither=Image.Dither.FLOYDSTEINBERG)
-    others = rest.quantize(_TRANSLUCENT, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
-    colors = np.zeros((256, 4), np.uint8)
-    for start, part in ((0, many), (256 - _TRANSLUCENT, others)):
-        listed = np.array(part.getpalette("RGBA")).reshape(-1, 4)
-        colors[start : start + len(listed)] = listed
-    ids = np.where(solid, np.asarray(many), 256 - _TRANSLUCENT + np.asarray(others)).astype(np.uint8)
-    result = Image.fromarray(ids).convert("P")
-    result.putpalette(colors.tobytes(), "RGBA")
-    return result
-
-
 def _outline(ids: np.ndarray) -> np.ndarray:
-    """Pixels on both sides of where one object or none ends and another begins."""
+    """Returns the pixels on both sides of every border between objects."""
     edges = np.zeros(ids.shape, bool)
     across, down = ids[:, 1:] != ids[:, :-1], ids[1:] != ids[:-1]
     edges[:, 1:] |= across

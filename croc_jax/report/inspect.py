@@ -1,6 +1,8 @@
-"""Looks inside a trained backbone: clusters of pairs of crops, head by head."""
+"""Clusters pairs of crops with a trained backbone, head by head."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -8,29 +10,30 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from croc_jax.clustering import Clustering, cluster_views, patch_positions, trace_merging
+from croc_jax.clustering import Clustering, ClusteringConfig, cluster_views, patch_positions, trace_merging
+from croc_jax.data.config import ViewsConfig
 from croc_jax.data.crops import two_views
 from croc_jax.data.decoding import DecodeError, decode
 from croc_jax.data.photometric import normalize
 from croc_jax.data.sources import ImageSource
+from croc_jax.evaluation.backbones import FrozenBackbone
+from croc_jax.losses import ObjectiveConfig
 from croc_jax.models import Backbone, clustering_tokens, patch_grid
-from croc_jax.training.config import Recipe
-from croc_jax.training.forward import encode_views
 
 
 class Exploration(NamedTuple):
-    """Pairs of crops without color augmentation, and what the clustering makes of them.
+    """Pairs of crops without color augmentation, and their clusters.
 
     Attributes:
-        indices: of the images in their source `[b]`.
-        views: the crops `[b v H W 3]`.
-        boxes: of the crops `[b v 5]`: top, left, height, width, flip.
+        indices: index of each image in its source.
+        views: crops.
+        boxes: boxes of the crops: top, left, height, width, flip.
         grid: rows and columns of patches.
-        labels: each token's cluster in the chosen round `[v b h n]`.
-        valid: clusters that both views show `[b h k]`.
-        num_clusters: K of the chosen round `[b h]`.
-        costs: of each round `[b h rounds]`.
-        merging: each token's cluster in every round, from K_start down to 2 `[rounds v b h n]`.
+        labels: cluster of each token in the chosen round.
+        valid: clusters that both views show.
+        num_clusters: K of the chosen round.
+        costs: transport cost of each round.
+        merging: cluster of each token in every round, from K_start down to 2.
     """
 
     indices: Int[np.ndarray, " b"]
@@ -43,11 +46,17 @@ class Exploration(NamedTuple):
     costs: Float[np.ndarray, "b h rounds"]
     merging: Int[np.ndarray, "rounds v b h n"]
 
+    def select(self, index: int) -> "Exploration":
+        """Returns one pair alone, still with a batch axis."""
+        i = slice(index, index + 1)
+        return Exploration(
+            self.indices[i], self.views[i], self.boxes[i], self.grid, self.labels[:, i], self.valid[i],
+            self.num_clusters[i], self.costs[i], self.merging[:, :, i],
+        )  # fmt: skip
+
 
 def explore(
-    backbone: Backbone,
-    params: Any,
-    recipe: Recipe,
+    backbone: FrozenBackbone,
     source: ImageSource,
     *,
     num_images: int,
@@ -57,44 +66,55 @@ def explore(
     """Clusters pairs of crops of images spread evenly over a source.
 
     Args:
-        backbone: the module.
-        params: its parameters, a teacher's for what training sees.
-        recipe: of the run: law of the crops, the clustering and its tokens.
-        source: of images; unreadable ones are left out.
-        num_images: how many.
-        crop_size: side of the crops in pixels, the recipe's by default; larger ones have finer clusters.
-        seed: of the crops and the first centroids.
+        backbone: weights, and the settings of their run for crops, clustering and tokens.
+        source: images; unreadable ones are left out.
+        num_images: how many images.
+        crop_size: side of the crops in pixels, by default as in training; larger ones have finer clusters.
+        seed: seed of the crops and the first centroids.
 
     Raises:
         ValueError: if no image can be read.
     """
-    size = crop_size or recipe.data.views.crop_size
-    indices, views, boxes = _crops(source, recipe, num_images=num_images, size=size, seed=seed)
-    grid = patch_grid((size, size), recipe.backbone.patch_size)
+    recipe = backbone.recipe
+    views = dataclasses.replace(recipe.data.views, crop_size=crop_size or recipe.data.views.crop_size)
+    chosen = np.linspace(0, len(source) - 1, min(num_images, len(source))).astype(int)
+    indices, views, boxes = _crops(source, chosen.tolist(), views, seed)
+    grid = patch_grid(views.shape[2:4], recipe.backbone.patch_size)
 
-    @jax.jit
-    def cluster(params: Any, views: Array, boxes: Array) -> tuple[Clustering, Array]:
-        features, _ = encode_views(backbone, params, normalize(views))
-        # The clustering takes the view axis first.
-        features = jax.tree.map(lambda array: jnp.swapaxes(array, 0, 1), features)
-        tokens, cls_tokens = clustering_tokens(features, recipe.objective.tokens, groups=recipe.objective.token_groups)
-        positions = patch_positions(jnp.moveaxis(boxes, 1, 0), grid)
-        rng = jax.random.key(seed)
-        result = cluster_views(tokens, cls_tokens, positions, recipe.clustering, rng=rng)
-        merging, _ = trace_merging(tokens, cls_tokens, positions, recipe.clustering, rng=rng)
-        return result, merging
-
-    result, merging = jax.device_get(cluster(params, views, boxes))
+    cluster_fn = _make_cluster_fn(backbone.module, recipe.clustering, recipe.objective, grid)
+    result, merging = jax.device_get(cluster_fn(backbone.params, views, boxes, jax.random.key(seed)))
     return Exploration(
         indices, views, boxes, grid, result.labels, result.valid, result.num_clusters, result.costs, merging
     )
+
+
+@functools.lru_cache(maxsize=4)
+def _make_cluster_fn(
+    module: Backbone, clustering: ClusteringConfig, objective: ObjectiveConfig, grid: tuple[int, int]
+) -> Callable[..., tuple[Clustering, Array]]:
+    @jax.jit
+    def cluster(params: Any, views: Array, boxes: Array, rng: Array) -> tuple[Clustering, Array]:
+        # View by view: `[v b H W 3]`.
+        pixels = normalize(jnp.moveaxis(views, 1, 0))
+        features: Any = jax.vmap(lambda images: module.apply({"params": params}, images))(pixels)
+        tokens, cls_tokens = clustering_tokens(features, objective.tokens, groups=objective.token_groups)
+        positions = patch_positions(jnp.moveaxis(boxes, 1, 0), grid)
+        result = cluster_views(tokens, cls_tokens, positions, clustering, rng=rng)
+        merging, _ = trace_merging(tokens, cls_tokens, positions, clustering, rng=rng)
+        return result, merging
+
+    return cluster
 
 
 def overlap(boxes: Float[np.ndarray, "b v 5"]) -> Float[np.ndarray, " b"]:
     """Returns the share of the smaller crop that the other one shows too.
 
     Args:
-        boxes: of pairs of crops.
+        boxes: boxes of pairs of crops.
+
+    Example:
+        >>> overlap(np.array([[[0, 0, 10, 20, 0], [0, 10, 10, 20, 1]]])).tolist()
+        [0.5]
     """
     start, size = boxes[..., :2], boxes[..., 2:4]
     common = np.clip((start + size).min(axis=1) - start.max(axis=1), 0, None)
@@ -102,14 +122,12 @@ def overlap(boxes: Float[np.ndarray, "b v 5"]) -> Float[np.ndarray, " b"]:
 
 
 def _crops(
-    source: ImageSource, recipe: Recipe, *, num_images: int, size: int, seed: int
+    source: ImageSource, chosen: list[int], config: ViewsConfig, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    config = dataclasses.replace(recipe.data.views, crop_size=size)
-    chosen, pairs = np.linspace(0, len(source) - 1, min(num_images, len(source))).astype(int), []
+    pairs = []
     for index in chosen:
-        generator = np.random.default_rng([seed, index])
         try:
-            pairs.append((index, *two_views(decode(source[int(index)]), generator, config)))
+            pairs.append((index, *two_views(decode(source[index]), np.random.default_rng([seed, index]), config)))
         except (DecodeError, OSError):
             continue
     if not pairs:

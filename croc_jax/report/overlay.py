@@ -9,7 +9,7 @@ from croc_jax.report.style import cluster_color
 SIDE = 224
 _HATCH = 14
 _LUMA = np.array((0.299, 0.587, 0.114))
-# Darker photos would swallow the colors.
+# On darker photos the colors would not show.
 _DARKEST = 60
 
 
@@ -25,10 +25,10 @@ def overlay(
 
     Args:
         image: a crop.
-        labels: the cluster of each patch.
+        labels: cluster of each patch.
         grid: rows and columns of patches.
-        valid: clusters with a color of their own; the others are hatched in gray. All by default.
-        opacity: of the tint.
+        valid: clusters that are drawn in color, all by default; the others are hatched in gray.
+        opacity: opacity of the tint.
     """
     gray = _DARKEST + (255 - _DARKEST) / 255 * (enlarge(image) @ _LUMA)
     height, width = gray.shape

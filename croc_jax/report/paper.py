@@ -1,4 +1,4 @@
-"""The numbers of the paper's Tables 1 to 6: what our own results are shown beside."""
+"""The numbers of the paper's Tables 1 to 6, to show results beside."""
 
 from typing import NamedTuple
 
@@ -9,12 +9,11 @@ class Row(NamedTuple):
     """One line of a table.
 
     Attributes:
-        label: the method, or the value that an ablation sets.
-        scores: mIoU in percent, one a column.
+        label: method, or the value that an ablation sets.
+        scores: mIoU in percent, one for each column.
         model: backbone; empty in ablations.
-        images: that it was pre-trained on: IN (ImageNet), CC (COCO), CC+ (COCO with its unlabeled
-            images); empty in ablations.
-        epochs: of pre-training, where the table says so.
+        images: images of pre-training: IN (ImageNet), CC (COCO), CC+ (COCO with its unlabeled images).
+        epochs: epochs of pre-training, where the table names them.
     """
 
     label: str
@@ -25,15 +24,15 @@ class Row(NamedTuple):
 
 
 class PaperTable(NamedTuple):
-    """A table of the paper.
+    """A table of the paper: the protocol and data set of each column, and its rows.
 
     Attributes:
-        number: in the paper.
-        title: in our words.
-        protocols: of each column, as results.json names them.
-        datasets: of each column.
-        rows: in the paper's order.
-        setting: the field of our recipe that an ablation varies.
+        number: number in the paper.
+        title: short title.
+        protocols: protocol of each column, as results.json names it.
+        datasets: data set of each column.
+        rows: rows in the paper's order.
+        setting: field of a run's config that an ablation varies.
     """
 
     number: int
@@ -45,7 +44,7 @@ class PaperTable(NamedTuple):
 
 
 LINEAR, UNSUPERVISED = "linear", "unsupervised"
-# What the paper says of its protocols, as results.json names it.
+# The paper's settings of its protocols, as results.json names them.
 PROTOCOL_SETTINGS = {
     LINEAR: {
         "image_size": [448, 448],
@@ -60,7 +59,7 @@ PROTOCOL_SETTINGS = {
     },
     UNSUPERVISED: {"image_size": [448, 448], "num_clusters": None, "matching": "hungarian"},
 }
-# Of the paper, by the kind of data set that results.json names.
+# The paper's data sets, by the kind that results.json names.
 PAPER_DATASETS = {"voc": "PVOC12", "coco-things": "COCO-Things", "coco-stuff": "COCO-Stuff", "ade20k": "ADE20K"}
 THREE_SETS = ("PVOC12", "COCO-Things", "COCO-Stuff")
 

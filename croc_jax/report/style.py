@@ -1,4 +1,4 @@
-"""The look that all figures share."""
+"""Colors and style of all figures."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,12 +10,12 @@ import numpy as np
 from jaxtyping import Float
 
 INK, MUTED, GRID = "#1f2933", "#6b7785", "#e3e8ee"
-# Text beside photos: legible on a white page and on a dark one.
+# For text beside photos: legible on a white page and on a dark one.
 NEUTRAL = "#7f8a96"
 BLUE, ORANGE, GREEN, PALE = "#2f6fde", "#e8833a", "#2a9d7f", "#a9b5c2"
 
-# Okabe and Ito's colors, then Paul Tol's muted ones: chosen to be told apart with any color vision.
-# No gray among them, which means that a cluster is left out.
+# Okabe and Ito's colors, then Paul Tol's muted ones: distinct for any color vision.
+# Gray is missing, because it marks clusters that are left out.
 CLUSTER_COLORS = (
     "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#332288",
     "#44aa99", "#882255", "#ddcc77", "#117733", "#aa4499", "#88ccee", "#cc6677", "#999933",
@@ -58,5 +58,5 @@ def figure_style(*, ink: str = INK, soft: str = MUTED) -> Iterator[None]:
 
 
 def cluster_color(index: int) -> Float[np.ndarray, "3"]:
-    """Returns the color of a cluster's column, each part in [0, 1]."""
+    """Returns the color of a cluster, each channel in [0, 1]."""
     return np.array(matplotlib.colors.to_rgb(CLUSTER_COLORS[index % len(CLUSTER_COLORS)]))

@@ -14,7 +14,7 @@ import croc_jax
 from croc_jax.checkpoints import pretrained
 from croc_jax.checkpoints.infer_architecture import count_heads
 from croc_jax.checkpoints.pretrained import load_pretrained
-from croc_jax.evaluation.backbones import trained_backbone
+from croc_jax.evaluation.backbones import load_backbone
 from croc_jax.models import BackboneConfig
 from tests.checkpoints.reference_vit import forward
 
@@ -61,7 +61,7 @@ def write(file, weights):
 
 def test_features_equal_a_float64_reference(tmp_path):
     weights = official_weights()
-    backbone = trained_backbone(write(tmp_path / "vit.safetensors", weights))
+    backbone = load_backbone(write(tmp_path / "vit.safetensors", weights))
     images = np.random.default_rng(1).standard_normal((2, SIDE * PATCH, SIDE * PATCH, 3)).astype(np.float32)
     features = jax.jit(backbone.module.apply)({"params": backbone.params}, images)
     cls_token, patches = forward(weights, images, num_heads=1)
@@ -267,15 +267,15 @@ def test_folders_in_several_files(tmp_path):
     split_in_two(tmp_path, weights)
     (tmp_path / "config.json").write_text(json.dumps({"num_attention_heads": 4, "layer_norm_eps": 1e-5}))
     for path in (tmp_path, tmp_path / "model.safetensors.index.json"):
-        found = trained_backbone(path)
+        found = load_backbone(path)
         np.testing.assert_array_equal(found.params["position_embedding"], weights["pos_embed"])
         assert found.recipe.backbone.num_heads == 4 and found.recipe.backbone.norm_epsilon == 1e-5
     (tmp_path / "model-1.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match="no file .*model-1.safetensors"):
-        trained_backbone(tmp_path)
+        load_backbone(tmp_path)
     (tmp_path / "model.safetensors.index.json").write_text("[1]")
     with pytest.raises(ValueError, match=r"index.json: it holds a list"):
-        trained_backbone(tmp_path)
+        load_backbone(tmp_path)
 
 
 def test_folders_of_pytorch_files(tmp_path):
@@ -283,7 +283,7 @@ def test_folders_of_pytorch_files(tmp_path):
     tensors = {name: torch.tensor(array) for name, array in official_weights().items()}
     torch.save(tensors, tmp_path / "pytorch_model.bin")
     for path in (tmp_path, tmp_path / "pytorch_model.bin"):
-        found = trained_backbone(path)
+        found = load_backbone(path)
         np.testing.assert_array_equal(found.params["position_embedding"], tensors["pos_embed"])
 
 

@@ -1,5 +1,6 @@
-"""A tiny backbone, tiny labeled sets that its features separate, and the protocols as the program runs them."""
+"""A tiny backbone, tiny labeled sets that its features separate, and protocols as configs/eval set them up."""
 
+import runpy
 from pathlib import Path
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from croc_jax.evaluation import get_protocol
 from croc_jax.models import BackboneConfig, make_backbone
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +25,7 @@ def backbone():
 
 @pytest.fixture(scope="session")
 def params(backbone):
-    return backbone.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))["params"]
+    return jax.jit(backbone.init)(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))["params"]
 
 
 @pytest.fixture(scope="session")
@@ -45,30 +47,30 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def classes(tmp_path_factory):
-    """Six training and four validation images of noise around each of two colors."""
+    """Twelve training and five validation images of noise around each of three colors."""
     rng, root = np.random.default_rng(0), tmp_path_factory.mktemp("classes")
-    for name, color in (("red", (200, 60, 60)), ("blue", (60, 60, 200))):
-        for split, count in (("train", 6), ("val", 4)):
-            folder = root / split / name
-            folder.mkdir(parents=True)
+    for name, color in zip(("red", "green", "blue"), COLORS, strict=True):
+        for split, count in (("train", 12), ("val", 5)):
+            (root / split / name).mkdir(parents=True)
             for index in range(count):
                 pixels = np.clip(rng.normal(color, 25, (20, 26, 3)), 0, 255).astype(np.uint8)
-                Image.fromarray(pixels).save(folder / f"{index}.png")
+                Image.fromarray(pixels).save(root / split / name / f"{index}.png")
     return root
 
 
-@pytest.fixture
-def plan(monkeypatch):
-    """Returns a function from the name of a config, and overrides, to what its protocol finds and writes."""
-    monkeypatch.syspath_prepend(ROOT / "launch")
-    import cli
-    import protocols
+def read_config(name, **overrides):
+    """Returns the content of a file in configs/eval, with overrides such as knn__resize=18."""
+    config = runpy.run_path(str(ROOT / "configs" / "eval" / f"{name}.py"))["get_config"]().to_dict()
+    for field, value in overrides.items():
+        group, _, key = field.partition("__")
+        assert key in config[group], field
+        config[group][key] = value
+    return config
 
-    def found(name, features, output, **overrides):
-        flags = [f"--config.{field.replace('__', '.')}={value}" for field, value in overrides.items()]
-        files = [str(ROOT / "configs" / "eval" / f"{name}.py")]
-        (config,) = cli.parse_configs(["", *flags], files).values()
-        output.mkdir()
-        return protocols.plan(config)(features, output)
 
-    return found
+def score(name, features, output=None, **overrides):
+    """Returns the result of a config of configs/eval, and its fingerprint."""
+    config = read_config(name, **overrides)
+    protocol = get_protocol(config["protocol"])
+    result = protocol.prepare(config)(features, output)
+    return result, protocol.fingerprint(config, result)

@@ -1,4 +1,4 @@
-"""Discovery follows LOST step by step: degrees, seed, kin, component, box, CorLoc."""
+"""Discovery follows LOST step by step: degrees, seed, expanded set, component, box, CorLoc."""
 
 import jax
 import jax.numpy as jnp
@@ -6,16 +6,9 @@ import numpy as np
 import pytest
 
 from croc_jax.data.labeled.boxes import open_voc_boxes
-from croc_jax.evaluation.discovery import (
-    DiscoveryProtocol,
-    box_iou,
-    evaluate_discovery,
-    lost,
-    pad_image,
-    seed_box,
-)
+from croc_jax.evaluation.discovery import DiscoveryConfig, box_iou, evaluate, find_boxes, lost, pad_image, seed_box
 from croc_jax.evaluation.features import FrozenFeatures
-from croc_jax.evaluation.pictures import RIGHT, WRONG, draw_boxes
+from croc_jax.evaluation.visualize import RIGHT, WRONG, draw_boxes
 from tests.data.tiny_sets import write_voc_boxes
 
 MEAN, DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
@@ -29,8 +22,8 @@ def reference(tokens, num_patches):
     degrees = [sum(products[i, j] > 0 for j in range(count) if j != i) for i in range(count)]
     order = sorted(range(count), key=lambda i: (degrees[i], i))
     seed = order[0]
-    kin = [i for i in order[:num_patches] if products[seed, i] > 0]
-    return seed, np.array([sum(products[i, j] for i in kin) > 0 for j in range(count)])
+    expanded = [i for i in order[:num_patches] if products[seed, i] > 0]
+    return seed, np.array([sum(products[i, j] for i in expanded) > 0 for j in range(count)])
 
 
 def reference_box(seed, mask, patch_size, size):
@@ -124,24 +117,19 @@ def test_corloc_equals_the_definition(backbone, params, tokens_of, tmp_path, kin
         [(1, 1, 2, 2, "1")],
     ]
     write_voc_boxes(tmp_path, images, truths)
-    split, protocol = open_voc_boxes(tmp_path, hard=False), DiscoveryProtocol(tokens=kind, num_patches=12)
-    score = evaluate_discovery(FrozenFeatures(backbone, params), split=split, protocol=protocol)
-    np.testing.assert_array_equal(score.boxes, expected)
-    np.testing.assert_allclose(score.ious, [1, 0.4, np.nan], atol=1e-12)
-    assert score.corloc == 50
-    sheet = np.asarray(draw_boxes(split, score.boxes, score.ious, count=3))
+    split, config = open_voc_boxes(tmp_path, hard=False), DiscoveryConfig(tokens=kind, num_patches=12)
+    features = FrozenFeatures(backbone, params)
+    boxes, ious = find_boxes(features, split, config)
+    np.testing.assert_array_equal(boxes, expected)
+    np.testing.assert_allclose(ious, [1, 0.4, np.nan], atol=1e-12)
+    assert evaluate(features, split, config).scores == {"corloc": 50, "num_scored": 2}
+    sheet = np.asarray(draw_boxes(split, boxes, ious, count=3))
     for color in (RIGHT, WRONG):
         assert (sheet == color).all(-1).sum() > 100
 
 
 def test_a_split_without_boxes_is_named(backbone, params, tmp_path):
     write_voc_boxes(tmp_path, [np.zeros((8, 8, 3))], [[(1, 1, 2, 2, "1")]])
+    split = open_voc_boxes(tmp_path, hard=False)
     with pytest.raises(ValueError, match="hard=True"):
-        split = open_voc_boxes(tmp_path, hard=False)
-        evaluate_discovery(FrozenFeatures(backbone, params), split=split, protocol=DiscoveryProtocol())
-
-
-@pytest.mark.parametrize(("field", "value"), [("tokens", "cls"), ("num_patches", 0)])
-def test_impossible_settings_are_named(field, value):
-    with pytest.raises(ValueError, match=field):
-        DiscoveryProtocol(**{field: value})
+        evaluate(FrozenFeatures(backbone, params), split, DiscoveryConfig())

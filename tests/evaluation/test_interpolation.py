@@ -12,8 +12,8 @@ RNG = np.random.default_rng(0)
 @pytest.mark.parametrize(("grid", "size"), [((5, 7), (20, 28)), ((5, 7), (33, 50)), ((6, 4), (6, 4)), ((1, 3), (4, 5))])
 def test_enlarging_equals_jax(grid, size):
     values = RNG.standard_normal((2, *grid, 3), np.float32)
-    ours = resize_with(bilinear_matrix(grid[0], size[0]), bilinear_matrix(grid[1], size[1]), values)
-    np.testing.assert_allclose(ours, jax.image.resize(values, (2, *size, 3), "bilinear"), atol=2e-6)
+    found = resize_with(bilinear_matrix(grid[0], size[0]), bilinear_matrix(grid[1], size[1]), values)
+    np.testing.assert_allclose(found, jax.image.resize(values, (2, *size, 3), "bilinear"), atol=2e-6)
 
 
 @pytest.mark.parametrize(("old", "new"), [(9, 4), (4, 9), (5, 1), (1, 6)])

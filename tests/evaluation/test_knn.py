@@ -3,11 +3,13 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sklearn.neighbors import KNeighborsClassifier
+from scipy.special import softmax
+from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
-from croc_jax.evaluation import knn
+from croc_jax.evaluation import knn, search
 from croc_jax.evaluation.features import ImageFeatures
-from croc_jax.evaluation.knn import KnnProtocol, knn_ranks, nearest_neighbors, vote
+from croc_jax.evaluation.knn import knn_ranks, vote
+from croc_jax.evaluation.search import nearest_neighbors, search_host
 
 CLASSES = 7
 
@@ -21,10 +23,33 @@ def make_data(count, seed):
     return ImageFeatures(features.astype(np.float32), labels)
 
 
-@pytest.fixture
-def small_chunks(monkeypatch):
-    monkeypatch.setattr(knn, "QUERY_CHUNK", 16)
-    monkeypatch.setattr(knn, "BANK_CHUNK", 40)
+@pytest.fixture(params=[(16, 40), (1000, 64), (5, 7)])
+def chunks(monkeypatch, request):
+    monkeypatch.setattr(search, "QUERY_CHUNK", request.param[0])
+    monkeypatch.setattr(knn, "QUERY_CHUNK", request.param[0])
+    monkeypatch.setattr(search, "BANK_CHUNK", request.param[1])
+    nearest_neighbors.clear_cache()
+    yield
+    nearest_neighbors.clear_cache()
+
+
+def test_search_equals_scikit_learn(chunks):
+    bank, queries = make_data(90, 1).features, make_data(20, 2).features
+    model = NearestNeighbors(n_neighbors=12, metric="cosine", algorithm="brute").fit(bank.astype(float))
+    distances, expected = model.kneighbors(queries.astype(float))
+    # Of the bank, 64 rows at most are on the device at a time.
+    for device_gib in (1.0, 64 * bank[0].nbytes / 2**30):
+        similarities, indices = search_host(queries, bank, count=12, device_gib=device_gib)
+        np.testing.assert_array_equal(indices, expected)
+        np.testing.assert_allclose(similarities, 1 - distances, atol=1e-6)
+    units = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (queries, bank)]
+    np.testing.assert_array_equal(nearest_neighbors(*units, count=12).indices, expected)
+
+
+def test_of_equal_neighbors_the_lower_row_comes_first(chunks):
+    bank = np.repeat(np.eye(3, dtype=np.float32), 30, axis=0)
+    found = search_host(np.eye(3, dtype=np.float32), bank, count=32, device_gib=0)
+    np.testing.assert_array_equal(found.indices[:, :30], np.arange(90).reshape(3, 30))
 
 
 def reference_scores(bank, queries, count, temperature):
@@ -33,15 +58,15 @@ def reference_scores(bank, queries, count, temperature):
         count, metric="cosine", algorithm="brute", weights=lambda distances: np.exp((1 - distances) / temperature)
     )
     model.fit(bank.features.astype(float), bank.labels)
-    assert list(model.classes_) == list(range(CLASSES))
     return model.predict_proba(queries.features.astype(float))
 
 
 @pytest.mark.parametrize("temperature", [0.07, 1.0])
-def test_ranks_equal_scikit_learn_s(small_chunks, temperature):
+def test_ranks_equal_scikit_learn(temperature):
     bank, queries = make_data(150, 1), make_data(37, 2)
     counts = (1, 10, 20, 100)
-    ranks = knn_ranks(bank, queries, neighbors=counts, temperature=temperature, num_classes=CLASSES)
+    ranks = knn_ranks(bank, queries, neighbors=(*counts, 200), temperature=temperature, num_classes=CLASSES)
+    assert list(ranks) == [*counts, 150], "more neighbors than images are all images"
     for count in counts:
         scores = reference_scores(bank, queries, count, temperature)
         true = scores[np.arange(37), queries.labels]
@@ -50,31 +75,12 @@ def test_ranks_equal_scikit_learn_s(small_chunks, temperature):
     assert 0.3 < np.mean(ranks[20] == 0) < 1
 
 
-def test_more_neighbors_than_images_are_all_images():
-    bank, queries = make_data(30, 1), make_data(5, 2)
-    ranks = knn_ranks(bank, queries, neighbors=(10, 100, 200), temperature=0.07, num_classes=CLASSES)
-    assert list(ranks) == [10, 30]
-
-
-def test_neighbors_are_the_nearest_by_angle(small_chunks):
-    bank, queries = make_data(90, 1), make_data(20, 2)
-    unit = [
-        data.features / np.linalg.norm(data.features.astype(float), axis=1, keepdims=True) for data in (queries, bank)
-    ]
-    cosines = unit[0] @ unit[1].T
-    order = np.argsort(-cosines, axis=1)[:, :12]
-    found = list(nearest_neighbors(queries.features, bank, 12))
-    assert len(found) == 2
-    np.testing.assert_array_equal(np.concatenate([part.labels for part in found])[:20], bank.labels[order])
-    similarities = np.concatenate([part.similarities for part in found])[:20]
-    np.testing.assert_allclose(similarities, np.take_along_axis(cosines, order, 1), atol=1e-6)
-
-
-def test_votes_by_hand():
-    nearest = knn.Neighbors(jnp.array([[0.9, 0.8, 0.2]]), jnp.array([[2, 0, 2]]))
-    expected = np.array([np.exp(-0.1 / 0.5), 0, 1 + np.exp(-0.7 / 0.5), 0])
-    np.testing.assert_allclose(vote(nearest, 0.5, num_classes=4)[0], expected, rtol=1e-6)
-    assert np.isfinite(vote(nearest, 1e-3, num_classes=4)).all()
+def test_vote_sums_weights_of_each_class():
+    similarities, labels = jnp.array([[0.9, 0.8, 0.2]]), jnp.array([[2, 0, 2]])
+    shares = softmax(np.array([0.9, 0.8, 0.2]) / 0.5)
+    found = np.asarray(vote(similarities, labels, 0.5, num_classes=4)[0])
+    np.testing.assert_allclose(found / found.sum(), [shares[1], 0, shares[0] + shares[2], 0], rtol=1e-6)
+    assert np.isfinite(vote(similarities, labels, 1e-3, num_classes=4)).all()
 
 
 def test_a_class_without_votes_is_never_found():
@@ -83,12 +89,3 @@ def test_a_class_without_votes_is_never_found():
     queries = ImageFeatures(features, np.array([0, 1, 2], np.int32))
     ranks = knn_ranks(bank, queries, neighbors=(2,), temperature=0.07, num_classes=3)
     np.testing.assert_array_equal(ranks[2], [0, 3, 3])
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [("feature", "max"), ("image_size", 300), ("neighbors", ()), ("neighbors", (0,)), ("temperature", 0.0)],
-)
-def test_impossible_settings_are_named(field, value):
-    with pytest.raises(ValueError, match=field):
-        KnnProtocol(**{field: value})

@@ -5,28 +5,17 @@ import pytest
 from scipy.special import softmax
 
 from croc_jax.data.labeled.segmentation import open_segmentation
-from croc_jax.evaluation import retrieval
 from croc_jax.evaluation.features import FrozenFeatures, MemoryBudget
-from croc_jax.evaluation.retrieval import (
-    Memory,
-    RetrievalProtocol,
-    build_memory,
-    evaluate_retrieval,
-    retrieve,
-    soften_labels,
-)
+from croc_jax.evaluation.retrieval import Memory, RetrievalConfig, build_memory, retrieve, soften_labels
 
-PROTOCOL = RetrievalProtocol(image_size=(24, 36), memory_size=300, num_neighbors=5)
+CONFIG = RetrievalConfig(image_size=(24, 36), memory_size=300, num_neighbors=5)
 
 
-@pytest.mark.parametrize("chunk", [1000, 64, 30, 7])
-def test_neighbors_equal_a_full_sort(monkeypatch, chunk):
-    monkeypatch.setattr(retrieval, "_CHUNK", chunk)
+def test_retrieve_equals_a_full_sort():
     rng = np.random.default_rng(0)
     tokens, queries = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in rng.standard_normal((2, 100, 8)))
     labels = rng.dirichlet(np.ones(4), 100)
     memory = Memory(tokens.astype(np.float32), labels.astype(np.float32))
-    retrieve.clear_cache()
     found = retrieve(queries[:20].astype(np.float32), memory, num_neighbors=9, temperature=0.1)
     similarity = queries[:20] @ tokens.T
     order = np.argsort(-similarity, axis=1)[:, :9]
@@ -40,32 +29,16 @@ def test_labels_of_patches_are_shares_of_counted_pixels():
     np.testing.assert_allclose(soften_labels(ids, (2, 2), num_classes=3), expected)
 
 
-def test_every_image_gives_as_many_patches(folder, backbone, params):
+def test_every_image_gives_the_same_number_of_patches(folder, backbone, params):
     train = open_segmentation(folder, "train")
     features = FrozenFeatures(backbone, params, budget=MemoryBudget(batch_size=2))
-    memory = build_memory(features, train, PROTOCOL)
+    memory = build_memory(features, train, CONFIG)
     assert memory.tokens.shape == (9 * 33, 24) and memory.labels.shape == (9 * 33, 3)
     np.testing.assert_allclose(np.linalg.norm(memory.tokens, axis=1), 1, rtol=1e-5)
     np.testing.assert_allclose(memory.labels.sum(axis=1), 1, rtol=1e-5)
-    again = build_memory(FrozenFeatures(backbone, params, budget=MemoryBudget(batch_size=3)), train, PROTOCOL)
+    again = build_memory(FrozenFeatures(backbone, params, budget=MemoryBudget(batch_size=3)), train, CONFIG)
     np.testing.assert_array_equal(again.labels, memory.labels)
     with pytest.raises(ValueError, match="memory_size=8: less than one patch for each of 9 images"):
-        build_memory(features, train, RetrievalProtocol(image_size=(24, 36), memory_size=8))
+        build_memory(features, train, RetrievalConfig(image_size=(24, 36), memory_size=8))
     with pytest.raises(ValueError, match="num_neighbors=30: more than the 9 patches"):
-        build_memory(features, train, RetrievalProtocol(image_size=(24, 36), memory_size=9))
-
-
-def test_bands_are_recognized_without_training(folder, backbone, params):
-    train, val = (open_segmentation(folder, name) for name in ("train", "val"))
-    features = FrozenFeatures(backbone, params, budget=MemoryBudget(batch_size=2))
-    run = {"train": train, "val": val, "protocol": PROTOCOL}
-    score = evaluate_retrieval(features, **run)
-    assert score.miou > 85 and score.miou == pytest.approx(score.class_iou.mean())
-    assert score.memory_patches == 9 * 33 and set(score.seconds) == {"memory", "scoring"}
-    assert evaluate_retrieval(features, **run).miou == pytest.approx(score.miou, abs=0.1)
-
-
-def test_impossible_settings_are_named():
-    for settings, message in (({"memory_size": 0}, "memory_size=0"), ({"temperature": 0.0}, "temperature=0.0")):
-        with pytest.raises(ValueError, match=message):
-            RetrievalProtocol(**settings)
+        build_memory(features, train, RetrievalConfig(image_size=(24, 36), memory_size=9))

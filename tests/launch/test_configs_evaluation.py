@@ -6,30 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from croc_jax.evaluation.classification import ClassificationProtocol
-from croc_jax.evaluation.discovery import DiscoveryProtocol
-from croc_jax.evaluation.features import MemoryBudget
-from croc_jax.evaluation.knn import KnnProtocol
-from croc_jax.evaluation.linear import LinearProtocol
-from croc_jax.evaluation.retrieval import RetrievalProtocol
-from croc_jax.evaluation.unsupervised import UnsupervisedProtocol
-from croc_jax.evaluation.video import VideoProtocol
+from croc_jax.evaluation import MemoryBudget, find_protocols, get_protocol
 from croc_jax.report.paper import PROTOCOL_SETTINGS
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = [
-    ("linear", "small", LinearProtocol),
-    ("linear", "paper", LinearProtocol),
-    ("linear", "demo", LinearProtocol),
-    ("unsupervised", "classes", UnsupervisedProtocol),
-    ("unsupervised", "over", UnsupervisedProtocol),
-    ("retrieval", None, RetrievalProtocol),
-    ("davis", None, VideoProtocol),
-    ("knn", None, KnnProtocol),
-    ("classification", "small", ClassificationProtocol),
-    ("classification", "dino", ClassificationProtocol),
-    ("discovery", None, DiscoveryProtocol),
-]
+VARIANTS = {
+    "linear": ("small", "paper", "demo"),
+    "unsupervised": ("classes", "over"),
+    "classification": ("small", "dino"),
+}
+FILES = sorted(file.stem for file in (ROOT / "configs" / "eval").glob("*.py"))
+CONFIGS = [(name, variant) for name in FILES for variant in VARIANTS.get(name, (None,))]
 
 
 def load(name, variant=None):
@@ -40,17 +27,18 @@ def load(name, variant=None):
     return module, (module.get_config(variant) if variant else module.get_config()).to_dict()
 
 
-def test_every_config_is_here():
-    assert {name for name, *_ in CONFIGS} == {file.stem for file in (ROOT / "configs" / "eval").glob("*.py")}
+def test_every_protocol_has_a_config():
+    assert sorted(load(name)[1]["protocol"] for name in FILES) == list(find_protocols())
 
 
-@pytest.mark.parametrize(("name", "variant", "protocol"), CONFIGS)
-def test_every_setting_is_in_the_config(name, variant, protocol):
+@pytest.mark.parametrize(("name", "variant"), CONFIGS)
+def test_every_setting_is_in_the_config(name, variant):
     module, config = load(name, variant)
     assert f"--config=configs/eval/{name}.py" in module.__doc__
-    section = config[config["protocol"]]
-    assert set(section) == {field.name for field in dataclasses.fields(protocol)}
-    protocol(**section)
+    protocol = get_protocol(config["protocol"])
+    section = config[protocol.name]
+    assert set(section) == {field.name for field in dataclasses.fields(protocol.config)}
+    protocol.config(**section)
     MemoryBudget(**config["budget"])
     assert config["dataset"]["root"] == "" and config["which"] == "teacher"
     assert (ROOT / config["recipe"]).is_file()
@@ -64,17 +52,13 @@ def test_the_papers_protocols_have_the_papers_settings(name):
 
 
 def test_the_official_settings_are_the_defaults():
-    for name, variant, protocol in (
-        ("knn", None, KnnProtocol),
-        ("classification", "dino", ClassificationProtocol),
-        ("davis", None, VideoProtocol),
-        ("discovery", None, DiscoveryProtocol),
-    ):
+    for name, variant in (("knn", None), ("classification", "dino"), ("davis", None), ("discovery", None)):
         config = load(name, variant)[1]
-        assert protocol(**config[config["protocol"]]) == protocol()
+        kind = get_protocol(config["protocol"]).config
+        assert kind(**config[config["protocol"]]) == kind()
 
 
-def test_unknown_variants_are_named():
-    for name in ("linear", "unsupervised", "classification"):
-        with pytest.raises(ValueError, match="variant='large'"):
-            load(name, "large")
+@pytest.mark.parametrize("name", VARIANTS)
+def test_unknown_variants_are_named(name):
+    with pytest.raises(ValueError, match="variant='large'"):
+        load(name, "large")

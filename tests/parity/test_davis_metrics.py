@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from croc_jax.evaluation.video.measures import boundary_accuracy, region_similarity
+from croc_jax.evaluation.davis_metrics import boundary_accuracy, region_similarity
 from tests.parity.goldens import golden_cases
 
 

@@ -8,8 +8,12 @@ from scipy.special import log_softmax, softmax
 from sklearn.metrics import jaccard_score
 
 from croc_jax.data.labeled.segmentation import open_segmentation
-from croc_jax.evaluation import FrozenFeatures, LinearProtocol, MemoryBudget, evaluate_linear
-from croc_jax.evaluation.backbones import trained_backbone
+from croc_jax.evaluation import FrozenFeatures, MemoryBudget
+from croc_jax.evaluation.backbones import load_backbone
+from croc_jax.evaluation.metrics import class_iou, mean_iou
+from croc_jax.evaluation.pixel_scoring import score_split
+from croc_jax.evaluation.probe import apply_head
+from croc_jax.evaluation.segmentation import SegmentationConfig, fit_segmentation
 from tests.checkpoints.reference_vit import forward
 from tests.checkpoints.test_pretrained import PATCH, SIDE, official_weights, write
 
@@ -57,22 +61,22 @@ def upsample(grid, size):
     return np.moveaxis(np.array(resized), 1, -1)
 
 
-def fit(tokens, labels, protocol):
+def fit(tokens, labels, config):
     """SGD with momentum and decay, as PyTorch takes its steps, on the mean over the pixels that count."""
     features = upsample(np.concatenate([tokens, np.ones((*tokens.shape[:-1], 1))], -1), TRAIN_SIZE)
     weights, velocity, losses = np.zeros((features.shape[-1], CLASSES)), 0.0, []
-    for epoch in range(protocol.epochs):
-        lr = protocol.lr * 0.1 ** sum(epoch >= drop for drop in protocol.drop_epochs)
-        order = np.random.default_rng((protocol.seed, epoch)).permutation(len(tokens))
-        steps = len(tokens) // protocol.batch_size
-        for batch in order[: steps * protocol.batch_size].reshape(steps, -1):
+    for epoch in range(config.epochs):
+        lr = config.lr * 0.1 ** sum(epoch >= drop for drop in config.drop_epochs)
+        order = np.random.default_rng((config.seed, epoch)).permutation(len(tokens))
+        steps = len(tokens) // config.batch_size
+        for batch in order[: steps * config.batch_size].reshape(steps, -1):
             counted = labels[batch] != 255
             x, y = features[batch][counted], labels[batch][counted]
             logits = x @ weights
-            if epoch == protocol.epochs - 1:
+            if epoch == config.epochs - 1:
                 losses.append(-log_softmax(logits, axis=1)[np.arange(len(y)), y].mean())
             gradient = x.T @ (softmax(logits, axis=1) - np.eye(CLASSES)[y]) / len(y)
-            velocity = 0.9 * velocity + gradient + protocol.weight_decay * weights
+            velocity = 0.9 * velocity + gradient + config.weight_decay * weights
             weights = weights - lr * velocity
     return weights, np.mean(losses)
 
@@ -81,7 +85,7 @@ def test_the_score_equals_that_of_numpy(data_set, tmp_path):
     weights = official_weights()
     # Small last tokens, as they come from training: SGD is stable on them.
     weights["norm.weight"] *= 0.3
-    protocol = LinearProtocol(
+    config = SegmentationConfig(
         image_size=(SIDE * PATCH, SIDE * PATCH),
         train_size=TRAIN_SIZE,
         score_size=SCORE_SIZE,
@@ -100,20 +104,24 @@ def test_the_score_equals_that_of_numpy(data_set, tmp_path):
         return forward(weights, images, num_heads=1)[1].reshape(len(images), SIDE, SIDE, -1)
 
     images, labels = read(data_set, "train", TRAIN_SIZE)
-    layer, loss = fit(tokens_of(images), labels, protocol)
+    layer, loss = fit(tokens_of(images), labels, config)
     images, labels = read(data_set, "val", SCORE_SIZE)
     logits = upsample(tokens_of(images) @ layer[:-1] + layer[-1], SCORE_SIZE)
     predicted, counted = logits.argmax(-1), labels != 255
     expected = 100 * jaccard_score(labels[counted], predicted[counted], average=None)
 
-    backbone = trained_backbone(write(tmp_path / "vit.safetensors", weights))
+    backbone = load_backbone(write(tmp_path / "vit.safetensors", weights))
     features = FrozenFeatures(backbone.module, backbone.params, budget=MemoryBudget(batch_size=4))
     train, val = (open_segmentation(data_set, split) for split in ("train", "val"))
-    score = evaluate_linear(features, train=train, val=val, protocol=protocol)
-    assert score.losses[-1] == pytest.approx(loss, abs=1e-3)
+    data = features.collect_tokens(train, image_size=config.image_size, label_size=TRAIN_SIZE)
+    probe = fit_segmentation(data, config, num_classes=CLASSES)
+    sizes = {"image_size": config.image_size, "label_size": SCORE_SIZE}
+    confusion, examples = score_split(lambda tokens: apply_head(probe.head, tokens), features, val, **sizes)
+    assert probe.losses[-1] == pytest.approx(loss, abs=1e-3)
     # Half precision of the tokens moves a pixel at the border of two classes now and then.
-    np.testing.assert_allclose(score.class_iou, expected, atol=0.5)
-    assert score.miou == pytest.approx(np.mean(expected), abs=0.3)
-    ours = np.stack([example.prediction for example in score.gallery.typical])
-    assert np.mean(ours == predicted) > 0.995
-    assert 40 < score.miou < 99, "a probe that neither fails nor finds everything can tell right from wrong"
+    np.testing.assert_allclose(100 * class_iou(confusion), expected, atol=0.5)
+    miou = 100 * mean_iou(confusion)
+    assert miou == pytest.approx(np.mean(expected), abs=0.3)
+    found = np.stack([example.prediction for example in examples.typical])
+    assert np.mean(found == predicted) > 0.995
+    assert 40 < miou < 99, "a probe that neither fails nor finds everything separates right from wrong"

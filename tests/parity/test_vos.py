@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from croc_jax.evaluation.video.propagation import LabelQueue, PropagationConfig, segment
+from croc_jax.evaluation.propagation import LabelQueue, PropagationConfig, segment
 from tests.parity.goldens import golden_cases
 
 

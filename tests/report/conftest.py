@@ -44,15 +44,5 @@ def backbone(recipe):
 
 
 @pytest.fixture(scope="session")
-def look(backbone, recipe, photos):
-    """Explores the photos with random weights."""
-
-    def look(**settings):
-        return explore(backbone.module, backbone.params, recipe, FolderSource(photos), **{"num_images": 64} | settings)
-
-    return look
-
-
-@pytest.fixture(scope="session")
-def found(look):
-    return look()
+def found(backbone, photos):
+    return explore(backbone, FolderSource(photos), num_images=64)

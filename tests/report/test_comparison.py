@@ -1,12 +1,13 @@
-"""What a page says about evaluations."""
+"""Sections about evaluations, beside the paper."""
+
+import re
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from croc_jax.report.comparison import comparison_facts, comparison_sections, paper_section
+from croc_jax.report.comparison import choose_classes, comparison_facts, comparison_sections, own_rows, paper_section
 from croc_jax.report.evaluations import group_evaluations, read_evaluations
-from croc_jax.report.html import Details, Fact, Photo, Picture, Table
 from croc_jax.report.paper import PROTOCOL_SETTINGS, TABLES
 from tests.report.tiny_results import write, write_linear
 
@@ -15,73 +16,80 @@ def groups_in(folder):
     return group_evaluations(read_evaluations([folder]))
 
 
+def rows_of(text):
+    """Returns the rows of all tables, each with whether it stands out."""
+    text = re.sub("<thead>.*?</thead>", "", text)
+    rows = re.findall('<tr( class="own")?><th>(.*?)</th>(.*?)</tr>', text)
+    return [(bool(own), [name, *re.findall("<td>(.*?)</td>", cells)]) for own, name, cells in rows]
+
+
 def test_a_group_shows_scores_classes_pictures_and_fingerprints(tmp_path):
     for name, miou, sky, sea in (("random", 10.0, 5.0, 15.0), ("one", 30.0, 50.0, 10.0)):
         folder = write_linear(tmp_path / name, miou=miou, checkpoint=name, step=3, sky=sky, sea=sea, cat=None)
         for picture in ("best", "worst"):
             Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save(folder / f"{picture}.png")
     groups = groups_in(tmp_path)
-    assert comparison_facts(groups) == [
-        Fact("10.0 → 30.0", "mIoU (%), linear segmentation: one, step 3, from random weights")
-    ]
+    name = "mIoU (%), linear segmentation: one, step 3, from random weights"
+    assert comparison_facts(groups) == [("10.0 → 30.0", name)]
     section, _ = comparison_sections(groups)
-    assert section.title == "Linear segmentation: scenes, val"
-    table, classes, folded, best, worst, fingerprints = section.blocks
-    assert isinstance(table, Table) and table.own == [1]
-    assert [row[:4] for row in table.rows] == [["random weights", "10.0", "–", "1"], ["one, step 3", "30.0", "–", "1"]]
-    assert table.header[-1] == "fingerprint" and len(table.rows[0][-1]) == 12
-    assert isinstance(classes, Picture)
-    (axes,) = classes.figure.axes
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["mean", "sky", "sea"]
-    assert isinstance(folded, Details) and len(folded.blocks) == 2
-    assert isinstance(best, Photo) and best.file == tmp_path / "one" / "best.png" and "most" in best.caption
-    assert isinstance(worst, Photo) and worst.file.name == "worst.png" and "fewest" in worst.caption
-    assert isinstance(fingerprints, Details) and '"epochs": 3' in fingerprints.blocks[0].rows[0][1]
+    assert "<h2>Linear segmentation: scenes, val</h2>" in section
+    rows = rows_of(section)
+    assert [(own, row[:4]) for own, row in rows[:2]] == [
+        (False, ["random weights", "10.0", "–", "1"]),
+        (True, ["one, step 3", "30.0", "–", "1"]),
+    ]
+    assert [len(row[-1]) for _, row in rows[:2]] == [12, 12]
+    assert section.count("<svg ") == 1 and section.count("<img ") == 4
+    folded = section[section.index("<details>") : section.index("</details>")]
+    assert "Pictures: random weights" in folded and folded.count("<img ") == 2
+    assert "one, step 3: where most pixels are right" in section
+    assert "&quot;epochs&quot;: 3" in rows[-1][1][1] and rows[-1][1][2].endswith("results.json")
 
 
-def test_of_many_classes_those_that_differ_most_are_drawn(tmp_path):
+def test_of_many_classes_those_that_differ_most_are_chosen():
     names = [f"class {index}" for index in range(60)]
-    for number, name in enumerate(("random", "one")):
-        write_linear(tmp_path / name, miou=1.0, checkpoint=name, **{n: number * float(i) for i, n in enumerate(names)})
-    picture = comparison_sections(groups_in(tmp_path))[0].blocks[1]
-    shown = [label.get_text() for label in picture.figure.axes[0].get_yticklabels()]
-    assert shown == ["mean", *names[20:]] and "40 classes of 60" in picture.caption
+    scores = {label: {n: number * float(i) for i, n in enumerate(names)} for number, label in enumerate(("a", "b"))}
+    scores["a"]["class 59"] = None
+    chosen, caption = choose_classes(scores)
+    assert list(chosen["a"]) == list(chosen["b"]) == names[19:59] and "40 classes of 60" in caption
+    assert choose_classes({"a": {"sky": 1.0}}) == ({"a": {"sky": 1.0}}, "")
 
 
-def test_settings_that_tell_groups_apart_are_in_their_titles(tmp_path):
+def test_settings_that_distinguish_groups_are_in_their_titles(tmp_path):
     for number in (None, 500):
         settings = {"num_clusters": number, "seeds": [0]}
         scores = {"miou": 5.0, "seed_miou": [5.0], "class_iou": {"sky": 5.0}}
         write(tmp_path / str(number), "unsupervised", scores, settings=settings)
     groups = groups_in(tmp_path)
-    titles = sorted(section.title for section in comparison_sections(groups)[:2])
+    titles = sorted(re.search("<h2>(.*?)</h2>", text)[1] for text in comparison_sections(groups)[:2])
     assert titles == [f"Unsupervised segmentation: scenes, val{note}" for note in ("", " (num_clusters 500)")]
-    assert sorted(fact.name.count("num_clusters") for fact in comparison_facts(groups)) == [0, 1]
+    assert sorted(name.count("num_clusters") for _, name in comparison_facts(groups)) == [0, 1]
 
 
-def test_the_paper_is_folded_away_where_nothing_compares(tmp_path):
+def test_the_paper_is_folded_where_nothing_compares(tmp_path):
     write_linear(tmp_path, miou=10.0, sky=10.0)
-    (folded,) = paper_section(groups_in(tmp_path)).blocks
-    assert isinstance(folded, Details) and len(folded.blocks) == len(TABLES)
-    for table, rendered in zip(TABLES, folded.blocks, strict=True):
-        assert len(rendered.rows) == len(table.rows) and not rendered.own
-        assert [float(value) for value in rendered.rows[-1][1:]] == list(table.rows[-1].scores)
+    text = paper_section(groups_in(tmp_path))
+    assert text.index("<details>") < text.index("<table") and text.count("<table") == len(TABLES)
+    rows = rows_of(text)
+    assert not any(own for own, _ in rows)
+    values = [[f"{score:.1f}" for score in row.scores] for table in TABLES for row in table.rows]
+    assert [row[1:] for _, row in rows] == values
 
 
-def test_our_scores_stand_in_the_columns_of_their_data_sets(tmp_path):
+def test_scores_are_in_the_columns_of_their_data_sets(tmp_path):
     paper = PROTOCOL_SETTINGS["linear"]
     for kind, miou in (("voc", 60.0), ("coco-stuff", 40.0)):
         dataset = {"kind": kind, "name": kind}
         write_linear(tmp_path / kind, miou=miou, checkpoint="one", dataset=dataset, settings=paper, sky=miou)
     write_linear(tmp_path / "other", miou=70.0, checkpoint="one", dataset={"kind": "voc"}, sky=70.0)
-    table, folded = paper_section(groups_in(tmp_path)).blocks
-    assert table.caption.startswith("Table 1") and list(table.own) == [13, 14]
-    rows = {row[0]: row[1:] for row in table.rows[13:]}
-    assert rows == {
-        "one, step 0 (ours)": ["60.0", "", "40.0"],
-        "one, step 0 (ours, with other settings)": ["70.0", "", ""],
-    }
-    assert table.rows[12][0] == "CrOC, ViT-S/16, IN" and len(folded.blocks) == 5
+    groups = groups_in(tmp_path)
+    assert sorted(own_rows(TABLES[0], groups)) == [
+        ["one, step 0 (this project)", "60.0", "", "40.0"],
+        ["one, step 0 (this project, with other settings)", "70.0", "", ""],
+    ]
+    assert not any(own_rows(table, groups) for table in TABLES[1:])
+    rows = rows_of(paper_section(groups))
+    assert rows[12][1][0] == "CrOC, ViT-S/16, IN" and [own for own, _ in rows[12:16]] == [False, True, True, False]
 
 
 @pytest.mark.parametrize(
@@ -98,6 +106,7 @@ def test_our_scores_stand_in_the_columns_of_their_data_sets(tmp_path):
 def test_every_protocol_has_a_section(tmp_path, protocol, scores, value):
     write(tmp_path, protocol, scores)
     section = comparison_sections(groups_in(tmp_path))[0]
-    table = section.blocks[0]
-    assert table.rows[0][1] == value and len(table.header) == len(table.rows[0])
-    assert any(isinstance(block, Picture) for block in section.blocks) == (protocol not in ("knn", "discovery"))
+    header = re.findall("<th>(.*?)</th>", section[: section.index("</thead>")])
+    row = rows_of(section[section.index("<tbody>") :])[0][1]
+    assert row[1] == value and len(row) == len(header)
+    assert ("<svg " in section) == (protocol not in ("knn", "discovery"))

@@ -44,7 +44,7 @@ def test_objects_of_videos_have_scores_as_classes_do(tmp_path):
     objects = {"judo/1": {"j_mean": 40.0, "f_mean": 60.0}}
     write(tmp_path, "video", {"jf_mean": 50.0, "objects": objects})
     (one,) = read_evaluations([tmp_path])
-    assert one.score == 50 and one.class_scores == {"judo/1": 50.0}
+    assert one.protocol.name == "video" and one.score == 50 and one.class_scores == {"judo/1": 50.0}
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"protocol": "linear", "miou": 3}', '{"protocol": "other"}'])

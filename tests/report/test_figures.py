@@ -3,7 +3,6 @@
 import matplotlib.colors
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from croc_jax.report.figures import (
@@ -12,12 +11,11 @@ from croc_jax.report.figures import (
     plot_clusters,
     plot_entropies,
     plot_losses,
-    plot_mean_num_clusters,
     plot_merging,
     plot_num_clusters,
 )
 from croc_jax.report.overlay import enlarge, overlay
-from croc_jax.report.style import BLUE, ORANGE, cluster_color
+from croc_jax.report.style import BLUE, ORANGE
 
 GRID = (2, 3)
 HEADS, ROUNDS = 2, 4
@@ -53,23 +51,23 @@ def assert_curve(lines, rows, key):
     assert noisy.get_alpha() < 0.5 and noisy.get_color() == smooth.get_color()
 
 
-@pytest.mark.parametrize("count", [1, 10, 75, 130])
+@pytest.mark.parametrize("count", [1, 75, 130])
 def test_losses(count):
     rows = make_rows(count)
-    figure = plot_losses(rows)
-    assert isinstance(figure, Figure)
-    (axes,) = figure.axes
+    (axes,) = plot_losses(rows).axes
     assert len(axes.lines) == 6 and axes.get_ylim()[0] == 0
     for index, key in enumerate(("loss", "loss_dense", "loss_global")):
         assert_curve(axes.lines[2 * index : 2 * index + 2], rows, key)
     assert legend(axes) == ["total", "clusters", "whole image"]
 
 
-def test_a_loss_that_a_run_lacks_is_not_drawn():
-    rows = make_rows(loss_dense=0.0)
+def test_curves_that_a_run_lacks_are_not_drawn():
+    rows = make_rows(loss_dense=0.0, teacher_entropy_c=0.0)
     (axes,) = plot_losses(rows).axes
     assert legend(axes) == ["total", "whole image"]
     assert_curve(axes.lines[2:], rows, "loss_global")
+    (axes,) = plot_entropies(rows, num_prototypes=(64, 16)).axes
+    assert len(axes.lines) == 3 and legend(axes) == ["whole image"]
 
 
 def test_entropies_lie_below_those_of_uniform_answers():
@@ -84,32 +82,12 @@ def test_entropies_lie_below_those_of_uniform_answers():
         assert axes.lines[curve].get_color() == axes.lines[limit].get_color()
 
 
-def test_without_clusters_there_is_one_entropy():
-    (axes,) = plot_entropies(make_rows(teacher_entropy_c=0.0), num_prototypes=(64, 16)).axes
-    assert len(axes.lines) == 3 and legend(axes) == ["whole image"]
-
-
-def test_mean_number_of_clusters():
+def test_number_of_clusters():
     rows = make_rows()
-    (axes,) = plot_mean_num_clusters(rows, k_start=7).axes
+    (axes,) = plot_num_clusters(rows, k_start=7).axes
     assert_curve(axes.lines[:2], rows, "num_clusters")
     np.testing.assert_array_equal(axes.lines[2].get_ydata(), [7, 7])
-    assert axes.get_ylim() == (0, 8)
-
-
-def test_shares_of_each_k_are_stacked_and_make_100_percent():
-    num_clusters = np.array([[2, 5], [2, 3], [4, 3], [2, 5]])
-    (axes,) = plot_num_clusters(num_clusters, k_start=6).axes
-    heights = np.array([[bar.get_height() for bar in bars] for bars in axes.containers])
-    np.testing.assert_allclose(heights, [[37.5, 0, 12.5, 0, 0], [0, 25, 0, 25, 0]])
-    assert heights.sum() == pytest.approx(100)
-    bottoms = np.array([[bar.get_y() for bar in bars] for bars in axes.containers])
-    np.testing.assert_allclose(bottoms, [np.zeros(5), heights[0]])
-    middles = [bar.get_x() + bar.get_width() / 2 for bar in axes.containers[1]]
-    np.testing.assert_allclose(middles, [2, 3, 4, 5, 6])
-    assert axes.get_xticks().tolist() == [2, 3, 4, 5, 6] and legend(axes) == ["head 1", "head 2"]
-    for head, bars in enumerate(axes.containers):
-        assert bars[0].get_facecolor()[:3] == pytest.approx(cluster_color(head))
+    assert axes.get_ylim()[0] == 0 and axes.get_ylim()[1] > 7
 
 
 def test_scores_leave_absent_classes_out_but_not_those_at_zero():
@@ -174,7 +152,7 @@ def frame(axes):
 
 def test_clusters_of_both_views_head_by_head(views, labels):
     figure = plot_clusters(views, labels, VALID, GRID)
-    assert isinstance(figure, Figure) and len(figure.axes) == 2 * (HEADS + 1)
+    assert len(figure.axes) == 2 * (HEADS + 1)
     cells = grid_cells(figure)
     for view in range(2):
         np.testing.assert_array_equal(shown(cells[view, 0]), enlarge(views[view]))
@@ -219,7 +197,6 @@ ROUND_KS = [5, 4, 3, 2]
 
 def test_every_round_has_a_column_and_the_chosen_one_a_frame(views, merging):
     figure = plot_merging(views, merging, COSTS, CHOSEN, GRID)
-    assert isinstance(figure, Figure)
     cells = grid_cells(figure)
     assert sum(len(axes.images) for axes in figure.axes) == ROUNDS * 2 * HEADS == len(cells) - 1
     for head, color in enumerate((BLUE, ORANGE)):

@@ -2,9 +2,8 @@
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from croc_jax.report.gallery import component_colors, plot_components, plot_video, reduce_colors, tint_objects
+from croc_jax.report.gallery import component_colors, plot_components, plot_video, tint_objects
 
 
 def test_components_are_those_of_the_largest_variance():
@@ -63,23 +62,3 @@ def test_titles_of_a_strip_are_not_cut_off():
     figure = plot_video([np.zeros((90, 160, 3), np.uint8)] * 5, [np.zeros((90, 160), np.uint8)] * 5)
     figure.draw_without_rendering()
     assert all(axes.get_tightbbox().y1 <= figure.bbox.y1 - 2 for axes in figure.axes)
-
-
-def test_few_colors_keep_the_rims_of_letters_smooth(tmp_path):
-    rng = np.random.default_rng(0)
-    pixels = np.zeros((64, 96, 4), np.uint8)
-    pixels[:32] = 255
-    pixels[:32, :, :3] = np.kron(rng.integers(0, 256, (4, 12, 3)), np.ones((8, 8, 1)))
-    # Below, translucent gray and nothing.
-    pixels[32:48, :, :3], pixels[32:48, :, 3] = (127, 138, 150), np.linspace(1, 254, 96)
-    reduce_colors(Image.fromarray(pixels)).save(tmp_path / "few.png")
-    with Image.open(tmp_path / "few.png") as few:
-        assert few.mode == "P"
-        found = np.asarray(few.convert("RGBA")).astype(int)
-    np.testing.assert_allclose(found[:32], pixels[:32], atol=8)
-    assert (found[48:, :, 3] == 0).all()
-    # On any page, what is seen differs little.
-    for page in (0.0, 255.0):
-        ours, theirs = (page + (image[..., :3] - page) * (image[..., 3:] / 255.0) for image in (found, pixels))
-        np.testing.assert_allclose(ours[32:], theirs[32:], atol=20)
-    assert len(np.unique(found[32:48, :, 3])) >= 8

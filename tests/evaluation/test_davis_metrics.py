@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from croc_jax.evaluation.video.measures import boundary_accuracy, find_boundary, region_similarity, summarize
+from croc_jax.evaluation.davis_metrics import boundary_accuracy, find_boundary, region_similarity, summarize
 
 
 def box(top, left, bottom, right, shape=(40, 30)):

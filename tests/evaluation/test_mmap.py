@@ -1,11 +1,11 @@
-"""Pages of files are given back, and what they hold stays."""
+"""Pages of files are released, and their content stays."""
 
 import resource
 import tempfile
 
 import numpy as np
 
-from croc_jax.evaluation.paging import release_pages
+from croc_jax.evaluation.mmap import release_pages
 
 
 def resident_pages():

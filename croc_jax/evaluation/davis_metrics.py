@@ -1,4 +1,4 @@
-"""DAVIS's measures of a predicted object: region similarity J, boundary accuracy F, and their statistics."""
+"""DAVIS metrics of a predicted object: region similarity J, boundary accuracy F, and their statistics."""
 
 import math
 from typing import NamedTuple
@@ -16,13 +16,7 @@ _DECAY_BINS = 4
 
 
 class Statistics(NamedTuple):
-    """Of a measure over the frames of an object.
-
-    Attributes:
-        mean: over all frames.
-        recall: share of frames above one half.
-        decay: mean of the first quarter of the frames less that of the last.
-    """
+    """Mean over the frames of an object, share above one half, and mean of the first quarter less that of the last."""
 
     mean: float
     recall: float
@@ -33,8 +27,12 @@ def region_similarity(prediction: Mask, truth: Mask) -> float:
     """Returns J, the intersection over union; 1 if both are empty.
 
     Args:
-        prediction: of an object.
-        truth: of the same object and size.
+        prediction: predicted mask of an object.
+        truth: true mask of the same object and size.
+
+    Example:
+        >>> region_similarity(np.array([[True, True]]), np.array([[True, False]]))
+        0.5
     """
     union = np.count_nonzero(prediction | truth)
     return np.count_nonzero(prediction & truth) / union if union else 1.0
@@ -44,19 +42,19 @@ def boundary_accuracy(prediction: Mask, truth: Mask, *, tolerance: float = BOUND
     """Returns F, the harmonic mean of precision and recall of boundary pixels.
 
     Args:
-        prediction: of an object.
-        truth: of the same object and size.
+        prediction: predicted mask of an object.
+        truth: true mask of the same object and size.
         tolerance: farthest match, as a share of the diagonal; rounded up to whole pixels.
     """
     radius = math.ceil(tolerance * math.hypot(*truth.shape))
-    ours, theirs = find_boundary(prediction), find_boundary(truth)
-    num_ours, num_theirs = np.count_nonzero(ours), np.count_nonzero(theirs)
-    if not num_ours or not num_theirs:
+    predicted, true = find_boundary(prediction), find_boundary(truth)
+    num_predicted, num_true = np.count_nonzero(predicted), np.count_nonzero(true)
+    if not num_predicted or not num_true:
         # An absent boundary makes no mistakes, but finds nothing either.
-        return float(num_ours == num_theirs)
+        return float(num_predicted == num_true)
     disk = _disk(radius)
-    precision = np.count_nonzero(ours & ndimage.binary_dilation(theirs, disk)) / num_ours
-    recall = np.count_nonzero(theirs & ndimage.binary_dilation(ours, disk)) / num_theirs
+    precision = np.count_nonzero(predicted & ndimage.binary_dilation(true, disk)) / num_predicted
+    recall = np.count_nonzero(true & ndimage.binary_dilation(predicted, disk)) / num_true
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
@@ -77,10 +75,10 @@ def _disk(radius: int) -> Mask:
 
 
 def summarize(values: Float[np.ndarray, " frames"]) -> Statistics:
-    """Returns the statistics of a measure over the frames of one object, in their order.
+    """Returns the statistics of a metric over the frames of one object, in their order.
 
     Args:
-        values: from 0 to 1, one a frame.
+        values: one value a frame, from 0 to 1.
 
     Raises:
         ValueError: for no frames.

@@ -8,7 +8,7 @@ from sklearn.metrics import log_loss
 
 from croc_jax.evaluation.features import LabeledTokens
 from croc_jax.evaluation.interpolation import bilinear_matrix
-from croc_jax.evaluation.linear import LinearProtocol, apply_head, fit_linear, masked_cross_entropy
+from croc_jax.evaluation.segmentation import SegmentationConfig, fit_segmentation, masked_cross_entropy
 
 RNG = np.random.default_rng(0)
 CLASSES = 3
@@ -45,9 +45,9 @@ def loss_and_gradient(weights, features, labels, decay=0.0):
     return loss, (features.T @ residual / len(labels) + decay * weights).ravel()
 
 
-def protocol(**settings):
+def make_config(**settings):
     defaults = {"image_size": (24, 40), "train_size": SIZE, "normalization": "none", "optimizer": "sgd"}
-    return LinearProtocol(**(defaults | settings))
+    return SegmentationConfig(**(defaults | settings))
 
 
 def weights_of(fit):
@@ -56,8 +56,10 @@ def weights_of(fit):
 
 def test_sgd_takes_the_steps_of_numpy():
     data = make_data(count=7)
-    settings = protocol(lr=0.5, weight_decay=0.01, schedule="step", drop_epochs=(2, 3), epochs=4, batch_size=2, seed=5)
-    fit = fit_linear(data, settings, num_classes=CLASSES)
+    settings = make_config(
+        lr=0.5, weight_decay=0.01, schedule="step", drop_epochs=(2, 3), epochs=4, batch_size=2, seed=5
+    )
+    fit = fit_segmentation(data, settings, num_classes=CLASSES)
     weights, velocity, losses = np.zeros((5, CLASSES)), 0.0, []
     for epoch, lr in enumerate((0.5, 0.5, 0.05, 0.005)):
         order = np.random.default_rng((5, epoch)).permutation(7)[:6].reshape(3, 2)
@@ -78,50 +80,40 @@ def test_sgd_takes_the_steps_of_numpy():
 def test_a_long_run_reaches_the_optimum_of_scipy(normalization):
     data = make_data(count=6)
     optimum = minimize(loss_and_gradient, np.zeros(5 * CLASSES), args=design(data), jac=True, tol=1e-12)
-    settings = protocol(normalization=normalization, lr=1.0, schedule="cosine", epochs=500, batch_size=6)
-    fit = fit_linear(data, settings, num_classes=CLASSES)
-    ours = weights_of(fit)
-    assert loss_and_gradient(ours, *design(data))[0] == pytest.approx(optimum.fun, abs=1e-6)
+    settings = make_config(normalization=normalization, lr=1.0, schedule="cosine", epochs=500, batch_size=6)
+    fit = fit_segmentation(data, settings, num_classes=CLASSES)
+    found = weights_of(fit)
+    assert loss_and_gradient(found, *design(data))[0] == pytest.approx(optimum.fun, abs=1e-6)
     expected = optimum.x.reshape(5, CLASSES)
     np.testing.assert_allclose(
-        ours - ours.mean(1, keepdims=True), expected - expected.mean(1, keepdims=True), atol=2e-3
+        found - found.mean(1, keepdims=True), expected - expected.mean(1, keepdims=True), atol=2e-3
     )
 
 
 def test_decay_reaches_the_ridge_optimum_of_scipy():
     data = make_data(count=6)
     optimum = minimize(loss_and_gradient, np.zeros(5 * CLASSES), args=(*design(data), 0.1), jac=True, tol=1e-12)
-    settings = protocol(lr=0.5, weight_decay=0.1, schedule="cosine", epochs=300, batch_size=6)
-    ours = weights_of(fit_linear(data, settings, num_classes=CLASSES))
-    np.testing.assert_allclose(ours, optimum.x.reshape(5, CLASSES), atol=1e-4)
-
-
-def test_whitening_converges_where_raw_features_crawl():
-    data = make_data(count=8)
-    skewed = LabeledTokens((data.tokens * np.array([30, 1, 0.03, 0.03])).astype(np.float16), data.labels)
-    best = minimize(loss_and_gradient, np.zeros(5 * CLASSES), args=design(data), jac=True).fun
-
-    def loss(**settings):
-        fit = fit_linear(skewed, protocol(epochs=60, batch_size=4, **settings), num_classes=CLASSES)
-        return loss_and_gradient(weights_of(fit), *design(skewed))[0]
-
-    assert loss(normalization="whiten", lr=1.0) < best + 0.005
-    assert min(loss(normalization="none", lr=lr) for lr in (1e-3, 1e-2, 1e-1)) > best + 0.05
+    settings = make_config(lr=0.5, weight_decay=0.1, schedule="cosine", epochs=300, batch_size=6)
+    found = weights_of(fit_segmentation(data, settings, num_classes=CLASSES))
+    np.testing.assert_allclose(found, optimum.x.reshape(5, CLASSES), atol=1e-4)
 
 
 @pytest.mark.parametrize("device_gib", [0.0, 4 * 2 * 3 * 5 * 4 * 2 / 2**30])
 def test_streamed_tokens_give_what_resident_ones_give(device_gib):
     data = make_data(count=11)
-    settings = protocol(optimizer="adamw", normalization="whiten", lr=0.1, epochs=3, batch_size=2)
-    resident = fit_linear(data, settings, num_classes=CLASSES)
-    streamed = fit_linear(data, settings, num_classes=CLASSES, device_gib=device_gib)
+    settings = make_config(optimizer="adamw", normalization="whiten", lr=0.1, epochs=3, batch_size=2)
+    resident = fit_segmentation(data, settings, num_classes=CLASSES)
+    streamed = fit_segmentation(data, settings, num_classes=CLASSES, device_gib=device_gib)
     np.testing.assert_allclose(weights_of(streamed), weights_of(resident), atol=1e-5)
     np.testing.assert_allclose(streamed.losses, resident.losses, atol=1e-6)
 
 
 def test_the_same_seed_gives_the_same_layer_and_another_one_does_not():
     data = make_data()
-    runs = [fit_linear(data, protocol(epochs=2, batch_size=3, seed=seed), num_classes=CLASSES) for seed in (1, 1, 2)]
+    runs = [
+        fit_segmentation(data, make_config(epochs=2, batch_size=3, seed=seed), num_classes=CLASSES)
+        for seed in (1, 1, 2)
+    ]
     np.testing.assert_array_equal(weights_of(runs[0]), weights_of(runs[1]))
     assert np.abs(weights_of(runs[0]) - weights_of(runs[2])).max() > 1e-5
 
@@ -133,24 +125,3 @@ def test_cross_entropy_equals_scikit_learn_and_skips_ignored_pixels():
     expected = log_loss(labels[counted], softmax(logits[counted], axis=-1), labels=range(CLASSES))
     assert float(masked_cross_entropy(logits, labels)) == pytest.approx(expected, abs=1e-6)
     assert float(masked_cross_entropy(logits, np.full((2, 9), 255, np.uint8))) == 0
-
-
-def test_the_head_is_folded_back_to_raw_tokens():
-    data = make_data()
-    fits = [
-        fit_linear(data, protocol(normalization=kind, lr=0.5, epochs=300, batch_size=8), num_classes=CLASSES)
-        for kind in ("none", "whiten")
-    ]
-    logits = [np.asarray(apply_head(fit.head, data.tokens)) for fit in fits]
-    centered = [values - values.mean(-1, keepdims=True) for values in logits]
-    np.testing.assert_allclose(*centered, atol=0.02)
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [("normalization", "batch"), ("optimizer", "lars"), ("schedule", "linear"), ("lr", 0.0), ("epochs", 0),
-     ("batch_size", -1), ("image_size", (0, 4)), ("train_size", (3,))],
-)  # fmt: skip
-def test_impossible_settings_are_named(field, value):
-    with pytest.raises(ValueError, match=field):
-        LinearProtocol(**{field: value})

@@ -1,4 +1,4 @@
-"""Carries the labels of a first frame through a video by the similarity of patch tokens."""
+"""Propagates the labels of a first frame through a video by the similarity of patch tokens."""
 
 import dataclasses
 import functools
@@ -9,19 +9,19 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
 from croc_jax.evaluation.interpolation import bilinear_matrix, resize_with
+from croc_jax.evaluation.search import l2_normalize
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PropagationConfig:
-    """How labels travel; the defaults are those of DINO's video segmentation.
+    """Settings of label propagation; the defaults are those of DINO's video segmentation.
 
     Attributes:
-        num_last_frames: frames before the present one that labels come from, besides the first
-            (official `n_last_frames`).
-        neighborhood: farthest source in patches along either axis (official
-            `size_mask_neighborhood`); 0 for no limit.
+        num_last_frames: frames before the present one that labels come from, besides the first (official
+            `n_last_frames`).
+        neighborhood: farthest source in patches along either axis (official `size_mask_neighborhood`); 0 for no limit.
         topk: sources of each token, over all frames.
-        temperature: of their similarity.
+        temperature: temperature of their similarity.
     """
 
     num_last_frames: int = 7
@@ -39,7 +39,7 @@ class PropagationConfig:
 
 
 class LabelQueue:
-    """Labels one frame after another; holds the tokens of as many frames as they come from."""
+    """Labels one frame after another, from the tokens of the first and the last few frames."""
 
     def __init__(
         self, tokens: Float[Array, "r c d"], labels: Float[Array, "r c k"], config: PropagationConfig | None = None
@@ -47,14 +47,14 @@ class LabelQueue:
         """Starts from the first frame.
 
         Args:
-            tokens: of the first frame, as they come.
-            labels: shares of each label in each patch, at patch resolution.
-            config: how labels travel.
+            tokens: tokens of the first frame, of any length.
+            labels: share of each label in each patch.
+            config: settings of the propagation.
         """
         config = config or PropagationConfig()
         slots = config.num_last_frames + 1
         self._config, self._seen = config, 0
-        self._tokens = jnp.zeros((slots, *tokens.shape)).at[0].set(_normalized(tokens))
+        self._tokens = jnp.zeros((slots, *tokens.shape)).at[0].set(l2_normalize(tokens))
         self._labels = jnp.zeros((slots, *labels.shape)).at[0].set(labels)
         self._filled = jnp.zeros(slots, bool).at[0].set(True)
 
@@ -62,24 +62,18 @@ class LabelQueue:
         """Returns the soft labels of the next frame.
 
         Args:
-            tokens: of that frame, as they come.
+            tokens: tokens of that frame, of any length.
         """
-        tokens = _normalized(tokens)
+        tokens = l2_normalize(tokens)
         labels = propagate(tokens, self._tokens, self._labels, self._filled, config=self._config)
         if self._config.num_last_frames:
-            # Slot 0 is the first frame for good; the others take turns.
+            # Slot 0 keeps the first frame; the others are a ring buffer.
             slot = 1 + self._seen % self._config.num_last_frames
             self._tokens = self._tokens.at[slot].set(tokens)
             self._labels = self._labels.at[slot].set(labels)
             self._filled = self._filled.at[slot].set(True)
         self._seen += 1
         return labels
-
-
-@jax.jit
-def _normalized(tokens: Float[Array, "r c d"]) -> Float[Array, "r c d"]:
-    tokens = tokens.astype(jnp.float32)
-    return tokens / jnp.maximum(jnp.linalg.norm(tokens, axis=-1, keepdims=True), 1e-12)
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -91,14 +85,14 @@ def propagate(
     *,
     config: PropagationConfig,
 ) -> Float[Array, "r c k"]:
-    """Returns the labels of a frame: of each token, the mean of its most similar sources' (DINO's `label_propagation`).
+    """Returns the soft labels of a frame: the mean of each token's most similar sources (DINO's `label_propagation`).
 
     Args:
-        tokens: of the frame, of unit length.
+        tokens: tokens of the frame, of unit length.
         sources: tokens of frames with labels, of unit length.
-        labels: of these frames.
-        filled: which of them count.
-        config: how labels travel.
+        labels: soft labels of these frames.
+        filled: frames that count.
+        config: settings of the propagation.
     """
     rows, columns, _ = tokens.shape
     reach = config.neighborhood or max(rows, columns)
@@ -111,20 +105,20 @@ def propagate(
         start = jnp.clip(row - reach, 0, rows - height)
         slab, slab_labels = (jax.lax.dynamic_slice_in_dim(x, start, height, axis=1) for x in (sources, labels))
         near_rows = jnp.abs(start + jnp.arange(height) - row) <= reach
-        taking_part = filled[:, None, None] & near_rows[:, None] & near_columns[:, None, None, :]
+        is_source = filled[:, None, None] & near_rows[:, None] & near_columns[:, None, None, :]
         similarity = jnp.einsum("xd,mhcd->xmhc", tokens[row], slab, precision="highest")
-        weights = jnp.exp(similarity / config.temperature) * taking_part
+        weights = jnp.exp(similarity / config.temperature) * is_source
         weights = weights.reshape(columns, -1)
-        # All that equal the least of the best take part, as in the official code.
+        # All that equal the least of the best count, as in the official code.
         weights = jnp.where(weights < _kth_largest(weights, config.topk)[:, None], 0, weights)
-        carried = jnp.matmul(weights, slab_labels.reshape(-1, labels.shape[-1]), precision="highest")
-        return carried / jnp.sum(weights, axis=1, keepdims=True)
+        propagated = jnp.matmul(weights, slab_labels.reshape(-1, labels.shape[-1]), precision="highest")
+        return propagated / jnp.sum(weights, axis=1, keepdims=True)
 
     return jax.lax.map(one_row, jnp.arange(rows))
 
 
 def _kth_largest(values: Float[Array, "x s"], k: int) -> Float[Array, " x"]:
-    """Returns the k-th largest of non-negative values, equal ones counted apart; sorting them takes far longer."""
+    """Returns the k-th largest of non-negative values, equal ones counted separately; sorting takes far longer."""
     last = jnp.full(len(values), jnp.inf)
     result, missing = jnp.zeros(len(values)), jnp.full(len(values), k)
     for _ in range(k):
@@ -139,7 +133,7 @@ def segment(labels: Float[Array, "r c k"], *, patch_size: int) -> UInt8[Array, "
     """Returns the label of each pixel: the largest of bilinearly upsampled labels, each stretched to [0, 1].
 
     Args:
-        labels: soft, at patch resolution.
+        labels: soft labels of the patches.
         patch_size: pixels of a patch along each side.
     """
     rows, columns, _ = labels.shape
@@ -147,6 +141,6 @@ def segment(labels: Float[Array, "r c k"], *, patch_size: int) -> UInt8[Array, "
     full = resize_with(up_rows, up_columns, labels)
     shifted = full - jnp.min(full, axis=(0, 1))
     largest = jnp.max(shifted, axis=(0, 1))
-    # A label that is nowhere stays as it is (official `norm_mask`).
+    # A label that occurs nowhere stays as it is (official `norm_mask`).
     stretched = jnp.where(jnp.max(full, axis=(0, 1)) > 0, shifted / jnp.where(largest > 0, largest, 1), full)
     return jnp.argmax(stretched, axis=-1).astype(jnp.uint8)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from croc_jax.evaluation import normalization
-from croc_jax.evaluation.normalization import token_scale
+from croc_jax.evaluation import whitening
+from croc_jax.evaluation.whitening import fit_scale
 
 RNG = np.random.default_rng(0)
 MIXING = RNG.standard_normal((6, 6)) * np.array([3, 1, 1, 0.5, 0.3, 0.3])
@@ -12,7 +12,7 @@ TOKENS = (RNG.standard_normal((50, 4, 5, 6)) @ MIXING.T + [5, -2, 0, 1, 0, 0]).a
 
 
 def normalized(kind, tokens=TOKENS):
-    mean, transform = token_scale(tokens, kind)
+    mean, transform = fit_scale(tokens, kind)
     return (tokens.astype(np.float64) - np.asarray(mean)) @ np.asarray(transform, np.float64)
 
 
@@ -33,9 +33,9 @@ def test_whitened_features_are_uncorrelated():
 
 
 def test_statistics_do_not_depend_on_the_chunks(monkeypatch):
-    whole = token_scale(TOKENS, "whiten")
-    monkeypatch.setattr(normalization, "IMAGES_AT_ONCE", 7)
-    parts = token_scale(TOKENS, "whiten")
+    whole = fit_scale(TOKENS, "whiten")
+    monkeypatch.setattr(whitening, "IMAGES_AT_ONCE", 7)
+    parts = fit_scale(TOKENS, "whiten")
     np.testing.assert_allclose(whole.mean, parts.mean, rtol=1e-5)
     np.testing.assert_allclose(np.abs(whole.transform), np.abs(parts.transform), rtol=1e-3, atol=1e-3)
 

@@ -1,0 +1,219 @@
+"""DAVIS video object segmentation: the first mask is propagated through a video and compared with the others."""
+
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from croc_jax.data.labeled.davis import Video, open_videos
+from croc_jax.data.labeled.label_files import open_image, read_ids
+from croc_jax.evaluation.davis_metrics import (
+    BOUNDARY_TOLERANCE,
+    Statistics,
+    boundary_accuracy,
+    region_similarity,
+    summarize,
+)
+from croc_jax.evaluation.features import FrozenFeatures, make_extract_fn
+from croc_jax.evaluation.propagation import LabelQueue, PropagationConfig, segment
+from croc_jax.evaluation.registry import Protocol, Result, check_positive
+from croc_jax.evaluation.visualize import draw_strip, save_gif, save_indexed
+from croc_jax.models import Backbone
+
+Ids = UInt8[np.ndarray, "H W"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DavisConfig(PropagationConfig):
+    """Every setting of video segmentation that moves the score; the defaults are those of DINO and DAVIS.
+
+    Attributes:
+        short_side: short side of the frames, in pixels.
+        multiple: the long side is cut down to a multiple of this.
+        score_ends: whether the last frame of a sequence counts; the first, which is given, never does.
+    """
+
+    short_side: int = 480
+    multiple: int = 64
+    score_ends: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, naming the field and the value, for settings that cannot work."""
+        super().__post_init__()
+        check_positive(self, "short_side", "multiple")
+
+    def frame_size(self, width: int, height: int) -> tuple[int, int]:
+        """Returns the height and width that frames are resized to."""
+        short, long = sorted((width, height))
+        long_side = max(self.multiple, self.short_side * long // short // self.multiple * self.multiple)
+        return (self.short_side, long_side) if height <= width else (long_side, self.short_side)
+
+
+class Videos(NamedTuple):
+    """The sequences of a data set and its folder."""
+
+    root: Path
+    videos: Sequence[Video]
+
+
+class ObjectScore(NamedTuple):
+    """Scores of one object of one sequence, from 0 to 1."""
+
+    sequence: str
+    object_id: int
+    region: Statistics
+    boundary: Statistics
+
+
+def open_dataset(*, root: str | Path, split: str) -> Videos:
+    """Opens the sequences of a split; errors as for `open_videos`."""
+    root = Path(root).expanduser()
+    return Videos(root, open_videos(root, split))
+
+
+def evaluate(features: FrozenFeatures, dataset: Videos, config: DavisConfig, output: Path | None = None) -> Result:
+    """Labels videos and scores the frames that have masks; see `Protocol` for the arguments.
+
+    OUTPUT/predictions/SEQUENCE/FRAME.png are ids with DAVIS's palette; OUTPUT/SEQUENCE.png shows a few frames,
+    OUTPUT/SEQUENCE.gif all of them.
+    """
+    backbone, progress = features.module, features.progress
+    if config.short_side % backbone.patch_size or config.multiple % backbone.patch_size:
+        raise ValueError(
+            f"short_side={config.short_side}, multiple={config.multiple}: both need to be multiples of the "
+            f"patches of {backbone.patch_size} pixels"
+        )
+    start, objects, num_frames = time.perf_counter(), [], sum(len(video.frames) for video in dataset.videos)
+    task = progress.add_task("frames", total=num_frames) if progress else None
+    for video in dataset.videos:
+        frames, predictions = [open_image(file).convert("RGB") for file in video.frames], []
+        for ids in label_video(backbone, features.params, read_ids(video.masks[0]), frames, config):
+            predictions.append(ids)
+            if progress and task is not None:
+                progress.advance(task)
+        if output is not None:
+            _write(video, frames, predictions, output)
+        objects += score_video(video, predictions, score_ends=config.score_ends)
+    if not objects:
+        raise ValueError("no sequence has a mask between its first frame and its last: nothing to score")
+    names = [video.name for video in dataset.videos]
+    described = {"name": dataset.root.resolve().name, "sequences": names, "num_frames": num_frames}
+    return Result(_summarize(objects), described, dataset.root, {"labeling": time.perf_counter() - start})
+
+
+def label_video(
+    backbone: Backbone, params: Any, first: Ids, frames: Sequence[Image.Image], config: DavisConfig
+) -> Iterator[Ids]:
+    """Yields the ids of each frame at its own size; those of the first are given.
+
+    Args:
+        backbone: module of the backbone.
+        params: its weights.
+        first: ids of the first frame.
+        frames: all frames, the first too.
+        config: settings of the protocol.
+    """
+    extract_fn, patch_size = make_extract_fn(backbone, jnp.float32), backbone.patch_size
+    height, width = config.frame_size(first.shape[1], first.shape[0])
+    small = _resize(first, (height // patch_size, width // patch_size))
+    one_hot = jnp.asarray(np.eye(int(first.max()) + 1, dtype=np.float32)[small])
+    queue = None
+    for frame in frames:
+        pixels = np.asarray(frame.resize((width, height), Image.Resampling.BILINEAR))[None]
+        tokens = extract_fn(params, pixels)[0]
+        if queue is None:
+            queue, ids = LabelQueue(tokens, one_hot, config), first
+        else:
+            ids = np.asarray(segment(queue.label(tokens), patch_size=patch_size))
+        yield _resize(ids, (frame.height, frame.width))
+
+
+def score_video(video: Video, predictions: Sequence[Ids], *, score_ends: bool) -> list[ObjectScore]:
+    """Returns the scores of each object, over the frames that have masks; none if there are no such frames.
+
+    Masks of another size than their frame, which happens by a pixel, are compared at their own.
+
+    Args:
+        video: sequence with masks.
+        predictions: ids of each frame.
+        score_ends: whether the last frame counts.
+
+    Raises:
+        ValueError: for a mask that cannot be read.
+    """
+    last = len(video.frames) - 1
+    scored = [number for number in sorted(video.masks) if number and (score_ends or number != last)]
+    if not scored:
+        return []
+    truths = {number: read_ids(video.masks[number]) for number in scored}
+    resized = {number: _resize(predictions[number], truth.shape) for number, truth in truths.items()}
+    scores = []
+    for object_id in range(1, int(read_ids(video.masks[0]).max()) + 1):
+        pairs = [(resized[number] == object_id, truths[number] == object_id) for number in scored]
+        region = summarize(np.array([region_similarity(*pair) for pair in pairs]))
+        boundary = summarize(np.array([boundary_accuracy(*pair) for pair in pairs]))
+        scores.append(ObjectScore(video.name, object_id, region, boundary))
+    return scores
+
+
+def _summarize(objects: Sequence[ObjectScore]) -> dict[str, Any]:
+    """Returns means over all objects, and the scores of each, in percent."""
+    scores: dict[str, Any] = {}
+    for name, metric in (("j", "region"), ("f", "boundary")):
+        for part in Statistics._fields:
+            scores[f"{name}_{part}"] = 100 * float(np.mean([getattr(getattr(o, metric), part) for o in objects]))
+    means = {
+        f"{o.sequence}/{o.object_id}": {"j_mean": 100 * o.region.mean, "f_mean": 100 * o.boundary.mean} for o in objects
+    }
+    return {"jf_mean": (scores["j_mean"] + scores["f_mean"]) / 2, **scores, "objects": means}
+
+
+def _resize(ids: Ids, size: tuple[int, ...]) -> Ids:
+    return np.asarray(Image.fromarray(ids).resize((size[1], size[0]), Image.Resampling.NEAREST))
+
+
+def _write(video: Video, frames: Sequence[Image.Image], predictions: Sequence[Ids], output: Path) -> None:
+    folder = output / "predictions" / video.name
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, ids in zip(video.frames, predictions, strict=True):
+        save_indexed(ids, folder / f"{file.stem}.png")
+    draw_strip(frames, predictions).save(output / f"{video.name}.png")
+    save_gif(frames, predictions, output / f"{video.name}.gif")
+
+
+PROTOCOL = Protocol(
+    name="video",
+    title="Objects through videos",
+    description=(
+        "The mask of the first frame is propagated through the video from patch to similar patch. J is the overlap of "
+        "the regions, F that of their outlines; each is a mean over objects and frames."
+    ),
+    config=DavisConfig,
+    open_dataset=open_dataset,
+    evaluate=evaluate,
+    main_score="jf_mean",
+    score_labels={
+        "jf_mean": "J&F",
+        "j_mean": "J mean",
+        "j_recall": "J recall",
+        "j_decay": "J decay",
+        "f_mean": "F mean",
+        "f_recall": "F recall",
+        "f_decay": "F decay",
+    },
+    class_scores="objects",
+    class_label="Mean of J and F, each object (%)",
+    conventions={
+        "tokens": "patch tokens after the final norm, float32",
+        "frame_resize": "bilinear, antialiased; masks to patches: nearest",
+        "upsampling": "bilinear soft labels, each stretched to [0, 1]; to the frame's size: nearest",
+        "boundary_tolerance": BOUNDARY_TOLERANCE,
+        "scores": "percent, mean over the objects of all sequences, over frames with masks but the first",
+    },
+)

@@ -1,0 +1,145 @@
+"""The registry of protocols: every module of this package that defines PROTOCOL, by the protocol's name."""
+
+import dataclasses
+import functools
+import importlib
+import math
+import pkgutil
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from croc_jax.evaluation.features import FrozenFeatures
+
+
+class Result(NamedTuple):
+    """What a protocol found on one data set.
+
+    Attributes:
+        scores: scores under their usual names, in percent, as results.json holds them.
+        dataset: what identifies the images, for the fingerprint.
+        root: folder of the data set.
+        seconds: duration of each phase.
+        settings: what moves the score beside the protocol's config, such as sizes that the data decided.
+    """
+
+    scores: dict[str, Any]
+    dataset: dict[str, Any]
+    root: Path
+    seconds: dict[str, float]
+    settings: Mapping[str, Any] = {}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """One way to score frozen features.
+
+    Attributes:
+        name: name in configs/eval and results.json, and of its group of settings there.
+        title: heading in reports.
+        description: paragraph for readers of a report.
+        config: frozen dataclass of every setting that moves the score.
+        open_dataset: returns the labeled data that the group `dataset` of a config names.
+        evaluate: function of (features, dataset, config, output) that scores frozen features; it writes pictures to
+            the folder `output`, unless that is None, and raises ValueError if patches do not tile the images, a file
+            cannot be used, or there is nothing to score.
+        main_score: key of the score that the protocol is known by.
+        score_labels: names of the scores to show, by key; the main score first.
+        class_scores: key of the scores of classes or objects, if there are any.
+        class_label: what these are.
+        conventions: what the code does that no setting changes, spelled out in the fingerprint.
+    """
+
+    name: str
+    title: str
+    description: str
+    config: Callable[..., Any]
+    open_dataset: Callable[..., Any]
+    evaluate: Callable[[FrozenFeatures, Any, Any, Path | None], Result]
+    main_score: str
+    score_labels: Mapping[str, str]
+    conventions: Mapping[str, Any]
+    class_scores: str = ""
+    class_label: str = ""
+
+    def prepare(self, config: Mapping[str, Any]) -> Callable[[FrozenFeatures, Path | None], Result]:
+        """Checks settings and opens the data; returns what scores features on them.
+
+        Args:
+            config: content of a file in configs/eval.
+
+        Raises:
+            ValueError: for settings that cannot work, or data that cannot be used.
+        """
+        if not config["dataset"]["root"]:
+            raise ValueError("no data set: add --config.dataset.root=ROOT; the config file says what it holds")
+        settings, dataset = self.config(**config[self.name]), self.open_dataset(**config["dataset"])
+        return lambda features, output: self.evaluate(features, dataset, settings, output)
+
+    def fingerprint(self, config: Mapping[str, Any], result: Result) -> dict[str, Any]:
+        """Returns everything that moves the score, apart from the backbone.
+
+        Args:
+            config: content of a file in configs/eval.
+            result: result of the evaluation.
+        """
+        settings = dataclasses.asdict(self.config(**config[self.name])) | dict(result.settings)
+        return {self.name: settings, "conventions": dict(self.conventions), "dataset": result.dataset}
+
+
+@functools.cache
+def find_protocols() -> dict[str, Protocol]:
+    """Returns all protocols by name, in alphabetical order."""
+    package = importlib.import_module("croc_jax.evaluation")
+    modules = (importlib.import_module(f"{package.__name__}.{m.name}") for m in pkgutil.iter_modules(package.__path__))
+    found = [module.PROTOCOL for module in modules if hasattr(module, "PROTOCOL")]
+    return {protocol.name: protocol for protocol in sorted(found, key=lambda protocol: protocol.name)}
+
+
+def get_protocol(name: str) -> Protocol:
+    """Returns a protocol.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    if name not in find_protocols():
+        raise ValueError(f"config.protocol={name!r}: choose one of {', '.join(find_protocols())}")
+    return find_protocols()[name]
+
+
+class Timer:
+    """Measures the phases of an evaluation.
+
+    Attributes:
+        seconds: duration of each finished phase.
+    """
+
+    def __init__(self) -> None:
+        """Starts the first phase."""
+        self.seconds: dict[str, float] = {}
+        self._start = time.perf_counter()
+
+    def end(self, phase: str) -> None:
+        """Ends the current phase and starts the next."""
+        now = time.perf_counter()
+        self.seconds[phase], self._start = now - self._start, now
+
+
+def check_positive(config: Any, *fields: str) -> None:
+    """Raises ValueError, naming the field and the value, for settings that are not above 0."""
+    for name in fields:
+        if not getattr(config, name) > 0:
+            raise ValueError(f"{name}={getattr(config, name)}: must be positive")
+
+
+def check_choice(config: Any, field: str, choices: Iterable[str]) -> None:
+    """Raises ValueError, naming the field and the value, for an unknown choice."""
+    if getattr(config, field) not in choices:
+        raise ValueError(f"{field}={getattr(config, field)!r}: choose one of {', '.join(choices)}")
+
+
+def name_classes(names: Iterable[str], values: Iterable[float]) -> dict[str, float | None]:
+    """Returns each class's score by its name; None for a class that does not occur."""
+    pairs = zip(names, map(float, values), strict=True)
+    return {name: None if math.isnan(value) else value for name, value in pairs}

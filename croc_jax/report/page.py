@@ -1,0 +1,215 @@
+"""The report: one page of a pre-training run, or of the evaluations of several."""
+
+import datetime
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from croc_jax.data.decoding import decode
+from croc_jax.data.sources import open_data
+from croc_jax.evaluation.backbones import FrozenBackbone, load_backbone
+from croc_jax.models import VisionTransformer
+from croc_jax.report.comparison import comparison_facts, comparison_sections
+from croc_jax.report.evaluations import group_evaluations, read_evaluations
+from croc_jax.report.figures import (
+    Rows,
+    plot_clusters,
+    plot_entropies,
+    plot_losses,
+    plot_merging,
+    plot_num_clusters,
+)
+from croc_jax.report.html import picture, section, write_page
+from croc_jax.report.inspect import explore, overlap
+from croc_jax.training.config import flatten, recipe_to_dict
+
+NUM_CANDIDATES, NUM_PAIRS, NUM_MERGINGS, NUM_MERGING_HEADS = 24, 4, 2, 3
+# Of all candidates, pairs that neither repeat nor miss each other show the method best.
+BEST_OVERLAP = 0.6
+# Below this number of patches a side, clusters are drawn on crops of twice the size.
+COARSE_GRID = 14
+
+COMPARISON_LEAD = (
+    "The weights {weights} at work, frozen, by protocols that see their features alone. Each score comes with the "
+    "settings that move it."
+)
+CLUSTERS_TEXT = (
+    "Two random crops of an image (framed) are cut into patches, and all patches of both are clustered together, once "
+    "for each attention head. The same color in both views is the same cluster: training asks that the two views of "
+    "each cluster get the same answer from the network. Hatched gray marks clusters that only one view shows; they are "
+    "left out. Drawn on {rows} x {columns} patches ({size} pixels)."
+)
+MERGING_TEXT = (
+    "The clustering starts from patches drawn at random and, round after round, merges the two clusters whose "
+    "centers agree most, until two are left. Each round has a transport cost: how badly its clusters fit the patches. "
+    "The cheapest round is kept (framed above, ringed below), so every image and head has its own number of clusters."
+)
+TRAINING_TEXT = (
+    "Student and teacher see the same crops in different colors, and the student learns to give the teacher's answer "
+    "for the other view: for the image as a whole, and for each cluster."
+)
+LOSSES_TEXT = (
+    "Cross-entropy between the answers of student and teacher. The teacher changes too, so a loss that rises while "
+    "the teacher grows less certain is no bad sign."
+)
+ENTROPIES_TEXT = (
+    "How undecided the teacher is. At zero it would be sure of one answer every time; at the dotted line it would "
+    "not prefer any. A run at either end has collapsed: healthy ones stay in between."
+)
+NUM_CLUSTERS_TEXT = "The mean over all images and heads of a step; the dotted line is the number merging starts from."
+
+
+def build_report(workdir: Path, *, file: Path | None = None) -> Path:
+    """Writes a page of the metrics, the clusters and all evaluations of a run; returns its path.
+
+    Args:
+        workdir: workdir of the run; results.json files in folders below it are shown, too.
+        file: path of the page; WORKDIR/report.html by default.
+
+    Raises:
+        ValueError: if there are no metrics or no checkpoint yet, no image can be read, or a results.json is unusable.
+    """
+    rows = read_metrics(workdir / "metrics.jsonl")
+    backbone, groups = load_backbone(workdir), group_evaluations(read_evaluations([workdir]))
+    recipe, file = backbone.recipe, file or workdir / "report.html"
+    cluster_sections, num_images = _cluster_sections(backbone)
+    write_page(
+        file,
+        title="CrOC learns from unlabeled images",
+        lead=describe(backbone, num_images),
+        facts=[*comparison_facts(groups), *collect_facts(rows, batch_size=recipe.schedule.batch_size)],
+        sections=[
+            *(comparison_sections(groups) if groups else []),
+            *cluster_sections,
+            _training_section(rows, backbone),
+        ],
+        settings=flatten(recipe_to_dict(recipe)),
+    )
+    return file
+
+
+def build_comparison(folders: Sequence[Path], file: Path) -> Path:
+    """Writes a page of all evaluations below some folders; returns its path.
+
+    Args:
+        folders: folders that evaluate.py wrote in, or workdirs, whose losses are shown, too.
+        file: path of the page.
+
+    Raises:
+        ValueError: for a missing folder, an unusable results.json, or none at all.
+    """
+    groups = group_evaluations(read_evaluations(folders))
+    if not groups:
+        names = ", ".join(map(str, folders))
+        raise ValueError(f"no results.json in {names}: evaluate first (launch/evaluate.py)")
+    metrics = {folder.name: rows for folder in folders if (rows := _parse_rows(folder / "metrics.jsonl"))}
+    losses = [picture(plot_losses(rows), name) for name, rows in metrics.items()]
+    labels = dict.fromkeys(entry.label for group in groups for entry in group.entries)
+    write_page(
+        file,
+        title="What frozen features are worth",
+        lead=COMPARISON_LEAD.format(weights=", ".join(labels)),
+        facts=comparison_facts(groups),
+        sections=[
+            *comparison_sections(groups),
+            *([section("How training went", LOSSES_TEXT, losses)] if losses else []),
+        ],
+        settings={"folders": ", ".join(map(str, folders))},
+    )
+    return file
+
+
+def read_metrics(file: Path) -> list[dict[str, float]]:
+    """Returns the rows of a metrics.jsonl; what is null there is NaN here.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    rows = _parse_rows(file)
+    if not rows:
+        raise ValueError(f"{file} holds no metrics: train first (launch/pretrain.py)")
+    return rows
+
+
+def _parse_rows(file: Path) -> list[dict[str, float]]:
+    rows = []
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
+        try:
+            row = json.loads(line)
+        except ValueError:  # A line that is being written.
+            continue
+        rows.append({name: math.nan if value is None else value for name, value in row.items()})
+    return rows
+
+
+def describe(backbone: FrozenBackbone, num_images: int) -> str:
+    """Returns a paragraph about what was trained, on what, and for how long."""
+    recipe, module = backbone.recipe, backbone.module
+    size, kind = recipe.data.views.crop_size, f"A convolutional network ({recipe.backbone.variant}) of "
+    kind += f"{module.width} features"
+    if isinstance(module, VisionTransformer):
+        kind = f"A vision transformer of {module.depth} blocks, {module.width} features and {module.num_heads} heads"
+    return (
+        f"{kind} (patches of {module.patch_size} x {module.patch_size} pixels) saw {num_images:,} images without a "
+        f"single label, as pairs of {size} x {size} crops, for {recipe.schedule.epochs} epochs: {backbone.step:,} "
+        f"steps of {recipe.schedule.batch_size} images. The pictures show its teacher, the slowly moving average that "
+        "training learns from and leaves behind."
+    )
+
+
+def collect_facts(rows: Rows, *, batch_size: int) -> list[tuple[str, str]]:
+    """Returns the numbers to read first, and what they are.
+
+    Args:
+        rows: rows of metrics.jsonl.
+        batch_size: images a step.
+    """
+    # Each row's speed holds for the steps since the row before, whatever happened between two runs.
+    speeds, steps = [row["images_per_sec"] for row in rows], np.diff([0, *(row["step"] for row in rows)])
+    seconds = float(np.sum(steps * batch_size / speeds))
+    hours = str(datetime.timedelta(minutes=round(seconds / 60))).removesuffix(":00")
+    facts = [
+        (f"{seconds / 60:.1f} min" if seconds < 3600 else f"{hours} h", "of training"),
+        (f"{np.median(speeds):.0f}", "images a second"),
+    ]
+    if rows[-1]["num_clusters"]:
+        facts.append((f"{rows[-1]['num_clusters']:.1f}", "clusters in a pair of crops, on average"))
+        facts.append((f"{100 * rows[-1]['valid_fraction']:.0f}%", "of clusters lie in both crops"))
+    return facts
+
+
+def _cluster_sections(backbone: FrozenBackbone) -> tuple[list[str], int]:
+    """Returns sections of the clusters of a few pairs of crops, and the number of images of the run."""
+    recipe, size = backbone.recipe, backbone.recipe.data.views.crop_size
+    source = open_data(recipe.data)
+    crop_size = 2 * size if size // recipe.backbone.patch_size < COARSE_GRID else size
+    pairs = explore(backbone, source, num_images=NUM_CANDIDATES, crop_size=crop_size)
+    order = np.abs(overlap(pairs.boxes) - BEST_OVERLAP).argsort(kind="stable")
+    names = [Path(source.name(int(index))).name for index in pairs.indices]
+    clusters, mergings = [], []
+    for i in order[:NUM_PAIRS].tolist():
+        scene = (decode(source[int(pairs.indices[i])]), pairs.boxes[i])
+        figure = plot_clusters(pairs.views[i], pairs.labels[:, i], pairs.valid[i], pairs.grid, scene=scene)
+        clusters.append(picture(figure, names[i]))
+    for i in order[:NUM_MERGINGS].tolist():
+        h = slice(NUM_MERGING_HEADS)
+        chosen = pairs.merging[:, :, i, h], pairs.costs[i, h], pairs.num_clusters[i, h]
+        mergings.append(picture(plot_merging(pairs.views[i], *chosen, pairs.grid), names[i]))
+    text = CLUSTERS_TEXT.format(rows=pairs.grid[0], columns=pairs.grid[1], size=crop_size)
+    rounds = pairs.costs.shape[-1]
+    return [
+        section("What it sees: clusters across two crops", text, clusters),
+        section(f"How it gets there: merging from {rounds + 1} clusters to 2", MERGING_TEXT, mergings),
+    ], len(source)
+
+
+def _training_section(rows: Rows, backbone: FrozenBackbone) -> str:
+    head, k_start = backbone.recipe.head, backbone.recipe.clustering.k_start
+    entropies = plot_entropies(rows, num_prototypes=(head.num_prototypes, head.num_prototypes_dense))
+    pictures = [picture(plot_losses(rows), LOSSES_TEXT), picture(entropies, ENTROPIES_TEXT)]
+    if any(row["num_clusters"] for row in rows):
+        pictures.append(picture(plot_num_clusters(rows, k_start=k_start), NUM_CLUSTERS_TEXT))
+    return section("How training went", TRAINING_TEXT, pictures)

@@ -1,0 +1,41 @@
+"""Scores during a run equal those of launch/evaluate.py, with parameters sharded over all devices, too."""
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from croc_jax.evaluation import FrozenFeatures
+from croc_jax.evaluation.features import make_pool_fn
+from croc_jax.evaluation.online import make_online_evaluator
+from tests.evaluation.conftest import read_config, score
+
+SETTINGS = {"knn__resize": 18, "knn__image_size": 16, "knn__neighbors": (5, 1), "knn__feature": "cls_mean"}
+
+
+def test_k_nn_along_a_run(backbone, params, classes):
+    config = read_config("knn", dataset__root=classes, **SETTINGS)
+    evaluate = make_online_evaluator(config, backbone_module=backbone)
+    expected = score("knn", FrozenFeatures(backbone, params), dataset__root=classes, **SETTINGS)[0].scores
+    with jax.transfer_guard("disallow"):
+        first = evaluate(0, params)
+    assert first == {"knn_top1": expected["top1"], "knn_top5": expected["top5"]} and first["knn_top1"] > 60
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+    assert mesh.size == 8
+
+    def shard(leaf):
+        axes = ["data" if size % 8 == 0 else None for size in leaf.shape[:1]]
+        return jax.device_put(leaf, NamedSharding(mesh, PartitionSpec(*axes)))
+
+    sharded = jax.tree.map(shard, params)
+    assert any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(sharded))
+    assert evaluate(1, sharded) == pytest.approx(first)
+    compiled = make_pool_fn(backbone)._cache_size()
+    other = jax.tree.map(lambda leaf: leaf + 0.1 * np.abs(leaf).mean(), sharded)
+    assert set(evaluate(2, other)) == set(first) and make_pool_fn(backbone)._cache_size() == compiled
+
+
+def test_several_processes_are_refused(backbone, classes, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(ValueError, match="this run has 2: leave --eval_config out"):
+        make_online_evaluator(read_config("knn", dataset__root=classes), backbone_module=backbone)

@@ -1,0 +1,124 @@
+"""Every protocol, as its config sets it up, scores transformers and networks without attention."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from croc_jax.evaluation import FrozenFeatures, find_protocols, get_protocol
+from croc_jax.evaluation.classification import ClassificationConfig
+from croc_jax.evaluation.davis import DavisConfig
+from croc_jax.evaluation.discovery import DiscoveryConfig
+from croc_jax.evaluation.knn import KnnConfig
+from croc_jax.evaluation.retrieval import RetrievalConfig
+from croc_jax.evaluation.segmentation import SegmentationConfig
+from croc_jax.evaluation.unsupervised import UnsupervisedConfig
+from croc_jax.models import BackboneConfig, make_backbone
+from tests.data.tiny_sets import write_voc_boxes
+from tests.evaluation.conftest import read_config, score
+from tests.evaluation.test_davis import write_davis
+
+
+@pytest.fixture(scope="module", params=["vit", "resnet_50"])
+def features(request, backbone, params):
+    if request.param == "vit":
+        return FrozenFeatures(backbone, params, remember=True)
+    config = BackboneConfig(variant="resnet_50", width=64, stages=(1, 1, 1, 1), patch_size=8, dtype="float32")
+    module = make_backbone(config, image_size=32)
+    weights = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
+    return FrozenFeatures(module, weights, remember=True)
+
+
+@pytest.fixture(scope="module")
+def roots(folder, classes, tmp_path_factory):
+    """A data set for each protocol."""
+    root = tmp_path_factory.mktemp("roots")
+    write_davis(root / "davis", names=("still",), count=3)
+    ground = np.random.default_rng(0).integers(60, 90, (48, 64, 3), np.uint8)
+    ground[16:32, 32:56] = (240, 40, 20)
+    write_voc_boxes(root / "voc", [ground], [[(33, 17, 56, 32, "0")]])
+    dense = dict.fromkeys(("linear", "unsupervised", "retrieval"), folder)
+    return dense | {"knn": classes, "classification": classes, "davis": root / "davis", "discovery": root / "voc"}
+
+
+# Settings, and the least score. Weights that nobody trained separate places as well as colors: hence many clusters, and
+# the nearest neighbor alone.
+SETTINGS = {
+    "linear": ({"image_size": (24, 48), "train_size": (12, 24), "epochs": 20}, 70),
+    "unsupervised": (
+        {"image_size": (24, 48), "label_size": (24, 48), "seeds": (0, 1), "num_clusters": 30, "matching": "greedy"},
+        55,
+    ),
+    "retrieval": ({"image_size": (24, 48), "memory_size": 300, "num_neighbors": 1}, 95),
+    "knn": ({"resize": 18, "image_size": 16}, 60),
+    "classification": ({"resize": 18, "image_size": 16}, 90),
+    "davis": ({"short_side": 64, "multiple": 8, "topk": 1}, 50),
+    "discovery": ({"tokens": "last", "centered": True}, 0),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_every_protocol_scores_and_describes_what_moves_the_score(features, roots, tmp_path, name):
+    settings, least = SETTINGS[name]
+    protocol = get_protocol(read_config(name)["protocol"])
+    overrides = {f"{protocol.name}__{field}": value for field, value in settings.items()}
+    result, fingerprint = score(name, features, tmp_path, dataset__root=roots[name], **overrides)
+    assert result.scores[protocol.main_score] >= least and set(protocol.score_labels) <= set(result.scores)
+    assert next(iter(protocol.score_labels)) == protocol.main_score
+    assert bool(protocol.class_scores) == (protocol.class_scores in result.scores)
+    assert json.loads(json.dumps(fingerprint))[protocol.name].items() >= json.loads(json.dumps(settings)).items()
+    assert fingerprint["conventions"] == protocol.conventions and fingerprint["dataset"] == result.dataset
+    assert result.root == roots[name] or result.root.is_relative_to(roots[name])
+    assert min(result.seconds.values()) >= 0
+    pictures = {"davis": ["still.png"], "discovery": ["typical.png"], "knn": [], "classification": []}
+    expected = pictures.get(name, ["best.png", "typical.png", "worst.png"])
+    assert sorted(file.name for file in tmp_path.glob("*.png")) == expected
+
+
+def test_settings_of_the_data_are_in_the_fingerprint(features, roots):
+    overrides = {"retrieval__image_size": (24, 48), "retrieval__memory_size": 90, "retrieval__num_neighbors": 1}
+    _, fingerprint = score("retrieval", features, dataset__root=roots["retrieval"], **overrides)
+    assert fingerprint["retrieval"]["memory_patches"] == 90
+    counts = {"num_train": 9, "num_val": 5, "num_classes": 3}
+    names = {"kind": "folder", "name": roots["retrieval"].name, "train_split": "train", "val_split": "val"}
+    assert fingerprint["dataset"] == names | counts
+
+
+def test_keys_need_attention(features, roots):
+    if hasattr(features.module, "num_heads"):
+        pytest.skip("this backbone has keys")
+    with pytest.raises(ValueError, match="tokens='keys': this backbone has no attention; choose 'last'"):
+        score("discovery", features, dataset__root=roots["discovery"])
+
+
+def test_mistakes_in_a_config_are_named(tmp_path):
+    with pytest.raises(ValueError, match=f"config.protocol='pixels': choose one of {', '.join(find_protocols())}"):
+        get_protocol("pixels")
+    with pytest.raises(ValueError, match="add --config.dataset.root=ROOT"):
+        score("knn", None)
+    with pytest.raises(ValueError, match="no folder"):
+        score("linear", None, dataset__root=tmp_path)
+
+
+IMPOSSIBLE = {
+    SegmentationConfig: {"normalization": "batch", "optimizer": "lars", "schedule": "linear", "lr": 0.0, "epochs": 0,
+                         "batch_size": -1, "image_size": (0, 4), "train_size": (3,)},
+    ClassificationConfig: {"feature": "max", "image_size": 300, "normalization": "batch", "lr": 0.0, "batch_size": 0},
+    KnnConfig: {"feature": "max", "image_size": 300, "neighbors": (0,), "temperature": 0.0},
+    RetrievalConfig: {"memory_size": 0, "num_neighbors": 0, "temperature": 0.0},
+    UnsupervisedConfig: {"matching": "best", "seeds": (), "max_iterations": 0},
+    DiscoveryConfig: {"tokens": "cls", "num_patches": 0},
+    DavisConfig: {"short_side": 0, "multiple": 0, "num_last_frames": -1, "neighborhood": -2, "topk": 0,
+                  "temperature": 0},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", IMPOSSIBLE, ids=lambda kind: kind.__name__)
+def test_impossible_settings_are_named(kind):
+    assert dataclasses.is_dataclass(kind())
+    for field, value in IMPOSSIBLE[kind].items():
+        with pytest.raises(ValueError, match=f"{field}="):
+            kind(**{field: value})

@@ -125,6 +125,8 @@ def pretrain() -> bool:
         train_step = make_train_step(recipe, steps_per_epoch=steps_per_epoch, mesh=mesh)
         batch_shapes = abstract_batch(recipe, mesh=mesh)
         train_step = train_step.lower(abstract_state, batch_shapes).compile()
+        # A first collective on CPU waits for its peers half a minute only, and others may compile longer.
+        distributed.gather_texts("compiled")
         needs = memory.measure(train_step, abstract_state, batch_shapes)
         console.print(memory.describe(needs, limit=memory_bytes, advice=memory.advise(recipe, mesh)))
 

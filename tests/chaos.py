@@ -9,6 +9,7 @@ must equal an undisturbed run bit for bit.
 
 import pathlib
 import random
+import re
 import sys
 import tempfile
 import time
@@ -38,6 +39,9 @@ def main(kills, seed):
         else:
             # While the processes start, connect, restore or compile.
             time.sleep(draw.uniform(0, 0.5) * whole_seconds)
+        if any(process.poll() is not None for process in processes):
+            print(f"ENDED BEFORE KILL {number} (seed {seed}): {finish_several(processes)}")
+            return False
         victim, begin = draw.randrange(2), time.monotonic()
         processes[victim].kill()
         other = processes[1 - victim]
@@ -52,7 +56,8 @@ def main(kills, seed):
         saved = [int(path.name) for path in (disturbed / "checkpoints").glob("*") if path.name.isdigit()]
         print(
             f"{number}: killed {victim} after {len(rows(disturbed))} rows, saved {max(saved, default=0)}; "
-            f"the other ended with {ended[1 - victim][0]} after {time.monotonic() - begin:.1f} s",
+            f"the other ended with {ended[1 - victim][0]} after {time.monotonic() - begin:.1f} s: "
+            f"{' '.join(re.findall('error: .*|Terminat.*', ended[1 - victim][2]))[:200]}",
             flush=True,
         )
     finish_well(start_several(home, disturbed, **SETTINGS))

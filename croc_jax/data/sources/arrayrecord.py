@@ -5,8 +5,6 @@ import re
 from collections.abc import Sequence
 from typing import cast
 
-import grain
-
 from croc_jax.data.sources.shards import find_shards
 
 _NAMED = re.compile(r"\.(array_record|arrayrecord)(-\d+-of-\d+)?$")
@@ -26,6 +24,9 @@ class ArrayRecordSource:
         Raises:
             ValueError: for missing, corrupt or empty files.
         """
+        # Only here: grain and jax, which it imports, take seconds that other sources do not need.
+        import grain
+
         files = find_shards(pattern, named=_NAMED, kind="ArrayRecord file (*.array_record)")
         if os.path.isdir(pattern):
             _check_complete(os.fspath(pattern), files)

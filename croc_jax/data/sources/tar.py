@@ -99,7 +99,7 @@ def _sample(name: str) -> tuple[str, str]:
 
 def _check_one_a_sample(pattern: str, members: list[list[Member]]) -> None:
     """Raises ValueError if a sample has images of several extensions; 1.2.jpg is a name with a dot in it."""
-    samples = {(part, *_sample(name)) for part, found in enumerate(members) for name, *_ in found}
+    samples = sorted({(part, *_sample(name)) for part, found in enumerate(members) for name, *_ in found})
     extensions = sorted({extension for *_, extension in samples})
     if len(extensions) > _MAX_EXTENSIONS or any(extension[:1].isdigit() for extension in extensions):
         return

@@ -109,8 +109,7 @@ def test_one_image_falls_into_its_directions():
     assert [len(set(labels[kinds == kind])) for kind in range(3)] == [1, 1, 1] and len(set(labels)) == 3
 
 
-@pytest.mark.parametrize("lead", [(), (4,), (4, 2)])
-@pytest.mark.parametrize("num_views", [1, 2])
+@pytest.mark.parametrize(("lead", "num_views"), [((4,), 1), ((), 2), ((4, 2), 2)])
 def test_axes_come_back_as_they_were_given(lead, num_views):
     views = (2,) * (num_views == 2)
     tokens, _ = blobs(*views, *lead)

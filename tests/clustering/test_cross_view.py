@@ -267,28 +267,19 @@ def test_centroids_of_what_does_not_fit(tokens, cls_tokens, assignments, message
         view_centroids(np.ones(tokens), np.ones(cls_tokens), np.ones(assignments))
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("k_start", 1),
-        ("k_start", 5.0),
-        ("k_max", True),
-        ("k_max", 13),
-        ("cost_scale", "head"),
-        ("temp_r", 0.0),
-        ("temp_c", float("nan")),
-        ("lambda_pos", -1.0),
-        ("lambda_pos", float("nan")),
-        ("lambda_pos", "4"),
-        ("sinkhorn_lambda", float("inf")),
-        ("sinkhorn_iterations", 0),
-        ("sinkhorn_iterations", 2.5),
-        ("uniform_marginals", "no"),
-    ],
-)
-def test_bad_settings_are_named(field, value):
+BAD_SETTINGS = [
+    {"k_start": 1}, {"k_start": 5.0}, {"k_max": True}, {"k_max": 13}, {"cost_scale": "head"}, {"temp_r": 0.0},
+    {"temp_c": float("nan")}, {"lambda_pos": -1.0}, {"lambda_pos": float("nan")}, {"lambda_pos": "4"},
+    {"sinkhorn_lambda": float("inf")}, {"sinkhorn_iterations": 0}, {"sinkhorn_iterations": 2.5},
+    {"uniform_marginals": "no"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("settings", BAD_SETTINGS, ids=str)
+def test_bad_settings_are_named(settings):
+    ((field, value),) = settings.items()
     with pytest.raises(ValueError, match=f"^{field}={value!r}: "):
-        ClusteringConfig(**{field: value})
+        ClusteringConfig(**settings)
 
 
 def test_an_infinite_weight_is_the_limit_of_large_ones():

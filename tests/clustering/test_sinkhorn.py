@@ -26,8 +26,10 @@ def problem(seed, num_clusters=5, num_tokens=18):
     return cost, clusters.astype(np.float32), tokens.astype(np.float32)
 
 
-@pytest.mark.parametrize("sinkhorn_lambda", [5.0, 20.0, LARGEST_KERNEL_LAMBDA, LARGEST_KERNEL_LAMBDA + 1, 200.0])
-@pytest.mark.parametrize("iterations", [1, 5])
+@pytest.mark.parametrize(
+    ("sinkhorn_lambda", "iterations"),
+    [(5.0, 1), (20.0, 5), (LARGEST_KERNEL_LAMBDA, 5), (LARGEST_KERNEL_LAMBDA + 1, 5), (200.0, 1)],
+)
 def test_plan_equals_plain_scaling(sinkhorn_lambda, iterations):
     cost, clusters, tokens = problem(0)
     plan = transport_plan(cost, clusters, tokens, sinkhorn_lambda=sinkhorn_lambda, iterations=iterations)
@@ -71,7 +73,7 @@ def test_the_kernel_is_computed_once():
     assert [equation for equation in equations(traced) if equation.primitive.name == "exp"]
 
 
-@pytest.mark.parametrize("sinkhorn_lambda", [5.0, 20.0, LARGEST_KERNEL_LAMBDA + 1])
+@pytest.mark.parametrize("sinkhorn_lambda", [20.0, LARGEST_KERNEL_LAMBDA + 1])
 def test_the_result_is_that_of_a_plain_geometry_bit_for_bit(monkeypatch, sinkhorn_lambda):
     settings = {"sinkhorn_lambda": sinkhorn_lambda, "iterations": 5}
     ours = transport_plan(*problem(4), **settings)

@@ -74,14 +74,6 @@ def test_operation_equals_pillow(name):
         assert error.max() <= 1 and error.mean() < 0.01, value
 
 
-@pytest.mark.parametrize("name, value", [("adjust_saturation", 0.8), ("adjust_contrast", 1.1), ("gaussian_blur", 2.0)])
-def test_round_values_differ_in_the_last_bit_at_most(name, value):
-    operation = jax.jit(getattr(photometric, name))
-    for image in _images():
-        result = _pixels(operation(_planes(image), jnp.float32(value)))
-        assert np.abs(result - np.asarray(PILLOW[name](Image.fromarray(image), value))).max() <= 1
-
-
 @pytest.mark.parametrize("name", ["to_grayscale", "solarize"])
 def test_operation_without_parameter_equals_pillow(name):
     for image in _images():
@@ -243,16 +235,13 @@ def test_missing_view_probabilities_are_named():
         photometric.augment(KEY, jnp.asarray(_batch()[:, :1]), PhotometricConfig())
 
 
-@pytest.mark.parametrize(
-    "settings, message",
-    [
+def test_impossible_settings_are_named():
+    for settings, message in (
         ({"contrast": -0.1}, r"contrast=-0.1: must be"),
         ({"hue": 0.6}, r"hue=0.6: turns"),
         ({"blur_radius": (2.0, 0.1)}, r"blur_radius=\(2.0, 0.1\): give the smaller"),
         ({"jitter_probability": 80.0}, r"jitter_probability=80.0: a probability"),
         ({"solarize_probability": (0.0, -0.2)}, r"solarize_probability=-0.2: a probability"),
-    ],
-)
-def test_impossible_settings_are_named(settings, message):
-    with pytest.raises(ValueError, match=message):
-        PhotometricConfig(**settings)
+    ):
+        with pytest.raises(ValueError, match=message):
+            PhotometricConfig(**settings)

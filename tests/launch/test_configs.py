@@ -115,35 +115,13 @@ def test_the_baseline_differs_from_croc_in_its_objective_alone():
     assert dataclasses.replace(dino.objective, alpha=1.0) == croc.objective
 
 
-def test_post_training_is_shorter_and_gentler_than_training_from_scratch():
-    post, scratch = read("post_training"), read("croc_vits16_coco")
-    assert post.init_from.source and not scratch.init_from.source
-    assert (post.backbone, post.clustering) == (scratch.backbone, scratch.clustering)
-    assert post.schedule.epochs * 10 <= scratch.schedule.epochs
-    assert post.optimizer.base_lr < scratch.optimizer.base_lr / 5
-    assert post.optimizer.warmup_epochs < post.schedule.epochs / 10 + 1
-    assert post.objective.warmup_teacher_temp_epochs < post.schedule.epochs
-    assert scratch.optimizer.teacher_momentum < post.optimizer.teacher_momentum < 1
-
-
-@pytest.mark.parametrize(
-    ("size", "width", "depth", "heads", "millions"),
-    [
-        ("vit_tiny", 192, 12, 3, 5.5), ("vit_small", 384, 12, 6, 21.7), ("vit_base", 768, 12, 12, 85.8),
-        ("vit_large", 1024, 24, 16, 303.3), ("vit_giant", 1536, 40, 24, 1134.8),
-    ],
-)  # fmt: skip
-def test_sizes_are_those_of_the_papers(size, width, depth, heads, millions):
-    recipe = read(f"croc_vit:{size}")
+def test_the_giant_is_dinov2_s():
+    recipe = read("croc_vit:vit_giant")
     module: Any = make_backbone(recipe.backbone, image_size=224)
-    assert (module.width, module.depth, module.num_heads) == (width, depth, heads)
     shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)))
-    assert round(sum(leaf.size for leaf in jax.tree.leaves(shapes)) / 1e6, 1) == millions
-    gated = size == "vit_giant"
-    hidden = shapes["params"]["block_0"]["mlp_1"]["kernel"].shape[1]
-    # DINOv2's giant: half of its 8192 gate the other 4096.
-    assert (module.patch_size, module.mlp, hidden) == ((14, "swiglu", 8192) if gated else (16, "gelu", 4 * width))
-    assert recipe.backbone.remat == (size in ("vit_large", "vit_giant"))
+    # Half of the 8192 outputs gate the other 4096.
+    assert shapes["params"]["block_0"]["mlp_1"]["kernel"].shape == (1536, 8192)
+    assert (module.patch_size, module.mlp, recipe.backbone.remat) == (14, "swiglu", True)
 
 
 @pytest.mark.parametrize("size", VIT)
@@ -215,7 +193,6 @@ def parts_without_gradient(state):
     return [name for name, leaf in moments.items() if not np.any(leaf)]
 
 
-@functools.cache
 def one_step(recipe):
     mesh, size = one_device(), recipe.data.views.crop_size
     state = fresh_state(recipe, steps_per_epoch=STEPS_PER_EPOCH, mesh=mesh)
@@ -227,7 +204,7 @@ def one_step(recipe):
     return int(state.step), jax.tree.map(float, metrics), parts_without_gradient(state)
 
 
-@pytest.mark.parametrize("name", ["croc_vits16_coco", "dino_vits16_coco", *KINDS])
+@pytest.mark.parametrize("name", KINDS)
 def test_one_step_in_miniature(name):
     recipe = miniature(read(name))
     step, metrics, without = one_step(recipe)
@@ -236,10 +213,7 @@ def test_one_step_in_miniature(name):
     assert step == 1 and np.isfinite(list(metrics.values())).all()
     expected = recipe.objective.alpha * metrics["loss_dense"] + metrics["loss_global"]
     np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-6)
-    if recipe.objective.alpha:
-        assert 2 <= metrics["num_clusters"] <= recipe.clustering.k_max and metrics["loss_dense"] > 0
-    else:
-        assert metrics["num_clusters"] == metrics["loss_dense"] == 0
+    assert 2 <= metrics["num_clusters"] <= recipe.clustering.k_max and metrics["loss_dense"] > 0
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -17,7 +17,7 @@ def device(platform, version="", kind="", **attributes):
 
 CPU, TPU = device("cpu", "cpu", "cpu"), device("tpu", "Built on ...", "TPU v5 lite")
 H100 = device("gpu", "PJRT C API\ncuda 12090", "NVIDIA H100 80GB HBM3", compute_capability="9.0")
-# Described by a topology, to compile for: there is no driver to tell of.
+# Described by a topology, to compile for: there is no driver.
 DESCRIBED = device("gpu", "NVIDIA H100 80GB HBM3", "NVIDIA H100 80GB HBM3", compute_capability="9.0")
 T4 = device("gpu", "cuda 12090", "Tesla T4", compute_capability="7.5")
 MI250X = device("gpu", "rocm 60200", "AMD Instinct MI250X", compute_capability="9.0")
@@ -28,7 +28,7 @@ AUTO = {"dtype": "auto", "attention": "auto", "remat": False, "head_width": 64}
     ("found", "expected"),
     [(CPU, "cpu"), (TPU, "tpu"), (H100, "cuda"), (DESCRIBED, "cuda"), (T4, "cuda"), (MI250X, "rocm")],
 )
-def test_platforms_are_told_apart(found, expected):
+def test_platforms_are_distinguished(found, expected):
     assert platform_of(found) == expected
 
 
@@ -57,7 +57,7 @@ def test_auto_follows_the_device(found, expected):
         (T4, {}, "needs compute capability 8.0, not 7.5 of Tesla T4"),
     ],
 )
-def test_what_cudnn_refuses_is_told_in_one_line(caplog, found, changes, reason):
+def test_what_cudnn_refuses_is_one_warning(caplog, found, changes, reason):
     devices._warn_once.cache_clear()
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
@@ -68,7 +68,7 @@ def test_what_cudnn_refuses_is_told_in_one_line(caplog, found, changes, reason):
 
 
 @pytest.mark.parametrize("found", [CPU, TPU, MI250X])
-def test_other_devices_take_the_attention_of_xla_without_a_word(caplog, found):
+def test_other_devices_take_the_attention_of_xla_without_a_warning(caplog, found):
     assert choose_execution(**AUTO, device=found).attention.startswith("xla")
     assert not caplog.messages
     with pytest.raises(ValueError, match=f"attention='cudnn': needs CUDA, not {platform_of(found)}"):

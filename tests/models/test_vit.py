@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import erf
 
-from croc_jax.models import BackboneConfig, make_backbone
+from croc_jax.models import BackboneConfig, Features, clustering_tokens, make_backbone
 from croc_jax.models.vit import DropPath, resize_position_embedding
 
 SMALL = {"variant": "vit_tiny", "width": 8, "depth": 2, "num_heads": 2, "patch_size": 4, "dtype": "float32"}
@@ -75,6 +75,17 @@ def test_features_equal_reference():
     expected = reference(params, images, patch_size=4, num_heads=2, depth=2)
     for name, value in expected.items():
         np.testing.assert_allclose(getattr(features, name), value, atol=2e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", ["keys", "queries", "values"])
+def test_clustered_tokens_are_those_of_the_last_block_without_cls(kind):
+    arrays = dict(
+        zip(("queries", "keys", "values"), np.random.default_rng(0).normal(size=(3, 2, 2, 10, 4)), strict=True)
+    )
+    features = Features(jnp.zeros((2, 8)), jnp.zeros((2, 9, 8)), **arrays)
+    tokens, cls_tokens = clustering_tokens(features, kind)
+    np.testing.assert_array_equal(tokens, arrays[kind][:, :, 1:])
+    np.testing.assert_array_equal(cls_tokens, arrays[kind][:, :, 0])
 
 
 def test_remat_and_other_sizes():

@@ -19,59 +19,32 @@ from tests.checkpoints.official import read_official
 from tests.parity.goldens import golden_cases
 
 TOKENS = {"k": "keys", "q": "queries", "v": "values", "last": "last"}
+# Fields of each group, by the name that the golden gives them.
+NAMES = {
+    BackboneConfig: {"patch_size": "patch_size", "width": "dim", "depth": "depth", "num_heads": "heads",
+                     "mlp_ratio": "mlp_ratio", "drop_path_rate": "drop_path"},
+    HeadConfig: {"hidden_dim": "head_hidden", "bottleneck_dim": "head_bottleneck", "num_prototypes": "out_dim",
+                 "num_prototypes_dense": "out_dim_c", "norm_last_layer": "norm_last_layer"},
+    ClusteringConfig: {name: name for name in ("k_start", "k_max", "lambda_pos", "sinkhorn_lambda",
+                                               "sinkhorn_iterations", "temp_r", "temp_c")},
+    ObjectiveConfig: {name: name for name in ("alpha", "student_temp", "teacher_temp", "warmup_teacher_temp",
+                                              "warmup_teacher_temp_epochs", "center_momentum")},
+    OptimizerConfig: {"min_lr": "min_lr", "warmup_epochs": "warmup_epochs", "weight_decay": "weight_decay",
+                      "weight_decay_end": "weight_decay_end", "teacher_momentum": "momentum_teacher",
+                      "clip_norm": "clip_grad_per_param", "freeze_last_layer_epochs": "freeze_last_layer_epochs"},
+}  # fmt: skip
 
 
 def recipe_of(settings, batch_size):
+    def make(config, **more):
+        return config(**{field: settings[name] for field, name in NAMES[config].items()}, **more)
+
     return Recipe(
-        backbone=BackboneConfig(
-            patch_size=settings["patch_size"],
-            width=settings["dim"],
-            depth=settings["depth"],
-            num_heads=settings["heads"],
-            mlp_ratio=settings["mlp_ratio"],
-            drop_path_rate=settings["drop_path"],
-            dtype="float32",
-        ),
-        head=HeadConfig(
-            hidden_dim=settings["head_hidden"],
-            bottleneck_dim=settings["head_bottleneck"],
-            num_prototypes=settings["out_dim"],
-            num_prototypes_dense=settings["out_dim_c"],
-            norm_last_layer=settings["norm_last_layer"],
-        ),
-        clustering=ClusteringConfig(
-            **{
-                name: settings[name]
-                for name in (
-                    "k_start",
-                    "k_max",
-                    "lambda_pos",
-                    "sinkhorn_lambda",
-                    "sinkhorn_iterations",
-                    "temp_r",
-                    "temp_c",
-                )
-            }
-        ),
-        objective=ObjectiveConfig(
-            alpha=settings["alpha"],
-            tokens=TOKENS[settings["features"]],
-            student_temp=settings["student_temp"],
-            teacher_temp=settings["teacher_temp"],
-            warmup_teacher_temp=settings["warmup_teacher_temp"],
-            warmup_teacher_temp_epochs=settings["warmup_teacher_temp_epochs"],
-            center_momentum=settings["center_momentum"],
-        ),
-        optimizer=OptimizerConfig(
-            base_lr=settings["lr"] * 256 / batch_size,
-            min_lr=settings["min_lr"],
-            warmup_epochs=settings["warmup_epochs"],
-            weight_decay=settings["weight_decay"],
-            weight_decay_end=settings["weight_decay_end"],
-            teacher_momentum=settings["momentum_teacher"],
-            clip_norm=settings["clip_grad_per_param"],
-            freeze_last_layer_epochs=settings["freeze_last_layer_epochs"],
-        ),
+        backbone=make(BackboneConfig, dtype="float32"),
+        head=make(HeadConfig),
+        clustering=make(ClusteringConfig),
+        objective=make(ObjectiveConfig, tokens=TOKENS[settings["features"]]),
+        optimizer=make(OptimizerConfig, base_lr=settings["lr"] * 256 / batch_size),
         data=DataConfig(views=ViewsConfig(crop_size=settings["res"])),
         schedule=ScheduleConfig(epochs=settings["epochs"], batch_size=batch_size),
     )

@@ -35,7 +35,7 @@ def region_similarity(prediction: Mask, truth: Mask) -> float:
         0.5
     """
     union = np.count_nonzero(prediction | truth)
-    return np.count_nonzero(prediction & truth) / union if union else 1.0
+    return float(np.count_nonzero(prediction & truth) / union) if union else 1.0
 
 
 def boundary_accuracy(prediction: Mask, truth: Mask, *, tolerance: float = BOUNDARY_TOLERANCE) -> float:

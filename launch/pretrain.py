@@ -9,6 +9,9 @@ tar, ArrayRecord, tfds, Hugging Face, a list) are given by --config.data.sources
 Several processes form one run if Slurm, Open MPI, Kubernetes or a TPU starts them, or if each gets
 --coordinator_address, --num_processes and --process_id. SIGTERM, SIGUSR1 and Ctrl-C save the state and end the run
 with status 75, which asks for the same command again.
+
+The teacher is evaluated every few epochs by --eval_config=configs/eval/knn.py --eval_config.dataset.root=ROOT
+--eval_every_epochs=10; the scores go to metrics.jsonl and TensorBoard.
 """
 
 import contextlib
@@ -19,7 +22,7 @@ import math
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -34,6 +37,8 @@ from croc_jax.checkpoints.init_from import check_source, init_from
 from croc_jax.data.bad_records import ReadersLostError, UnreadableImagesError
 from croc_jax.data.pipeline import CropDataset, make_dataset
 from croc_jax.data.sources import open_data
+from croc_jax.evaluation.online import make_online_evaluator
+from croc_jax.models import make_backbone
 from croc_jax.runtime import distributed, memory
 from croc_jax.runtime.collapse import Watchdog, explain_divergence
 from croc_jax.runtime.metrics_writer import MetricsWriter, NoWriter
@@ -53,6 +58,8 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Where config, metrics and checkp
 COORDINATOR = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0 of several processes.")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes; 1 ignores the environment.")
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Index of this process, from 0.")
+EVAL_CONFIG = config_flags.DEFINE_config_file("eval_config", help_string="A protocol, such as configs/eval/knn.py.")
+EVAL_EVERY_EPOCHS = flags.DEFINE_integer("eval_every_epochs", 10, "Epochs between two evaluations.", lower_bound=1)
 PROFILE_STEPS = flags.DEFINE_string("profile_steps", None, "START:STOP, steps to trace with JAX's profiler.")
 
 # These errors of the file system last until somebody acts; all others may be gone at the next start.
@@ -89,6 +96,8 @@ def pretrain() -> bool:
     steps_per_epoch = dataset.steps_per_epoch
     length = RunLength(recipe.schedule.epochs * steps_per_epoch, steps_per_epoch, batch_size)
     traced = parse_steps(PROFILE_STEPS.value, total_steps=length.total_steps) if PROFILE_STEPS.value else range(0)
+
+    evaluate = make_evaluator(recipe)
 
     # Shapes and shardings.
     init_fn = functools.partial(init_state, recipe, steps_per_epoch=steps_per_epoch)
@@ -149,7 +158,7 @@ def pretrain() -> bool:
             on_row=on_row,
             should_stop=signals.should_stop,
             agree=distributed.from_first,
-            evaluate=None,
+            evaluate=evaluate,
         )
         runtime = recipe.runtime
         stream = dataset.iterate(start, num_workers=runtime.num_workers, num_threads=runtime.num_threads)
@@ -165,6 +174,7 @@ def pretrain() -> bool:
                 timer=StepTimer(batch_size=batch_size, count_skipped=lambda: sum(stream.skipped.values())),
                 hooks=hooks,
                 log_every_steps=runtime.log_every_steps,
+                evaluate_every_epochs=EVAL_EVERY_EPOCHS.value,
             )
 
         # End: the loop has saved the last state.
@@ -210,6 +220,15 @@ def open_dataset(recipe: Recipe, workdir: Path) -> CropDataset:
         skipped_file=workdir / (f"skipped-{index}.txt" if index else "skipped.txt"),
         max_bad_fraction=recipe.data.max_bad_fraction,
     )
+
+
+def make_evaluator(recipe: Recipe) -> Callable[[int, TrainState], dict[str, float]] | None:
+    """Returns what scores the teacher of a state, if the command line asks for it."""
+    if EVAL_CONFIG.value is None:
+        return None
+    backbone = make_backbone(recipe.backbone, image_size=recipe.data.views.crop_size)
+    evaluate = make_online_evaluator(EVAL_CONFIG.value.to_dict(), backbone_module=backbone)
+    return lambda step, state: evaluate(step, state.teacher["backbone"])
 
 
 def describe(recipe: Recipe, mesh: Mesh, shapes: TrainState, dataset: CropDataset) -> str:

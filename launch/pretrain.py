@@ -19,7 +19,6 @@ if __name__ == "__main__":
 import contextlib
 import datetime
 import errno
-import functools
 import json
 import math
 import shlex
@@ -38,7 +37,6 @@ from rich.console import Console
 
 from croc_jax.checkpoints import Checkpointer
 from croc_jax.checkpoints.init_from import check_source, init_from
-from croc_jax.checkpoints.restore import saved_recipe
 from croc_jax.data.bad_records import ReadersLostError, UnreadableImagesError
 from croc_jax.data.pipeline import CropDataset, make_dataset
 from croc_jax.data.sources import open_data
@@ -146,7 +144,7 @@ def claim(plan: Plan, stop: StopRequest) -> str | None:
     ended = ""
     if jax.process_index() == 0:
         if lock_workdir(plan.workdir, stop=stop):
-            init_workdir(plan.workdir, plan.recipe, find_saved=functools.partial(saved_recipe, plan.workdir))
+            init_workdir(plan.workdir, plan.recipe)
         else:
             ended = stop.received or ""
     ended = gather_texts(ended)[0]

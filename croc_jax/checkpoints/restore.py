@@ -69,17 +69,6 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name), reverse=True)
 
 
-def saved_recipe(workdir: Path) -> Recipe | None:
-    """Returns the settings in the newest checkpoint whose metadata are not corrupt, if any."""
-    folder = workdir / CHECKPOINTS_NAME
-    for checkpoint in list_checkpoints(folder) if folder.is_dir() else ():
-        try:
-            return recipe_from_dict(read_manifest(checkpoint)["recipe"])
-        except CorruptError as error:
-            warn_corrupt(checkpoint, error)
-    return None
-
-
 def warn_corrupt(folder: Path, error: CorruptError) -> None:
     """Logs that a checkpoint is passed over."""
     logging.warning("skipping the corrupt checkpoint %s: %s", folder, error)

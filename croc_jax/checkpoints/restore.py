@@ -21,10 +21,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import SingleDeviceSharding
 
 from croc_jax.checkpoints.manifest import CorruptError, check_arrays, check_digest, find_differences, flatten_tree
+from croc_jax.checkpoints.param_mapping import Params
 from croc_jax.training.config import Recipe, RecipeError, recipe_from_dict
 from croc_jax.training.forward import init_networks, init_params
-
-Params = dict[str, Any]
 
 CHECKPOINTS_NAME = "checkpoints"
 # Status codes of TensorStore for files that are cut short, or cannot be decoded.

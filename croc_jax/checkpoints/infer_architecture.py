@@ -243,7 +243,7 @@ def count_heads(
         width: features of a token.
         depth: blocks.
         rope: whether positions are rotary.
-        default: heads if nothing tells them, and they divide the width.
+        default: heads if nothing else is known, and they divide the width.
     """
     periods = next((np.size(array) for name, array in weights.items() if _PERIODS.fullmatch(name)), 0)
     known = None if periods else (_ROPE_HEADS if rope else _LEARNED_HEADS).get((width, depth))

@@ -18,10 +18,10 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from croc_jax.checkpoints.manifest import CorruptError, make_manifest
+from croc_jax.checkpoints.param_mapping import Params
 from croc_jax.checkpoints.restore import (
     CHECKPOINTS_NAME,
     CheckpointError,
-    Params,
     list_checkpoints,
     no_whole_checkpoint,
     parse_error,
@@ -31,7 +31,7 @@ from croc_jax.checkpoints.restore import (
 from croc_jax.training.config import Recipe
 
 _KEEP_LATEST = 2
-# Of a checkpoint: all files but the arrays.
+# All files of a checkpoint but its arrays.
 _SMALL_FILES_BYTES = 2**20
 _SECONDS_TO_REMOVE = 30.0
 
@@ -168,23 +168,25 @@ class Checkpointer:
         self._attempt(self._manager.wait_until_finished)
 
     def _attempt(self, act: Callable[[], Any]) -> None:
-        """Raises what the disk refuses as OSError, and starts afresh, as a failure stays in Orbax's manager."""
+        """Raises what the disk refuses as OSError; a process that is alone may try again, with a new manager."""
         try:
             act()
         except (OSError, ValueError) as error:
             # TensorStore passes on what the disk says as ValueError.
-            text, number = parse_error(error) if isinstance(error, ValueError) else (str(error), error.errno)
-            self._manager.close()
-            self._remove_failed()
-            self._manager = self._open()
-            message = f"the state of step {self._last.step} could not be saved: {text}"
+            text, number = parse_error(error) if isinstance(error, ValueError) else (error.strerror, error.errno)
+            # The failure stays in Orbax's manager. Several processes would wait for each other here.
+            if jax.process_count() == 1:
+                self._manager.close()
+                self._remove_failed()
+                self._manager = self._open()
+            message = f"the state of step {self._last.step} could not be saved: {text or error}"
             raise OSError(number or errno.EIO, message) from error
 
     def _remove_failed(self) -> None:
         """Removes what a failed save has left, until its writers have ended: they would mix with those of the next."""
         deadline = time.monotonic() + _SECONDS_TO_REMOVE
         pattern, found = f"*{ocp.utils.TMP_DIR_SUFFIX}*", True
-        while found and jax.process_index() == 0 and time.monotonic() < deadline:
+        while found and time.monotonic() < deadline:
             found = list(self._folder.glob(pattern))
             for folder in found:
                 shutil.rmtree(folder, ignore_errors=True)

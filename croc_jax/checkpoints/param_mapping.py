@@ -16,8 +16,8 @@ class Slot(NamedTuple):
 
     Attributes:
         path: of our parameter.
-        layout: "same"; "kernel", whose outputs are the last axis of ours and the first of theirs; or "patches", a
-            kernel whose other axes are joined in ours.
+        layout: "same"; "kernel", whose outputs are our last axis and their first one; or "patches", a kernel whose
+            other axes are joined in our parameter.
         part: (k, n) if the array is part k of n of our parameter along the outputs.
     """
 

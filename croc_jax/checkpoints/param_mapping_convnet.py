@@ -1,4 +1,4 @@
-"""Names of the weights of ResNet and ConvNeXt in PyTorch's libraries, and ours: both ways."""
+"""Names of the parameters of ResNet and ConvNeXt in PyTorch's libraries and here, read both ways."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -101,7 +101,7 @@ def read_convnet(
         form: see `detect_family`.
 
     Returns:
-        What was read, the number of blocks of each stage, and a function that tells the library's name of our path.
+        What was read, the number of blocks of each stage, and a function from our path to the library's name.
     """
     named = [(_PREFIXES.sub("", name), array) for name, array in weights.items()]
     stages = _count_blocks(dict(named), _FAMILIES[family][form])

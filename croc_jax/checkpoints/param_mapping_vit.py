@@ -1,4 +1,4 @@
-"""Names of a vision transformer's weights in PyTorch's libraries, and ours: one table, read both ways."""
+"""Names of a vision transformer's parameters in PyTorch's libraries and here: one table, read both ways."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +15,7 @@ _BLOCKS: dict[str, str] = dict(
 
 
 class Row(NamedTuple):
-    """One array of ours, and its names elsewhere; {i} is the number of a block.
+    """One of our parameters, and its names in other libraries; {i} is the number of a block.
 
     Attributes:
         path: of our parameter.
@@ -146,7 +146,7 @@ def write_vit(flat: Mapping[str, np.ndarray], column: str) -> dict[str, np.ndarr
 
 
 def library_names(weights: Mapping[str, Any]) -> Callable[[str], str]:
-    """Returns a function that tells the name of a path of ours in the library of these weights, "" if it has none."""
+    """Returns a function from our path to the name in the library of these weights, "" if it has none."""
     known = {_PREFIXES.sub("", name) for name in weights}
     tables = [_column_slots(column, _depth(known), gated=False) for column in COLUMNS]
     slots = max(tables, key=lambda table: len(table.keys() & known))

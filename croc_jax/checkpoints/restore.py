@@ -21,10 +21,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import SingleDeviceSharding
 
 from croc_jax.checkpoints.manifest import CorruptError, check_arrays, check_digest, find_differences, flatten_tree
+from croc_jax.checkpoints.param_mapping import Params
 from croc_jax.training.config import Recipe, RecipeError, recipe_from_dict
 from croc_jax.training.forward import init_networks, init_params
-
-Params = dict[str, Any]
 
 CHECKPOINTS_NAME = "checkpoints"
 # Status codes of TensorStore for files that are cut short, or cannot be decoded.
@@ -67,17 +66,6 @@ def list_checkpoints(folder: Path) -> list[Path]:
     """Returns the finished checkpoints in a folder, the latest first; those being written have longer names."""
     found = [path for path in folder.iterdir() if path.name.isdigit()]
     return sorted(found, key=lambda path: int(path.name), reverse=True)
-
-
-def saved_recipe(workdir: Path) -> Recipe | None:
-    """Returns the settings in the newest checkpoint whose metadata are not corrupt, if any."""
-    folder = workdir / CHECKPOINTS_NAME
-    for checkpoint in list_checkpoints(folder) if folder.is_dir() else ():
-        try:
-            return recipe_from_dict(read_manifest(checkpoint)["recipe"])
-        except CorruptError as error:
-            warn_corrupt(checkpoint, error)
-    return None
 
 
 def warn_corrupt(folder: Path, error: CorruptError) -> None:

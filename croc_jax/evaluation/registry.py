@@ -44,7 +44,8 @@ class Protocol:
         evaluate: function of (features, dataset, config, output) that scores frozen features; it writes pictures to
             the folder `output`, unless that is None, and raises ValueError if patches do not tile the images, a file
             cannot be used, or there is nothing to score.
-        main_score: key of the score that the protocol is known by.
+        main_score: key of the score that the protocol is known by; where it is a mean over seeds, `seed_KEY` has the
+            score of each and `KEY_deviation` their standard deviation.
         score_labels: names of the scores to show, by key; the main score first.
         class_scores: key of the scores of classes or objects, if there are any.
         class_label: what these are.

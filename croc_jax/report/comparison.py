@@ -80,7 +80,7 @@ def _group_blocks(group: Group) -> list[str]:
 
 def _score_table(group: Group) -> str:
     main, protocol, rows = group.protocol.main_score, group.protocol, []
-    others = {n: label for n, label in protocol.score_labels.items() if n not in (main, "miou_deviation")}
+    others = {n: label for n, label in protocol.score_labels.items() if n not in (main, f"{main}_deviation")}
     for entry in group.entries:
         first, deviation = entry.evaluations[0], entry.deviation
         scores = [f"{first.results[name]:.1f}" for name in others]

@@ -70,7 +70,8 @@ class Entry:
     @property
     def seed_scores(self) -> list[float]:
         """The score of each seed; an evaluation may hold several."""
-        return [score for one in self.evaluations for score in one.results.get("seed_miou", [one.score])]
+        scores = (one.results.get(f"seed_{one.protocol.main_score}", [one.score]) for one in self.evaluations)
+        return [score for of_seeds in scores for score in of_seeds]
 
     @property
     def score(self) -> float:

@@ -158,6 +158,20 @@ def test_a_run_leaves_config_metrics_checkpoint_and_trace(home, uninterrupted):
     assert f'croc_step{{run="uninterrupted"}} {LAST}.0' in (uninterrupted / "metrics.prom").read_text().splitlines()
 
 
+def test_the_teacher_is_evaluated_during_a_run(home):
+    for split in ("train", "val"):
+        for name in ("one", "other"):
+            (home / "classes" / split / name).mkdir(parents=True)
+            (home / "classes" / split / name / "0.png").symlink_to(home / "photos" / "0.png")
+    flags = ["--eval_config=configs/eval/knn.py", "--eval_every_epochs=2", f"--eval_config.dataset.root={home}/classes"]
+    flags += ["--eval_config.knn.image_size=16", "--eval_config.knn.resize=16"]
+    status, _, errors = finish(start(home, home / "evaluated", *flags, schedule__epochs=4))
+    assert status == 0, errors
+    # The same image in both classes: one of two neighbors is right.
+    found = [(row["step"], row["epoch"], row["knn_top1"]) for row in rows(home / "evaluated") if "loss" not in row]
+    assert found == [(6, 2.0, 50.0), (12, 4.0, 50.0)]
+
+
 def test_a_finished_run_says_so_and_compiles_nothing(home, uninterrupted):
     before = (uninterrupted / "metrics.jsonl").read_bytes()
     status, output, errors = finish(start(home, uninterrupted, runtime__checkpoint_every_minutes=1000))

@@ -48,7 +48,7 @@ class StepTimer:
         self._last = now
 
     def take(self) -> dict[str, float]:
-        """Returns the numbers of the steps since the last call, one or more, and starts anew.
+        """Returns the numbers of the steps since the last call, one or more, and resets them.
 
         All processes must call this after the same steps: it gathers from them. Processes step together, so all
         have the same step time; the one that the others wait for is the one that waits least for its devices.

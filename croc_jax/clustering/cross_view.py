@@ -50,11 +50,12 @@ def cluster_views(
     Compiled once for each set of shapes and each config; float32 inside whatever comes in, and
     no gradient flows through it. Arrays may be JAX's, NumPy's or PyTorch's, or nested lists.
 
-    >>> tokens, cls_tokens = jax.random.normal(jax.random.key(0), (2, 1, 1, 9, 4)), jnp.ones((2, 1, 1, 4))
-    >>> positions = jnp.zeros((2, 1, 9, 2))
-    >>> found = cluster_views(tokens, cls_tokens, positions, ClusteringConfig(k_start=3, k_max=3), rng=0)
-    >>> found.labels.shape, found.costs.shape
-    ((2, 1, 1, 9), (1, 1, 2))
+    Examples:
+        >>> tokens, cls_tokens = jax.random.normal(jax.random.key(0), (2, 1, 1, 9, 4)), jnp.ones((2, 1, 1, 4))
+        >>> positions = jnp.zeros((2, 1, 9, 2))
+        >>> found = cluster_views(tokens, cls_tokens, positions, ClusteringConfig(k_start=3, k_max=3), rng=0)
+        >>> found.labels.shape, found.costs.shape
+        ((2, 1, 1, 9), (1, 1, 2))
 
     Args:
         tokens: keys, queries, values (one set a head) or last tokens (one head) of both views, of any norm.
@@ -245,9 +246,10 @@ def view_centroids(
 ) -> Float[Array, "*v_b h k d"]:
     """Returns the centroids of each view, Eq. 2, with the mean norm of the [CLS] tokens.
 
-    >>> tokens, cls_tokens = jnp.eye(2)[None, None], jnp.array([[[3.0, 4.0]]])
-    >>> view_centroids(tokens, cls_tokens, assignments=0.1 * jnp.eye(2)[None, None, None]).tolist()
-    [[[[[5.0, 0.0], [0.0, 5.0]]]]]
+    Examples:
+        >>> tokens, cls_tokens = jnp.eye(2)[None, None], jnp.array([[[3.0, 4.0]]])
+        >>> view_centroids(tokens, cls_tokens, assignments=0.1 * jnp.eye(2)[None, None, None]).tolist()
+        [[[[[5.0, 0.0], [0.0, 5.0]]]]]
 
     Args:
         tokens: normalized last tokens of one network (teacher or student), views and images in either order.

@@ -30,7 +30,7 @@ def region_similarity(prediction: Mask, truth: Mask) -> float:
         prediction: predicted mask of an object.
         truth: true mask of the same object and size.
 
-    Example:
+    Examples:
         >>> region_similarity(np.array([[True, True]]), np.array([[True, False]]))
         0.5
     """

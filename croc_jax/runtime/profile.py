@@ -86,8 +86,9 @@ def _device_memory() -> dict[str, float]:
 def parse_steps(text: str, *, total_steps: int) -> range:
     """Reads START:STOP, a range of step numbers from 1 on.
 
-    >>> parse_steps("100:105", total_steps=1000)
-    range(100, 105)
+    Examples:
+        >>> parse_steps("100:105", total_steps=1000)
+        range(100, 105)
 
     Raises:
         ValueError: for another form, an empty range, or one that goes beyond the run.

@@ -146,10 +146,10 @@ def cluster_arrays(
     """The one compiled program behind the public functions: arrays that fit, views first.
 
     Args:
-        tokens: of one view or more, of any norm.
+        tokens: tokens of one view or more, of any norm.
         cls_tokens: score the tokens by their similarity, unless `scores` do.
-        scores: of the tokens, if given; without both, all tokens weigh the same.
-        positions: of the patch centers.
+        scores: scores of the tokens, if given; without both, all tokens weigh the same.
+        positions: patch centers in the original image.
         rng: key for the draw of the first centroids, unless `init_indices` are given.
         init_indices: indices into the tokens of all views.
         config: the hyper-parameters.
@@ -174,8 +174,8 @@ def token_scores(
     """Returns the similarity of each token to the [CLS] token of its view, view 1's first; zeros if all weigh the same.
 
     Args:
-        tokens: of any norm.
-        cls_tokens: of any norm; None counts as `uniform_marginals`.
+        tokens: tokens of any norm.
+        cls_tokens: [CLS] tokens of any norm; None counts as `uniform_marginals`.
         config: the hyper-parameters.
     """
     if cls_tokens is None or config.uniform_marginals:
@@ -193,7 +193,7 @@ def draw_tokens(rng: Array, logits: Float[Array, "b h n"], count: int) -> Int[Ar
 
     Args:
         rng: key of the draw.
-        logits: of the tokens.
+        logits: logits of the tokens.
         count: number of tokens to draw (k).
     """
     noisy = logits + jax.random.gumbel(rng, logits.shape, logits.dtype)
@@ -218,9 +218,9 @@ def locate_clusters(
     """Joins the views, merges clusters down to two, and splits the chosen round into the views again.
 
     Args:
-        tokens: of any norm.
+        tokens: tokens of any norm.
         scores: over `temp_r`, logits of the token marginal; over `temp_c`, of the first cluster marginal.
-        positions: of the patch centers, in any unit.
+        positions: patch centers, in any unit.
         init_indices: the first centroids, as indices into the joined tokens.
         config: the hyper-parameters.
         keep_rounds: whether to return each token's cluster at every round.

@@ -34,6 +34,7 @@ from rich.console import Console
 
 from croc_jax.checkpoints import Checkpointer
 from croc_jax.checkpoints.init_from import check_source, init_from
+from croc_jax.checkpoints.restore import CHECKPOINTS_NAME, list_checkpoints
 from croc_jax.data.bad_records import ReadersLostError, UnreadableImagesError
 from croc_jax.data.pipeline import CropDataset, make_dataset
 from croc_jax.data.sources import open_data
@@ -45,12 +46,12 @@ from croc_jax.runtime.metrics_writer import MetricsWriter, NoWriter
 from croc_jax.runtime.preemption import EXIT_STATUS, StopSignals
 from croc_jax.runtime.profile import Profiler, StepTimer, parse_steps
 from croc_jax.runtime.progress import RunProgress
-from croc_jax.runtime.workdir import claim_workdir
+from croc_jax.runtime.workdir import TRANSIENT_ERRORS, claim_workdir
 from croc_jax.training.config import Recipe, recipe_from_dict
 from croc_jax.training.forward import make_networks
 from croc_jax.training.loop import Hooks, Row, RunLength, run_training
 from croc_jax.training.sharding import check_batch_divides, make_mesh, num_data_shards, state_shardings
-from croc_jax.training.state import TrainState, abstract_batch, init_state, state_shapes, training_bytes
+from croc_jax.training.state import TrainState, abstract_batch, abstract_state, init_state, state_shapes, training_bytes
 from croc_jax.training.step import make_train_step
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="The configuration, such as configs/demo.py.")
@@ -60,29 +61,29 @@ NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Index of this process, from 0.")
 EVAL_CONFIG = config_flags.DEFINE_config_file("eval_config", help_string="A protocol, such as configs/eval/knn.py.")
 EVAL_EVERY_EPOCHS = flags.DEFINE_integer("eval_every_epochs", 10, "Epochs between two evaluations.", lower_bound=1)
+CONNECT_TIMEOUT = flags.DEFINE_integer("connect_timeout", 300, "Seconds to wait for the other processes at the start.")
 PROFILE_STEPS = flags.DEFINE_string("profile_steps", None, "START:STOP, steps to trace with JAX's profiler.")
 
-# These errors of the file system last until somebody acts; all others may be gone at the next start.
-_LASTING = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
+# At another start, a file system may answer again. Nothing that needs somebody's hands is here, but for permissions:
+# those of a network file system come and go with its server.
+_TRANSIENT = (*TRANSIENT_ERRORS, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def main() -> None:
     """Connects the processes and trains; status 75 asks for another start."""
-    distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    distributed.initialize(
+        COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, timeout_seconds=CONNECT_TIMEOUT.value
+    )
     with distributed.failing_fast():
-        is_finished = pretrain()
-    if not is_finished:
-        raise SystemExit(EXIT_STATUS)
+        status = pretrain()
+    if status:
+        raise SystemExit(status)
 
 
-def pretrain() -> bool:
-    """Trains to the end of the run, or to a signal; returns whether the run is finished."""
-    begin, is_first = time.monotonic(), jax.process_index() == 0
-    console = Console(soft_wrap=True, highlight=False, markup=False, quiet=not is_first)
-
+def pretrain() -> int:
+    """Reads the configuration, arranges the devices, and trains; returns the exit status."""
     # Configuration.
     recipe, workdir = read_recipe(), Path(WORKDIR.value)
-    check_source(recipe)
 
     # Mesh.
     memory_bytes = distributed.least(memory.memory_limit(jax.devices()))
@@ -91,33 +92,40 @@ def pretrain() -> bool:
     batch_size, microbatches = recipe.schedule.batch_size, recipe.optimizer.accumulation_steps
     check_batch_divides(batch_size, devices=num_data_shards(mesh), num_microbatches=microbatches)
 
+    with explaining_errors(recipe, mesh, workdir):
+        return train(recipe, mesh, workdir, memory_bytes=memory_bytes)
+
+
+def train(recipe: Recipe, mesh: Mesh, workdir: Path, *, memory_bytes: float) -> int:
+    """Trains to the end of the run, or to a signal; returns the exit status."""
+    begin, is_first = time.monotonic(), jax.process_index() == 0
+    console = Console(soft_wrap=True, highlight=False, markup=False, quiet=not is_first)
+
     # Data.
     dataset = open_dataset(recipe, workdir)
-    steps_per_epoch = dataset.steps_per_epoch
+    steps_per_epoch, batch_size = dataset.steps_per_epoch, recipe.schedule.batch_size
     length = RunLength(recipe.schedule.epochs * steps_per_epoch, steps_per_epoch, batch_size)
     traced = parse_steps(PROFILE_STEPS.value, total_steps=length.total_steps) if PROFILE_STEPS.value else range(0)
-
     evaluate = make_evaluator(recipe)
 
     # Shapes and shardings.
     init_fn = functools.partial(init_state, recipe, steps_per_epoch=steps_per_epoch)
-    shapes = jax.eval_shape(init_fn)
+    shapes = abstract_state(recipe, steps_per_epoch=steps_per_epoch, mesh=mesh)
     shardings = state_shardings(shapes, mesh)
-    abstract_state = jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes, shardings
-    )
 
     # Workdir: everything that can be checked without it has been.
-    claim_workdir(workdir, recipe)
+    claim_workdir(workdir, recipe, num_images=dataset.images_per_epoch)
     checkpointer = Checkpointer(
         workdir,
         recipe,
         keep_every_steps=recipe.runtime.keep_every_epochs * steps_per_epoch,
         save_every_minutes=recipe.runtime.checkpoint_every_minutes,
     )
-    with StopSignals() as signals, explaining_errors(recipe, mesh, checkpointer):
+    if checkpointer.latest_step() is None:
+        check_source(recipe)
+    with StopSignals() as signals, closing(checkpointer):
         # Restore, or jitted init.
-        state = checkpointer.restore_latest(abstract_state)
+        state = checkpointer.restore_latest(shapes)
         if state is not None:
             origin = f"resumes after step {int(state.step)}"
         else:
@@ -126,18 +134,21 @@ def pretrain() -> bool:
         console.print(f"{describe(recipe, mesh, shapes, dataset)}; {origin}")
         start = int(state.step)
         if start >= length.total_steps:
-            console.print(f"finished at step {start}; {name_last(checkpointer)}")
-            return True
+            console.print(f"finished at step {start}; {name_last(workdir)}")
+            return 0
 
         # Jitted step.
         console.print("compiling the training step ...")
         train_step = make_train_step(recipe, steps_per_epoch=steps_per_epoch, mesh=mesh)
         batch_shapes = abstract_batch(recipe, mesh=mesh)
-        train_step = train_step.lower(abstract_state, batch_shapes).compile()
+        train_step = train_step.lower(shapes, batch_shapes).compile()
         # A first collective on CPU waits for its peers half a minute only, and others may compile longer.
         distributed.gather_texts("compiled")
-        needs = memory.measure(train_step, abstract_state, batch_shapes)
+        needs = memory.measure(train_step, shapes, batch_shapes)
         console.print(memory.describe(needs, limit=memory_bytes, advice=memory.advise(recipe, mesh)))
+        if signals.arrived_before(start):
+            console.print(f"stopped by {signals.received or 'a signal'} before the first step; {name_last(workdir)}")
+            return signals.exit_status
 
         # Loop, with its evaluations.
         writer = MetricsWriter(workdir, restored_step=start) if is_first else NoWriter()
@@ -177,23 +188,20 @@ def pretrain() -> bool:
                 evaluate_every_epochs=EVAL_EVERY_EPOCHS.value,
             )
 
-        # End: the loop has saved the last state.
-        took = datetime.timedelta(seconds=round(time.monotonic() - begin))
-        checkpointer.close()
-        where = name_last(checkpointer)
-        if outcome.reason:
-            raise SystemExit(
-                f"error: step {outcome.step}: training has collapsed, and runtime.watchdog.stop_on_collapse is set: "
-                f"{outcome.reason}; {where}"
-            )
-        if outcome.finished:
-            console.print(f"finished at step {outcome.step} after {took}; {where}")
-        else:
-            cause = signals.received or "a signal to another process"
-            command = f"python {shlex.join(sys.argv)}"
-            console.print(f"stopped by {cause} at step {outcome.step} after {took}; {where}")
-            console.print(f"to resume, run the same command:\n  {command}")
-        return outcome.finished
+    # End: the loop has saved the last state.
+    took, where = datetime.timedelta(seconds=round(time.monotonic() - begin)), name_last(workdir)
+    if outcome.reason:
+        raise SystemExit(
+            f"error: step {outcome.step}: training has collapsed, and runtime.watchdog.stop_on_collapse is set: "
+            f"{outcome.reason}; {where}"
+        )
+    if outcome.finished:
+        console.print(f"finished at step {outcome.step} after {took}; {where}")
+        return 0
+    cause = signals.received or "a signal to another process"
+    console.print(f"stopped by {cause} at step {outcome.step} after {took}; {where}")
+    console.print(f"to resume, run the same command:\n  python {shlex.join(sys.argv)}")
+    return signals.exit_status
 
 
 def read_recipe() -> Recipe:
@@ -248,41 +256,52 @@ def describe(recipe: Recipe, mesh: Mesh, shapes: TrainState, dataset: CropDatase
 
 
 @contextlib.contextmanager
-def explaining_errors(recipe: Recipe, mesh: Mesh, checkpointer: Checkpointer) -> Iterator[None]:
+def closing(checkpointer: Checkpointer) -> Iterator[None]:
+    """Waits for the save under way; after an error, only in a process that is alone: others may never come."""
+    try:
+        yield
+    except BaseException:
+        if jax.process_count() == 1:
+            with contextlib.suppress(OSError):
+                checkpointer.close()
+        raise
+    checkpointer.close()
+
+
+@contextlib.contextmanager
+def explaining_errors(recipe: Recipe, mesh: Mesh, workdir: Path) -> Iterator[None]:
     """Turns errors of numbers, memory, data and disks into a message and an exit status."""
     try:
         yield
     except FloatingPointError as error:
-        advice = explain_divergence(error, recipe)
-        raise SystemExit(f"error: {advice}; {name_last(checkpointer)}") from None
+        raise SystemExit(f"error: {explain_divergence(error, recipe)}; {name_last(workdir)}") from None
     except (ReadersLostError, UnreadableImagesError) as error:
-        raise SystemExit(f"error: {error}; {name_last(checkpointer)}") from None
+        raise SystemExit(f"error: {error}; {name_last(workdir)}") from None
     except OSError as error:
         if error.errno is None:
             raise  # A mistake of the user, found by this package.
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             remedy = "free space on that disk, or raise the quota, and run the same command again"
-            raise SystemExit(f"error: {error}: {remedy}; {name_last(checkpointer)}") from None
-        if error.errno in _LASTING:
-            raise SystemExit(f"error: {error}; {name_last(checkpointer)}") from None
-        print(f"error: {error}: run the same command again once the disk answers", file=sys.stderr)
-        raise SystemExit(EXIT_STATUS) from None
+            raise SystemExit(f"error: {error}: {remedy}; {name_last(workdir)}") from None
+        is_mount_lost = error.errno == errno.ENOENT and str(error.filename or "").startswith(str(workdir))
+        if error.errno in _TRANSIENT or is_mount_lost:
+            print(f"error: {error}: run the same command again once the disk answers", file=sys.stderr)
+            raise SystemExit(EXIT_STATUS) from None
+        raise SystemExit(f"error: {error}; {name_last(workdir)}") from None
     except jax.errors.JaxRuntimeError as error:
         if not memory.is_exhausted(error):
             raise
         reason, advice = str(error).splitlines()[0][:300], memory.advise(recipe, mesh)
-        raise SystemExit(f"error: out of memory: {advice} ({reason}); {name_last(checkpointer)}") from None
+        raise SystemExit(f"error: out of memory: {advice} ({reason}); {name_last(workdir)}") from None
 
 
-def name_last(checkpointer: Checkpointer) -> str:
-    """Says where the last saved state is; a process that is alone waits for one that is being written."""
+def name_last(workdir: Path) -> str:
+    """Returns where the last saved state is."""
     try:
-        if jax.process_count() == 1:
-            checkpointer.close()
-        path = checkpointer.latest_path()
-    except (OSError, ValueError) as error:
-        return f"the last state cannot be looked up ({error})"
-    return f"the last state is {path}" if path else "no state has been saved"
+        found = list_checkpoints(workdir / CHECKPOINTS_NAME)
+    except OSError:
+        found = []
+    return f"the last state is {found[0]}" if found else "no state has been saved"
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from croc_jax.checkpoints.restore import (
 from croc_jax.training.config import Recipe
 
 _KEEP_LATEST = 2
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 # All files of a checkpoint but its arrays.
 _SMALL_FILES_BYTES = 2**20
 _SECONDS_TO_REMOVE = 30.0
@@ -92,7 +93,7 @@ class Checkpointer:
         self._folder = workdir.absolute() / CHECKPOINTS_NAME
         self._recipe = recipe
         self._corrupt: set[int] = set()
-        saving: list[checkpoint_managers.SaveDecisionPolicy] = [checkpoint_managers.PreemptionCheckpointingPolicy()]
+        saving: list[checkpoint_managers.SaveDecisionPolicy] = []
         keeping: list[checkpoint_managers.PreservationPolicy] = [checkpoint_managers.LatestN(_KEEP_LATEST)]
         if keep_every_steps:
             saving.append(checkpoint_managers.FixedIntervalPolicy(keep_every_steps))
@@ -129,10 +130,10 @@ class Checkpointer:
         return next((folder for folder in found if int(folder.name) not in self._corrupt), None)
 
     def should_save(self, step: int) -> bool:
-        """Returns whether a state is due: the same in all processes, which all ask at every step."""
+        """Returns whether a state is due; all processes must ask after the same steps, and get the same answer."""
         context = checkpoint_managers.DecisionContext(
             is_saving_in_progress=self._manager.is_saving_in_progress(),
-            reached_preemption=self._manager.reached_preemption(step),
+            reached_preemption=False,  # the last state of a run is saved in any case
             multiprocessing_options=ocp.options.MultiprocessingOptions(),
         )
         return self._save_policy.should_save(_Save(step, _now()), [self._last], context=context)
@@ -180,6 +181,9 @@ class Checkpointer:
                 self._remove_failed()
                 self._manager = self._open()
             message = f"the state of step {self._last.step} could not be saved: {text or error}"
+            if jax.process_count() > 1 and number in DISK_FULL:
+                # Other processes may not have failed: this one cannot go on alone, as after a disk that all find full.
+                number = errno.EIO
             raise OSError(number or errno.EIO, message) from error
 
     def _remove_failed(self) -> None:

@@ -155,10 +155,18 @@ def restore_state(folder: Path, abstract: Any) -> Any:
         CheckpointError: if the checkpoint has other shapes or types.
         OSError: if the file system fails, in any process.
     """
-    state, manifest, failure = None, {}, None
+    manifest = _agree(folder, lambda: read_manifest(folder))
+    state = _agree(folder, lambda: read_arrays(folder, abstract, manifest))
+    # Sums of arrays that several processes hold are exchanged: all of them must have read theirs.
+    _agree(folder, lambda: check_arrays(state, manifest))
+    return state
+
+
+def _agree(folder: Path, act: Callable[[], Any]) -> Any:
+    """Returns what a function returns, if it raises in no process; else raises the same kind of error in all."""
+    result, failure = None, None
     try:
-        manifest = read_manifest(folder)
-        state = read_arrays(folder, abstract, manifest)
+        result = act()
     except Exception as error:  # whatever it is, it is raised once the other processes know
         failure = error
     status = 0 if failure is None else 1 if isinstance(failure, CorruptError) else 2
@@ -169,8 +177,7 @@ def restore_state(folder: Path, abstract: Any) -> Any:
         raise OSError(errno.EIO, f"process {statuses.argmax()} could not read the checkpoint; see its log", str(folder))
     if statuses.max() == 1:
         raise CorruptError(f"corrupt for process {statuses.argmax()}")
-    check_arrays(state, manifest)
-    return state
+    return result
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Counts unreadable images, lists them in a file, and raises when there are too many."""
 
+import contextlib
 from pathlib import Path
 
 from absl import logging
@@ -46,11 +47,13 @@ class BadRecords:
     def _list(self, name: str, reason: str) -> None:
         if self._file is None:
             return
-        # Other processes, and the run before it was resumed, write here too.
-        listed = self._file.read_text(encoding="utf-8").splitlines() if self._file.is_file() else []
-        if name not in (line.partition("\t")[0] for line in listed):
-            with self._file.open("a", encoding="utf-8") as file:
-                file.write(f"{name}\t{reason}\n")
+        # The log has it, too: a full disk ends no run here.
+        with contextlib.suppress(OSError):
+            # Other processes, and the run before it was resumed, write here too.
+            listed = self._file.read_text(encoding="utf-8").splitlines() if self._file.is_file() else []
+            if name not in (line.partition("\t")[0] for line in listed):
+                with self._file.open("a", encoding="utf-8") as file:
+                    file.write(f"{name}\t{reason}\n")
 
     def check(self, num_good: int) -> None:
         """Counts images that were read well, and raises if too many were not.

@@ -26,8 +26,9 @@ class NoWriter:
     def write(self, row: Mapping[str, float]) -> None:
         """Does nothing."""
 
-    def flush(self) -> None:
+    def flush(self) -> bool:
         """Does nothing."""
+        return True
 
     def close(self) -> None:
         """Does nothing."""
@@ -61,18 +62,26 @@ class MetricsWriter:
         self.flush(to_disk=False)
         with contextlib.suppress(OSError):
             self._write_prometheus(row)
+        if self._board is not None and not _is_alive(self._board):
+            # Its queue would block when it is full.
+            logging.warning("TensorBoard's files end at step %d; %s continues", row["step"], FILE_NAME)
+            self._board = None
         if self._board is not None:
             for name in row.keys() - {"step"}:
                 self._board.add_scalar(name, row[name], int(row["step"]))
 
-    def flush(self, *, to_disk: bool = True) -> None:
-        """Writes the rows that wait; if the disk is full, warns, gives up TensorBoard, and keeps them.
+    def flush(self, *, to_disk: bool = True) -> bool:
+        """Writes the rows that wait; if the disk refuses them, warns and keeps them.
 
         Args:
             to_disk: return only when all is on the disk, not just in the cache of the system.
+
+        Returns:
+            Whether all rows are written.
         """
-        end = os.fstat(self._file.fileno()).st_size
+        end = None
         try:
+            end = os.fstat(self._file.fileno()).st_size
             left = memoryview(self._waiting)
             while left:
                 left = left[self._file.write(left) :]
@@ -80,15 +89,17 @@ class MetricsWriter:
             if to_disk:
                 os.fsync(self._file.fileno())
         except OSError as error:
-            os.ftruncate(self._file.fileno(), end)
+            if end is not None and self._waiting:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self._file.fileno(), end)
             logging.warning("rows of %s wait in memory: %s", FILE_NAME, error.strerror)
-            # The same error ends TensorBoard's thread, and then its queue would block when it is full.
-            self._board = None
+            return False
         if to_disk:
             self._try_board(lambda board: board.flush())
+        return True
 
     def close(self) -> None:
-        """Writes what is left."""
+        """Writes what is left; a warning says what could not be written."""
         self.flush()
         self._file.close()
         self._try_board(lambda board: board.close())
@@ -109,6 +120,11 @@ class MetricsWriter:
                 self._gauges[name] = Gauge(f"croc_{safe}", name, ["run"], registry=self._registry)
             self._gauges[name].labels(run=self._workdir.resolve().name).set(value)
         write_to_textfile(str(self._workdir / PROMETHEUS_NAME), self._registry)
+
+
+def _is_alive(board: Any) -> bool:
+    """Returns whether the thread that writes TensorBoard's files runs."""
+    return board.file_writer is None or board.file_writer.event_writer._worker.is_alive()
 
 
 def drop_lines_after(path: Path, step: int) -> None:

@@ -10,6 +10,8 @@ from jax.experimental import multihost_utils
 
 # EX_TEMPFAIL of sysexits.h: schedulers can be set to start the same command again.
 EXIT_STATUS = 75
+# Of a program that Ctrl-C has ended: nobody should start it again.
+EXIT_STATUS_OF_SIGINT = 130
 
 
 class StopSignals:
@@ -51,6 +53,22 @@ class StopSignals:
         if jax.distributed.is_initialized():
             return multihost_utils.reached_preemption_sync_point(step)
         return self.received is not None
+
+    def arrived_before(self, start: int) -> bool:
+        """Returns whether to stop before the first step; several processes must ask, and get the same answer.
+
+        JAX's service names one step at which all processes stop, the next one of the process that is farthest. A
+        signal that arrives before any of them has asked names step 1, which a resumed run has done long ago.
+
+        Args:
+            start: number of steps that the restored state has done.
+        """
+        return any(self.should_stop(step) for step in range(start + 1))
+
+    @property
+    def exit_status(self) -> int:
+        """The exit status of a run that a signal has stopped: 75, or 130 after Ctrl-C in this process."""
+        return EXIT_STATUS_OF_SIGINT if self.received == "SIGINT" else EXIT_STATUS
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         del frame

@@ -47,6 +47,10 @@ class StepTimer:
         self._seconds.append(now - self._last)
         self._last = now
 
+    def restart(self) -> None:
+        """Starts the clock of the next step now: what came before, such as an evaluation, belongs to no step."""
+        self._last = self._clock()
+
     def take(self) -> dict[str, float]:
         """Returns the numbers of the steps since the last call, one or more, and resets them.
 

@@ -25,6 +25,10 @@ LOCK_NAME = "lock"
 _SECONDS_TO_WAIT, _SECONDS_TO_LOSE_HOST = 30.0, 120.0
 # Network file systems take a while to show what another host has written.
 _SECONDS_TO_SHOW = 60.0
+# A file system that does not answer: at another start it may.
+TRANSIENT_ERRORS = (
+    errno.ESTALE, errno.EIO, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENODEV, errno.ENXIO,
+)  # fmt: skip
 _NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL)
 
 # Open until this process ends, which releases the lock however it ends.
@@ -35,14 +39,20 @@ class WorkdirError(ValueError):
     """A folder cannot be used for a run; the message says why and what to do."""
 
 
-def claim_workdir(workdir: Path, recipe: Recipe) -> None:
+def claim_workdir(workdir: Path, recipe: Recipe, *, num_images: int | None = None) -> None:
     """Locks and initializes the workdir in process 0; the other processes check that they see it, too.
+
+    Args:
+        workdir: folder of the run.
+        recipe: settings of the run.
+        num_images: images that this process has found, which must be as many in all processes.
 
     Raises:
         WorkdirError: if another program is using the folder, it holds a run of another configuration, the
-            processes of this run have different configurations, or do not share the folder.
+            processes of this run have different configurations or images, or do not share the folder.
+        OSError: if the file system does not answer.
     """
-    settings = recipe_to_dict(recipe)
+    settings = recipe_to_dict(recipe) | {"number of images": num_images}
     texts = gather_texts(json.dumps(settings, sort_keys=True))
     for index, text in enumerate(texts):
         if changes := _compare(json.loads(texts[0]), json.loads(text)):
@@ -72,6 +82,8 @@ def lock_workdir(workdir: Path) -> None:
         workdir.mkdir(parents=True, exist_ok=True)
         file = path.open("a+", encoding="utf-8")
     except OSError as error:
+        if error.errno in TRANSIENT_ERRORS:
+            raise
         raise WorkdirError(f"cannot write to the workdir {workdir}: {error.strerror}") from error
     while True:
         try:
@@ -125,6 +137,8 @@ def init_workdir(workdir: Path, recipe: Recipe) -> None:
             raise WorkdirError(f"{workdir} holds checkpoints but no {CONFIG_NAME}: choose another --workdir")
         atomic_write(path, (json.dumps(recipe_to_dict(recipe), indent=2) + "\n").encode())
     except OSError as error:
+        if error.errno in TRANSIENT_ERRORS:
+            raise
         raise WorkdirError(f"cannot write to the workdir {workdir}: {error.strerror}") from error
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -54,8 +55,8 @@ class MetricsWriter(Protocol):
         """Takes a row that holds `step`."""
         ...
 
-    def flush(self) -> None:
-        """Returns when all rows are on the disk, as far as it takes them."""
+    def flush(self) -> bool:
+        """Returns whether all rows are on the disk."""
         ...
 
 
@@ -68,6 +69,10 @@ class Timer(Protocol):
 
     def tick(self) -> None:
         """Marks the end of a step."""
+        ...
+
+    def restart(self) -> None:
+        """Starts the clock of a step anew: what has passed since the last one belongs to none."""
         ...
 
     def take(self) -> Row:
@@ -100,7 +105,7 @@ class Hooks(Generic[State]):
         on_row: (a logged row) -> a reason to end the run, or "".
         should_stop: (steps done) -> whether to save and end; all processes get the same answer.
         agree: (flag of this process) -> flag of process 0, for decisions that depend on a clock.
-        evaluate: (steps done, state) -> numbers by name, written as a row of their own.
+        evaluate: (steps done, state) -> numbers by name, which are added to the row of that step.
     """
 
     trace: Callable[[int, State], AbstractContextManager[None]] = lambda number, state: nullcontext()
@@ -163,7 +168,7 @@ def run_training(
     Raises:
         FloatingPointError: if a loss or a state is not finite; that state is not saved.
         OSError: if the last state cannot be saved, or an earlier one for another reason than a full disk.
-        Exception: what the stream raises; a process that is alone saves the last state first.
+        Exception: what the stream or an evaluation raises; a process that is alone saves the last state first.
     """
     hooks = hooks or Hooks()
     start = step = int(jax.device_get(state.step))
@@ -183,6 +188,7 @@ def run_training(
 
     with jax.transfer_guard("disallow_explicit"):
         batch = load() if step < total else None
+        timer.restart()
         while step < total and not report.reason and not hooks.should_stop(step):
             with hooks.trace(step + 1, state):
                 state, metrics = train_step(state, batch)
@@ -200,10 +206,13 @@ def run_training(
             if may_exchange and not is_alone:
                 report.drain()
             if hooks.evaluate is not None and step % evaluate_every == 0:
-                report.drain()
-                with _transfer("what an evaluation reads"):
-                    numbers = hooks.evaluate(step, state)
-                writer.write({"step": step, "epoch": step / length.steps_per_epoch, **numbers})
+                try:
+                    report.drain(functools.partial(hooks.evaluate, step, state))
+                except Exception:
+                    if is_alone:
+                        saver.save(step, state, wait=True)
+                    raise
+                timer.restart()
             if step < total and may_exchange and saver.is_due(step):
                 saver.save(step, state, wait=False)
         if step > start:
@@ -238,8 +247,8 @@ class _Reporter:
         """Says whether the numbers of a step are a row."""
         return step % self._every == 0 or step in (1, self._length.total_steps)
 
-    def drain(self) -> None:
-        """Waits for the kept step and reports it."""
+    def drain(self, evaluate: Callable[[], Row] = dict) -> None:
+        """Waits for the kept step and reports it, with the numbers of its evaluation, if there are any."""
         if self._pending is None:
             return
         (step, arrays), self._pending = self._pending, None
@@ -250,12 +259,21 @@ class _Reporter:
             parts = ", ".join(f"{name} {value}" for name, value in metrics.items() if name.startswith("loss_"))
             raise FloatingPointError(f"step {step}: the loss is {metrics['loss']} ({parts})")
         self._hooks.on_step(step)
-        if self.is_logged(step):
+        scores: Row = {}
+        failure: Exception | None = None
+        try:
+            with _transfer("what an evaluation reads"):
+                scores = evaluate()
+        except Exception as error:  # raised below, so that the row is not lost
+            failure = error
+        if scores or failure or self.is_logged(step):
             with _transfer("times between processes"):
                 times = self._timer.take()
-            row = {"step": step, "epoch": step / self._length.steps_per_epoch, **metrics, **times}
+            row = {"step": step, "epoch": step / self._length.steps_per_epoch, **metrics, **times, **scores}
             self.writer.write(row)
             self.reason = self.reason or self._hooks.on_row(row)
+        if failure is not None:
+            raise failure
 
 
 class _Saver:
@@ -277,8 +295,10 @@ class _Saver:
         with _transfer("a state to the host"):
             if not _is_finite(state):
                 raise FloatingPointError(f"step {step}: the state has values that are not finite")
-            self._report.writer.flush()
             try:
+                # A checkpoint without the rows that lead to it would lose them for good.
+                if not self._agree(self._report.writer.flush()):
+                    raise OSError(errno.ENOSPC, "metrics.jsonl cannot be written")
                 self._checkpointer.save(step, state, wait=wait)
             except OSError as error:
                 if wait or error.errno not in _DISK_FULL:

@@ -6,7 +6,7 @@
 #
 # All other flags go to launch/pretrain.py on every host, at the state of the last commit. --dry-run prints the commands and
 # runs none. FILESTORE is an NFS share for workdir, images and logs, mounted at /mnt/croc. Run this where it can stay for
-# days (tmux on a small machine): it requests a preempted slice again. systemd restarts a run that exits with 75 or is killed.
+# days (tmux on a small machine): it requests a preempted slice again. systemd restarts a run that fails, 20 times a day.
 set -euo pipefail
 
 flags=() dry_run=
@@ -31,7 +31,7 @@ mountpoint -q /mnt/croc || sudo mount -t nfs ${FILESTORE:?set it to ADDRESS:/SHA
 mkdir -p croc; tar -xf croc.tar -C croc; cd croc; python3 -m pip install -q uv; python3 -m uv venv -q --python 3.11
 python3 -m uv pip install -q -c constraints/constraints-3.11.txt -e . 'jax[tpu]'; log=append:/mnt/croc/$name-\$HOSTNAME.log
 sudo systemd-run --unit=croc --uid=\$USER --working-directory=\$PWD -p StandardOutput=\$log -p StandardError=\$log \\
-  -p TimeoutStopSec=120 -p 'RestartForceExitStatus=75 SIGKILL' .venv/bin/python $(printf '%q ' launch/pretrain.py "${flags[@]}")"
+  -p TimeoutStopSec=120 -p Restart=on-failure -p RestartSec=30 -p StartLimitIntervalSec=1d -p StartLimitBurst=20 .venv/bin/python $(printf '%q ' launch/pretrain.py "${flags[@]}")"
 
 call() { # a command, or its text
     if [[ $dry_run ]]; then printf '%q ' "$@"; echo; else "$@"; fi
@@ -47,11 +47,11 @@ trap 'exit 130' INT TERM
 while :; do
     queue create --node-id="$name" --accelerator-type="$accelerator" --runtime-version="$image" ${SPOT:+--spot}
     until [[ $dry_run || $(state) =~ ^(ACTIVE|SUSPENDED|FAILED)$ ]]; do sleep "$POLL_SECONDS"; done
-    prepare || { sleep "$POLL_SECONDS" && prepare; } # a new slice may not answer at once
+    prepare || { sleep "$POLL_SECONDS"; prepare || :; } # a new slice may not answer at once, or be gone already
     while [[ $dry_run || $(state) =~ ^(ACTIVE|)$ ]]; do # no answer says nothing
         if ended=$(on_hosts 'systemctl is-active croc || :'); then
             if [[ $dry_run ]]; then echo "$ended" && exit; fi
-            grep -qwE 'active|activating' <<< "$ended" || exit "$(grep -cw failed <<< "$ended")"
+            grep -qwE 'active|activating' <<< "$ended" || { ! grep -qw failed <<< "$ended"; exit; }
         fi
         sleep "$POLL_SECONDS"
     done

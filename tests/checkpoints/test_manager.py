@@ -141,8 +141,6 @@ def test_should_save_counts_steps_and_minutes(tmp_path, monkeypatch):
     assert saver.should_save(12)
     monkeypatch.setattr(saver._manager, "is_saving_in_progress", lambda: True)
     assert not saver.should_save(12) and saver.should_save(15)
-    monkeypatch.setattr(saver._manager, "reached_preemption", lambda step: True)
-    assert saver.should_save(12)
     saver.close()
     # Minutes count from the start of this process, not from a save before it.
     again = Checkpointer(tmp_path, RECIPE, save_every_minutes=2)

@@ -61,7 +61,7 @@ class Rows(list):
     write = list.append
 
     def flush(self):
-        pass
+        return True
 
 
 class NoTimes:
@@ -69,6 +69,9 @@ class NoTimes:
         return contextlib.nullcontext()
 
     def tick(self):
+        pass
+
+    def restart(self):
         pass
 
     def take(self):

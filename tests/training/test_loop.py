@@ -126,7 +126,7 @@ def test_a_reason_of_a_hook_ends_the_run_and_saves_it():
     assert list(saver.saved) == [11] and rows[-1]["step"] == 10
 
 
-def test_evaluations_come_at_the_ends_of_epochs_with_rows_of_their_own():
+def test_evaluations_come_at_the_ends_of_epochs_in_the_rows_of_their_steps():
     seen = []
 
     def evaluate(step, state):
@@ -136,10 +136,41 @@ def test_evaluations_come_at_the_ends_of_epochs_with_rows_of_their_own():
     _, rows, _ = run(evaluate=evaluate, epochs=2)
     weights = expected_weights(20)
     assert seen == [(8, weights[8]), (16, weights[16])]
-    assert [row for row in rows if "knn_top1" in row] == [
-        {"step": step, "epoch": step / 4, "knn_top1": 0.5} for step in (8, 16)
+    assert [(row["step"], row["epoch"], row["loss"]) for row in rows if row.get("knn_top1") == 0.5] == [
+        (step, step / 4, weights[step - 1]) for step in (8, 16)
     ]
-    assert [row["step"] for row in rows if "loss" in row] == LOGGED
+    assert [row["step"] for row in rows] == sorted([*LOGGED, 8, 16])
+
+
+def test_an_evaluation_that_fails_ends_the_run_with_its_row_and_its_state_saved():
+    rows, saver = Rows(), Memory()
+
+    def evaluate(step, state):
+        raise ValueError("no such image")
+
+    with pytest.raises(ValueError, match="no such image"):
+        run(evaluate=evaluate, epochs=2, rows=rows, saver=saver)
+    assert [row["step"] for row in rows] == [1, 5, 8] and list(saver.saved) == saver.waited == [8]
+
+
+class FullFile(Rows):
+    """A writer whose file takes rows again after a number of attempts."""
+
+    def __init__(self, refusals):
+        self.refusals = refusals
+
+    def flush(self):
+        self.refusals -= 1
+        return self.refusals < 0
+
+
+def test_no_checkpoint_is_newer_than_the_rows_on_the_disk(monkeypatch):
+    monkeypatch.setattr(loop, "_SECONDS_TO_RETRY", 0.0)
+    assert list(run(rows=FullFile(1), saver=Memory(every=8))[2].saved) == [9, 16, 20]
+    saver = Memory()
+    with pytest.raises(OSError, match="metrics.jsonl cannot be written"):
+        run(rows=FullFile(99), saver=saver)
+    assert not saver.saved
 
 
 def test_the_hook_of_a_profiler_sees_each_step_and_the_state_before_it():

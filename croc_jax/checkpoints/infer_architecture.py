@@ -2,7 +2,7 @@
 
 import collections
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +11,7 @@ import numpy as np
 from croc_jax.checkpoints.manifest import flatten_tree
 from croc_jax.checkpoints.param_mapping import Params, Reading, nest
 from croc_jax.checkpoints.param_mapping_convnet import detect_family, read_convnet
-from croc_jax.checkpoints.param_mapping_vit import library_names, read_vit
+from croc_jax.checkpoints.param_mapping_vit import read_vit
 from croc_jax.models import BackboneConfig, make_backbone
 from croc_jax.models.registry import CONVOLUTIONAL, VARIANTS
 
@@ -80,11 +80,11 @@ def read_backbone(
     found = detect_family(weights)
     if found is not None:
         kind = found[0]
-        reading, stages, name_of = read_convnet(weights, *found)
+        reading, stages = read_convnet(weights, *found)
         config, image_size, problems = _infer_convnet(reading.flat, kind, stages)
         guessed = {"patch_size": config.patch_size, "norm_epsilon": config.norm_epsilon}
     else:
-        kind, reading, name_of = "vision transformer", read_vit(weights), library_names(weights)
+        kind, reading = "vision transformer", read_vit(weights)
         config, image_size, guessed, problems = _infer_vit(
             reading, weights, description or {}, num_heads, default_heads
         )
@@ -94,7 +94,7 @@ def read_backbone(
         module = make_backbone(config, image_size=image_size)
         image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), np.float32)
         expected = shapes_of(jax.eval_shape(module.init, jax.random.key(0), image)["params"])
-        problems += compare_shapes(reading.flat, expected, skip=reading.bad, name_of=name_of)
+        problems += compare_shapes(reading.flat, expected, skip=reading.bad)
     except ValueError as error:
         problems.append(str(error))
     return PretrainedBackbone(config, image_size, nest(reading.flat), guessed, reading.problems + problems, kind)
@@ -105,7 +105,6 @@ def compare_shapes(
     expected: Mapping[str, tuple[int, ...]],
     *,
     skip: Collection[str] = (),
-    name_of: Callable[[str], str] = lambda path: "",
 ) -> list[str]:
     """Returns what is missing, unexpected, and of another shape, in words.
 
@@ -113,12 +112,8 @@ def compare_shapes(
         flat: arrays by path.
         expected: shapes by path.
         skip: paths that were reported already.
-        name_of: returns another library's name for a path.
     """
-    problems = []
-    for path in sorted(expected.keys() - flat.keys() - set(skip)):
-        name = name_of(path)
-        problems.append(f"missing {path} ({name})" if name not in ("", path) else f"missing {path}")
+    problems = [f"missing {path}" for path in sorted(expected.keys() - flat.keys() - set(skip))]
     problems += [f"unexpected {path}" for path in sorted(flat.keys() - expected.keys())]
     for path in sorted(flat.keys() & expected.keys()):
         if np.shape(flat[path]) != expected[path] and path not in skip:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
@@ -21,12 +22,12 @@ from croc_jax.checkpoints.manifest import CorruptError, make_manifest
 from croc_jax.checkpoints.param_mapping import Params
 from croc_jax.checkpoints.restore import (
     CHECKPOINTS_NAME,
+    SKIPPING,
     CheckpointError,
     list_checkpoints,
     no_whole_checkpoint,
     parse_error,
     restore_state,
-    warn_corrupt,
 )
 from croc_jax.training.config import Recipe
 
@@ -223,7 +224,7 @@ class Checkpointer:
                 return restore_state(folder, abstract_state)
             except CorruptError as error:
                 if jax.process_index() == 0:
-                    warn_corrupt(folder, error)
+                    logging.warning(SKIPPING, folder, error)
             self._corrupt.add(step)
             passed.append(folder)
         if passed:

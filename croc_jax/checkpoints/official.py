@@ -1,5 +1,6 @@
 """Whole checkpoints of the official code of CrOC, in and out, and of DINO, in: both networks, heads and centers."""
 
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from croc_jax.checkpoints.pretrained import check_names, flatten_run, is_weights
 from croc_jax.checkpoints.restore import restore_networks
 from croc_jax.models import BackboneConfig, HeadConfig, make_head
 
-_WRAPPERS = ("module.", "_orig_mod.")
+_WRAPPERS = re.compile(r"^(module\.)?(_orig_mod\.)?")
 # The architecture is inferred from the teacher; the student must have the same.
 _NETWORKS = ("teacher", "student")
 # Of each official loss, its centers and the last layers that they belong to.
@@ -136,12 +137,15 @@ def to_official(params: Params, config: BackboneConfig) -> dict[str, np.ndarray]
 
 
 def split_official(weights: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
-    """Returns the backbone's weights and the head's, both without that prefix, and unknown names."""
-    backbone, head = (
-        {name.removeprefix(prefix): array for name, array in weights.items() if name.startswith(prefix)}
-        for prefix in ("backbone.", "head.")
-    )
-    return backbone, head, [name for name in weights if not name.startswith(("backbone.", "head."))]
+    """Returns the backbone's weights and the head's, both without that prefix and wrappers, and unknown names."""
+    parts, unknown = {"backbone": {}, "head": {}}, []
+    for name, array in weights.items():
+        part, _, inner = _WRAPPERS.sub("", name).partition(".")
+        if part in parts and inner:
+            parts[part][inner] = array
+        else:
+            unknown.append(_WRAPPERS.sub("", name))
+    return parts["backbone"], parts["head"], unknown
 
 
 def read_head(
@@ -184,7 +188,7 @@ def _load_official(file: Path, *, num_heads: int | None, default_heads: int | No
         raise ValueError(f"{file} is no whole checkpoint of CrOC or DINO: it lacks {lost}")
     backbones, heads, problems = {}, {}, []
     for which in _NETWORKS:
-        backbone, head, unknown = split_official(_unwrap(check_names(contents[which], file)))
+        backbone, head, unknown = split_official(check_names(contents[which], file))
         found = read_backbone(backbone, num_heads=num_heads, default_heads=default_heads, like=backbones.get("teacher"))
         flat, wrong = read_head(head, width=found.width, layers=_LOSSES[loss].values())
         backbones[which], heads[which] = found, flat
@@ -221,12 +225,3 @@ def _read_centers(
         else:
             problems.append(f"{name}.{key} is {problem}")
     return centers, problems
-
-
-def _unwrap(weights: Mapping[str, Any]) -> dict[str, Any]:
-    arrays = {}
-    for name, array in weights.items():
-        for wrapper in _WRAPPERS:
-            name = name.removeprefix(wrapper)
-        arrays[name] = array
-    return arrays

@@ -1,7 +1,7 @@
 """Names of the parameters of ResNet and ConvNeXt in PyTorch's libraries and here, read both ways."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -90,9 +90,7 @@ def detect_family(names: Iterable[str]) -> tuple[str, str] | None:
     return None
 
 
-def read_convnet(
-    weights: Mapping[str, Any], family: str, form: str
-) -> tuple[Reading, tuple[int, ...], Callable[[str], str]]:
+def read_convnet(weights: Mapping[str, Any], family: str, form: str) -> tuple[Reading, tuple[int, ...]]:
     """Reads a ResNet or ConvNeXt.
 
     Args:
@@ -101,13 +99,11 @@ def read_convnet(
         form: see `detect_family`.
 
     Returns:
-        What was read, the number of blocks of each stage, and a function from our path to the library's name.
+        What was read, and the number of blocks of each stage.
     """
     named = [(_PREFIXES.sub("", name), array) for name, array in weights.items()]
     stages = _count_blocks(dict(named), _FAMILIES[family][form])
-    slots = dict(_slots(family, form, stages))
-    names = {slot.path: name for name, slot in slots.items()}
-    return read_slots(named, slots, _IGNORED), stages, lambda path: names.get(path, "")
+    return read_slots(named, dict(_slots(family, form, stages)), _IGNORED), stages
 
 
 def write_convnet(flat: Mapping[str, np.ndarray], form: str) -> dict[str, np.ndarray]:

@@ -1,7 +1,7 @@
 """Names of a vision transformer's parameters in PyTorch's libraries and here: one table, read both ways."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -143,14 +143,6 @@ def write_vit(flat: Mapping[str, np.ndarray], column: str) -> dict[str, np.ndarr
     """
     depth = len([path for path in flat if path.endswith("attention/qkv/kernel")])
     return write_slots(flat, _column_slots(column, depth, gated=is_gated(flat)))
-
-
-def library_names(weights: Mapping[str, Any]) -> Callable[[str], str]:
-    """Returns a function from our path to the name in the library of these weights, "" if it has none."""
-    known = {_PREFIXES.sub("", name) for name in weights}
-    tables = [_column_slots(column, _depth(known), gated=False) for column in COLUMNS]
-    slots = max(tables, key=lambda table: len(table.keys() & known))
-    return lambda path: ", ".join(name for name, slot in slots.items() if slot.path == path)
 
 
 def is_gated(flat: Mapping[str, np.ndarray]) -> bool:

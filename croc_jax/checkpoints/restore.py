@@ -26,6 +26,8 @@ from croc_jax.training.config import Recipe, RecipeError, recipe_from_dict
 from croc_jax.training.forward import init_networks, init_params
 
 CHECKPOINTS_NAME = "checkpoints"
+# The warning that a checkpoint is passed over.
+SKIPPING = "skipping the corrupt checkpoint %s: %s"
 # Status codes of TensorStore for files that are cut short, or cannot be decoded.
 _CORRUPT_CODES = ("DATA_LOSS", "FAILED_PRECONDITION", "OUT_OF_RANGE")
 # Of all errors of the operating system, these mean a checkpoint without one of its files.
@@ -66,11 +68,6 @@ def list_checkpoints(folder: Path) -> list[Path]:
     """Returns the finished checkpoints in a folder, the latest first; those being written have longer names."""
     found = [path for path in folder.iterdir() if path.name.isdigit()]
     return sorted(found, key=lambda path: int(path.name), reverse=True)
-
-
-def warn_corrupt(folder: Path, error: CorruptError) -> None:
-    """Logs that a checkpoint is passed over."""
-    logging.warning("skipping the corrupt checkpoint %s: %s", folder, error)
 
 
 def no_whole_checkpoint(folders: list[Path]) -> CheckpointError:
@@ -120,7 +117,7 @@ def _restore_part(
             check_arrays(state, manifest)
             return recipe, state, manifest["step"]
         except CorruptError as error:
-            warn_corrupt(folder, error)
+            logging.warning(SKIPPING, folder, error)
             corrupt.append(folder)
     raise no_whole_checkpoint(corrupt)
 

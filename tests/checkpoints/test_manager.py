@@ -86,13 +86,6 @@ def test_save_copies_the_state_at_the_call(tmp_path):
     assert_same(restore(tmp_path), state_at(1))
 
 
-def test_nothing_saved_restores_nothing(tmp_path):
-    saver = Checkpointer(tmp_path, RECIPE)
-    assert saver.restore_latest(shapes()) is None
-    assert saver.latest_step() is None and saver.latest_path() is None
-    saver.close()
-
-
 def test_the_latest_two_and_every_nth_are_kept(tmp_path):
     save(tmp_path, range(1, 9), keep_every_steps=3)
     assert kept(tmp_path) == [3, 6, 7, 8]
@@ -101,6 +94,8 @@ def test_the_latest_two_and_every_nth_are_kept(tmp_path):
 
 def test_a_step_is_saved_once(tmp_path):
     saver = Checkpointer(tmp_path, RECIPE)
+    assert saver.restore_latest(shapes()) is None
+    assert saver.latest_step() is None and saver.latest_path() is None
     saver.save(4, state_at(4))
     saver.save(4, state_at(5), wait=True)
     assert saver.latest_path() == tmp_path / "checkpoints" / "4" and saver.latest_step() == 4
@@ -226,4 +221,5 @@ def test_nothing_is_logged_where_all_is_well(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         save(tmp_path, [3, 6])
         restore(tmp_path)
-    assert caplog.messages == []
+    # Writers of failed saves in other tests may complain to asyncio at any time.
+    assert [record.getMessage() for record in caplog.records if record.name != "asyncio"] == []

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from croc_jax.checkpoints.manifest import flatten_tree
-from croc_jax.checkpoints.param_mapping import Params, Reading, nest
+from croc_jax.checkpoints.param_mapping import Params, Reading, Weights, nest
 from croc_jax.checkpoints.param_mapping_convnet import detect_family, read_convnet
 from croc_jax.checkpoints.param_mapping_vit import read_vit
 from croc_jax.models import BackboneConfig, make_backbone
@@ -61,9 +61,9 @@ class PretrainedBackbone(NamedTuple):
 
 
 def read_backbone(
-    weights: Mapping[str, Any],
+    weights: Weights,
     *,
-    description: Mapping[str, Any] | None = None,
+    description: Weights | None = None,
     num_heads: int | None = None,
     default_heads: int | None = None,
     like: PretrainedBackbone | None = None,
@@ -101,7 +101,7 @@ def read_backbone(
 
 
 def compare_shapes(
-    flat: Mapping[str, Any],
+    flat: Weights,
     expected: Mapping[str, tuple[int, ...]],
     *,
     skip: Collection[str] = (),
@@ -141,8 +141,8 @@ def _infer_convnet(
 
 def _infer_vit(
     reading: Reading,
-    weights: Mapping[str, Any],
-    description: Mapping[str, Any],
+    weights: Weights,
+    description: Weights,
     num_heads: int | None,
     default_heads: int | None,
 ) -> tuple[BackboneConfig, int, dict[str, Any], list[str]]:
@@ -190,7 +190,7 @@ def _most_common(flat: Mapping[str, np.ndarray], pattern: str, *, axis: int) -> 
     return collections.Counter(sizes).most_common(1)[0][0] if sizes else None
 
 
-def _has_rope(flat: Mapping[str, np.ndarray], weights: Mapping[str, Any]) -> bool:
+def _has_rope(flat: Mapping[str, np.ndarray], weights: Weights) -> bool:
     """Distinguishes rotary positions from a position embedding that is missing."""
     if any(_ROPE_NAMES.fullmatch(name) for name in weights):
         return True
@@ -228,7 +228,7 @@ def _patch_size(flat: Mapping[str, np.ndarray], bad: set[str], problems: list[st
 
 
 def count_heads(
-    weights: Mapping[str, Any], stated: int | None, *, width: int, depth: int, rope: bool, default: int | None = None
+    weights: Weights, stated: int | None, *, width: int, depth: int, rope: bool, default: int | None = None
 ) -> tuple[int, bool, list[str]]:
     """Returns the number of heads of a transformer, whether that is certain, and what is wrong with it.
 
@@ -258,7 +258,7 @@ def count_heads(
     return 1, bool(periods), [f"{width} features do not make heads of {head_width}: {hint}"]
 
 
-def _resizing(names: Iterable[str], description: Mapping[str, Any]) -> str:
+def _resizing(names: Iterable[str], description: Weights) -> str:
     """Returns how the library that ships these weights resizes a position embedding."""
     names = list(names)
     has_registers = any(re.search(r"(reg|register|storage)_tokens?$", name) for name in names)

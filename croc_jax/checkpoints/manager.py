@@ -16,6 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from jax.experimental import multihost_utils
+from jaxtyping import PyTree
 from orbax.checkpoint import checkpoint_managers
 
 from croc_jax.checkpoints.manifest import CorruptError, make_manifest
@@ -138,7 +139,7 @@ class Checkpointer:
         )
         return self._save_policy.should_save(_Save(step, _now()), [self._last], context=context)
 
-    def save(self, step: int, state: Any, *, wait: bool = False) -> None:
+    def save(self, step: int, state: PyTree, *, wait: bool = False) -> None:
         """Takes a copy of a state at once and writes it in the background.
 
         Args:
@@ -193,7 +194,7 @@ class Checkpointer:
                 shutil.rmtree(folder, ignore_errors=True)
             time.sleep(0.3)
 
-    def _check_folder(self, state: Any = None) -> None:
+    def _check_folder(self, state: PyTree = None) -> None:
         """Raises OSError if the folder cannot be written, or has too little space for a state."""
         self._folder.mkdir(parents=True, exist_ok=True)
         if not os.access(self._folder, os.W_OK | os.X_OK):
@@ -204,7 +205,7 @@ class Checkpointer:
             sizes = f"a checkpoint takes {needed / 2**20:.1f} MiB, and {free / 2**20:.1f} MiB are free"
             raise OSError(errno.ENOSPC, sizes, str(self._folder))
 
-    def restore_latest(self, abstract_state: Any) -> Any | None:
+    def restore_latest(self, abstract_state: PyTree) -> PyTree | None:
         """Returns the state of the latest whole checkpoint, or None if there is no checkpoint.
 
         One that is corrupt is passed over with a warning and stays where it is, until its step is saved again.

@@ -11,7 +11,7 @@ import numpy as np
 from croc_jax.checkpoints.export import official_backbone, write_arrays
 from croc_jax.checkpoints.infer_architecture import compare_shapes, read_backbone, shapes_of
 from croc_jax.checkpoints.manifest import flatten_tree
-from croc_jax.checkpoints.param_mapping import Params, array_problem, nest, unknown_names
+from croc_jax.checkpoints.param_mapping import Params, Weights, array_problem, nest, unknown_names
 from croc_jax.checkpoints.pretrained import check_names, flatten_run, is_weights_file, read_contents, read_epoch
 from croc_jax.checkpoints.restore import restore_networks
 from croc_jax.models import BackboneConfig, HeadConfig, make_head
@@ -136,7 +136,7 @@ def to_official(params: Params, config: BackboneConfig) -> dict[str, np.ndarray]
     return weights
 
 
-def split_official(weights: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+def split_official(weights: Weights) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
     """Returns the backbone's weights and the head's, both without that prefix and wrappers, and unknown names."""
     parts, unknown = {"backbone": {}, "head": {}}, []
     for name, array in weights.items():
@@ -148,9 +148,7 @@ def split_official(weights: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str
     return parts["backbone"], parts["head"], unknown
 
 
-def read_head(
-    weights: Mapping[str, Any], *, width: int, layers: Collection[str]
-) -> tuple[dict[str, np.ndarray], list[str]]:
+def read_head(weights: Weights, *, width: int, layers: Collection[str]) -> tuple[dict[str, np.ndarray], list[str]]:
     """Returns arrays of a head by our path, and what is unknown, missing, unexpected or of another shape.
 
     Args:
@@ -208,9 +206,7 @@ def _load_official(file: Path, *, num_heads: int | None, default_heads: int | No
     return Networks(config, size, student, teacher, centers["center"], centers.get("center_c"), epoch, guessed)
 
 
-def _read_centers(
-    loss: Mapping[str, Any], name: str, head: Mapping[str, np.ndarray]
-) -> tuple[dict[str, np.ndarray], list[str]]:
+def _read_centers(loss: Weights, name: str, head: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
     """Returns the centers of a loss by name, and what is wrong with them."""
     known = _LOSSES[name]
     centers, problems = {}, unknown_names(f"{name}.{key}" for key in loss.keys() - known.keys())

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from croc_jax.checkpoints.param_mapping import Reading, Slot, read_slots, write_slots
+from croc_jax.checkpoints.param_mapping import Reading, Slot, Weights, read_slots, write_slots
 
 # Our path, and the format's name for it; {s} is a stage, {S} the same counted from 1, {d} a stage but the first, and
 # {i} a block of the stage. A path in parentheses is a batch normalization, one in brackets a scale; all others have
@@ -90,7 +90,7 @@ def detect_family(names: Iterable[str]) -> tuple[str, str] | None:
     return None
 
 
-def read_convnet(weights: Mapping[str, Any], family: str, form: str) -> tuple[Reading, tuple[int, ...]]:
+def read_convnet(weights: Weights, family: str, form: str) -> tuple[Reading, tuple[int, ...]]:
     """Reads a ResNet or ConvNeXt.
 
     Args:
@@ -177,7 +177,7 @@ def _numbers(ours: str, stages: Sequence[int]) -> Iterator[dict[str, int]]:
                 yield {"s": stage, "S": stage + 1, "i": index}
 
 
-def _count_blocks(names: Mapping[str, Any], table: Mapping[str, str]) -> tuple[int, ...]:
+def _count_blocks(names: Weights, table: Mapping[str, str]) -> tuple[int, ...]:
     place = next(theirs for ours, theirs in table.items() if "{i}" in ours)
     pattern = re.escape(place).replace(r"\{s\}", r"(?P<s>\d)").replace(r"\{S\}", r"(?P<S>\d)")
     pattern = pattern.replace(r"\{i\}", r"(?P<i>\d+)") + r"(\..*)?"

@@ -19,6 +19,7 @@ import tensorstore
 from absl import logging
 from jax.experimental import multihost_utils
 from jax.sharding import SingleDeviceSharding
+from jaxtyping import PyTree
 
 from croc_jax.checkpoints.manifest import CorruptError, check_arrays, check_digest, find_differences, flatten_tree
 from croc_jax.checkpoints.param_mapping import Params
@@ -140,7 +141,7 @@ def _abstract_part(recipe: Recipe, choose: Callable[[Params], dict[str, Any]], *
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), abstract)
 
 
-def restore_state(folder: Path, abstract: Any) -> Any:
+def restore_state(folder: Path, abstract: PyTree) -> PyTree:
     """Reads a whole state; every process of the run calls this, and reads the shards of its own devices.
 
     Args:
@@ -189,7 +190,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def read_arrays(folder: Path, abstract: Any, manifest: Mapping[str, Any]) -> Any:
+def read_arrays(folder: Path, abstract: PyTree, manifest: Mapping[str, Any]) -> PyTree:
     """Returns arrays of a checkpoint.
 
     Args:

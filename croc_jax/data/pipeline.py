@@ -168,7 +168,7 @@ def _load_views(
             skipped[attempt] = index
             index = int(generator.integers(len(source)))
         else:
-            return {name: array for name, array in crops._asdict().items() if len(array)} | {"skipped": skipped}
+            return crops | {"skipped": skipped}
     raise UnreadableImagesError(
         f"{_MAX_TRIES} images in a row are unreadable, the last of them {source.name(int(skipped[-1]))} "
         f"({error}): check the files and the disk they are on"

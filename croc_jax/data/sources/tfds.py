@@ -48,8 +48,8 @@ class TfdsSource:
             raise ValueError(f"no data set {name} in {where}: {remedy}.download_and_prepare()") from error
         kinds = dict(builder.info.features.items())
         label = kinds.get(_LABEL)
-        is_class = label is not None and isinstance(label, tfds.features.ClassLabel)
-        self.class_names: tuple[str, ...] = tuple(label.names) if is_class else ()
+        is_class = isinstance(label, tfds.features.ClassLabel)
+        self.class_names: tuple[str, ...] = tuple(label.names) if label is not None and is_class else ()
         pictures = sorted(key for key, kind in kinds.items() if isinstance(kind, tfds.features.Image))
         images = [key for key in pictures if not isinstance(kinds[key], tfds.features.LabeledImage)]
         self._feature = find_image_feature(name, images, list(kinds))

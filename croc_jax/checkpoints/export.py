@@ -43,7 +43,20 @@ def export_backbone(params: Params, config: BackboneConfig, *, image_size: int, 
     """
     if form not in FORMATS:
         raise ValueError(f"format={form!r}: choose one of {', '.join(FORMATS)}")
-    flat = {path: np.asarray(array) for path, array in flatten_tree(params).items()}
+    weights = name_arrays(params, config, form)
+    if form == "hf":
+        flat = _flatten(params)
+        hf_config = hf_config_of_convnet(flat) if family_of(flat) else _hf_config(flat, config, image_size=image_size)
+        output.mkdir(parents=True, exist_ok=True)
+        atomic_write(output / HF_CONFIG, (json.dumps(hf_config, indent=2) + "\n").encode())
+        output = output / HF_WEIGHTS
+    write_arrays(weights, output)
+    return output
+
+
+def name_arrays(params: Params, config: BackboneConfig, form: str) -> dict[str, np.ndarray]:
+    """Returns the arrays of a backbone under the names of a library; arguments and errors as `export_backbone`."""
+    flat = _flatten(params)
     if family := family_of(flat):
         stem = flat["stem/kernel"].shape[-1]
         if family == "resnet" and form != "hf" and stem != _RESNET_STEM:
@@ -51,27 +64,14 @@ def export_backbone(params: Params, config: BackboneConfig, *, image_size: int, 
                 f"width={config.width}: ResNets of torchvision and timm begin with {_RESNET_STEM} features, "
                 f"not {stem}; choose hf"
             )
-        weights, description = write_convnet(flat, form), hf_config_of_convnet(flat)
-    else:
-        column = _choose_column(flat, config, form)
-        weights = write_vit(flat, column) | _extra_arrays(flat, config, column)
-        weights = _adapt_to_timm(weights, config) if form == "timm" else weights
-        description = _hf_config(flat, config, column, image_size=image_size) if form == "hf" else {}
-    if form == "hf":
-        output.mkdir(parents=True, exist_ok=True)
-        atomic_write(output / HF_CONFIG, (json.dumps(description, indent=2) + "\n").encode())
-        output = output / HF_WEIGHTS
-    write_arrays(weights, output)
-    return output
+        return write_convnet(flat, form)
+    column = _choose_column(flat, config, form)
+    weights = write_vit(flat, column) | _extra_arrays(flat, config, column)
+    return _adapt_to_timm(weights, config) if form == "timm" else weights
 
 
-def official_backbone(params: Params, config: BackboneConfig) -> dict[str, np.ndarray]:
-    """Returns arrays under the names of the official code; raises ValueError if it has no such architecture."""
-    flat = {path: np.asarray(array) for path, array in flatten_tree(params).items()}
-    if family_of(flat):
-        return write_convnet(flat, "official")
-    column = _choose_column(flat, config, "official")
-    return write_vit(flat, column) | _extra_arrays(flat, config, column)
+def _flatten(params: Params) -> _Flat:
+    return {path: np.asarray(array) for path, array in flatten_tree(params).items()}
 
 
 def write_arrays(contents: Mapping[str, Any], file: Path) -> None:
@@ -192,9 +192,9 @@ def _adapt_to_timm(weights: dict[str, np.ndarray], config: BackboneConfig) -> di
     return weights | {"cls_token": weights["cls_token"] + position[:, :1], "pos_embed": position[:, 1:].copy()}
 
 
-def _hf_config(flat: _Flat, config: BackboneConfig, column: str, *, image_size: int) -> dict[str, Any]:
+def _hf_config(flat: _Flat, config: BackboneConfig, *, image_size: int) -> dict[str, Any]:
     """Returns the config.json that Hugging Face's AutoModel needs for a transformer."""
-    module, gated = _module(config), config.mlp == "swiglu"
+    module, gated, column = _module(config), config.mlp == "swiglu", _hf_column(config)
     kind, name, extra = "vit", "ViTModel", {"intermediate_size": _hidden(flat)}
     if column == "hf_dinov2":
         registers = config.num_registers

@@ -201,30 +201,29 @@ def _has_rope(flat: Mapping[str, np.ndarray], weights: Weights) -> bool:
 
 def _learned_grid(flat: Mapping[str, np.ndarray], bad: set[str], problems: list[str]) -> int:
     """Returns rows (and columns) of patches that a position embedding was learned for."""
-    embedding = flat.get("position_embedding")
+    embedding = flat.get(path := "position_embedding")
     if embedding is None:
         return _GRID
     count = embedding.shape[1] if embedding.ndim == 3 else 0
-    side = round(max(count - 1, 0) ** 0.5)
-    if side and side**2 + 1 == count:
-        return side
-    bad.add("position_embedding")
-    what = f"{count} positions of {embedding.shape[-1]} features" if count else f"position_embedding {embedding.shape}"
-    problems.append(f"{what}, expected one more than a square number")
-    return _GRID
+    what = f"{count} positions of {embedding.shape[-1]} features" if count else f"{path} {embedding.shape}"
+    return _square_root(count - 1, path, f"{what}, expected one more than a square number", bad, problems) or _GRID
 
 
 def _patch_size(flat: Mapping[str, np.ndarray], bad: set[str], problems: list[str]) -> int:
-    """Returns the side of a patch."""
-    path = "patch_embedding/projection/kernel"
-    if path not in flat:
+    if (path := "patch_embedding/projection/kernel") not in flat:
         return _PATCH_SIZE
-    side = round((len(flat[path]) / 3) ** 0.5)
-    if side and 3 * side**2 == len(flat[path]):
+    what = f"{path} takes {len(flat[path])} values, expected 3 colors of square patches"
+    return _square_root(len(flat[path]) / 3, path, what, bad, problems) or _PATCH_SIZE
+
+
+def _square_root(square: float, path: str, problem: str, bad: set[str], problems: list[str]) -> int:
+    """Returns a whole root, or 0 with a problem of an array."""
+    side = round(max(square, 0) ** 0.5)
+    if side**2 == square and side:
         return side
     bad.add(path)
-    problems.append(f"{path} takes {len(flat[path])} values, expected 3 colors of square patches")
-    return _PATCH_SIZE
+    problems.append(problem)
+    return 0
 
 
 def count_heads(

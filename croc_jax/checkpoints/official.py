@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from croc_jax.checkpoints.export import official_backbone, write_arrays
+from croc_jax.checkpoints.export import name_arrays, write_arrays
 from croc_jax.checkpoints.infer_architecture import compare_shapes, read_backbone, shapes_of
 from croc_jax.checkpoints.manifest import flatten_tree
 from croc_jax.checkpoints.param_mapping import Params, Weights, array_problem, nest, unknown_names
@@ -128,7 +128,7 @@ def to_official(params: Params, config: BackboneConfig) -> dict[str, np.ndarray]
     """
     weights = {}
     if "backbone" in params:
-        named = official_backbone(params["backbone"], config)
+        named = name_arrays(params["backbone"], config, "official")
         weights = {f"backbone.{name}": array for name, array in named.items()}
     if "head" in params:
         names, flat = {ours: theirs for theirs, ours in _HEAD.items()}, flatten_tree(params["head"])

@@ -1,6 +1,7 @@
 """Infers the architecture of a backbone from its weights, and compares these with what such a backbone has."""
 
 import collections
+import functools
 import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -63,7 +64,7 @@ class PretrainedBackbone(NamedTuple):
 def read_backbone(
     weights: Weights,
     *,
-    description: Weights | None = None,
+    description: Mapping[str, Any] | None = None,
     num_heads: int | None = None,
     default_heads: int | None = None,
     like: PretrainedBackbone | None = None,
@@ -91,13 +92,17 @@ def read_backbone(
     if like is not None:
         config, image_size = like.config, like.image_size
     try:
-        module = make_backbone(config, image_size=image_size)
-        image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), np.float32)
-        expected = shapes_of(jax.eval_shape(module.init, jax.random.key(0), image)["params"])
-        problems += compare_shapes(reading.flat, expected, skip=reading.bad)
+        problems += compare_shapes(reading.flat, _backbone_shapes(config, image_size), skip=reading.bad)
     except ValueError as error:
         problems.append(str(error))
     return PretrainedBackbone(config, image_size, nest(reading.flat), guessed, reading.problems + problems, kind)
+
+
+@functools.lru_cache(maxsize=8)
+def _backbone_shapes(config: BackboneConfig, image_size: int) -> dict[str, tuple[int, ...]]:
+    module = make_backbone(config, image_size=image_size)
+    image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), np.float32)
+    return shapes_of(jax.eval_shape(module.init, jax.random.key(0), image)["params"])
 
 
 def compare_shapes(
@@ -142,7 +147,7 @@ def _infer_convnet(
 def _infer_vit(
     reading: Reading,
     weights: Weights,
-    description: Weights,
+    description: Mapping[str, Any],
     num_heads: int | None,
     default_heads: int | None,
 ) -> tuple[BackboneConfig, int, dict[str, Any], list[str]]:
@@ -257,7 +262,7 @@ def count_heads(
     return 1, bool(periods), [f"{width} features do not make heads of {head_width}: {hint}"]
 
 
-def _resizing(names: Iterable[str], description: Weights) -> str:
+def _resizing(names: Iterable[str], description: Mapping[str, Any]) -> str:
     """Returns how the library that ships these weights resizes a position embedding."""
     names = list(names)
     has_registers = any(re.search(r"(reg|register|storage)_tokens?$", name) for name in names)

@@ -1,5 +1,6 @@
 """Whole checkpoints of the official code of CrOC, in and out, and of DINO, in: both networks, heads and centers."""
 
+import functools
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -168,9 +169,14 @@ def read_head(weights: Weights, *, width: int, layers: Collection[str]) -> tuple
     hidden, bottleneck = flat["mlp_1/kernel"].shape[-1], flat["mlp_3/kernel"].shape[-1]
     sizes: Any = {f"num_prototypes{end}": len(flat[f"last_layer{end}/scale"]) for end in ("", "_dense")[: len(layers)]}
     config = HeadConfig(hidden_dim=hidden, bottleneck_dim=bottleneck, **sizes)
-    head, token = make_head(config, dtype=np.float32), jax.ShapeDtypeStruct((1, width), np.float32)
-    shapes = shapes_of(jax.eval_shape(head.init, jax.random.key(0), token)["params"])
+    shapes = _head_shapes(config, width)
     return flat, compare_shapes(flat, {path: shape for path, shape in shapes.items() if path in names.values()})
+
+
+@functools.lru_cache(maxsize=8)
+def _head_shapes(config: HeadConfig, width: int) -> dict[str, tuple[int, ...]]:
+    head, token = make_head(config, dtype=np.float32), jax.ShapeDtypeStruct((1, width), np.float32)
+    return shapes_of(jax.eval_shape(head.init, jax.random.key(0), token)["params"])
 
 
 def _turn(path: str, array: np.ndarray) -> np.ndarray:

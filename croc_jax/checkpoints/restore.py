@@ -113,21 +113,16 @@ def _restore_part(
     for folder in find_checkpoints(Path(path).absolute()):
         try:
             manifest = read_manifest(folder)
-            recipe = _read_recipe(manifest, folder)
+            recipe = recipe_from_dict(manifest["recipe"])
             state = read_arrays(folder, _abstract_part(recipe, choose, centers=centers), manifest)
             check_arrays(state, manifest)
             return recipe, state, manifest["step"]
+        except RecipeError as error:
+            raise CheckpointError(f"{folder} is of another version: {error}") from error
         except CorruptError as error:
             logging.warning(SKIPPING, folder, error)
             corrupt.append(folder)
     raise no_whole_checkpoint(corrupt)
-
-
-def _read_recipe(manifest: Mapping[str, Any], folder: Path) -> Recipe:
-    try:
-        return recipe_from_dict(manifest["recipe"])
-    except RecipeError as error:
-        raise CheckpointError(f"{folder} is of another version: {error}") from error
 
 
 def _abstract_part(recipe: Recipe, choose: Callable[[Params], dict[str, Any]], *, centers: bool) -> dict[str, Any]:

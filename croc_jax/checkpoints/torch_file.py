@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -26,6 +26,13 @@ _STORAGES = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
     "UntypedStorage": np.uint8,
+}
+
+
+_PLAIN: dict[tuple[str, str], type] = {
+    ("torch", "Size"): tuple,
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("argparse", "Namespace"): argparse.Namespace,
 }
 
 
@@ -90,14 +97,10 @@ def _read_zip(archive: zipfile.ZipFile, pickled: str) -> Any:
     return _Unpickler(io.BytesIO(archive.read(pickled)), load).load()
 
 
-class _StorageType(NamedTuple):
-    dtype: Any
-
-
 class _Unpickler(pickle.Unpickler):
     """Knows tensors and plain containers; calls nothing else."""
 
-    def __init__(self, data: io.BytesIO, read_storage: Callable[[str, Any], np.ndarray]) -> None:
+    def __init__(self, data: io.BytesIO, read_storage: Callable[[str, np.dtype], np.ndarray]) -> None:
         super().__init__(data, encoding="latin1")
         self._read_storage = read_storage
 
@@ -105,22 +108,16 @@ class _Unpickler(pickle.Unpickler):
         if module in ("torch._utils", "torch._tensor") and name in _REBUILD:
             return _REBUILD[name]
         if module in ("torch", "torch.storage") and name in _STORAGES:
-            return _StorageType(_STORAGES[name])
-        if (module, name) == ("torch", "Size"):
-            return tuple
-        if (module, name) == ("collections", "OrderedDict"):
-            return collections.OrderedDict
-        if (module, name) == ("argparse", "Namespace"):
-            return argparse.Namespace
-        return _opaque_type(name)
+            return np.dtype(_STORAGES[name])
+        return _PLAIN.get((module, name)) or _opaque_type(name)
 
     def persistent_load(self, pid: Any) -> Any:
         kind, storage, key, _, count, *view = pid
         if kind != "storage" or any(view):
             raise pickle.UnpicklingError(f"unknown storage {pid}")
-        if not isinstance(storage, _StorageType):
+        if not isinstance(storage, np.dtype):
             return opaque(storage.__name__)
-        values = self._read_storage(key, storage.dtype)
+        values = self._read_storage(key, storage)
         if len(values) != count:
             raise pickle.UnpicklingError(f"storage {key} has {len(values)} values, not {count}")
         return values

@@ -65,7 +65,7 @@ def kept(workdir):
     return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
 
 
-@pytest.mark.parametrize(("before", "after"), [(8, 1), ("split", 1), (1, "split")])
+@pytest.mark.parametrize(("before", "after"), [("split", 1), (1, "split")])
 def test_restore_on_another_number_of_devices(tmp_path, before, after):
     save(tmp_path, [3], num_devices=before)
     state = restore(tmp_path, num_devices=after)
@@ -87,9 +87,9 @@ def test_save_copies_the_state_at_the_call(tmp_path):
 
 
 def test_the_latest_two_and_every_nth_are_kept(tmp_path):
-    save(tmp_path, range(1, 9), keep_every_steps=3)
-    assert kept(tmp_path) == [3, 6, 7, 8]
-    assert int(restore(tmp_path).step) == 8
+    save(tmp_path, range(1, 6), keep_every_steps=2)
+    assert kept(tmp_path) == [2, 4, 5]
+    assert int(restore(tmp_path).step) == 5
 
 
 def test_a_step_is_saved_once(tmp_path):

@@ -18,7 +18,7 @@ from tests.training.tiny import first_state, tiny_recipe
 
 FILE = Path("checkpoint.pth")
 RECIPE = tiny_recipe(
-    backbone=BackboneConfig(width=64, depth=2, num_heads=1, patch_size=8, mlp_ratio=2.0, dtype="float32"),
+    backbone=BackboneConfig(width=64, depth=2, num_heads=1, patch_size=8, dtype="float32"),
     init_from=InitConfig(source=str(FILE), parts="networks"),
 )
 

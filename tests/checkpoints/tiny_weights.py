@@ -24,13 +24,16 @@ def official_weights(seed=0, *, width=WIDTH, depth=DEPTH, mlp_ratio=2):
         "norm.weight": (width,),
         "norm.bias": (width,),
     }
-    linear = {"attn.qkv": (3 * width, width), "attn.proj": (width, width)}
-    linear |= {"mlp.fc1": (hidden, width), "mlp.fc2": (width, hidden)}
+    block = {
+        "norm1": (width,), "attn.qkv": (3 * width, width), "attn.proj": (width, width),
+        "norm2": (width,), "mlp.fc1": (hidden, width), "mlp.fc2": (width, hidden),
+    }  # fmt: skip
     for i in range(depth):
-        shapes |= {f"blocks.{i}.{norm}.{end}": (width,) for norm in ("norm1", "norm2") for end in ("weight", "bias")}
-        shapes |= {f"blocks.{i}.{name}.weight": shape for name, shape in linear.items()}
-        shapes |= {f"blocks.{i}.{name}.bias": shape[:1] for name, shape in linear.items()}
-    return {name: (0.2 * rng.standard_normal(shape)).astype(np.float32) for name, shape in shapes.items()}
+        for name, shape in block.items():
+            shapes |= {f"blocks.{i}.{name}.weight": shape, f"blocks.{i}.{name}.bias": shape[:1]}
+    weights = {name: (0.2 * rng.standard_normal(shape)).astype(np.float32) for name, shape in shapes.items()}
+    weights["norm.weight"] += 1
+    return weights
 
 
 def dinov3_weights(*, width=256, periods=32):

@@ -28,7 +28,7 @@ from croc_jax.data.config import PhotometricConfig, ViewsConfig
 from croc_jax.data.photometric import augment
 from croc_jax.data.pipeline import make_dataset
 from croc_jax.data.prepare import PrepareConfig, prepare
-from croc_jax.data.sources import FolderSource, ImageSource, open_source
+from croc_jax.data.sources import FolderSource, ImageSource, open_sources
 from croc_jax.data.workers import count_cores
 
 IMAGES = flags.DEFINE_string("images", None, "Folder of photographs.", required=True)
@@ -78,7 +78,7 @@ def _stored(folder: Path, scratch: Path) -> dict[str, ImageSource]:
     with tarfile.open(archive, "w") as tar:
         tar.add(folder, arcname="images")
     specs = {"folder": f"folder:{folder}", "ArrayRecord": f"arrayrecord:{scratch}", "tar": f"tar:{archive}"}
-    return {kind: _Repeated(open_source(spec)) for kind, spec in specs.items()}
+    return {kind: _Repeated(open_sources([spec])) for kind, spec in specs.items()}
 
 
 class _Repeated:

@@ -12,6 +12,8 @@ and centers; as .safetensors, which the official code does not read, this packag
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ from croc_jax.checkpoints.pretrained import load_pretrained
 from croc_jax.checkpoints.stablehlo import export_program, program_difference
 from croc_jax.data.config import DataConfig, ViewsConfig
 from croc_jax.evaluation.backbones import FrozenBackbone, load_backbone
-from croc_jax.models import make_backbone
+from croc_jax.models import Backbone, make_backbone
 from croc_jax.training.config import Recipe
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A workdir, a checkpoint, a file or a folder.", required=True)
@@ -115,9 +117,15 @@ def largest_difference(one: FrozenBackbone, other: FrozenBackbone) -> float:
     for backbone in (one, other):
         config = dataclasses.replace(backbone.recipe.backbone, dtype="float32")
         module = make_backbone(config, image_size=backbone.recipe.data.views.crop_size)
-        found: Any = jax.jit(module.apply)({"params": backbone.params}, images)
+        found: Any = _apply_fn(module)({"params": backbone.params}, images)
         features.append((found.cls, found.patches))
     return float(np.max([np.max(np.abs(a - b)) for a, b in zip(*features, strict=True)]))
+
+
+@functools.cache
+def _apply_fn(module: Backbone) -> Callable[..., Any]:
+    """Compiles equal modules once."""
+    return jax.jit(module.apply)
 
 
 def report(name: Path | str, difference: float) -> None:

@@ -36,19 +36,12 @@ WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the run; by default runs
 
 
 class Plan(NamedTuple):
-    """What to train on, and where the run goes.
+    """What to train on, and where the run goes."""
 
-    Attributes:
-        folder: the images, or the folder of images/ and labels/.
-        labeled: whether there are labels to score with.
-        workdir: folder of the run.
-        changes: config fields that differ from the config file, by name.
-    """
-
-    folder: Path
-    labeled: bool
+    folder: Path  # of the images, or of images/ and labels/
+    labeled: bool  # whether there are labels to score with
     workdir: Path
-    changes: dict[str, str | int]
+    changes: dict[str, str | int]  # config fields that differ from the config file
 
 
 def main() -> None:

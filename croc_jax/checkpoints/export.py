@@ -19,8 +19,8 @@ from croc_jax.models import BackboneConfig, VisionTransformer, make_backbone
 from croc_jax.models.position_embedding import ROPE_BASE
 
 FORMATS = ("official", "timm", "hf")
-# What ResNets and ConvNeXt have there, in libraries without a setting for it.
-_RESNET_STEM, _CONVNEXT_EPSILON = 64, 1e-6
+# Features of the stem in libraries without a setting for it.
+_RESNET_STEM = 64
 # Hidden features of gated MLPs in the official code come in multiples; Hugging Face's DINOv2 follows it.
 _GATED_MULTIPLE = 8
 _LARGEST_RATIO = 64
@@ -43,30 +43,35 @@ def export_backbone(params: Params, config: BackboneConfig, *, image_size: int, 
     """
     if form not in FORMATS:
         raise ValueError(f"format={form!r}: choose one of {', '.join(FORMATS)}")
-    flat = {path: np.asarray(array) for path, array in flatten_tree(params).items()}
-    if family := family_of(flat):
-        _check_convnet(flat, config, family, form)
-        weights, description = write_convnet(flat, form), hf_config_of_convnet(flat)
-    else:
-        column = _choose_column(flat, config, form)
-        weights = write_vit(flat, column) | _extra_arrays(flat, config, column)
-        weights = _adapt_to_timm(weights, config) if form == "timm" else weights
-        description = _hf_config(flat, config, column, image_size=image_size) if form == "hf" else {}
+    weights = name_arrays(params, config, form)
     if form == "hf":
+        flat = _flatten(params)
+        hf_config = hf_config_of_convnet(flat) if family_of(flat) else _hf_config(flat, config, image_size=image_size)
         output.mkdir(parents=True, exist_ok=True)
-        atomic_write(output / HF_CONFIG, (json.dumps(description, indent=2) + "\n").encode())
+        atomic_write(output / HF_CONFIG, (json.dumps(hf_config, indent=2) + "\n").encode())
         output = output / HF_WEIGHTS
     write_arrays(weights, output)
     return output
 
 
-def official_backbone(params: Params, config: BackboneConfig) -> dict[str, np.ndarray]:
-    """Returns arrays under the names of the official code; raises ValueError if it has no such architecture."""
-    flat = {path: np.asarray(array) for path, array in flatten_tree(params).items()}
-    if family_of(flat):
-        return write_convnet(flat, "official")
-    column = _choose_column(flat, config, "official")
-    return write_vit(flat, column) | _extra_arrays(flat, config, column)
+def name_arrays(params: Params, config: BackboneConfig, form: str) -> dict[str, np.ndarray]:
+    """Returns the arrays of a backbone under the names of a library; arguments and errors as `export_backbone`."""
+    flat = _flatten(params)
+    if family := family_of(flat):
+        stem = flat["stem/kernel"].shape[-1]
+        if family == "resnet" and form != "hf" and stem != _RESNET_STEM:
+            raise ValueError(
+                f"width={config.width}: ResNets of torchvision and timm begin with {_RESNET_STEM} features, "
+                f"not {stem}; choose hf"
+            )
+        return write_convnet(flat, form)
+    column = _choose_column(flat, config, form)
+    weights = write_vit(flat, column) | _extra_arrays(flat, config, column)
+    return _adapt_to_timm(weights, config) if form == "timm" else weights
+
+
+def _flatten(params: Params) -> _Flat:
+    return {path: np.asarray(array) for path, array in flatten_tree(params).items()}
 
 
 def write_arrays(contents: Mapping[str, Any], file: Path) -> None:
@@ -107,20 +112,6 @@ def _torch_saver(file: Path) -> Any:
     return lambda contents, path: torch.save(to_tensors(contents), path)
 
 
-def _check_convnet(flat: _Flat, config: BackboneConfig, family: str, form: str) -> None:
-    stem = flat["stem/kernel"].shape[-1]
-    if family == "resnet" and form != "hf" and stem != _RESNET_STEM:
-        raise ValueError(
-            f"width={config.width}: ResNets of torchvision and timm begin with {_RESNET_STEM} features, "
-            f"not {stem}; choose hf"
-        )
-    if family == "convnext" and form != "timm" and config.norm_epsilon != _CONVNEXT_EPSILON:
-        raise ValueError(
-            f"norm_epsilon={config.norm_epsilon:g}: ConvNeXt has {_CONVNEXT_EPSILON:g} there, "
-            "whatever one sets; choose timm, and its norm_eps"
-        )
-
-
 def _choose_column(flat: _Flat, config: BackboneConfig, form: str) -> str:
     """Returns the column of `param_mapping_vit.COLUMNS`; raises ValueError if the library has no such model."""
     rope = config.positions == "rope"
@@ -128,7 +119,7 @@ def _choose_column(flat: _Flat, config: BackboneConfig, form: str) -> str:
         if rope and any(key.any() for key in _key_biases(flat).values()):
             raise ValueError("positions='rope', biases of keys that are not 0: timm has none; choose official or hf")
         return "timm_dinov3" if rope else "timm"
-    column = _hf_column(config) if form == "hf" else _official_column(config)
+    column = _hf_column(config) if form == "hf" else "official_dinov3" if rope else "official"
     hidden = _hidden(flat)
     if is_gated(flat) and column in ("official", "official_dinov3", "hf_dinov2") and hidden % _GATED_MULTIPLE:
         raise ValueError(
@@ -141,18 +132,6 @@ def _choose_column(flat: _Flat, config: BackboneConfig, form: str) -> str:
             "if the MLP is gated); choose official or timm"
         )
     return column
-
-
-def _official_column(config: BackboneConfig) -> str:
-    rope = config.positions == "rope"
-    known = (1e-5, 1e-6) if rope else (1e-6,)
-    # The modules of CrOC and DINO take any.
-    if (rope or _is_dinov2(config)) and config.norm_epsilon not in known:
-        numbers = " or ".join(f"{epsilon:g}" for epsilon in known)
-        raise ValueError(
-            f"norm_epsilon={config.norm_epsilon:g}: the official code has {numbers} there; choose timm or hf"
-        )
-    return "official_dinov3" if rope else "official"
 
 
 def _is_dinov2(config: BackboneConfig) -> bool:
@@ -213,9 +192,9 @@ def _adapt_to_timm(weights: dict[str, np.ndarray], config: BackboneConfig) -> di
     return weights | {"cls_token": weights["cls_token"] + position[:, :1], "pos_embed": position[:, 1:].copy()}
 
 
-def _hf_config(flat: _Flat, config: BackboneConfig, column: str, *, image_size: int) -> dict[str, Any]:
+def _hf_config(flat: _Flat, config: BackboneConfig, *, image_size: int) -> dict[str, Any]:
     """Returns the config.json that Hugging Face's AutoModel needs for a transformer."""
-    module, gated = _module(config), config.mlp == "swiglu"
+    module, gated, column = _module(config), config.mlp == "swiglu", _hf_column(config)
     kind, name, extra = "vit", "ViTModel", {"intermediate_size": _hidden(flat)}
     if column == "hf_dinov2":
         registers = config.num_registers

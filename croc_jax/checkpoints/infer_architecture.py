@@ -1,17 +1,18 @@
 """Infers the architecture of a backbone from its weights, and compares these with what such a backbone has."""
 
 import collections
+import functools
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from croc_jax.checkpoints.manifest import flatten_tree
-from croc_jax.checkpoints.param_mapping import Params, Reading, nest
+from croc_jax.checkpoints.param_mapping import Params, Reading, Weights, nest
 from croc_jax.checkpoints.param_mapping_convnet import detect_family, read_convnet
-from croc_jax.checkpoints.param_mapping_vit import library_names, read_vit
+from croc_jax.checkpoints.param_mapping_vit import read_vit
 from croc_jax.models import BackboneConfig, make_backbone
 from croc_jax.models.registry import CONVOLUTIONAL, VARIANTS
 
@@ -61,7 +62,7 @@ class PretrainedBackbone(NamedTuple):
 
 
 def read_backbone(
-    weights: Mapping[str, Any],
+    weights: Weights,
     *,
     description: Mapping[str, Any] | None = None,
     num_heads: int | None = None,
@@ -80,32 +81,35 @@ def read_backbone(
     found = detect_family(weights)
     if found is not None:
         kind = found[0]
-        reading, stages, name_of = read_convnet(weights, *found)
+        reading, stages = read_convnet(weights, *found)
         config, image_size, problems = _infer_convnet(reading.flat, kind, stages)
         guessed = {"patch_size": config.patch_size, "norm_epsilon": config.norm_epsilon}
     else:
-        kind, reading, name_of = "vision transformer", read_vit(weights), library_names(weights)
+        kind, reading = "vision transformer", read_vit(weights)
         config, image_size, guessed, problems = _infer_vit(
             reading, weights, description or {}, num_heads, default_heads
         )
     if like is not None:
         config, image_size = like.config, like.image_size
     try:
-        module = make_backbone(config, image_size=image_size)
-        image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), np.float32)
-        expected = shapes_of(jax.eval_shape(module.init, jax.random.key(0), image)["params"])
-        problems += compare_shapes(reading.flat, expected, skip=reading.bad, name_of=name_of)
+        problems += compare_shapes(reading.flat, _backbone_shapes(config, image_size), skip=reading.bad)
     except ValueError as error:
         problems.append(str(error))
     return PretrainedBackbone(config, image_size, nest(reading.flat), guessed, reading.problems + problems, kind)
 
 
+@functools.lru_cache(maxsize=8)
+def _backbone_shapes(config: BackboneConfig, image_size: int) -> dict[str, tuple[int, ...]]:
+    module = make_backbone(config, image_size=image_size)
+    image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), np.float32)
+    return shapes_of(jax.eval_shape(module.init, jax.random.key(0), image)["params"])
+
+
 def compare_shapes(
-    flat: Mapping[str, Any],
+    flat: Weights,
     expected: Mapping[str, tuple[int, ...]],
     *,
     skip: Collection[str] = (),
-    name_of: Callable[[str], str] = lambda path: "",
 ) -> list[str]:
     """Returns what is missing, unexpected, and of another shape, in words.
 
@@ -113,12 +117,8 @@ def compare_shapes(
         flat: arrays by path.
         expected: shapes by path.
         skip: paths that were reported already.
-        name_of: returns another library's name for a path.
     """
-    problems = []
-    for path in sorted(expected.keys() - flat.keys() - set(skip)):
-        name = name_of(path)
-        problems.append(f"missing {path} ({name})" if name not in ("", path) else f"missing {path}")
+    problems = [f"missing {path}" for path in sorted(expected.keys() - flat.keys() - set(skip))]
     problems += [f"unexpected {path}" for path in sorted(flat.keys() - expected.keys())]
     for path in sorted(flat.keys() & expected.keys()):
         if np.shape(flat[path]) != expected[path] and path not in skip:
@@ -146,7 +146,7 @@ def _infer_convnet(
 
 def _infer_vit(
     reading: Reading,
-    weights: Mapping[str, Any],
+    weights: Weights,
     description: Mapping[str, Any],
     num_heads: int | None,
     default_heads: int | None,
@@ -195,7 +195,7 @@ def _most_common(flat: Mapping[str, np.ndarray], pattern: str, *, axis: int) -> 
     return collections.Counter(sizes).most_common(1)[0][0] if sizes else None
 
 
-def _has_rope(flat: Mapping[str, np.ndarray], weights: Mapping[str, Any]) -> bool:
+def _has_rope(flat: Mapping[str, np.ndarray], weights: Weights) -> bool:
     """Distinguishes rotary positions from a position embedding that is missing."""
     if any(_ROPE_NAMES.fullmatch(name) for name in weights):
         return True
@@ -206,34 +206,33 @@ def _has_rope(flat: Mapping[str, np.ndarray], weights: Mapping[str, Any]) -> boo
 
 def _learned_grid(flat: Mapping[str, np.ndarray], bad: set[str], problems: list[str]) -> int:
     """Returns rows (and columns) of patches that a position embedding was learned for."""
-    embedding = flat.get("position_embedding")
+    embedding = flat.get(path := "position_embedding")
     if embedding is None:
         return _GRID
     count = embedding.shape[1] if embedding.ndim == 3 else 0
-    side = round(max(count - 1, 0) ** 0.5)
-    if side and side**2 + 1 == count:
-        return side
-    bad.add("position_embedding")
-    what = f"{count} positions of {embedding.shape[-1]} features" if count else f"position_embedding {embedding.shape}"
-    problems.append(f"{what}, expected one more than a square number")
-    return _GRID
+    what = f"{count} positions of {embedding.shape[-1]} features" if count else f"{path} {embedding.shape}"
+    return _square_root(count - 1, path, f"{what}, expected one more than a square number", bad, problems) or _GRID
 
 
 def _patch_size(flat: Mapping[str, np.ndarray], bad: set[str], problems: list[str]) -> int:
-    """Returns the side of a patch."""
-    path = "patch_embedding/projection/kernel"
-    if path not in flat:
+    if (path := "patch_embedding/projection/kernel") not in flat:
         return _PATCH_SIZE
-    side = round((len(flat[path]) / 3) ** 0.5)
-    if side and 3 * side**2 == len(flat[path]):
+    what = f"{path} takes {len(flat[path])} values, expected 3 colors of square patches"
+    return _square_root(len(flat[path]) / 3, path, what, bad, problems) or _PATCH_SIZE
+
+
+def _square_root(square: float, path: str, problem: str, bad: set[str], problems: list[str]) -> int:
+    """Returns a whole root, or 0 with a problem of an array."""
+    side = round(max(square, 0) ** 0.5)
+    if side**2 == square and side:
         return side
     bad.add(path)
-    problems.append(f"{path} takes {len(flat[path])} values, expected 3 colors of square patches")
-    return _PATCH_SIZE
+    problems.append(problem)
+    return 0
 
 
 def count_heads(
-    weights: Mapping[str, Any], stated: int | None, *, width: int, depth: int, rope: bool, default: int | None = None
+    weights: Weights, stated: int | None, *, width: int, depth: int, rope: bool, default: int | None = None
 ) -> tuple[int, bool, list[str]]:
     """Returns the number of heads of a transformer, whether that is certain, and what is wrong with it.
 

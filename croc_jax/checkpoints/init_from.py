@@ -111,17 +111,14 @@ def check_architecture(
     """
     # The image size matters to none of these settings.
     ours, theirs = (make_backbone(config, image_size=config.patch_size) for config in (wanted, found))
-    if type(ours) is not type(theirs):
-        different, origin = ["variant"], found
-    else:
-        names = _CONVOLUTIONAL_SETTINGS
-        if isinstance(theirs, VisionTransformer):
-            # Rotary positions fit any grid.
-            resizing = ("position_resizing",) if theirs.positions == "learned" else ()
-            names = (*_TRANSFORMER_SETTINGS, *resizing)
-        # Networks with rotary positions have an epsilon of their own, whatever the default of a run is.
-        certain = ("norm_epsilon",) if getattr(theirs, "positions", None) == "rope" else ()
-        compared = [name for name in names if name not in guessed or name in certain]
+    names, different, origin = _CONVOLUTIONAL_SETTINGS, ["variant"], found
+    if isinstance(theirs, VisionTransformer):
+        # Rotary positions fit any grid, and such networks have an epsilon of their own.
+        rope = theirs.positions == "rope"
+        names = (*_TRANSFORMER_SETTINGS, *(() if rope else ("position_resizing",)))
+        guessed = set(guessed) - ({"norm_epsilon"} if rope else set())
+    if type(ours) is type(theirs):
+        compared = [name for name in names if name not in guessed]
         different, origin = [name for name in compared if getattr(ours, name) != getattr(theirs, name)], theirs
     if different:
         flags = " ".join(f"--config.backbone.{name}={getattr(origin, name)}" for name in different)

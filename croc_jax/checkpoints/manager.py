@@ -14,19 +14,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 from jax.experimental import multihost_utils
+from jaxtyping import PyTree
 from orbax.checkpoint import checkpoint_managers
 
 from croc_jax.checkpoints.manifest import CorruptError, make_manifest
 from croc_jax.checkpoints.param_mapping import Params
 from croc_jax.checkpoints.restore import (
     CHECKPOINTS_NAME,
+    SKIPPING,
     CheckpointError,
     list_checkpoints,
     no_whole_checkpoint,
     parse_error,
     restore_state,
-    warn_corrupt,
 )
 from croc_jax.training.config import Recipe
 
@@ -138,7 +140,7 @@ class Checkpointer:
         )
         return self._save_policy.should_save(_Save(step, _now()), [self._last], context=context)
 
-    def save(self, step: int, state: Any, *, wait: bool = False) -> None:
+    def save(self, step: int, state: PyTree, *, wait: bool = False) -> None:
         """Takes a copy of a state at once and writes it in the background.
 
         Args:
@@ -196,7 +198,7 @@ class Checkpointer:
                 shutil.rmtree(folder, ignore_errors=True)
             time.sleep(0.3)
 
-    def _check_folder(self, state: Any = None) -> None:
+    def _check_folder(self, state: PyTree = None) -> None:
         """Raises OSError if the folder cannot be written, or has too little space for a state."""
         self._folder.mkdir(parents=True, exist_ok=True)
         if not os.access(self._folder, os.W_OK | os.X_OK):
@@ -207,7 +209,7 @@ class Checkpointer:
             sizes = f"a checkpoint takes {needed / 2**20:.1f} MiB, and {free / 2**20:.1f} MiB are free"
             raise OSError(errno.ENOSPC, sizes, str(self._folder))
 
-    def restore_latest(self, abstract_state: Any) -> Any | None:
+    def restore_latest(self, abstract_state: PyTree) -> PyTree | None:
         """Returns the state of the latest whole checkpoint, or None if there is no checkpoint.
 
         One that is corrupt is passed over with a warning and stays where it is, until its step is saved again.
@@ -227,7 +229,7 @@ class Checkpointer:
                 return restore_state(folder, abstract_state)
             except CorruptError as error:
                 if jax.process_index() == 0:
-                    warn_corrupt(folder, error)
+                    logging.warning(SKIPPING, folder, error)
             self._corrupt.add(step)
             passed.append(folder)
         if passed:

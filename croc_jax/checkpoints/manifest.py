@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, UInt32
+from jaxtyping import Array, PyTree, UInt32
 
 from croc_jax.training.config import Recipe, recipe_to_dict
 from croc_jax.training.sharding import reduce_each
@@ -18,7 +18,7 @@ class CorruptError(ValueError):
     """What was read from a checkpoint is not what was written."""
 
 
-def make_manifest(recipe: Recipe, step: int, state: Any) -> dict[str, Any]:
+def make_manifest(recipe: Recipe, step: int, state: PyTree) -> dict[str, Any]:
     """Returns the JSON metadata of a checkpoint: settings, step, and each array with its checksum."""
     sums = _checksums(state)
     arrays = {
@@ -36,14 +36,14 @@ def check_digest(manifest: Mapping[str, Any]) -> None:
         raise CorruptError("checksum mismatch in its metadata")
 
 
-def check_arrays(arrays: Any, manifest: Mapping[str, Any]) -> None:
+def check_arrays(arrays: PyTree, manifest: Mapping[str, Any]) -> None:
     """Raises CorruptError, naming an array, unless all arrays of a tree are as they were written."""
     for name, value in _checksums(arrays).items():
         if value != manifest["arrays"][name]["checksum"]:
             raise CorruptError(f"checksum mismatch in the array {name}")
 
 
-def find_differences(abstract: Any, manifest: Mapping[str, Any]) -> list[str]:
+def find_differences(abstract: PyTree, manifest: Mapping[str, Any]) -> list[str]:
     """Returns a description of each array of a tree that is not in the checkpoint in this shape and type."""
     differences = []
     for name, leaf in flatten_tree(abstract).items():
@@ -55,7 +55,7 @@ def find_differences(abstract: Any, manifest: Mapping[str, Any]) -> list[str]:
     return differences
 
 
-def flatten_tree(tree: Any) -> dict[str, Any]:
+def flatten_tree(tree: PyTree) -> dict[str, Any]:
     """Returns {"teacher/backbone/cls_token": leaf, ...}."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf
@@ -63,7 +63,7 @@ def flatten_tree(tree: Any) -> dict[str, Any]:
     }
 
 
-def _checksums(tree: Any) -> dict[str, int]:
+def _checksums(tree: PyTree) -> dict[str, int]:
     leaves = flatten_tree(tree)
     sums = reduce_each(_checksum, list(leaves.values()))
     return {name: int(value) for name, value in zip(leaves, sums, strict=True)}

@@ -1,5 +1,7 @@
 """Whole checkpoints of the official code of CrOC, in and out, and of DINO, in: both networks, heads and centers."""
 
+import functools
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -7,15 +9,15 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from croc_jax.checkpoints.export import official_backbone, write_arrays
+from croc_jax.checkpoints.export import name_arrays, write_arrays
 from croc_jax.checkpoints.infer_architecture import compare_shapes, read_backbone, shapes_of
 from croc_jax.checkpoints.manifest import flatten_tree
-from croc_jax.checkpoints.param_mapping import Params, array_problem, nest, unknown_names
+from croc_jax.checkpoints.param_mapping import Params, Weights, array_problem, nest, unknown_names
 from croc_jax.checkpoints.pretrained import check_names, flatten_run, is_weights_file, read_contents, read_epoch
 from croc_jax.checkpoints.restore import restore_networks
 from croc_jax.models import BackboneConfig, HeadConfig, make_head
 
-_WRAPPERS = ("module.", "_orig_mod.")
+_WRAPPERS = re.compile(r"^(module\.)?(_orig_mod\.)?")
 # The architecture is inferred from the teacher; the student must have the same.
 _NETWORKS = ("teacher", "student")
 # Of each official loss, its centers and the last layers that they belong to.
@@ -127,7 +129,7 @@ def to_official(params: Params, config: BackboneConfig) -> dict[str, np.ndarray]
     """
     weights = {}
     if "backbone" in params:
-        named = official_backbone(params["backbone"], config)
+        named = name_arrays(params["backbone"], config, "official")
         weights = {f"backbone.{name}": array for name, array in named.items()}
     if "head" in params:
         names, flat = {ours: theirs for theirs, ours in _HEAD.items()}, flatten_tree(params["head"])
@@ -135,18 +137,19 @@ def to_official(params: Params, config: BackboneConfig) -> dict[str, np.ndarray]
     return weights
 
 
-def split_official(weights: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
-    """Returns the backbone's weights and the head's, both without that prefix, and unknown names."""
-    backbone, head = (
-        {name.removeprefix(prefix): array for name, array in weights.items() if name.startswith(prefix)}
-        for prefix in ("backbone.", "head.")
-    )
-    return backbone, head, [name for name in weights if not name.startswith(("backbone.", "head."))]
+def split_official(weights: Weights) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """Returns the backbone's weights and the head's, both without that prefix and wrappers, and unknown names."""
+    parts, unknown = {"backbone": {}, "head": {}}, []
+    for name, array in weights.items():
+        part, _, inner = _WRAPPERS.sub("", name).partition(".")
+        if part in parts and inner:
+            parts[part][inner] = array
+        else:
+            unknown.append(_WRAPPERS.sub("", name))
+    return parts["backbone"], parts["head"], unknown
 
 
-def read_head(
-    weights: Mapping[str, Any], *, width: int, layers: Collection[str]
-) -> tuple[dict[str, np.ndarray], list[str]]:
+def read_head(weights: Weights, *, width: int, layers: Collection[str]) -> tuple[dict[str, np.ndarray], list[str]]:
     """Returns arrays of a head by our path, and what is unknown, missing, unexpected or of another shape.
 
     Args:
@@ -166,9 +169,14 @@ def read_head(
     hidden, bottleneck = flat["mlp_1/kernel"].shape[-1], flat["mlp_3/kernel"].shape[-1]
     sizes: Any = {f"num_prototypes{end}": len(flat[f"last_layer{end}/scale"]) for end in ("", "_dense")[: len(layers)]}
     config = HeadConfig(hidden_dim=hidden, bottleneck_dim=bottleneck, **sizes)
-    head, token = make_head(config, dtype=np.float32), jax.ShapeDtypeStruct((1, width), np.float32)
-    shapes = shapes_of(jax.eval_shape(head.init, jax.random.key(0), token)["params"])
+    shapes = _head_shapes(config, width)
     return flat, compare_shapes(flat, {path: shape for path, shape in shapes.items() if path in names.values()})
+
+
+@functools.lru_cache(maxsize=8)
+def _head_shapes(config: HeadConfig, width: int) -> dict[str, tuple[int, ...]]:
+    head, token = make_head(config, dtype=np.float32), jax.ShapeDtypeStruct((1, width), np.float32)
+    return shapes_of(jax.eval_shape(head.init, jax.random.key(0), token)["params"])
 
 
 def _turn(path: str, array: np.ndarray) -> np.ndarray:
@@ -184,7 +192,7 @@ def _load_official(file: Path, *, num_heads: int | None, default_heads: int | No
         raise ValueError(f"{file} is no whole checkpoint of CrOC or DINO: it lacks {lost}")
     backbones, heads, problems = {}, {}, []
     for which in _NETWORKS:
-        backbone, head, unknown = split_official(_unwrap(check_names(contents[which], file)))
+        backbone, head, unknown = split_official(check_names(contents[which], file))
         found = read_backbone(backbone, num_heads=num_heads, default_heads=default_heads, like=backbones.get("teacher"))
         flat, wrong = read_head(head, width=found.width, layers=_LOSSES[loss].values())
         backbones[which], heads[which] = found, flat
@@ -204,9 +212,7 @@ def _load_official(file: Path, *, num_heads: int | None, default_heads: int | No
     return Networks(config, size, student, teacher, centers["center"], centers.get("center_c"), epoch, guessed)
 
 
-def _read_centers(
-    loss: Mapping[str, Any], name: str, head: Mapping[str, np.ndarray]
-) -> tuple[dict[str, np.ndarray], list[str]]:
+def _read_centers(loss: Weights, name: str, head: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
     """Returns the centers of a loss by name, and what is wrong with them."""
     known = _LOSSES[name]
     centers, problems = {}, unknown_names(f"{name}.{key}" for key in loss.keys() - known.keys())
@@ -221,12 +227,3 @@ def _read_centers(
         else:
             problems.append(f"{name}.{key} is {problem}")
     return centers, problems
-
-
-def _unwrap(weights: Mapping[str, Any]) -> dict[str, Any]:
-    arrays = {}
-    for name, array in weights.items():
-        for wrapper in _WRAPPERS:
-            name = name.removeprefix(wrapper)
-        arrays[name] = array
-    return arrays

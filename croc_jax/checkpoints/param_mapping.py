@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 Params = dict[str, Any]
+# What a file holds by name: arrays, and whatever else.
+Weights = Mapping[str, Any]
 # Types that weights come in; integers and 8-bit floats have scales that lie elsewhere.
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 

@@ -1,12 +1,12 @@
 """Names of the parameters of ResNet and ConvNeXt in PyTorch's libraries and here, read both ways."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from croc_jax.checkpoints.param_mapping import Reading, Slot, read_slots, write_slots
+from croc_jax.checkpoints.param_mapping import Reading, Slot, Weights, read_slots, write_slots
 
 # Our path, and the format's name for it; {s} is a stage, {S} the same counted from 1, {d} a stage but the first, and
 # {i} a block of the stage. A path in parentheses is a batch normalization, one in brackets a scale; all others have
@@ -90,9 +90,7 @@ def detect_family(names: Iterable[str]) -> tuple[str, str] | None:
     return None
 
 
-def read_convnet(
-    weights: Mapping[str, Any], family: str, form: str
-) -> tuple[Reading, tuple[int, ...], Callable[[str], str]]:
+def read_convnet(weights: Weights, family: str, form: str) -> tuple[Reading, tuple[int, ...]]:
     """Reads a ResNet or ConvNeXt.
 
     Args:
@@ -101,13 +99,11 @@ def read_convnet(
         form: see `detect_family`.
 
     Returns:
-        What was read, the number of blocks of each stage, and a function from our path to the library's name.
+        What was read, and the number of blocks of each stage.
     """
     named = [(_PREFIXES.sub("", name), array) for name, array in weights.items()]
     stages = _count_blocks(dict(named), _FAMILIES[family][form])
-    slots = dict(_slots(family, form, stages))
-    names = {slot.path: name for name, slot in slots.items()}
-    return read_slots(named, slots, _IGNORED), stages, lambda path: names.get(path, "")
+    return read_slots(named, dict(_slots(family, form, stages)), _IGNORED), stages
 
 
 def write_convnet(flat: Mapping[str, np.ndarray], form: str) -> dict[str, np.ndarray]:
@@ -181,7 +177,7 @@ def _numbers(ours: str, stages: Sequence[int]) -> Iterator[dict[str, int]]:
                 yield {"s": stage, "S": stage + 1, "i": index}
 
 
-def _count_blocks(names: Mapping[str, Any], table: Mapping[str, str]) -> tuple[int, ...]:
+def _count_blocks(names: Weights, table: Mapping[str, str]) -> tuple[int, ...]:
     place = next(theirs for ours, theirs in table.items() if "{i}" in ours)
     pattern = re.escape(place).replace(r"\{s\}", r"(?P<s>\d)").replace(r"\{S\}", r"(?P<S>\d)")
     pattern = pattern.replace(r"\{i\}", r"(?P<i>\d+)") + r"(\..*)?"

@@ -1,12 +1,12 @@
 """Names of a vision transformer's parameters in PyTorch's libraries and here: one table, read both ways."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from croc_jax.checkpoints.param_mapping import Reading, Slot, read_slots, write_slots
+from croc_jax.checkpoints.param_mapping import Reading, Slot, Weights, read_slots, write_slots
 
 COLUMNS: tuple[str, ...] = ("official", "timm", "hf_vit", "hf_dinov2", "hf_dinov3", "official_dinov3", "timm_dinov3")
 _BLOCKS: dict[str, str] = dict(
@@ -117,7 +117,7 @@ _PREFIXES = re.compile(
 )
 
 
-def read_vit(weights: Mapping[str, Any]) -> Reading:
+def read_vit(weights: Weights) -> Reading:
     """Reads a vision transformer under the names of any known library."""
     named = _normalize_names(weights)
     slots: dict[str, Slot] = {}
@@ -143,14 +143,6 @@ def write_vit(flat: Mapping[str, np.ndarray], column: str) -> dict[str, np.ndarr
     """
     depth = len([path for path in flat if path.endswith("attention/qkv/kernel")])
     return write_slots(flat, _column_slots(column, depth, gated=is_gated(flat)))
-
-
-def library_names(weights: Mapping[str, Any]) -> Callable[[str], str]:
-    """Returns a function from our path to the name in the library of these weights, "" if it has none."""
-    known = {_PREFIXES.sub("", name) for name in weights}
-    tables = [_column_slots(column, _depth(known), gated=False) for column in COLUMNS]
-    slots = max(tables, key=lambda table: len(table.keys() & known))
-    return lambda path: ", ".join(name for name, slot in slots.items() if slot.path == path)
 
 
 def is_gated(flat: Mapping[str, np.ndarray]) -> bool:
@@ -179,7 +171,7 @@ def _depth(names: Any) -> int:
     return 1 + max((int(block[1]) for block in blocks if block), default=0)
 
 
-def _normalize_names(weights: Mapping[str, Any]) -> list[tuple[str, Any]]:
+def _normalize_names(weights: Weights) -> list[tuple[str, Any]]:
     """Returns arrays with names as in the table."""
     gated = any(name.endswith("mlp.gate_proj.weight") for name in weights)
     renamed = []
@@ -195,7 +187,7 @@ def _normalize_names(weights: Mapping[str, Any]) -> list[tuple[str, Any]]:
     return renamed
 
 
-def _mask_biases(named: Mapping[str, Any], flat: dict[str, np.ndarray]) -> list[str]:
+def _mask_biases(named: Weights, flat: dict[str, np.ndarray]) -> list[str]:
     """DINOv3's own files multiply the bias of queries, keys and values by a mask of ones and zeros."""
     problems = []
     for name, mask in named.items():

@@ -10,6 +10,7 @@ import safetensors
 import safetensors.numpy
 
 from croc_jax.checkpoints.infer_architecture import PretrainedBackbone, read_backbone
+from croc_jax.checkpoints.param_mapping import Weights
 from croc_jax.checkpoints.torch_file import opaque, read_torch_file
 
 _SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
@@ -62,7 +63,7 @@ def is_weights_file(checkpoint: Path) -> bool:
     return checkpoint.suffix in _SUFFIXES or checkpoint.name.endswith(_INDEX) or _locate(checkpoint) != checkpoint
 
 
-def read_contents(path: Path) -> Mapping[str, Any]:
+def read_contents(path: Path) -> Weights:
     """Returns what a file or folder holds by name: arrays, and whatever else a .pth has.
 
     Raises:
@@ -82,7 +83,7 @@ def read_contents(path: Path) -> Mapping[str, Any]:
     return check_names(contents, file)
 
 
-def check_names(contents: Mapping[Any, Any], path: Path) -> Mapping[str, Any]:
+def check_names(contents: Mapping[Any, Any], path: Path) -> Weights:
     """Returns the contents of a file, or of a part of it; raises ValueError if keys are no strings."""
     others = [repr(name) for name in contents if not isinstance(name, str)]
     if others:
@@ -90,13 +91,13 @@ def check_names(contents: Mapping[Any, Any], path: Path) -> Mapping[str, Any]:
     return contents
 
 
-def read_epoch(contents: Mapping[str, Any]) -> int:
+def read_epoch(contents: Weights) -> int:
     """Returns the epoch that a file states, or 0."""
     epoch = contents.get("epoch", 0)
     return epoch if isinstance(epoch, int) else 0
 
 
-def flatten_run(contents: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def flatten_run(contents: Weights) -> dict[str, np.ndarray]:
     """Returns {"student.backbone.cls_token": x, ...} for {"student": {"module.backbone.cls_token": x}, ...}."""
     flat = {}
     for part, value in contents.items():
@@ -132,7 +133,7 @@ def _read_description(path: Path) -> dict[str, Any]:
     return _read_json(config) if file.name in _IN_FOLDERS and config.is_file() else {}
 
 
-def _choose_weights(contents: Mapping[str, Any], path: Path, *, which: str) -> Mapping[str, Any]:
+def _choose_weights(contents: Weights, path: Path, *, which: str) -> Weights:
     """Returns the weights of one network, out of whatever a program has put around them."""
     networks = [name for name in _NETWORKS if isinstance(contents.get(name), Mapping)]
     if networks and which not in networks:

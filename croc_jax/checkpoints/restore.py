@@ -19,6 +19,7 @@ import tensorstore
 from absl import logging
 from jax.experimental import multihost_utils
 from jax.sharding import SingleDeviceSharding
+from jaxtyping import PyTree
 
 from croc_jax.checkpoints.manifest import CorruptError, check_arrays, check_digest, find_differences, flatten_tree
 from croc_jax.checkpoints.param_mapping import Params
@@ -26,6 +27,8 @@ from croc_jax.training.config import Recipe, RecipeError, recipe_from_dict
 from croc_jax.training.forward import init_networks, init_params
 
 CHECKPOINTS_NAME = "checkpoints"
+# The warning that a checkpoint is passed over.
+SKIPPING = "skipping the corrupt checkpoint %s: %s"
 # Status codes of TensorStore for files that are cut short, or cannot be decoded.
 _CORRUPT_CODES = ("DATA_LOSS", "FAILED_PRECONDITION", "OUT_OF_RANGE")
 # Of all errors of the operating system, these mean a checkpoint without one of its files.
@@ -66,11 +69,6 @@ def list_checkpoints(folder: Path) -> list[Path]:
     """Returns the finished checkpoints in a folder, the latest first; those being written have longer names."""
     found = [path for path in folder.iterdir() if path.name.isdigit()]
     return sorted(found, key=lambda path: int(path.name), reverse=True)
-
-
-def warn_corrupt(folder: Path, error: CorruptError) -> None:
-    """Logs that a checkpoint is passed over."""
-    logging.warning("skipping the corrupt checkpoint %s: %s", folder, error)
 
 
 def no_whole_checkpoint(folders: list[Path]) -> CheckpointError:
@@ -115,21 +113,16 @@ def _restore_part(
     for folder in find_checkpoints(Path(path).absolute()):
         try:
             manifest = read_manifest(folder)
-            recipe = _read_recipe(manifest, folder)
+            recipe = recipe_from_dict(manifest["recipe"])
             state = read_arrays(folder, _abstract_part(recipe, choose, centers=centers), manifest)
             check_arrays(state, manifest)
             return recipe, state, manifest["step"]
+        except RecipeError as error:
+            raise CheckpointError(f"{folder} is of another version: {error}") from error
         except CorruptError as error:
-            warn_corrupt(folder, error)
+            logging.warning(SKIPPING, folder, error)
             corrupt.append(folder)
     raise no_whole_checkpoint(corrupt)
-
-
-def _read_recipe(manifest: Mapping[str, Any], folder: Path) -> Recipe:
-    try:
-        return recipe_from_dict(manifest["recipe"])
-    except RecipeError as error:
-        raise CheckpointError(f"{folder} is of another version: {error}") from error
 
 
 def _abstract_part(recipe: Recipe, choose: Callable[[Params], dict[str, Any]], *, centers: bool) -> dict[str, Any]:
@@ -143,7 +136,7 @@ def _abstract_part(recipe: Recipe, choose: Callable[[Params], dict[str, Any]], *
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), abstract)
 
 
-def restore_state(folder: Path, abstract: Any) -> Any:
+def restore_state(folder: Path, abstract: PyTree) -> PyTree:
     """Reads a whole state; every process of the run calls this, and reads the shards of its own devices.
 
     Args:
@@ -199,7 +192,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def read_arrays(folder: Path, abstract: Any, manifest: Mapping[str, Any]) -> Any:
+def read_arrays(folder: Path, abstract: PyTree, manifest: Mapping[str, Any]) -> PyTree:
     """Returns arrays of a checkpoint.
 
     Args:

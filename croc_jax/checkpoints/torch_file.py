@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -27,8 +27,13 @@ _STORAGES = {
     "BoolStorage": np.bool_,
     "UntypedStorage": np.uint8,
 }
-# Types that have no storages of their own.
-_LATER_TYPES = {"uint16": np.uint16, "uint32": np.uint32, "uint64": np.uint64}
+
+
+_PLAIN: dict[tuple[str, str], type] = {
+    ("torch", "Size"): tuple,
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("argparse", "Namespace"): argparse.Namespace,
+}
 
 
 class Opaque:
@@ -92,14 +97,10 @@ def _read_zip(archive: zipfile.ZipFile, pickled: str) -> Any:
     return _Unpickler(io.BytesIO(archive.read(pickled)), load).load()
 
 
-class _StorageType(NamedTuple):
-    dtype: Any
-
-
 class _Unpickler(pickle.Unpickler):
     """Knows tensors and plain containers; calls nothing else."""
 
-    def __init__(self, data: io.BytesIO, read_storage: Callable[[str, Any], np.ndarray]) -> None:
+    def __init__(self, data: io.BytesIO, read_storage: Callable[[str, np.dtype], np.ndarray]) -> None:
         super().__init__(data, encoding="latin1")
         self._read_storage = read_storage
 
@@ -107,22 +108,16 @@ class _Unpickler(pickle.Unpickler):
         if module in ("torch._utils", "torch._tensor") and name in _REBUILD:
             return _REBUILD[name]
         if module in ("torch", "torch.storage") and name in _STORAGES:
-            return _StorageType(_STORAGES[name])
-        if (module, name) == ("torch", "Size"):
-            return tuple
-        if (module, name) == ("collections", "OrderedDict"):
-            return collections.OrderedDict
-        if (module, name) == ("argparse", "Namespace"):
-            return argparse.Namespace
-        return _opaque_type(name)
+            return np.dtype(_STORAGES[name])
+        return _PLAIN.get((module, name)) or _opaque_type(name)
 
     def persistent_load(self, pid: Any) -> Any:
         kind, storage, key, _, count, *view = pid
         if kind != "storage" or any(view):
             raise pickle.UnpicklingError(f"unknown storage {pid}")
-        if not isinstance(storage, _StorageType):
+        if not isinstance(storage, np.dtype):
             return opaque(storage.__name__)
-        values = self._read_storage(key, storage.dtype)
+        values = self._read_storage(key, storage)
         if len(values) != count:
             raise pickle.UnpicklingError(f"storage {key} has {len(values)} values, not {count}")
         return values
@@ -138,13 +133,9 @@ def _rebuild_tensor(storage: Any, offset: int, size: Sequence[int], stride: Sequ
     return np.lib.stride_tricks.as_strided(storage[offset:], size, strides).copy()
 
 
-def _rebuild_later_tensor(
-    storage: Any, offset: int, size: Sequence[int], stride: Sequence[int], grad: bool, hooks: Any, dtype: Any, *_: Any
-) -> Any:
-    """Rebuilds a tensor whose storage is bytes."""
-    if dtype.__name__ not in _LATER_TYPES or isinstance(storage, Opaque):
-        return opaque(dtype.__name__)
-    return _rebuild_tensor(storage.view(_LATER_TYPES[dtype.__name__]), offset, size, stride)
+def _rebuild_later_tensor(*parts: Any) -> Opaque:
+    """Stands for a tensor of 8-bit floats or unsigned integers, which are no types of weights."""
+    return opaque(parts[6].__name__)
 
 
 def _rebuild_parameter(tensor: Any, *_: Any) -> Any:

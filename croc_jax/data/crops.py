@@ -26,22 +26,6 @@ class Box(NamedTuple):
     flip: bool
 
 
-class Crops(NamedTuple):
-    """The crops of one image.
-
-    Attributes:
-        views: two random crops.
-        boxes: (top, left, height, width, flip) of each in original pixels.
-        local_views: smaller crops, if any.
-        local_boxes: their boxes.
-    """
-
-    views: UInt8[np.ndarray, "v H W 3"]
-    boxes: Float32[np.ndarray, "v 5"]
-    local_views: UInt8[np.ndarray, "l h w 3"]
-    local_boxes: Float32[np.ndarray, "l 5"]
-
-
 def sample_box(generator: np.random.Generator, height: int, width: int, config: ViewsConfig) -> Box:
     """Draws a box with the distribution of torchvision's RandomResizedCrop, and a flip.
 
@@ -101,8 +85,8 @@ def two_views(
 
 def random_crops(
     encoded: bytes, generator: np.random.Generator, config: ViewsConfig, local: LocalViewsConfig | None = None
-) -> Crops:
-    """Decodes an image and returns its views, and its local views if any are asked for.
+) -> dict[str, np.ndarray]:
+    """Decodes an image and returns its views and boxes, as in one row of a `HostBatch` of the pipeline.
 
     The boxes are the same whatever `config.decoding`, and those of the views the same with and
     without local ones.
@@ -123,12 +107,10 @@ def random_crops(
     local_boxes = [sample_box(generator, *size, as_views) for _ in range(local.count)]
     sizes = [config.crop_size] * NUM_VIEWS + [local.crop_size] * local.count
     crops = (_exact_crops if config.decoding == "exact" else _fast_crops)(encoded, size, boxes + local_boxes, sizes)
-    return Crops(
-        np.stack(crops[:NUM_VIEWS]),
-        np.array(boxes, np.float32),
-        np.array(crops[NUM_VIEWS:], np.uint8).reshape(local.count, local.crop_size, local.crop_size, 3),
-        np.array(local_boxes, np.float32).reshape(local.count, len(Box._fields)),
-    )
+    found = {"views": np.stack(crops[:NUM_VIEWS]), "boxes": np.array(boxes, np.float32)}
+    if local.count:
+        found |= {"local_views": np.stack(crops[NUM_VIEWS:]), "local_boxes": np.array(local_boxes, np.float32)}
+    return found
 
 
 def _exact_crops(encoded: bytes, size: Size, boxes: list[Box], sides: list[int]) -> list[np.ndarray]:

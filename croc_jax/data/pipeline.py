@@ -18,14 +18,7 @@ from croc_jax.data.config import LocalViewsConfig, ViewsConfig
 from croc_jax.data.crops import NUM_VIEWS, random_crops
 from croc_jax.data.decoding import DecodeError, decode
 from croc_jax.data.sources.base import ImageSource
-from croc_jax.data.workers import (
-    BY_MACHINE,
-    block_preemption,
-    check_shared_memory,
-    choose_workers,
-    start_resource_tracker,
-    start_worker,
-)
+from croc_jax.data.workers import BY_MACHINE, choose_workers, init_worker, starting_workers
 
 _MAX_TRIES = 20
 # grain's text, in a plain RuntimeError.
@@ -93,15 +86,12 @@ class CropDataset:
         options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=num_threads + bool(num_threads))
         stream = self.batches[start_step:].to_iter_dataset(options)
         if num_workers:
-            check_shared_memory(num_workers, batch_bytes=self.batch_bytes)
-            start_resource_tracker()
             if not flags.FLAGS.is_parsed():
                 # grain's workers need that, and in a notebook no program has done it.
                 flags.FLAGS.mark_as_parsed()
-            stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers), start_worker)
-        return BatchIterator(
-            iter(stream), self.source, BadRecords(file=self.skipped_file, max_fraction=self.max_bad_fraction)
-        )
+            stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers), init_worker)
+        bad = BadRecords(file=self.skipped_file, max_fraction=self.max_bad_fraction)
+        return BatchIterator(iter(stream), self.source, bad)
 
 
 def make_dataset(
@@ -178,7 +168,7 @@ def _load_views(
             skipped[attempt] = index
             index = int(generator.integers(len(source)))
         else:
-            return {name: array for name, array in crops._asdict().items() if len(array)} | {"skipped": skipped}
+            return crops | {"skipped": skipped}
     raise UnreadableImagesError(
         f"{_MAX_TRIES} images in a row are unreadable, the last of them {source.name(int(skipped[-1]))} "
         f"({error}): check the files and the disk they are on"
@@ -210,7 +200,7 @@ class BatchIterator(Iterator[HostBatch]):
             raise StopIteration
         try:
             # The first call starts the worker processes.
-            with contextlib.nullcontext() if self._started else block_preemption():
+            with contextlib.nullcontext() if self._started else starting_workers():
                 batch = next(self._batches)
             self._started = True
         except RuntimeError as error:

@@ -2,13 +2,25 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
 
 Loaded = TypeVar("Loaded")
 Label = TypeVar("Label")
+
+
+class LabeledBatch(NamedTuple, Generic[Label]):
+    """A batch of constant size, so that it compiles once.
+
+    Attributes:
+        images: `[b H W 3]`; after the last image of a split, black ones fill the batch.
+        labels: one for each real image, so their number is that of the real images.
+    """
+
+    images: UInt8[np.ndarray, "b H W 3"]
+    labels: list[Label]
 
 
 def load_ahead(
@@ -36,12 +48,9 @@ def load_ahead(
 
 def load_padded(
     load: Callable[[int], tuple[UInt8[np.ndarray, "H W 3"], Label]], count: int, batch_size: int, *, num_threads: int
-) -> Iterator[tuple[UInt8[np.ndarray, "b H W 3"], list[Label]]]:
-    """Yields images of one size in batches of constant size, and their labels; black images fill the last batch.
-
-    Arguments are those of `load_ahead`.
-    """
+) -> Iterator[LabeledBatch[Label]]:
+    """Yields images of one size with their labels; arguments are those of `load_ahead`."""
     for loaded in load_ahead(load, count, batch_size, num_threads=num_threads):
         images = np.zeros((batch_size, *loaded[0][0].shape), np.uint8)
         images[: len(loaded)] = [image for image, _ in loaded]
-        yield images, [label for _, label in loaded]
+        yield LabeledBatch(images, [label for _, label in loaded])

@@ -1,20 +1,16 @@
 """Writes the images of any source to ArrayRecord shards, with several processes."""
 
-import contextlib
 import dataclasses
-import functools
 import hashlib
 import io
 import json
 import multiprocessing
 import signal
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from collections.abc import Callable
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import NamedTuple
 
 from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
@@ -22,12 +18,11 @@ from PIL import Image
 from croc_jax.atomic_write import atomic_write
 from croc_jax.data.decoding import DecodeError, decode
 from croc_jax.data.sources import ImageSource, open_sources
-from croc_jax.data.workers import count_cores, start_worker
+from croc_jax.data.workers import count_cores, init_worker
 
 SETTINGS_NAME = "prepare.json"
 SKIPPED_NAME = "skipped.txt"
 JPEG_QUALITY = 95
-_SECONDS_BETWEEN_UPDATES = 0.5
 # Each image on its own, so that one is read at a time; encoded ones do not compress any further.
 _OPTIONS = "group_size:1,uncompressed"
 
@@ -54,13 +49,6 @@ class PrepareConfig:
                 raise ValueError(f"{name}={getattr(self, name)}: must be 1 or more")
 
 
-class Progress(NamedTuple):
-    """What the workers share: images done, and whether to stop between two images."""
-
-    done: Synchronized
-    stop: Event
-
-
 def prepare(
     config: PrepareConfig,
     folder: Path,
@@ -75,10 +63,10 @@ def prepare(
     complete, and are kept: after an interruption, the same call writes those that are missing.
 
     Args:
-        config: what to write.
-        folder: where the shards go; made if need be.
-        num_workers: processes; by default, one a core.
-        show: called now and then with the number of images done and of all images.
+        config: the images, and the size of shards.
+        folder: folder of the shards; made if it does not exist.
+        num_workers: processes; 1 works in this one; by default one a core.
+        show: called with the numbers of images done and of all images, after each shard.
 
     Raises:
         ValueError: if a source cannot be opened, the folder holds something else, a worker died, or no image can
@@ -87,48 +75,45 @@ def prepare(
     """
     source = open_sources(config.sources)
     count = -(-len(source) // config.shard_size)
-    names = [f"images-{shard:05d}-of-{count:05d}.array_record" for shard in range(count)]
+    files = [folder / f"images-{shard:05d}-of-{count:05d}.array_record" for shard in range(count)]
     _check_settings(folder, config, source)
-    missing = [number for number, name in enumerate(names) if not (folder / name).exists()]
-    to_read = sum(min(config.shard_size, len(source) - number * config.shard_size) for number in missing)
-    num_workers = min(num_workers or count_cores(), len(missing) or 1)
+    starts = {file: number * config.shard_size for number, file in enumerate(files) if not file.exists()}
+    sizes = {file: min(config.shard_size, len(source) - start) for file, start in starts.items()}
+    num_done, num_skipped = len(source) - sum(sizes.values()), 0
+    show(num_done, len(source))
+    num_workers = min(num_workers or count_cores(), len(starts) or 1)
     # Processes that start afresh: a copy of this one would share the locks of its threads.
     context = multiprocessing.get_context("spawn")
-    progress, num_skipped = Progress(context.Value("q", 0), context.Event()), 0
+    stop = context.Event()
     if num_workers > 1:
-        pool: Executor = ProcessPoolExecutor(num_workers, context, _init, (source, progress))
+        pool: Executor = ProcessPoolExecutor(num_workers, context, _init, (source, stop))
     else:
-        pool = ThreadPoolExecutor(1, initializer=_init, initargs=(source, progress))
+        pool = ThreadPoolExecutor(1, initializer=_init, initargs=(source, stop))
     try:
-        with _ignoring_interrupts():
-            write = functools.partial(write_shard, config=config, folder=folder, names=names)
-            pending = {pool.submit(write, number) for number in missing}
-        while pending:
-            done, pending = wait(pending, _SECONDS_BETWEEN_UPDATES, FIRST_COMPLETED)
-            for future in done:
-                num_skipped += _list_skipped(folder, future.result())
-            show(len(source) - to_read + progress.done.value, len(source))
+        # Processes inherit that Ctrl-C is ignored, and leave it to this one.
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            pending = {
+                pool.submit(write_shard, file, start, sizes[file], config.short_side): file
+                for file, start in starts.items()
+            }
+        finally:
+            signal.signal(signal.SIGINT, before)
+        for future in as_completed(pending):
+            num_skipped += _list_skipped(folder, future.result())
+            num_done += sizes[pending[future]]
+            show(num_done, len(source))
     except BrokenProcessPool as error:
         raise ValueError(
             "a worker process died, perhaps for lack of memory: run the same command again with fewer --workers; "
             "finished shards are kept"
         ) from error
     finally:
-        progress.stop.set()
+        stop.set()
         pool.shutdown(cancel_futures=True)
     if num_skipped == len(source):
         raise ValueError(f"no image of {', '.join(config.sources)} could be read: see {folder / SKIPPED_NAME}")
     return num_skipped
-
-
-@contextlib.contextmanager
-def _ignoring_interrupts() -> Iterator[None]:
-    """Ignores Ctrl-C while worker processes start: they inherit that, and leave it to the main process."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _check_settings(folder: Path, config: PrepareConfig, source: ImageSource) -> None:
@@ -162,46 +147,42 @@ def _list_skipped(folder: Path, skipped: dict[str, str]) -> int:
 
 # What a worker process works with, as set by `_init`.
 _source: ImageSource
-_progress: Progress
+_stop: Event
 
 
-def _init(source: ImageSource, progress: Progress) -> None:
-    global _source, _progress
-    _source, _progress = source, progress
+def _init(source: ImageSource, stop: Event) -> None:
+    global _source, _stop
+    _source, _stop = source, stop
     if multiprocessing.parent_process() is not None:
-        start_worker()
+        init_worker()
 
 
-def write_shard(number: int, *, config: PrepareConfig, folder: Path, names: list[str]) -> dict[str, str]:
+def write_shard(file: Path, start: int, size: int, short_side: int | None) -> dict[str, str]:
     """Writes a shard as a whole or not at all; returns why images are left out, by name.
 
     Args:
-        number: index of the shard.
-        config: size of the shard and of its images.
-        folder: where it goes.
-        names: file names of all shards.
+        file: the shard.
+        start: index of its first image in the source.
+        size: images of the source that it takes.
+        short_side: see `PrepareConfig`.
 
     Raises:
         OSError: if the file cannot be written.
     """
-    file, skipped = folder / names[number], {}
-    temporary = file.with_name(f"{file.name}.tmp")
-    start = number * config.shard_size
+    temporary, skipped = file.with_name(f"{file.name}.tmp"), {}
     try:
         writer = ArrayRecordWriter(str(temporary), _OPTIONS)
-        for index in range(start, min(start + config.shard_size, len(_source))):
-            if _progress.stop.is_set():
+        for index in range(start, start + size):
+            if _stop.is_set():
                 writer.close()
                 temporary.unlink()
                 return {}
             try:
-                encoded = shrink(_source[index], config.short_side)
+                encoded = shrink(_source[index], short_side)
             except (DecodeError, OSError) as error:
                 skipped[_source.name(index)] = str(error)
             else:
                 writer.write(encoded)
-            with _progress.done.get_lock():
-                _progress.done.value += 1
         writer.close()
         temporary.replace(file)
     except RuntimeError as error:

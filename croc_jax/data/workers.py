@@ -32,27 +32,25 @@ def choose_workers(num_workers: int, num_threads: int, *, batch_bytes: int, acce
         num_threads: threads of each process.
         batch_bytes: size of a batch of one process.
         accelerated: whether training runs elsewhere than on the cores.
+
+    Raises:
+        ValueError: if shared memory is too small for so many workers as were asked for. Without this, a worker that
+            finds none dies of a bus error, which explains nothing.
     """
+    free = shutil.disk_usage(_SHARED_MEMORY).free if os.path.isdir(_SHARED_MEMORY) else 2**60
     if num_workers == BY_MACHINE:
-        most = (_free_shared_memory() // max(batch_bytes, 1) - 1) // 2
+        most = (free // max(batch_bytes, 1) - 1) // 2
         num_workers = max(0, min(count_cores() - 1, most, _MAX_WORKERS)) if accelerated else 0
     if num_threads == BY_MACHINE:
         num_threads = 1 if num_workers else min(2, count_cores())
-    return num_workers, num_threads
-
-
-def check_shared_memory(num_workers: int, *, batch_bytes: int) -> None:
-    """Raises ValueError if shared memory is too small for the batches of so many workers.
-
-    Without this, a worker that finds none dies of a bus error, which explains nothing.
-    """
     # Each worker keeps a batch waiting and writes the next; one more is in use.
-    needed, free = (2 * num_workers + 1) * batch_bytes, _free_shared_memory()
-    if free < needed:
+    needed = (2 * num_workers + 1) * batch_bytes
+    if num_workers and free < needed:
         raise ValueError(
             f"worker processes need {needed / 2**20:.0f} MiB in {_SHARED_MEMORY}, but {free / 2**20:.0f} MiB "
             "are free: enlarge it (docker run --shm-size), or lower runtime.num_workers (0 uses threads)"
         )
+    return num_workers, num_threads
 
 
 def count_cores() -> int:
@@ -60,54 +58,39 @@ def count_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def start_worker(worker: int = 0, num_workers: int = 0) -> None:
-    """Sets up a worker process: preemption signals are left to the main process, whose end ends the worker."""
+@contextlib.contextmanager
+def starting_workers() -> Iterator[None]:
+    """Blocks preemption signals in processes that start in the block, until their `init_worker`.
+
+    Among them is Python's tracker of shared memory, which frees the batches that were prefetched but not used when
+    the program ends; it would call them leaks.
+    """
+    option = "ignore:resource_tracker:UserWarning"
+    if option not in sys.warnoptions:
+        sys.warnoptions.append(option)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _PREEMPTION_SIGNALS)
+    try:
+        resource_tracker.ensure_running()
+        # Starting the tracker unblocks SIGTERM.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _PREEMPTION_SIGNALS)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def init_worker(worker: int = 0, num_workers: int = 0) -> None:
+    """Leaves preemption signals to the main process, and ends this worker with it; the arguments are grain's."""
     del worker, num_workers
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     # An interpreter that exits sends SIGTERM to its workers and waits for them: then this is the end.
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(_SECONDS_TO_SAVE))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _PREEMPTION_SIGNALS)
-    end_with_parent()
-
-
-def end_with_parent() -> None:
-    """Ends this worker process when the main process is gone, however it ended; call it in the worker.
-
-    A killed main process cannot end its workers, and they would hold its memory forever.
-    """
-    parent = multiprocessing.parent_process()
-    if parent is not None:
+    # A killed main process cannot end its workers, and they would hold its memory forever.
+    if parent := multiprocessing.parent_process():
         threading.Thread(target=_exit_after, args=(parent.sentinel,), daemon=True).start()
 
 
 def _exit_after(sentinel: int) -> None:
     wait([sentinel])
     os._exit(1)
-
-
-@contextlib.contextmanager
-def block_preemption() -> Iterator[None]:
-    """Blocks preemption signals in processes that start in the block, until their `start_worker`."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _PREEMPTION_SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def start_resource_tracker() -> None:
-    """Starts Python's tracker of shared memory, so that it outlives preemption signals, and does not warn.
-
-    It frees the batches that were prefetched but not used when the program ends, and would call them leaks.
-    """
-    option = "ignore:resource_tracker:UserWarning"
-    if option not in sys.warnoptions:
-        sys.warnoptions.append(option)
-    with block_preemption():
-        resource_tracker.ensure_running()
-
-
-def _free_shared_memory() -> int:
-    """Returns bytes; a huge number where there is no such folder to fill up."""
-    return shutil.disk_usage(_SHARED_MEMORY).free if os.path.isdir(_SHARED_MEMORY) else 2**60

@@ -237,7 +237,7 @@ class FrozenFeatures:
             release_pages(features)
             labels.append(batch.labels)
             start += count
-        return ImageFeatures(features, np.concatenate(labels))
+        return ImageFeatures(features, np.concatenate(labels, dtype=np.int32))
 
     def _batches(self, split: SegmentationSplit | ClassificationSplit, **sizes: Any) -> Iterator[Any]:
         budget = self.budget

@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 
 from croc_jax.checkpoints.init_from import _load_backbone, check_source, init_from
-from croc_jax.checkpoints.manager import Checkpointer
 from croc_jax.checkpoints.official import export_run, load_networks
 from croc_jax.models import BackboneConfig
 from croc_jax.models.position_embedding import resize_position_embedding
 from croc_jax.training.config import InitConfig
 from croc_jax.training.sharding import make_mesh, replicated
-from tests.checkpoints.test_pretrained import dinov3_weights, official_weights, write
+from tests.checkpoints.tiny_weights import dinov3_weights, equal_trees, official_weights, save_run, write
 from tests.training.tiny import first_state as first_numbers
 from tests.training.tiny import tiny_recipe
 
@@ -33,28 +32,11 @@ def fresh(recipe):
     return jax.device_put(first_numbers(recipe), replicated(make_mesh(jax.devices()[:2])))
 
 
-def equal(one, other):
-    jax.tree.map(np.testing.assert_array_equal, one, other)
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    workdir, recipe = tmp_path_factory.mktemp("run"), tiny_recipe()
-    state = jax.device_put(first_numbers(recipe))
-    student = jax.tree.map(lambda leaf: leaf * 3 - 1, state.student)
-    teacher = jax.tree.map(lambda leaf: leaf * 2 + 1, state.teacher)
-    state = dataclasses.replace(
-        state,
-        step=state.step + 9,
-        student=student,
-        teacher=teacher,
-        center=state.center + 2,
-        center_dense=state.center_dense + 3,
-    )
-    saver = Checkpointer(workdir, recipe)
-    saver.save(9, state, wait=True)
-    saver.close()
-    return workdir, state
+    """The workdir of a run, and its state."""
+    workdir = tmp_path_factory.mktemp("run")
+    return workdir, save_run(workdir, tiny_recipe(), 9)
 
 
 def test_without_a_source_a_run_starts_anew():
@@ -65,9 +47,9 @@ def test_both_networks_and_the_centers_go_on(run):
     workdir, saved = run
     state = start(with_init(tiny_recipe(), source=workdir, parts="networks"))
     for name in ("student", "teacher", "center", "center_dense"):
-        equal(getattr(state, name), getattr(saved, name))
+        equal_trees(getattr(state, name), getattr(saved, name))
     assert int(state.step) == 0 and all(leaf.sharding.num_devices == 2 for leaf in jax.tree.leaves(state.student))
-    equal(state.opt_state, start(tiny_recipe()).opt_state)
+    equal_trees(state.opt_state, start(tiny_recipe()).opt_state)
 
 
 @pytest.mark.parametrize("which", ["teacher", "student"])
@@ -75,9 +57,9 @@ def test_a_backbone_goes_on_with_new_heads(run, which):
     workdir, saved = run
     state, fresh = start(with_init(tiny_recipe(), source=workdir, which=which)), start(tiny_recipe())
     for network in (state.student, state.teacher):
-        equal(network["backbone"], getattr(saved, which)["backbone"])
-        equal(network["head"], fresh.student["head"])
-    equal(state.center, fresh.center)
+        equal_trees(network["backbone"], getattr(saved, which)["backbone"])
+        equal_trees(network["head"], fresh.student["head"])
+    equal_trees(state.center, fresh.center)
 
 
 def test_position_embeddings_fit_other_crops(run):
@@ -101,19 +83,15 @@ def test_another_architecture_is_answered_with_the_flags_that_fit(run):
         start(with_init(dataclasses.replace(recipe, head=head), source=run[0], parts="networks"))
 
 
-def test_weights_that_are_not_there_are_named_before_they_are_read(run, tmp_path):
+def test_mistakes_are_named_before_weights_are_read(run, tmp_path):
     recipe = tiny_recipe()
     check_source(recipe)
     check_source(with_init(recipe, source=run[0]))
     with pytest.raises(FileNotFoundError, match=r"init_from.source=.*nowhere.pth: there is no such file or folder"):
         check_source(with_init(recipe, source=tmp_path / "nowhere.pth"))
-
-
-def test_impossible_settings_are_named():
-    with pytest.raises(ValueError, match="init_from.parts='heads'"):
-        InitConfig(parts="heads")
-    with pytest.raises(ValueError, match="init_from.which='ema'"):
-        InitConfig(which="ema")
+    for settings in ({"parts": "heads"}, {"which": "ema"}):
+        with pytest.raises(ValueError, match=f"init_from.{next(iter(settings))}="):
+            InitConfig(**settings)
 
 
 def with_registers(folder, *, side):
@@ -140,60 +118,52 @@ def test_position_embeddings_are_resized_as_where_they_come_from(tmp_path):
     assert np.abs(expected - other).max() > 0.1
 
 
-def test_a_backbone_without_a_part_is_refused(tmp_path):
+def test_what_is_no_whole_checkpoint_is_refused(tmp_path):
     weights = official_weights()
-    del weights["blocks.1.norm1.weight"]
-    recipe = with_init(tiny_recipe(), source=write(tmp_path / "vit.safetensors", weights))
-    with pytest.raises(ValueError, match=r"missing block_1/norm_1/scale \(blocks.1.norm1.weight\)$"):
-        start(recipe)
-
-
-def test_both_networks_need_a_whole_checkpoint(tmp_path):
-    file = write(tmp_path / "vit.safetensors", official_weights())
+    file = write(tmp_path / "vit.safetensors", weights)
     with pytest.raises(ValueError, match="no whole checkpoint of CrOC or DINO: it lacks teacher, student, croc_"):
         start(with_init(tiny_recipe(), source=file, parts="networks"))
-    with pytest.raises(FileNotFoundError, match="no file .*none.pth"):
-        start(with_init(tiny_recipe(), source=tmp_path / "none.pth", parts="networks"))
+    del weights["blocks.1.norm1.weight"]
+    with pytest.raises(ValueError, match="missing block_1/norm_1/scale$"):
+        start(with_init(tiny_recipe(), source=write(tmp_path / "vit.safetensors", weights)))
 
 
-# Heads of 32 features, which no file tells, and an epsilon that none tells either.
+# Heads of 32 features and an epsilon, which no file states.
 NARROW = tiny_recipe(
     backbone=BackboneConfig(
-        variant="vit_tiny", width=128, depth=2, num_heads=4, patch_size=8, norm_epsilon=1e-5, dtype="float32"
+        variant="vit_tiny", width=64, depth=2, num_heads=2, patch_size=8, norm_epsilon=1e-5, dtype="float32"
     )
 )
 
 
 @pytest.fixture(scope="module")
 def narrow(tmp_path_factory):
-    """A run with such heads as the official code would have it, and its state."""
-    workdir, state = tmp_path_factory.mktemp("narrow"), jax.device_put(first_numbers(NARROW))
-    saver = Checkpointer(workdir, NARROW)
-    saver.save(1, state, wait=True)
-    saver.close()
+    """A run with such heads as the official code would have it, its state, and its workdir."""
+    workdir = tmp_path_factory.mktemp("narrow")
+    state = save_run(workdir, NARROW, 1)
     return export_run(workdir, workdir / "run.safetensors"), state, workdir
 
 
 def test_the_recipe_says_what_a_file_does_not_tell(narrow):
     file, saved, _ = narrow
     state = start(with_init(NARROW, source=file, parts="networks"))
-    equal(state.teacher, saved.teacher)
-    equal(_load_backbone(file, with_init(NARROW, which="student")), saved.student["backbone"])
+    equal_trees(state.teacher, saved.teacher)
+    equal_trees(_load_backbone(file, with_init(NARROW, which="student")), saved.student["backbone"])
 
 
 def test_no_flags_are_made_from_guesses(narrow):
     file, _, workdir = narrow
     found = load_networks(file)
-    assert found.config.num_heads == 2 and found.guessed == {"num_heads": 2, "norm_epsilon": 1e-6}
+    assert found.config.num_heads == 1 and found.guessed == {"num_heads": 1, "norm_epsilon": 1e-6}
     assert load_networks(file, num_heads=4).config.num_heads == 4
     with pytest.raises(ValueError, match="num_heads=4: .* is a run, whose settings are known"):
         load_networks(workdir, num_heads=4)
-    for width, heads in ((192, 3), (64, 2)):
+    for width, heads in ((192, 3), (128, 4)):
         backbone = dataclasses.replace(NARROW.backbone, width=width, num_heads=heads)
         for parts in ("networks", "backbone"):
             recipe = with_init(tiny_recipe(backbone=backbone), source=file, parts=parts)
             with pytest.raises(
-                ValueError, match="add --config.backbone.width=128; it does not tell num_heads: set what it was"
+                ValueError, match="add --config.backbone.width=64; it does not tell num_heads: set what it was"
             ):
                 start(recipe)
 

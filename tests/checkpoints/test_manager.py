@@ -65,7 +65,7 @@ def kept(workdir):
     return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
 
 
-@pytest.mark.parametrize(("before", "after"), [(8, 1), ("split", 1), (1, "split")])
+@pytest.mark.parametrize(("before", "after"), [("split", 1), (1, "split")])
 def test_restore_on_another_number_of_devices(tmp_path, before, after):
     save(tmp_path, [3], num_devices=before)
     state = restore(tmp_path, num_devices=after)
@@ -86,21 +86,16 @@ def test_save_copies_the_state_at_the_call(tmp_path):
     assert_same(restore(tmp_path), state_at(1))
 
 
-def test_nothing_saved_restores_nothing(tmp_path):
-    saver = Checkpointer(tmp_path, RECIPE)
-    assert saver.restore_latest(shapes()) is None
-    assert saver.latest_step() is None and saver.latest_path() is None
-    saver.close()
-
-
 def test_the_latest_two_and_every_nth_are_kept(tmp_path):
-    save(tmp_path, range(1, 9), keep_every_steps=3)
-    assert kept(tmp_path) == [3, 6, 7, 8]
-    assert int(restore(tmp_path).step) == 8
+    save(tmp_path, range(1, 6), keep_every_steps=2)
+    assert kept(tmp_path) == [2, 4, 5]
+    assert int(restore(tmp_path).step) == 5
 
 
 def test_a_step_is_saved_once(tmp_path):
     saver = Checkpointer(tmp_path, RECIPE)
+    assert saver.restore_latest(shapes()) is None
+    assert saver.latest_step() is None and saver.latest_path() is None
     saver.save(4, state_at(4))
     saver.save(4, state_at(5), wait=True)
     assert saver.latest_path() == tmp_path / "checkpoints" / "4" and saver.latest_step() == 4
@@ -224,4 +219,5 @@ def test_nothing_is_logged_where_all_is_well(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         save(tmp_path, [3, 6])
         restore(tmp_path)
-    assert caplog.messages == []
+    # Writers of failed saves in other tests may complain to asyncio at any time.
+    assert [record.getMessage() for record in caplog.records if record.name != "asyncio"] == []

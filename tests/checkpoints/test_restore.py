@@ -48,13 +48,10 @@ CORRUPTION = {
     "flipped bits in the index": lambda folder: flip_bits(largest_file(folder / "state" / "d")),
     "flipped bits in the metadata": lambda folder: flip_bits(folder / "metadata" / "metadata"),
     "arrays cut short": lambda folder: array_file(folder).write_bytes(b"x" * 100),
-    "arrays emptied": lambda folder: array_file(folder).write_bytes(b""),
     "arrays of zeros": lambda folder: array_file(folder).write_bytes(bytes(array_file(folder).stat().st_size)),
     "metadata cut short": lambda folder: (folder / "metadata" / "metadata").write_bytes(b'{"step"'),
-    "metadata of another kind": lambda folder: (folder / "metadata" / "metadata").write_bytes(b"[3]"),
     "index emptied": lambda folder: (folder / "state" / "manifest.ocdbt").write_bytes(b""),
     "no arrays": lambda folder: array_file(folder).unlink(),
-    "no index": lambda folder: (folder / "state" / "manifest.ocdbt").unlink(),
     "no metadata": lambda folder: (folder / "metadata" / "metadata").unlink(),
     "no files": remove_files,
 }
@@ -150,19 +147,18 @@ def test_an_error_of_the_file_system_is_raised_and_changes_nothing(two, monkeypa
     saver.close()
 
 
-@pytest.mark.parametrize(
-    "error", [ValueError("UNKNOWN: something else"), TypeError("open() takes no argument"), MemoryError()]
-)
-def test_what_is_not_known_is_raised(two, monkeypatch, error):
-    def fail(*args, **options):
-        raise error
-
+def test_what_is_not_known_is_raised(two, monkeypatch):
     saver = Checkpointer(two, RECIPE)
-    with monkeypatch.context() as patch:
-        patch.setattr(restore.tensorstore, "open", fail)
-        with pytest.raises(type(error)) as caught:
-            saver.restore_latest(shapes())
-    assert caught.value is error
+    for error in (ValueError("UNKNOWN: something else"), TypeError("open() takes no argument")):
+
+        def fail(*args, error=error, **options):
+            raise error
+
+        with monkeypatch.context() as patch:
+            patch.setattr(restore.tensorstore, "open", fail)
+            with pytest.raises(type(error)) as caught:
+                saver.restore_latest(shapes())
+        assert caught.value is error
     saver.close()
 
 
@@ -196,20 +192,12 @@ def test_only_process_0_warns(two, monkeypatch, caplog):
     saver.close()
 
 
-@pytest.mark.parametrize(
-    ("place", "which"), [("", "teacher"), ("checkpoints", "student"), ("checkpoints/6", "teacher")]
-)
-def test_restore_backbone_takes_a_workdir_or_a_checkpoint(two, place, which):
-    recipe, params, step = restore_backbone(two / place, which=which)
-    assert (recipe, step) == (RECIPE, 6)
-    assert_same(params, getattr(state_at(6), which)["backbone"])
-    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(params))
-
-
-def test_restore_backbone_takes_an_older_checkpoint(two):
-    _, params, step = restore_backbone(str(two / "checkpoints" / "3"))
-    assert step == 3
-    assert_same(params, state_at(3).teacher["backbone"])
+def test_restore_backbone_takes_a_workdir_or_a_checkpoint(two):
+    for place, which in (("", "teacher"), ("checkpoints", "student"), ("checkpoints/3", "teacher")):
+        recipe, params, step = restore_backbone(str(two / place), which=which)
+        assert (recipe, step) == (RECIPE, 3 if place.endswith("3") else 6)
+        assert_same(params, getattr(state_at(step), which)["backbone"])
+        assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(params))
     with pytest.raises(ValueError, match="which='both'"):
         restore_backbone(two, which="both")
 
@@ -221,19 +209,16 @@ def test_restore_backbone_passes_over_corruption(workdir):
         restore_backbone(workdir / "checkpoints" / "6")
 
 
-@pytest.mark.parametrize(
-    ("folders", "place", "message"),
-    [
-        ([], "nowhere", "nowhere does not exist"),
-        (["photos"], "photos", "photos is not a workdir: it has no folder checkpoints"),
-        (["run/checkpoints/9.orbax-checkpoint-tmp"], "run", "no checkpoint in .*run/checkpoints"),
-    ],
-)
-def test_a_wrong_path_is_explained(tmp_path, folders, place, message):
-    for folder in folders:
-        (tmp_path / folder).mkdir(parents=True)
-    with pytest.raises(CheckpointError, match=message):
-        restore_backbone(tmp_path / place)
+def test_a_wrong_path_is_explained(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "run" / "checkpoints" / "9.orbax-checkpoint-tmp").mkdir(parents=True)
+    for place, message in {
+        "nowhere": "nowhere does not exist",
+        "photos": "photos is not a workdir: it has no folder checkpoints",
+        "run": "no checkpoint in .*run/checkpoints",
+    }.items():
+        with pytest.raises(CheckpointError, match=message):
+            restore_backbone(tmp_path / place)
 
 
 def test_a_checkpoint_of_another_version_is_no_corruption(tmp_path, monkeypatch):
@@ -247,9 +232,3 @@ def test_a_checkpoint_of_another_version_is_no_corruption(tmp_path, monkeypatch)
     save(tmp_path, [3])
     with pytest.raises(CheckpointError, match="of another version: unknown field backbone.adapters"):
         restore_backbone(tmp_path)
-
-
-def test_metadata_hold_settings_and_shapes(two):
-    content = restore.read_manifest(two / "checkpoints" / "3")
-    assert content["step"] == 3 and content["recipe"]["schedule"]["batch_size"] == RECIPE.schedule.batch_size
-    assert content["arrays"]["center"]["shape"] == [RECIPE.head.num_prototypes]

@@ -10,7 +10,7 @@ from jax import export
 
 from croc_jax.checkpoints.stablehlo import export_program, make_encode_fn, program_difference
 from croc_jax.models import BackboneConfig, devices
-from tests.checkpoints.test_export import random_params
+from tests.checkpoints.tiny_weights import random_params
 
 pytest.importorskip("flatbuffers")
 PLAIN = BackboneConfig(width=32, depth=1, num_heads=2, patch_size=4, dtype="float32")
@@ -39,28 +39,21 @@ def test_a_program_takes_images_of_any_size(tmp_path, config):
         program.call(np.zeros((1, 10, 16, 3), np.uint8))
 
 
-def test_program_difference_compares_with_the_file(tmp_path):
-    params, others = (random_params(PLAIN, size=SIZE, seed=seed) for seed in (0, 1))
-    file = export_program(params, PLAIN, image_size=SIZE, output=tmp_path / "a.stablehlo", platforms=("cpu",))
-    assert program_difference(others, PLAIN, image_size=SIZE, file=file) > 1e-2
-
-
 def test_the_device_that_exports_does_not_matter(tmp_path, monkeypatch):
-    params, programs, platform = random_params(PLAIN, size=SIZE), [], "tpu"
-    for here in ("cpu", platform):
+    params, files = random_params(PLAIN, size=SIZE), []
+    for here in ("cpu", "tpu"):
         monkeypatch.setattr(devices, "platform_of", lambda device, here=here: here)
         output = tmp_path / f"{here}.stablehlo"
-        file = export_program(params, PLAIN, image_size=SIZE, output=output, platforms=("cpu", platform))
-        programs.append(export.deserialize(bytearray(file.read_bytes())).mlir_module())
-    assert programs[0] == programs[1]
+        files.append(export_program(params, PLAIN, image_size=SIZE, output=output, platforms=("cpu", "tpu")))
+    one, other = (export.deserialize(bytearray(file.read_bytes())).mlir_module() for file in files)
+    assert one == other
+    others = random_params(PLAIN, size=SIZE, seed=1)
+    assert program_difference(others, PLAIN, image_size=SIZE, file=files[0]) > 1e-2
 
 
-def test_what_it_needs_is_named_before_the_work(tmp_path, monkeypatch):
+def test_mistakes_are_named_before_the_work(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"ends in .stablehlo"):
+        export_program({}, PLAIN, image_size=SIZE, output=tmp_path / "a.onnx")
     monkeypatch.setitem(sys.modules, "flatbuffers", None)
     with pytest.raises(ValueError, match=r"flatbuffers: pip install 'croc_jax\[export\]'$"):
         export_program({}, PLAIN, image_size=SIZE, output=tmp_path / "a.stablehlo")
-
-
-def test_the_name_says_what_it_is(tmp_path):
-    with pytest.raises(ValueError, match=r"ends in .stablehlo"):
-        export_program({}, PLAIN, image_size=SIZE, output=tmp_path / "a.onnx")

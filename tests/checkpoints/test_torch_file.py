@@ -58,7 +58,7 @@ class Stranger:
 
 STORAGES = {"float32": "FloatStorage", "int64": "LongStorage", "uint8": "UntypedStorage", "complex64": "ComplexStorage"}
 GLOBALS = {
-    "torch": (*STORAGES.values(), "uint16", "float8_e4m3fn"),
+    "torch": (*STORAGES.values(), "float8_e4m3fn"),
     "torch._utils": ("_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_parameter_with_state"),
 }
 
@@ -120,14 +120,11 @@ def test_nothing_in_a_file_is_called(save, capsys):
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("size, stride, offset", [((5, 6), (6, 1), 0), ((4, 6), (6, 1), 1), ((2, 2), (30, 1), 0)])
-def test_a_tensor_beyond_its_storage_is_refused(save, size, stride, offset):
-    file = save({"a": Tensor(Storage("0", np.zeros(24, np.float32)), offset, size, stride)})
-    with pytest.raises(ValueError, match="beyond its storage.*get it again"):
-        read_torch_file(file)
-
-
 def test_corrupt_files_are_explained(save, tmp_path):
+    for size, stride, offset in (((5, 6), (6, 1), 0), ((4, 6), (6, 1), 1), ((2, 2), (30, 1), 0)):
+        file = save({"a": Tensor(Storage("0", np.zeros(24, np.float32)), offset, size, stride)})
+        with pytest.raises(ValueError, match="beyond its storage.*get it again"):
+            read_torch_file(file)
     with pytest.raises(ValueError, match="is corrupt"):
         read_torch_file(save({"a": Tensor(Storage("0", np.zeros(2, np.float32)), 0, (2,), (1,))}, drop=("0",)))
     (tmp_path / "old.pth").write_bytes(pickle.dumps({"a": 1}))
@@ -144,21 +141,17 @@ def test_corrupt_files_are_explained(save, tmp_path):
         read_torch_file(tmp_path / "none.pth")
 
 
-def test_types_of_numbers_are_read_or_named(save):
-    values = np.arange(6, dtype=np.uint16)
-    numbers = Storage("0", values.view(np.uint8))
+def test_other_types_of_numbers_are_named(save):
+    octets = Storage("0", np.zeros(12, np.uint8))
     contents = {
-        "uint16": LaterTensor(numbers, (2, 3), (3, 1), sys.modules["torch"].uint16),
-        "float8": LaterTensor(numbers, (12,), (1,), sys.modules["torch"].float8_e4m3fn),
+        "float8": LaterTensor(octets, (12,), (1,), sys.modules["torch"].float8_e4m3fn),
         "complex": Tensor(Storage("1", np.zeros(2, np.complex64)), 0, (2,), (1,)),
         "parameter": Parameter(Tensor(Storage("2", np.ones(3, np.float32)), 0, (3,), (1,))),
     }
     read = read_torch_file(save(contents))
-    np.testing.assert_array_equal(read["uint16"], values.reshape(2, 3))
-    assert read["uint16"].dtype == np.uint16
     np.testing.assert_array_equal(read["parameter"], np.ones(3))
-    assert isinstance(read["float8"], Opaque) and type(read["float8"]).__name__ == "float8_e4m3fn"
-    assert isinstance(read["complex"], Opaque) and type(read["complex"]).__name__ == "ComplexStorage"
+    for name, kind in {"float8": "float8_e4m3fn", "complex": "ComplexStorage"}.items():
+        assert isinstance(read[name], Opaque) and type(read[name]).__name__ == kind
 
 
 def test_files_of_pytorch_itself(tmp_path):
@@ -169,7 +162,6 @@ def test_files_of_pytorch_itself(tmp_path):
         "parameter": torch.nn.Parameter(tensor[1:]),
         "tagged": torch.nn.Parameter(tensor[1:]),
         "tagged_tensor": tensor[2:],
-        "uint16": torch.arange(3).to(torch.uint16),
         "counts": collections.Counter("aab"),
         "bfloat16": tensor.to(torch.bfloat16),
         "half": tensor.half(),
@@ -182,7 +174,7 @@ def test_files_of_pytorch_itself(tmp_path):
         contents[name].tag = "x"
     torch.save(contents, tmp_path / "file.pth")
     read = read_torch_file(tmp_path / "file.pth")
-    for name in ("transposed", "half", "long", "tagged_tensor", "uint16"):
+    for name in ("transposed", "half", "long", "tagged_tensor"):
         np.testing.assert_array_equal(read[name], contents[name].numpy())
     for name in ("parameter", "tagged"):
         np.testing.assert_array_equal(read[name], tensor[1:].numpy())

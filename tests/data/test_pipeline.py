@@ -1,8 +1,8 @@
 """The stream is a function of seed and step alone, and bad images do not stop it."""
 
 import io
+import logging
 import os
-import pickle
 import shutil
 import subprocess
 import sys
@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from croc_jax.data.bad_records import UnreadableImagesError
+from croc_jax.data import workers
+from croc_jax.data.bad_records import BadRecords, UnreadableImagesError
 from croc_jax.data.config import ViewsConfig
 from croc_jax.data.pipeline import make_dataset
 from croc_jax.data.prepare import PrepareConfig, prepare
 from croc_jax.data.sources import FolderSource, open_sources
+from croc_jax.data.workers import BY_MACHINE, choose_workers
 from tests.data.test_shards import write_tar
 
 VIEWS = ViewsConfig(crop_size=8)
@@ -41,6 +43,12 @@ def _take(dataset, count, *, start_step=0, num_workers=0, num_threads=2):
         return [next(batches) for _ in range(count)]
 
 
+@pytest.fixture(scope="module")
+def stream(folder):
+    """The first thirty batches of four: ten epochs."""
+    return _take(_dataset(folder), 30)
+
+
 def _images_of(batches):
     return [int(red) // 10 for batch in batches for red in batch["views"][:, 0, 0, 0, 0]]
 
@@ -53,10 +61,10 @@ def _assert_equal(batches, expected):
         np.testing.assert_array_equal(batch["boxes"], reference["boxes"])
 
 
-def test_batches_hold_views_and_boxes_of_the_same_image(folder):
+def test_batches_hold_views_and_boxes_of_the_same_image(folder, stream):
     dataset = _dataset(folder)
     assert (dataset.images_per_epoch, dataset.steps_per_epoch) == (13, 3)
-    for batch in _take(dataset, 4):
+    for batch in stream[:4]:
         assert batch["views"].shape == (4, 2, 8, 8, 3) and batch["views"].dtype == np.uint8
         assert batch["boxes"].shape == (4, 2, 5) and batch["boxes"].dtype == np.float32
         image = batch["views"][:, 0, 0, 0, 0] // 10
@@ -66,52 +74,35 @@ def test_batches_hold_views_and_boxes_of_the_same_image(folder):
         assert np.all((flip == 0) | (flip == 1)) and len(np.unique(batch["boxes"].reshape(8, 5), axis=0)) == 8
 
 
-def test_every_epoch_is_another_shuffle_of_all_images(folder):
-    seen = _images_of(_take(_dataset(folder), 30))
+def test_every_epoch_is_another_shuffle_with_other_crops(stream):
+    seen = _images_of(stream)
     epochs = [tuple(seen[i : i + 12]) for i in range(0, 120, 12)]
-    assert all(len(set(epoch)) == 12 for epoch in epochs)
-    assert len(set(epochs)) == 10
-    assert set(seen) == set(range(13))
-
-
-def test_crops_of_an_image_differ_between_epochs(folder):
-    batches = _take(_dataset(folder), 30)
-    boxes = np.concatenate([batch["boxes"].reshape(-1, 10) for batch in batches])
-    first = boxes[np.array(_images_of(batches)) == 0]
+    assert all(len(set(epoch)) == 12 for epoch in epochs) and len(set(epochs)) == 10 and set(seen) == set(range(13))
+    first = np.concatenate([batch["boxes"].reshape(-1, 10) for batch in stream])[np.array(seen) == 0]
     assert len(first) > 5 and len(np.unique(first, axis=0)) == len(first)
 
 
-def test_seeds_give_different_streams_and_the_same_seed_the_same(folder):
-    streams = [_take(_dataset(folder, seed=seed), 9) for seed in (0, 0, 1)]
-    _assert_equal(streams[1], streams[0])
-    assert _images_of(streams[2]) != _images_of(streams[0])
+def test_seeds_give_different_streams_and_the_same_seed_the_same(folder, stream):
+    _assert_equal(_take(_dataset(folder), 9), stream[:9])
+    other, own = _images_of(_take(_dataset(folder, seed=1), 9)), _images_of(stream)
     # Not the same epochs one epoch later either.
-    assert _images_of(streams[2])[:12] != _images_of(streams[0])[12:24]
+    assert other != own[:36] and other[:12] != own[12:24]
 
 
-def test_resumes_at_any_step(folder):
-    dataset = _dataset(folder)
-    expected = _take(dataset, 9)
-    for step in (1, 3, 7):
-        _assert_equal(_take(dataset, 2, start_step=step), expected[step : step + 2])
-
-
-@pytest.mark.parametrize(("num_workers", "num_threads"), [(0, 0), (0, 1), (0, 5), (2, 1)])
-def test_workers_and_threads_do_not_change_the_stream(folder, num_workers, num_threads):
-    dataset = _dataset(folder)
-    batches = _take(dataset, 5, start_step=1, num_workers=num_workers, num_threads=num_threads)
-    _assert_equal(batches, _take(dataset, 5, start_step=1))
+@pytest.mark.parametrize(("start", "num_workers", "num_threads"), [(1, 0, 0), (3, 0, 1), (7, 0, 5), (1, 2, 1)])
+def test_start_workers_and_threads_do_not_change_the_stream(folder, stream, start, num_workers, num_threads):
+    batches = _take(_dataset(folder), 5, start_step=start, num_workers=num_workers, num_threads=num_threads)
+    _assert_equal(batches, stream[start : start + 5])
 
 
 @pytest.mark.parametrize("count", [2, 4])
-def test_processes_share_each_batch(folder, count):
-    expected = _take(_dataset(folder), 7)
+def test_processes_share_each_batch(folder, stream, count):
     parts = [_take(_dataset(folder, process_index=i, process_count=count), 7) for i in range(count)]
     joined = [
         {name: np.concatenate([part[name] for part in step]) for name in ("views", "boxes")}
         for step in zip(*parts, strict=True)
     ]
-    _assert_equal(joined, expected)
+    _assert_equal(joined, stream[:7])
 
 
 class _CountingSource(FolderSource):
@@ -131,28 +122,18 @@ def test_a_process_reads_its_own_rows_only(folder):
     assert source.reads == _images_of(batches) and len(source.reads) == 8
 
 
-@pytest.fixture(scope="module")
-def home(folder, tmp_path_factory):
-    """The same images as a list, two tar files and two ArrayRecord shards."""
-    home, files = tmp_path_factory.mktemp("home"), sorted(folder.iterdir())
-    (home / "list.txt").write_text("".join(f"{file}\n" for file in files))
+def test_the_kind_of_source_does_not_change_the_stream(folder, stream, tmp_path):
+    files = sorted(folder.iterdir())
+    (tmp_path / "list.txt").write_text("".join(f"{file}\n" for file in files))
     for number, part in enumerate((files[:5], files[5:])):
-        write_tar(home / f"{number}.tar", {file.name: file.read_bytes() for file in part})
-    prepare(PrepareConfig(sources=(str(folder),), shard_size=7), home / "shards", num_workers=1)
-    return home
-
-
-@pytest.mark.parametrize("spec", ["list:{}/list.txt", "tar:{}/{{0..1}}.tar", "arrayrecord:{}/shards"])
-def test_the_kind_of_source_does_not_change_the_stream(folder, home, spec):
-    dataset = make_dataset(open_sources([spec.format(home)]), views=VIEWS, batch_size=4, seed=0)
-    _assert_equal(_take(dataset, 7), _take(_dataset(folder), 7))
-
-
-def test_mixtures_do_not_depend_on_workers(home):
-    source = open_sources([f"tar:{home}/0.tar", f"arrayrecord:{home}/shards"], [1, 1])
-    dataset = make_dataset(source, views=VIEWS, batch_size=2, seed=0)
+        write_tar(tmp_path / f"{number}.tar", {file.name: file.read_bytes() for file in part})
+    prepare(PrepareConfig(sources=(str(folder),), shard_size=7), tmp_path / "shards", num_workers=1)
+    for spec in ("list:{}/list.txt", "tar:{}/{{0..1}}.tar", "arrayrecord:{}/shards"):
+        dataset = make_dataset(open_sources([spec.format(tmp_path)]), views=VIEWS, batch_size=4, seed=0)
+        _assert_equal(_take(dataset, 7), stream[:7])
+    mixed = open_sources([f"tar:{tmp_path}/0.tar", f"arrayrecord:{tmp_path}/shards"], [1, 1])
+    dataset = make_dataset(mixed, views=VIEWS, batch_size=2, seed=0)
     batches = _take(dataset, 13)
-    _assert_equal(_take(dataset, 3, start_step=2, num_workers=2, num_threads=1), batches[2:5])
     # An epoch of 13 images of each source: those of the tar file, whose number is below 5, occur again in the other.
     assert np.sum(np.array(_images_of(batches)) < 5) == 13 + 5
 
@@ -198,34 +179,29 @@ def test_bad_images_are_replaced_counted_and_listed_once(damaged, tmp_path, deco
     views, listing = ViewsConfig(crop_size=8, decoding=decoding), tmp_path / "skipped.txt"
     dataset = _dataset(path, views=views, skipped_file=listing, max_bad_fraction=0.01)
     assert (dataset.images_per_epoch, dataset.steps_per_epoch) == (24, 6)
-    for num_workers in (0, 2 if decoding == "exact" else 0):  # a run, and the same one resumed
-        with dataset.iterate(num_workers=num_workers, num_threads=1) as batches:
-            stream = [next(batches) for _ in range(12)]
-            assert all(batch["views"].shape == (4, 2, 8, 8, 3) for batch in stream)
+    streams = []
+    for num_threads in (1, 2):  # a run, and the same one resumed
+        with dataset.iterate(num_workers=0, num_threads=num_threads) as batches:
+            streams.append([next(batches) for _ in range(12)])
+            assert all(batch["views"].shape == (4, 2, 8, 8, 3) for batch in streams[-1])
             # 24 images fill six batches: every epoch comes to each bad one.
             assert sorted(batches.skipped) == bad and all(count >= 2 for count in batches.skipped.values())
-        _assert_equal(_take(dataset, 12), stream)
+    _assert_equal(*streams)
     rows = dict(line.split("\t") for line in listing.read_text().splitlines())
     assert sorted(rows) == bad and len(listing.read_text().splitlines()) == len(bad)
     assert "100 million pixels" in rows[bad[0]] and "truncated" in rows[bad[1]] and "No such file" in rows[bad[-1]]
 
 
-def test_vanished_files_are_replaced_too(folder, tmp_path):
+def test_too_many_bad_images_end_the_stream_after_a_thousand(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "images")
-    dataset = _dataset(tmp_path / "images")
-    for i in range(4):
+    dataset = _dataset(tmp_path / "images", max_bad_fraction=0.05)
+    for i in range(4):  # they vanish after they were listed
         (tmp_path / "images" / f"{i:02d}.png").unlink()
     with dataset.iterate() as batches:
-        assert set(_images_of([next(batches) for _ in range(8)])) <= set(range(4, 13))
-        assert len(batches.skipped) == 4
-
-
-def test_too_many_bad_images_end_the_stream_after_a_thousand(damaged):
-    with _dataset(damaged[0], max_bad_fraction=0.05).iterate() as batches:
-        for _ in range(190):  # 760 good images and about 200 bad ones
-            next(batches)
+        seen = [next(batches) for _ in range(150)]  # 600 good images and about 250 bad ones
+        assert set(_images_of(seen)) == set(range(4, 13)) and len(batches.skipped) == 4
         with pytest.raises(UnreadableImagesError, match=r"of 1\d\d\d images .* more than data.max_bad_fraction=0.05"):
-            for _ in range(40):
+            for _ in range(60):
                 next(batches)
 
 
@@ -235,8 +211,23 @@ def test_bad_images_alone_are_an_error_that_names_one(tmp_path):
     with _dataset(tmp_path, batch_size=2).iterate() as batches:
         with pytest.raises(UnreadableImagesError, match=r"20 images in a row .*[abc]\.jpg .*cannot identify"):
             next(batches)
-    error = pickle.loads(pickle.dumps(UnreadableImagesError("20 images")))
-    assert isinstance(error, UnreadableImagesError) and str(error) == "20 images"
+
+
+def test_bad_records_allow_a_share_and_list_each_image_once(tmp_path, caplog):
+    file = tmp_path / "skipped.txt"
+    # Of two processes.
+    first, second = (BadRecords(file=file, max_fraction=0.01) for _ in range(2))
+    with caplog.at_level(logging.WARNING, logger="absl"):
+        first.add("a.jpg", "torn\nacross lines")
+        second.add("a.jpg", "torn")
+        for _ in range(9):
+            second.add("b\n\udcff.jpg", "empty")
+    assert file.read_text() == "a.jpg\ttorn across lines\nb\\n\\udcff.jpg\tempty\n"
+    assert second.counts == {"a.jpg": 1, "b\\n\\udcff.jpg": 9} and len(caplog.records) == 3
+    second.check(990)
+    second.add("one more", "reason")
+    with pytest.raises(UnreadableImagesError, match="^11 of 1001 images could not be read, such as a.jpg, b.*"):
+        second.check(0)
 
 
 def test_make_dataset_refuses_too_few_images_and_odd_shares(folder):
@@ -247,12 +238,31 @@ def test_make_dataset_refuses_too_few_images_and_odd_shares(folder):
     assert _dataset(folder, batch_size=13).steps_per_epoch == 1
 
 
-def test_iterate_refuses_too_little_shared_memory(folder, monkeypatch):
-    usage = shutil.disk_usage("/")._replace(free=100)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+@pytest.mark.parametrize(
+    ("cores", "room", "accelerated", "given", "expected"),
+    [
+        (16, 1000, True, (BY_MACHINE, BY_MACHINE), (15, 1)),
+        (128, 1000, True, (BY_MACHINE, BY_MACHINE), (32, 1)),
+        (1, 1000, True, (BY_MACHINE, BY_MACHINE), (0, 1)),
+        (16, 9, True, (BY_MACHINE, BY_MACHINE), (4, 1)),
+        (16, 0, True, (BY_MACHINE, BY_MACHINE), (0, 2)),
+        (16, 1000, False, (BY_MACHINE, BY_MACHINE), (0, 2)),
+        (1, 1000, False, (BY_MACHINE, BY_MACHINE), (0, 1)),
+        (16, 1000, True, (3, 5), (3, 5)),
+        (16, 1000, True, (0, BY_MACHINE), (0, 2)),
+        (16, 0, False, (0, 0), (0, 0)),
+        (16, 4, True, (2, 1), "need 5 MiB in /dev/shm, but 4 MiB are free.*--shm-size.*runtime.num_workers"),
+    ],
+)
+def test_choose_workers(monkeypatch, cores, room, accelerated, given, expected):
+    monkeypatch.setattr(workers, "count_cores", lambda: cores)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, room * 2**20))
     monkeypatch.setattr("os.path.isdir", lambda path: True)
-    with pytest.raises(ValueError, match="--shm-size.*runtime.num_workers"):
-        _dataset(folder).iterate(num_workers=2)
+    if isinstance(expected, tuple):
+        assert choose_workers(*given, batch_bytes=2**20, accelerated=accelerated) == expected
+    else:
+        with pytest.raises(ValueError, match=expected):
+            choose_workers(*given, batch_bytes=2**20, accelerated=accelerated)
 
 
 READ = """
@@ -276,7 +286,7 @@ def main(mode):
             signal.signal(number, lambda number, frame: received.add(number))
         thread = threading.Thread(target=send)
         thread.start()
-    with dataset.iterate(num_workers=2, num_threads=1) as batches:
+    with dataset.iterate(num_workers=1, num_threads=1) as batches:
         for _ in range(4):
             next(batches)
         print("reading", flush=True)

@@ -3,13 +3,13 @@
 import io
 import os
 import tarfile
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from croc_jax.data.sources import open_source
+from croc_jax.data.sources import open_sources
 from croc_jax.data.sources.arrayrecord import ArrayRecordSource
 from croc_jax.data.sources.shards import expand_braces
 from croc_jax.data.sources.tar import TarSource
@@ -36,19 +36,9 @@ def write_tar(file, members, form=tarfile.GNU_FORMAT, mode="w"):
 
 
 def read_in_threads(source):
-    expected, wrong = contents(source), []
-
-    def read(seed):
-        for index in np.random.default_rng(seed).integers(len(source), size=200).tolist():
-            if source[index] != expected[index]:
-                wrong.append(index)
-
-    threads = [threading.Thread(target=read, args=(seed,)) for seed in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    order = np.random.default_rng(0).integers(len(source), size=800).tolist()
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(source.__getitem__, order)) == [source[index] for index in order]
 
 
 @pytest.mark.parametrize(
@@ -58,7 +48,6 @@ def read_in_threads(source):
         ("{8..10}", ["8", "9", "10"]),
         ("{3..1}", ["3", "2", "1"]),
         ("{train,val}/{0..1}.tar", ["train/0.tar", "train/1.tar", "val/0.tar", "val/1.tar"]),
-        ("plain", ["plain"]),
         ("{odd}[1]", ["{odd}[1]"]),
     ],
 )
@@ -70,20 +59,14 @@ def test_array_record_source_reads_a_folder_a_pattern_and_a_file(tmp_path):
     write_records(tmp_path / "b.array_record", b"3", b"4")
     first = write_records(tmp_path / "a.array_record-00000-of-00001", b"0", b"1", b"2")
     (tmp_path / "c.array_record.tmp").write_bytes(b"being written")
-    for pattern in (
-        tmp_path,
-        f"{tmp_path}/[ab].array*",
-        f"{tmp_path}/{{a.array_record-00000-of-00001,b.array_record}}",
-    ):
+    braces = f"{tmp_path}/{{a.array_record-00000-of-00001,b.array_record}}"
+    for pattern in (tmp_path, f"{tmp_path}/[ab].array*", braces):
         source = ArrayRecordSource(pattern)
         assert contents(source) == [b"0", b"1", b"2", b"3", b"4"]
         assert source.name(4) == f"{pattern}:4"
-        check_copies(source)
-    assert contents(open_source(f"arrayrecord:{first}")) == [b"0", b"1", b"2"]
-    for index in (5, -1):
-        with pytest.raises(IndexError):
-            source[index]
+    check_copies(source)
     read_in_threads(source)
+    assert contents(open_sources([f"arrayrecord:{first}"])) == [b"0", b"1", b"2"]
 
 
 def test_array_record_source_raises_os_error_for_a_corrupt_record_alone(tmp_path):
@@ -100,21 +83,22 @@ def test_array_record_source_raises_os_error_for_a_corrupt_record_alone(tmp_path
 
 
 def test_array_record_source_names_useless_files(tmp_path):
-    (tmp_path / "torn.array_record").write_bytes(b"\0" * 1000)
-    with pytest.raises(ValueError, match=rf"cannot read the ArrayRecord files in {tmp_path}"):
-        ArrayRecordSource(tmp_path)
+    (tmp_path / "torn" / "torn.array_record").parent.mkdir()
+    (tmp_path / "torn" / "torn.array_record").write_bytes(b"\0" * 1000)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"no ArrayRecord file .* in .*empty"):
-        ArrayRecordSource(tmp_path / "empty")
     write_records(tmp_path / "x-0.array_record", b"0")
-    with pytest.raises(ValueError, match=r"called .*x-1\.array_record of .*x-{0\.\.1}"):
-        ArrayRecordSource(f"{tmp_path}/x-{{0..1}}.array_record")
-    with pytest.raises(ValueError, match="are empty"):
-        ArrayRecordSource(write_records(tmp_path / "none" / "a.array_record"))
+    write_records(tmp_path / "none" / "a.array_record")
     for number in (0, 2):
         write_records(tmp_path / "lost" / f"images-0000{number}-of-00003.array_record", b"0")
-    with pytest.raises(ValueError, match="lost holds 2 of 3 shards: run the launch/prepare.py"):
-        ArrayRecordSource(tmp_path / "lost")
+    for pattern, message in {
+        "torn": "cannot read the ArrayRecord files in .*torn",
+        "empty": "no ArrayRecord file .* in .*empty",
+        "x-{0..1}.array_record": r"called .*x-1\.array_record of .*x-{0\.\.1}",
+        "none": "are empty",
+        "lost": "lost holds 2 of 3 shards: run the launch/prepare.py",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            ArrayRecordSource(f"{tmp_path}/{pattern}")
 
 
 MEMBERS = {"a/1.JPG": b"one", "a/1.json": b"{}", "a/2.png": b"two!", "long/" * 60 + "ü.webp": b"3", "4.jpeg": b""}
@@ -129,7 +113,6 @@ def test_tar_source_reads_members_in_their_order(tmp_path, form):
         assert contents(source) == 2 * [b"one", b"two!", b"3", b""]
         assert names(source) == [f"{file}:{name}" for file in (first, second) for name in IMAGES]
     read_in_threads(source)
-    assert len(open_source(f"tar:{second}")) == 4
     check_copies(TarSource(write_tar(tmp_path / "0.tar", {"1.jpg": b"1", "2.jpg": b"2"})))
 
 
@@ -146,9 +129,8 @@ def test_tar_source_reads_on_after_the_end_of_an_archive(tmp_path):
 def test_tar_source_asks_which_image_of_a_sample(tmp_path):
     members = {f"{i}.{kind}": kind.encode() for i in "01" for kind in ("jpg", "seg.png", "json")}
     file = write_tar(tmp_path / "a.tar", members | {"._0.jpg": b"", "__MACOSX/1.jpg": b""})
-    with pytest.raises(
-        ValueError, match=r"such as 2 of 0 \(\.jpg, \.seg\.png\): choose one kind, as in tar:\S+a\.tar@jpg"
-    ):
+    message = r"such as 2 of 0 \(\.jpg, \.seg\.png\): choose one kind, as in tar:\S+a\.tar@jpg"
+    with pytest.raises(ValueError, match=message):
         TarSource(file)
     assert contents(TarSource(f"{file}@jpg")) == [b"jpg"] * 2
     assert contents(TarSource(f"{tmp_path}@.seg.png")) == [b"seg.png"] * 2
@@ -160,15 +142,12 @@ def test_tar_source_asks_which_image_of_a_sample(tmp_path):
     assert len(TarSource(tmp_path / "dots")) == 4
 
 
-def test_tar_source_refuses_compressed_files(tmp_path):
+def test_tar_source_names_useless_files(tmp_path):
     packed = write_tar(tmp_path / "a.tar.gz", MEMBERS, mode="w:gz")
     disguised = write_tar(tmp_path / "disguised" / "a.tar", MEMBERS, mode="w:xz")
     for pattern in (packed, tmp_path, disguised):
         with pytest.raises(ValueError, match=r"compressed, so that .* unpack it to a plain \.tar"):
             TarSource(pattern)
-
-
-def test_tar_source_names_useless_files(tmp_path):
     file = write_tar(tmp_path / "0.tar", {f"{i}.jpg": bytes(2000) for i in range(4)})
     whole = file.read_bytes()
     # Cut in a header, in the contents, and in the last contents; a corrupt header in the middle; no tar file.
@@ -190,6 +169,3 @@ def test_tar_source_raises_os_error_for_an_image_that_is_cut_later(tmp_path):
     assert source[0] == b"1" * 2000
     with pytest.raises(OSError, match=r"0\.tar:2\.jpg: the tar file ends within it"):
         source[1]
-    file.unlink()
-    with pytest.raises(OSError, match=r"0\.tar"):
-        source[0]

@@ -3,9 +3,20 @@
 import json
 
 import numpy as np
+import pytest
 from PIL import Image
 
 SIZE = (4, 6)
+
+
+def error_of(open_split, **load):
+    """Opens and reads a split; returns the message, which must be one line."""
+    with pytest.raises(ValueError) as caught:
+        split = open_split()
+        for index in range(len(split)):
+            split.load(index, **load)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
 def image(number):

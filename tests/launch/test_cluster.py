@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tests.checkpoints.test_pretrained import official_weights, write
+from tests.checkpoints.tiny_weights import official_weights, write
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -80,12 +80,9 @@ def test_make_plan_trains_on_the_training_images_of_a_labeled_folder(demo, label
         assert plan.changes["schedule.epochs"] == 24 * 50
 
 
-@pytest.mark.parametrize(
-    ("num_images", "expected"),
-    [(400, (24, 2, 1, 10)), (200, (48, 4, 2, 20)), (800, (12, 1, 0, 5)), (1_000_000, (1, 0, 0, 0))],
-)
-def test_scaled_epochs(demo, num_images, expected):
-    assert demo.scaled_epochs(num_images) == dict(zip(EPOCHS, expected, strict=True))
+def test_scaled_epochs(demo):
+    for num_images, expected in {400: (24, 2, 1, 10), 800: (12, 1, 0, 5), 1_000_000: (1, 0, 0, 0)}.items():
+        assert demo.scaled_epochs(num_images) == dict(zip(EPOCHS, expected, strict=True))
 
 
 @pytest.fixture
@@ -152,13 +149,10 @@ def test_main_generates_scenes_without_images(demo, start, tmp_path, monkeypatch
     }
 
 
-@pytest.mark.parametrize("status", [0, 3])
-def test_call_exits_with_the_status_of_a_program_that_fails(demo, tmp_path, monkeypatch, status):
+def test_call_exits_with_the_status_of_a_program_that_fails(demo, tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "ROOT", tmp_path)
     (tmp_path / "program.py").write_text("import sys; sys.exit(int(sys.argv[1]))")
-    if status:
-        with pytest.raises(SystemExit) as end:
-            demo.call("program.py", str(status))
-        assert end.value.code == status
-    else:
-        demo.call("program.py", str(status))
+    demo.call("program.py", "0")
+    with pytest.raises(SystemExit) as end:
+        demo.call("program.py", "3")
+    assert end.value.code == 3

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.checkpoints.test_pretrained import official_weights, write
+from tests.checkpoints.tiny_weights import official_weights, write
 from tests.evaluation.test_davis import write_davis
 
 ROOT = Path(__file__).resolve().parents[2]

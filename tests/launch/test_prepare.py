@@ -58,16 +58,8 @@ def test_an_interrupted_run_is_resumed(tmp_path):
     assert len(source) == 100 and Image.open(io.BytesIO(source[7])).size == (233, 200)
 
 
-def test_mistakes_are_explained_in_one_line(tmp_path):
+def test_a_mistake_is_explained_in_one_line(tmp_path):
     (tmp_path / "1.jpg").write_bytes(b"")
-    mistakes = [
-        start(f"--output={tmp_path}/a"),
-        start(f"--output={tmp_path}/a", "--source=zip:photos"),
-        start(f"--output={tmp_path}/1.jpg", f"--source={tmp_path}"),
-    ]
-    messages = ["add --source=KIND:VALUE", "unknown source of images 'zip'", f"cannot write to {tmp_path}/1.jpg: "]
-    for process, message in zip(mistakes, messages, strict=True):
-        status, output, errors = finish(process)
-        assert status == 1 and "Traceback" not in output + errors
-        assert errors.startswith("error: ") and errors.count("\n") == 1 and message in errors
-    assert not (tmp_path / "a").exists()
+    status, output, errors = finish(start(f"--output={tmp_path}/1.jpg", f"--source={tmp_path}"))
+    assert status == 1 and "Traceback" not in output + errors
+    assert errors.startswith(f"error: cannot write to {tmp_path}/1.jpg: ") and errors.count("\n") == 1

@@ -15,7 +15,7 @@ from croc_jax.evaluation.pixel_scoring import score_split
 from croc_jax.evaluation.probe import apply_head
 from croc_jax.evaluation.segmentation import SegmentationConfig, fit_segmentation
 from tests.checkpoints.reference_vit import forward
-from tests.checkpoints.test_pretrained import PATCH, SIDE, official_weights, write
+from tests.checkpoints.tiny_weights import PATCH, SIDE, official_weights, write
 
 MEAN, DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 CLASSES, TRAIN_SIZE, SCORE_SIZE = 3, (9, 9), (10, 10)

@@ -46,4 +46,4 @@ def open_ade20k(root: str | Path, split: str) -> SegmentationSplit:
     pairs = (LabeledPair(images / f"{name}.jpg", labels / f"{name}.png") for name in names)
     recoded = RecodedIds({0: IGNORED} | {index + 1: index for index in range(len(CLASS_NAMES))})
     checked = check_pairs(pairs, remedy=remedy)
-    return SegmentationSplit(folder, split, checked, len(CLASS_NAMES), CLASS_NAMES, recoded, "ade20k")
+    return SegmentationSplit(folder, split, checked, CLASS_NAMES, recoded, "ade20k")

@@ -42,4 +42,4 @@ def open_cityscapes(root: str | Path, split: str) -> SegmentationSplit:
     ignored = dict.fromkeys((*range(NUM_IDS), IGNORED), IGNORED)
     recoded = RecodedIds(ignored | {id_: index for index, id_ in enumerate(CLASSES.values())})
     checked = check_pairs(pairs, remedy=remedy)
-    return SegmentationSplit(Path(root), split, checked, len(CLASSES), CLASS_NAMES, recoded, "cityscapes")
+    return SegmentationSplit(Path(root), split, checked, CLASS_NAMES, recoded, "cityscapes")

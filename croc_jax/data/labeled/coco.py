@@ -125,7 +125,7 @@ def _make_split(
     images = find_root(root, marker=marker, below=("images",), remedy=f"get {url} and unpack it in {root}") / marker
     pairs = (LabeledPair((images / name).with_suffix(".jpg"), folder / name) for name in names)
     checked = check_pairs(pairs, remedy=f"{remedy}; images come from {url}")
-    return SegmentationSplit(Path(root), split, checked, len(class_names), class_names, read_label, kind)
+    return SegmentationSplit(Path(root), split, checked, class_names, read_label, kind)
 
 
 class _Category(TypedDict):

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
 from PIL import Image
 
-from croc_jax.data.labeled.label_files import IGNORED, LabelReader, image_size_of, read_ids, read_image
-from croc_jax.data.prefetch import load_ahead, load_padded
+from croc_jax.data.decoding import Pixels
+from croc_jax.data.labeled.label_files import IGNORED, Ids, LabelReader, image_size_of, read_ids, read_image
+from croc_jax.data.prefetch import LabeledBatch, load_ahead, load_padded
 from croc_jax.data.sources.base import SUFFIXES, is_image
 
 
@@ -22,18 +22,6 @@ class LabeledPair(NamedTuple):
     label: Path
 
 
-class LabeledBatch(NamedTuple):
-    """A batch of constant size, so that it compiles once.
-
-    Attributes:
-        images: `[b H W 3]`; after the last image of a split, black ones fill the batch.
-        labels: one array for each real image, so their number is that of the real images.
-    """
-
-    images: UInt8[np.ndarray, "b H W 3"]
-    labels: list[UInt8[np.ndarray, "_ _"]]
-
-
 @dataclasses.dataclass(frozen=True)
 class SegmentationSplit:
     """One split of a segmentation data set.
@@ -42,8 +30,7 @@ class SegmentationSplit:
         root: the folder of the data set.
         name: name of the split, with the share that was drawn from it.
         pairs: image and label files, sorted by name.
-        num_classes: ids 0 to num_classes - 1 may occur, and 255 for ignored pixels.
-        class_names: one a class.
+        class_names: one a class; their indices are the ids that may occur, besides 255 for ignored pixels.
         read_label: reads a label file as class ids; picklable.
         kind: kind of data set, as in the specs of `croc_jax.data.labeled.open_labeled`.
     """
@@ -51,10 +38,14 @@ class SegmentationSplit:
     root: Path
     name: str
     pairs: tuple[LabeledPair, ...]
-    num_classes: int
     class_names: tuple[str, ...]
     read_label: LabelReader = read_ids
     kind: str = "folder"
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes."""
+        return len(self.class_names)
 
     def __len__(self) -> int:
         """Returns the number of images."""
@@ -62,7 +53,7 @@ class SegmentationSplit:
 
     def load(
         self, index: int, *, image_size: tuple[int, int] | None = None, label_size: tuple[int, int] | None = None
-    ) -> tuple[UInt8[np.ndarray, "H W 3"], UInt8[np.ndarray, "h w"]]:
+    ) -> tuple[Pixels, Ids]:
         """Returns an image and its labels.
 
         Args:
@@ -77,7 +68,7 @@ class SegmentationSplit:
         labels = self.load_labels(index, label_size=label_size)
         return _resize(read_image(self.pairs[index].image), image_size, Image.Resampling.BICUBIC), labels
 
-    def load_labels(self, index: int, *, label_size: tuple[int, int] | None = None) -> UInt8[np.ndarray, "h w"]:
+    def load_labels(self, index: int, *, label_size: tuple[int, int] | None = None) -> Ids:
         """Returns the labels of an image; arguments and errors as for `load`."""
         image, file = self.pairs[index]
         ids = self.read_label(file)
@@ -97,7 +88,7 @@ class SegmentationSplit:
 
     def batches(
         self, batch_size: int, *, image_size: tuple[int, int], label_size: tuple[int, int] | None, num_threads: int = 2
-    ) -> Iterator[LabeledBatch]:
+    ) -> Iterator[LabeledBatch[Ids]]:
         """Yields all images in order, in batches that load while the one before is in use.
 
         Args:
@@ -110,12 +101,11 @@ class SegmentationSplit:
             ValueError: as `load`.
         """
         load = functools.partial(self.load, image_size=image_size, label_size=label_size)
-        for images, labels in load_padded(load, len(self), batch_size, num_threads=num_threads):
-            yield LabeledBatch(images, labels)
+        return load_padded(load, len(self), batch_size, num_threads=num_threads)
 
     def label_batches(
         self, batch_size: int, *, label_size: tuple[int, int] | None, num_threads: int = 2
-    ) -> Iterator[list[UInt8[np.ndarray, "_ _"]]]:
+    ) -> Iterator[list[Ids]]:
         """Yields the labels of `batches` without the images; arguments and errors as there."""
         load = functools.partial(self.load_labels, label_size=label_size)
         return load_ahead(load, len(self), batch_size, num_threads=num_threads)
@@ -148,7 +138,7 @@ def open_segmentation(
         raise ValueError(f"num_classes={num_classes}: 8-bit labels hold 1 to {IGNORED} classes")
     if names and len(names) != num_classes:
         raise ValueError(f"{file} names {len(names)} classes, but num_classes={num_classes}: correct one")
-    return SegmentationSplit(root, split, pairs, num_classes, names or tuple(map(str, range(num_classes))))
+    return SegmentationSplit(root, split, pairs, names or tuple(map(str, range(num_classes))))
 
 
 def _list_pairs(root: Path, split: str) -> tuple[LabeledPair, ...]:

@@ -42,4 +42,4 @@ def open_voc(root: str | Path, split: str) -> SegmentationSplit:
     names = sorted(Path(name).stem for name in read_names(file, remedy=remedy + hint))
     pairs = (LabeledPair(folder / "JPEGImages" / f"{name}.jpg", labels / f"{name}.png") for name in names)
     checked = check_pairs(pairs, remedy=remedy)
-    return SegmentationSplit(folder, split, checked, len(CLASS_NAMES), CLASS_NAMES, kind="voc")
+    return SegmentationSplit(folder, split, checked, CLASS_NAMES, kind="voc")

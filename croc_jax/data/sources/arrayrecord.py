@@ -13,7 +13,7 @@ _NUMBERED = re.compile(r"-\d+-of-(\d+)\.array_record$")
 
 
 class ArrayRecordSource:
-    """The records of files, one after another, named FILE:INDEX."""
+    """The records of files, one after another, named PATHS:INDEX."""
 
     def __init__(self, pattern: str | os.PathLike) -> None:
         """Counts the records; reads none.
@@ -28,8 +28,12 @@ class ArrayRecordSource:
         import grain
 
         files = find_shards(pattern, named=_NAMED, kind="ArrayRecord file (*.array_record)")
-        if os.path.isdir(pattern):
-            _check_complete(os.fspath(pattern), files)
+        counts = [int(found[1]) for file in files if (found := _NUMBERED.search(file))]
+        if os.path.isdir(pattern) and counts and len(counts) != max(counts):
+            raise ValueError(
+                f"{pattern} holds {len(counts)} of {max(counts)} shards: run the launch/prepare.py that writes it to "
+                "its end"
+            )
         try:
             self._records = cast(Sequence[bytes], grain.sources.ArrayRecordDataSource(files))
         except (RuntimeError, ValueError) as error:
@@ -46,8 +50,6 @@ class ArrayRecordSource:
 
     def __getitem__(self, index: int) -> bytes:
         """Returns a record; raises OSError if it cannot be read."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"image {index} of {len(self)}")
         try:
             return self._records[index]
         except (RuntimeError, ValueError, IndexError) as error:
@@ -56,12 +58,3 @@ class ArrayRecordSource:
     def name(self, index: int) -> str:
         """Returns PATHS:INDEX."""
         return f"{self._pattern}:{index}"
-
-
-def _check_complete(folder: str, files: list[str]) -> None:
-    """Raises ValueError if shards are missing of those that launch/prepare.py writes to a folder."""
-    counts = [int(found[1]) for file in files if (found := _NUMBERED.search(file))]
-    if counts and len(counts) != max(counts):
-        raise ValueError(
-            f"{folder} holds {len(counts)} of {max(counts)} shards: run the launch/prepare.py that writes it to its end"
-        )

@@ -1,11 +1,10 @@
 """The interface of all sources of images, and what several of them need."""
 
-import bisect
+import collections
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
-import numpy as np
 from absl import logging
 
 # Of the formats that Pillow reads, those that images come in; in any case.
@@ -30,42 +29,6 @@ class ImageSource(Protocol):
         ...
 
 
-class Names:
-    """Many names in little memory: each worker process holds a copy."""
-
-    def __init__(self, names: Iterable[str]) -> None:
-        """Keeps the names in their order."""
-        encoded = list(map(os.fsencode, names))
-        self._bytes = b"".join(encoded)
-        self._ends = np.cumsum([0, *map(len, encoded)])
-
-    def __len__(self) -> int:
-        """Returns the number of names."""
-        return len(self._ends) - 1
-
-    def __getitem__(self, index: int) -> str:
-        """Returns one name."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"name {index} of {len(self)}")
-        return os.fsdecode(self._bytes[self._ends[index] : self._ends[index + 1]])
-
-
-def find_part(ends: Sequence[int], index: int) -> tuple[int, int]:
-    """Returns which of several consecutive parts holds an item, and the item's index in that part.
-
-    Args:
-        ends: the running sum of the lengths of the parts.
-        index: index of the item among all.
-
-    Raises:
-        IndexError: if there is no such item.
-    """
-    if not 0 <= index < ends[-1]:
-        raise IndexError(f"image {index} of {ends[-1]}")
-    part = bisect.bisect_right(ends, index)
-    return part, index - (ends[part - 1] if part else 0)
-
-
 def is_image(path: str) -> bool:
     """Returns whether a path has the suffix of an image and is no sidecar that macOS writes beside one."""
     return path.lower().endswith(SUFFIXES) and not is_sidecar(path)
@@ -78,13 +41,13 @@ def is_sidecar(path: str) -> bool:
 
 def report_left_out(where: object, paths: Sequence[str]) -> None:
     """Logs once how many files are no images, by suffix; annotations are expected, unreadable formats are not."""
-    counts: dict[str, int] = {}
-    for path in paths:
-        kind = "macOS sidecars" if is_sidecar(path) else os.path.splitext(path)[1].lower() or "without suffix"
-        counts[kind] = counts.get(kind, 0) + 1
+    counts = collections.Counter(
+        "macOS sidecars" if is_sidecar(path) else os.path.splitext(path)[1].lower() or "without suffix"
+        for path in paths
+    )
     if counts:
         listed = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
-        logging.warning("%s: %d files are not read as images (%s)", where, sum(counts.values()), listed)
+        logging.warning("%s: %d files are not read as images (%s)", where, len(paths), listed)
 
 
 def find_image_feature(where: str, images: Sequence[str], features: Sequence[str]) -> str:

@@ -1,11 +1,12 @@
 """Several sources as one: one after another, or in given shares."""
 
+import bisect
 import itertools
 import math
 from collections.abc import Sequence
 from fractions import Fraction
 
-from croc_jax.data.sources.base import ImageSource, find_part
+from croc_jax.data.sources.base import ImageSource
 
 
 class CombinedSource:
@@ -47,17 +48,13 @@ class CombinedSource:
         return source.name(position)
 
     def _find(self, index: int) -> tuple[ImageSource, int]:
-        part, position = find_part(self._ends, index)
+        part = bisect.bisect_right(self._ends, index)
         source = self._sources[part]
-        return source, position % len(source)
+        return source, (index - (self._ends[part - 1] if part else 0)) % len(source)
 
 
 def mixture_shares(lengths: Sequence[int], weights: Sequence[float]) -> list[int]:
-    """Returns how many images each source of a mixture contributes to an epoch.
-
-    Args:
-        lengths: images of each source.
-        weights: positive, one a source, of any sum.
+    """Returns how many images each source of a mixture contributes to an epoch; see `CombinedSource`.
 
     Raises:
         ValueError: for weights that are not positive, or not one a source.

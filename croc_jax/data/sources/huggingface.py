@@ -2,9 +2,12 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from croc_jax.data.sources.base import find_image_feature
+
+if TYPE_CHECKING:
+    from datasets import Dataset  # pyright: ignore[reportMissingImports]
 
 
 class HuggingFaceSource:
@@ -29,8 +32,6 @@ class HuggingFaceSource:
 
     def __getitem__(self, index: int) -> bytes:
         """Returns an encoded image; raises OSError if it cannot be read."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"image {index} of {len(self)}")
         try:
             image = self._rows[index][self._column]
         except ValueError as error:
@@ -43,12 +44,12 @@ class HuggingFaceSource:
         """Returns FOLDER:INDEX."""
         return f"{self._folder}:{index}"
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[type["HuggingFaceSource"], tuple[str]]:
         """Opens the data set again in each worker process."""
         return HuggingFaceSource, (self._folder,)
 
 
-def _open(folder: str) -> tuple[str, Any]:
+def _open(folder: str) -> tuple[str, "Dataset"]:
     """Returns the name of the column of images, and the rows with nothing but that, encoded."""
     try:
         import datasets  # pyright: ignore[reportMissingImports]

@@ -5,12 +5,9 @@ from collections.abc import Callable, Sequence
 from croc_jax.data.config import DataConfig
 from croc_jax.data.sources.arrayrecord import ArrayRecordSource
 from croc_jax.data.sources.base import ImageSource
-from croc_jax.data.sources.coco import open_coco, open_coco_plus
 from croc_jax.data.sources.combined import CombinedSource
-from croc_jax.data.sources.file_list import ListSource
-from croc_jax.data.sources.folder import FolderSource
+from croc_jax.data.sources.files import FolderSource, open_coco, open_coco_plus, open_imagenet, open_list
 from croc_jax.data.sources.huggingface import HuggingFaceSource
-from croc_jax.data.sources.imagenet import open_imagenet
 from croc_jax.data.sources.tar import TarSource
 from croc_jax.data.sources.tfds import open_tfds
 from croc_jax.data.specs import parse_spec
@@ -18,7 +15,7 @@ from croc_jax.data.specs import parse_spec
 # The form of a value, and what opens it.
 KINDS: dict[str, tuple[str, Callable[[str], ImageSource]]] = {
     "folder": ("PATH", FolderSource),
-    "list": ("FILE", ListSource),
+    "list": ("FILE", open_list),
     "coco": ("ROOT", open_coco),
     "coco+": ("ROOT", open_coco_plus),
     "imagenet": ("ROOT", open_imagenet),
@@ -35,12 +32,13 @@ def open_data(config: DataConfig) -> ImageSource:
     Raises:
         ValueError: if there are none, or a source cannot be opened.
     """
-    if not config.folders and not config.sources:
+    specs = [*(f"folder:{folder}" for folder in config.folders), *config.sources]
+    if not specs:
         raise ValueError(
             "data.folders is empty, and so is data.sources: name folders of images (--config.data.folders=PATH) "
             "or other sources (--config.data.sources=KIND:VALUE, such as coco+:path/to/coco)"
         )
-    return open_sources([*(f"folder:{folder}" for folder in config.folders), *config.sources], config.weights)
+    return open_sources(specs, config.weights)
 
 
 def open_sources(specs: Sequence[str], weights: Sequence[float] = ()) -> ImageSource:
@@ -51,22 +49,10 @@ def open_sources(specs: Sequence[str], weights: Sequence[float] = ()) -> ImageSo
         weights: one a source to mix them in these shares; without, they follow one another.
 
     Raises:
-        ValueError: for no specs, an unknown kind, or a source that cannot be opened.
-    """
-    if not specs:
-        raise ValueError("no sources of images: name one or more")
-    sources = [open_source(spec) for spec in specs]
-    return sources[0] if len(sources) == 1 else CombinedSource(sources, weights)
-
-
-def open_source(spec: str) -> ImageSource:
-    """Returns the images of one source.
-
-    Args:
-        spec: KIND:VALUE, or the path of a folder of images.
-
-    Raises:
         ValueError: for an unknown kind, or a source that cannot be opened.
     """
-    kind, value = parse_spec(spec, {kind: form for kind, (form, _) in KINDS.items()}, what="source of images")
-    return KINDS[kind][1](value)
+    forms, sources = {kind: form for kind, (form, _) in KINDS.items()}, []
+    for spec in specs:
+        kind, value = parse_spec(spec, forms, what="source of images")
+        sources.append(KINDS[kind][1](value))
+    return sources[0] if len(sources) == 1 else CombinedSource(sources, weights)

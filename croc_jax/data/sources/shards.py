@@ -43,10 +43,9 @@ def expand_braces(pattern: str) -> Iterator[str]:
 
 
 def _choices(inside: str) -> list[str]:
-    numbers = re.fullmatch(r"(\d+)\.\.(\d+)", inside)
-    if numbers is None:
+    first, range_dots, last = inside.partition("..")
+    if not range_dots or "," in inside:
         return inside.split(",")
-    first, last = numbers.groups()
     padded = any(number.startswith("0") and number != "0" for number in (first, last))
     width = max(len(first), len(last)) if padded else 0
     step = 1 if int(first) <= int(last) else -1

@@ -1,6 +1,5 @@
 """Images in tar files, WebDataset's shards among them."""
 
-import itertools
 import os
 import re
 import tarfile
@@ -11,7 +10,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from croc_jax.data.sources.base import SUFFIXES, Names, find_part, is_image, is_sidecar, report_left_out
+from croc_jax.data.sources.base import SUFFIXES, is_image, is_sidecar, report_left_out
 from croc_jax.data.sources.shards import find_shards
 
 _COMPRESSED = re.compile(r"\.(tar\.(gz|bz2|xz|zst|lz4)|tgz|tbz2?|txz)$", re.IGNORECASE)
@@ -48,29 +47,29 @@ class TarSource:
         self._files = find_shards(pattern, named=_NAMED, kind="tar file (*.tar)")
         with ThreadPoolExecutor(_THREADS) as pool:
             members = list(pool.map(_list_members, self._files))
-        report_left_out(pattern, [name for part in members for name, *_ in part if is_sidecar(name)])
-        members = [[member for member in part if is_image(member[0])] for part in members]
+        members = [(number, *member) for number, found in enumerate(members) for member in found]
+        report_left_out(pattern, [name for _, name, *_ in members if is_sidecar(name)])
+        members = [member for member in members if is_image(member[1])]
         if extension:
-            members = [[member for member in part if _sample(member[0])[1] == extension] for part in members]
+            members = [member for member in members if _sample(member[1])[1] == extension]
         else:
-            _check_one_a_sample(pattern, members)
-        self._ends = list(itertools.accumulate(map(len, members)))
-        if not self._ends[-1]:
+            _check_one_a_sample(pattern, [(number, name) for number, name, *_ in members])
+        if not members:
             looked_for = f".{extension}" if extension else f"{', '.join(SUFFIXES)} members (in any case)"
             raise ValueError(f"no images in {pattern}: looked for {looked_for}")
-        self._names = Names(name for part in members for name, *_ in part)
-        self._places = np.array([place for part in members for _, *place in part], np.int64)
+        # Arrays instead of millions of strings: each worker process holds a copy.
+        self._names = np.array([os.fsencode(name) for _, name, *_ in members])
+        self._places = np.array([(number, offset, size) for number, _, offset, size in members], np.int64)
 
     def __len__(self) -> int:
         """Returns the number of images."""
-        return self._ends[-1]
+        return len(self._names)
 
     def __getitem__(self, index: int) -> bytes:
         """Returns the bytes of one member; raises OSError if it cannot be read."""
-        part, _ = find_part(self._ends, index)
-        offset, size = self._places[index].tolist()
+        file_index, offset, size = self._places[index].tolist()
         # Opened each time: thousands of shards are more than a process may hold open.
-        with open(self._files[part], "rb", buffering=0) as file:
+        with open(self._files[file_index], "rb", buffering=0) as file:
             encoded = os.pread(file.fileno(), size, offset)
         if len(encoded) < size:
             raise OSError(f"{self.name(index)}: the tar file ends within it")
@@ -78,7 +77,7 @@ class TarSource:
 
     def name(self, index: int) -> str:
         """Returns FILE:MEMBER."""
-        return f"{self._files[find_part(self._ends, index)[0]]}:{self._names[index]}"
+        return f"{self._files[self._places[index, 0]]}:{os.fsdecode(self._names[index])}"
 
 
 def _split_extension(value: str) -> tuple[str, str]:
@@ -97,13 +96,13 @@ def _sample(name: str) -> tuple[str, str]:
     return folder + slash + file[:1] + stem, extension.lower()
 
 
-def _check_one_a_sample(pattern: str, members: list[list[Member]]) -> None:
+def _check_one_a_sample(pattern: str, names: list[tuple[int, str]]) -> None:
     """Raises ValueError if a sample has images of several extensions; 1.2.jpg is a name with a dot in it."""
-    samples = sorted({(part, *_sample(name)) for part, found in enumerate(members) for name, *_ in found})
+    samples = sorted({(number, *_sample(name)) for number, name in names})
     extensions = sorted({extension for *_, extension in samples})
     if len(extensions) > _MAX_EXTENSIONS or any(extension[:1].isdigit() for extension in extensions):
         return
-    ((_, sample), count), *_ = Counter((part, sample) for part, sample, _ in samples).most_common(1) or [((0, ""), 0)]
+    ((_, sample), count), *_ = Counter(sample[:2] for sample in samples).most_common(1) or [((0, ""), 0)]
     if count > 1:
         raise ValueError(
             f"{pattern} has several images a sample, such as {count} of {sample} (.{', .'.join(extensions)}): "

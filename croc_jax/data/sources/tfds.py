@@ -2,15 +2,13 @@
 
 import os
 import re
-from typing import Any
 
 from croc_jax.data.sources.base import find_image_feature
 
 # A name may end in a version, such as my_set/config:1.0.0.
 _SPEC = re.compile(r"(?P<name>[^:@]+(?::\d+\.[\d*]+\.[\d*]+)?)(?::(?P<split>[^@]+))?(?:@(?P<data_dir>.+))?")
-
 # What tfds calls the class of an image.
-LABEL = "label"
+_LABEL = "label"
 
 
 class TfdsSource:
@@ -19,8 +17,6 @@ class TfdsSource:
     Attributes:
         class_names: names of the feature "label"; empty if there is no such feature.
     """
-
-    class_names: tuple[str, ...]
 
     def __init__(self, name: str, split: str = "train", data_dir: str | None = None) -> None:
         """Opens a prepared data set.
@@ -47,15 +43,20 @@ class TfdsSource:
         remedy = f"prepare it once: tfds.builder({name!r}, data_dir={where!r}, file_format='array_record')"
         try:
             # From its files alone: the code of many data sets needs TensorFlow.
-            builder: Any = read_only_builder.builder_from_files(name, data_dir=data_dir)
+            builder = read_only_builder.builder_from_files(name, data_dir=data_dir)
         except tfds.core.DatasetNotFoundError as error:
             raise ValueError(f"no data set {name} in {where}: {remedy}.download_and_prepare()") from error
-        self._feature, decoders = _find_images(tfds, name, builder.info.features)
-        label: Any = dict(builder.info.features.items()).get(LABEL)
-        self.class_names = tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else ()
+        kinds = dict(builder.info.features.items())
+        label = kinds.get(_LABEL)
+        is_class = isinstance(label, tfds.features.ClassLabel)
+        self.class_names: tuple[str, ...] = tuple(label.names) if label is not None and is_class else ()
+        pictures = sorted(key for key, kind in kinds.items() if isinstance(kind, tfds.features.Image))
+        images = [key for key in pictures if not isinstance(kinds[key], tfds.features.LabeledImage)]
+        self._feature = find_image_feature(name, images, list(kinds))
         self._name = f"{builder.info.full_name}:{split}"
         try:
-            self._rows = builder.as_data_source(split, decoders=decoders)
+            encoded = {key: tfds.decode.SkipDecoding() for key in pictures}
+            self._rows = builder.as_data_source(split, decoders=encoded)
         except NotImplementedError as error:
             raise ValueError(
                 f"{name} in {where} is prepared in a format without random access: {remedy}.download_and_prepare(), "
@@ -70,25 +71,23 @@ class TfdsSource:
 
     def __getitem__(self, index: int) -> bytes:
         """Returns an encoded image; raises OSError if it cannot be read."""
-        return self._read(index, self._feature)
+        return self._read(index)[self._feature]
 
     def label(self, index: int) -> int:
         """Returns the class of an image if there are `class_names`; raises OSError if it cannot be read."""
-        return int(self._read(index, LABEL))
+        return int(self._read(index)[_LABEL])
 
     def name(self, index: int) -> str:
         """Returns NAME/VERSION:SPLIT:INDEX."""
         return f"{self._name}:{index}"
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[type["TfdsSource"], tuple[str, str, str | None]]:
         """Opens the data set again in each worker process."""
         return TfdsSource, self._arguments
 
-    def _read(self, index: int, feature: str) -> Any:
-        if not 0 <= index < len(self):
-            raise IndexError(f"image {index} of {len(self)}")
+    def _read(self, index: int) -> dict:
         try:
-            return self._rows[index][feature]
+            return self._rows[index]
         except (RuntimeError, ValueError) as error:
             raise OSError(f"{self.name(index)}: {error}") from error
 
@@ -104,11 +103,3 @@ def open_tfds(value: str) -> TfdsSource:
         raise ValueError(f"tfds:{value}: write tfds:NAME[:SPLIT][@DATA_DIR], such as tfds:coco/2017:train@data/tfds")
     data_dir = parts["data_dir"]
     return TfdsSource(parts["name"], parts["split"] or "train", os.path.expanduser(data_dir) if data_dir else None)
-
-
-def _find_images(tfds: Any, name: str, features: Any) -> tuple[str, dict[str, Any]]:
-    """Returns which feature is the image, and what keeps the pictures of an example encoded."""
-    kinds = dict(features.items()) if hasattr(features, "items") else {}
-    pictures = sorted(key for key, kind in kinds.items() if isinstance(kind, tfds.features.Image))
-    images = [key for key in pictures if not isinstance(kinds[key], tfds.features.LabeledImage)]
-    return find_image_feature(name, images, list(kinds)), {key: tfds.decode.SkipDecoding() for key in pictures}

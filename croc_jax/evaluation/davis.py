@@ -1,14 +1,12 @@
 """DAVIS video object segmentation: the first mask is propagated through a video and compared with the others."""
 
 import dataclasses
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import UInt8
 from PIL import Image
 
 from croc_jax.data.labeled.davis import Video, open_videos
@@ -20,13 +18,12 @@ from croc_jax.evaluation.davis_metrics import (
     region_similarity,
     summarize,
 )
-from croc_jax.evaluation.features import FrozenFeatures, make_extract_fn
+from croc_jax.evaluation.features import FrozenFeatures, Params, make_extract_fn
 from croc_jax.evaluation.propagation import LabelQueue, PropagationConfig, segment
-from croc_jax.evaluation.registry import Protocol, Result, check_positive
-from croc_jax.evaluation.visualize import draw_strip, save_gif, save_indexed
+from croc_jax.evaluation.registry import Protocol, Result, Timer
+from croc_jax.evaluation.settings import check_positive
+from croc_jax.evaluation.visualize import Ids, draw_strip, save_gif, save_indexed
 from croc_jax.models import Backbone
-
-Ids = UInt8[np.ndarray, "H W"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,7 +86,7 @@ def evaluate(features: FrozenFeatures, dataset: Videos, config: DavisConfig, out
             f"short_side={config.short_side}, multiple={config.multiple}: both need to be multiples of the "
             f"patches of {backbone.patch_size} pixels"
         )
-    start, objects, num_frames = time.perf_counter(), [], sum(len(video.frames) for video in dataset.videos)
+    timer, objects, num_frames = Timer(), [], sum(len(video.frames) for video in dataset.videos)
     task = progress.add_task("frames", total=num_frames) if progress else None
     for video in dataset.videos:
         frames, predictions = [open_image(file).convert("RGB") for file in video.frames], []
@@ -98,27 +95,20 @@ def evaluate(features: FrozenFeatures, dataset: Videos, config: DavisConfig, out
             if progress and task is not None:
                 progress.advance(task)
         if output is not None:
-            _write(video, frames, predictions, output)
+            write_predictions(video, frames, predictions, output)
         objects += score_video(video, predictions, score_ends=config.score_ends)
     if not objects:
         raise ValueError("no sequence has a mask between its first frame and its last: nothing to score")
+    timer.end("labeling")
     names = [video.name for video in dataset.videos]
     described = {"name": dataset.root.resolve().name, "sequences": names, "num_frames": num_frames}
-    return Result(_summarize(objects), described, dataset.root, {"labeling": time.perf_counter() - start})
+    return Result(_summarize(objects), described, dataset.root, timer.seconds)
 
 
 def label_video(
-    backbone: Backbone, params: Any, first: Ids, frames: Sequence[Image.Image], config: DavisConfig
+    backbone: Backbone, params: Params, first: Ids, frames: Sequence[Image.Image], config: DavisConfig
 ) -> Iterator[Ids]:
-    """Yields the ids of each frame at its own size; those of the first are given.
-
-    Args:
-        backbone: module of the backbone.
-        params: its weights.
-        first: ids of the first frame.
-        frames: all frames, the first too.
-        config: settings of the protocol.
-    """
+    """Yields the ids of each frame at its own size; `first`, those of the first one, are given."""
     extract_fn, patch_size = make_extract_fn(backbone, jnp.float32), backbone.patch_size
     height, width = config.frame_size(first.shape[1], first.shape[0])
     small = _resize(first, (height // patch_size, width // patch_size))
@@ -138,11 +128,6 @@ def score_video(video: Video, predictions: Sequence[Ids], *, score_ends: bool) -
     """Returns the scores of each object, over the frames that have masks; none if there are no such frames.
 
     Masks of another size than their frame, which happens by a pixel, are compared at their own.
-
-    Args:
-        video: sequence with masks.
-        predictions: ids of each frame.
-        score_ends: whether the last frame counts.
 
     Raises:
         ValueError: for a mask that cannot be read.
@@ -178,7 +163,8 @@ def _resize(ids: Ids, size: tuple[int, ...]) -> Ids:
     return np.asarray(Image.fromarray(ids).resize((size[1], size[0]), Image.Resampling.NEAREST))
 
 
-def _write(video: Video, frames: Sequence[Image.Image], predictions: Sequence[Ids], output: Path) -> None:
+def write_predictions(video: Video, frames: Sequence[Image.Image], predictions: Sequence[Ids], output: Path) -> None:
+    """Writes ids as the DAVIS benchmark reads them, a strip of a few frames and an animation of all."""
     folder = output / "predictions" / video.name
     folder.mkdir(parents=True, exist_ok=True)
     for file, ids in zip(video.frames, predictions, strict=True):

@@ -10,7 +10,6 @@ from jaxtyping import Array, Float
 
 from croc_jax.evaluation.mmap import release_pages
 
-NORMALIZATIONS = ("none", "standardize", "whiten")
 # Directions with less than this share of the mean variance are rounding noise of half precision.
 RELATIVE_FLOOR = 1e-6
 IMAGES_AT_ONCE = 32
@@ -28,7 +27,7 @@ def fit_scale(features: Float[np.ndarray, "n ... d"], normalization: str) -> Fea
 
     Args:
         features: features of all training images.
-        normalization: "none", "standardize" (variance 1 of each feature) or "whiten" (variance 1 in every direction).
+        normalization: see `ProbeConfig`.
     """
     width = features.shape[-1]
     if normalization == "none":

@@ -20,8 +20,8 @@ def model_flops(recipe: Recipe, clusters: float) -> float:
     work that is done twice to save memory does not count.
 
     Args:
-        recipe: of the step.
-        clusters: of a head that both views show, on average.
+        recipe: settings of the step.
+        clusters: clusters of a head that both views show, on average.
     """
     backbone = transformer(recipe)
     tokens, width = backbone.grid_size**2 + 1, backbone.width

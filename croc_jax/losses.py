@@ -81,10 +81,11 @@ def distill(
     Rows are the [CLS] tokens of images (global loss) or the clusters of all images and heads
     (dense loss), whose mean is over the valid clusters of the whole batch.
 
-    >>> logits, valid = jnp.zeros((1, 2, 4)), jnp.ones(1, bool)
-    >>> sums = distill(logits, logits, valid, jnp.zeros(4), teacher_temp=0.07, student_temp=0.1)
-    >>> round(float(sums.means().loss), 3)  # two uniform distributions: log(4)
-    1.386
+    Examples:
+        >>> logits, valid = jnp.zeros((1, 2, 4)), jnp.ones(1, bool)
+        >>> sums = distill(logits, logits, valid, jnp.zeros(4), teacher_temp=0.07, student_temp=0.1)
+        >>> round(float(sums.means().loss), 3)  # two uniform distributions: log(4)
+        1.386
 
     Args:
         student_logits: logits of both views, then of those that the student alone sees.
@@ -119,8 +120,9 @@ def distill(
 def update_center(center: Float[Array, " p"], mean: DistillationSums, momentum: float) -> Float[Array, " p"]:
     """Returns the moving average of the mean teacher logits; the center as it was if no row counts.
 
-    >>> mean = DistillationSums(jnp.ones(()), jnp.zeros(()), jnp.zeros(()), logits=jnp.full(2, 3.0))
-    >>> update_center(jnp.ones(2), mean, momentum=0.5).tolist()
-    [2.0, 2.0]
+    Examples:
+        >>> mean = DistillationSums(jnp.ones(()), jnp.zeros(()), jnp.zeros(()), logits=jnp.full(2, 3.0))
+        >>> update_center(jnp.ones(2), mean, momentum=0.5).tolist()
+        [2.0, 2.0]
     """
     return jnp.where(mean.count > 0, momentum * center + (1 - momentum) * mean.logits, center)

@@ -49,10 +49,11 @@ def protocols() -> dict[str, tuple[Any, Mapping[str, Any]]]:
 
 
 def meanings(config: Any, prefix: str = "") -> dict[str, str]:
-    """Returns {field: meaning} of a dataclass, from the docstrings of it and its bases; ValueError if one lacks."""
-    found: dict[str, str] = {}
-    for cls in reversed(config.__mro__):
-        section = re.search(r"^Attributes:\n((?: .*\n?|\n)+)", inspect.cleandoc(cls.__doc__ or ""), re.MULTILINE)
+    """Returns {field: meaning} of a dataclass, from its docstring; ValueError for a field without one."""
+    found = {}
+    # A base documents its own fields.
+    for kind in reversed(config.__mro__[:-1]):
+        section = re.search(r"^Attributes:\n((?: .*\n?|\n)+)", inspect.cleandoc(kind.__doc__ or ""), re.MULTILINE)
         entries = re.findall(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", section[1] if section else "", re.MULTILINE)
         found |= {name: " ".join(text.split()) for name, text in entries}
     names = [field.name for field in dataclasses.fields(config) if not dataclasses.is_dataclass(field.default)]

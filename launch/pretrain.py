@@ -88,8 +88,8 @@ def pretrain() -> bool:
     memory_bytes = distributed.least(memory.memory_limit(jax.devices()))
     state_bytes = training_bytes(state_shapes(recipe, steps_per_epoch=1))
     mesh = make_mesh(config=recipe.runtime.mesh, state_bytes=state_bytes, memory_bytes=memory_bytes)
-    batch_size, slices = recipe.schedule.batch_size, recipe.optimizer.accumulation_steps
-    check_batch_divides(batch_size, devices=num_data_shards(mesh), num_microbatches=slices)
+    batch_size, microbatches = recipe.schedule.batch_size, recipe.optimizer.accumulation_steps
+    check_batch_divides(batch_size, devices=num_data_shards(mesh), num_microbatches=microbatches)
 
     # Data.
     dataset = open_dataset(recipe, workdir)

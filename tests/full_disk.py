@@ -1,4 +1,4 @@
-"""A disk that takes no more, for the time of a block."""
+"""Simulates a full disk."""
 
 import contextlib
 import resource
@@ -6,7 +6,7 @@ import resource
 
 @contextlib.contextmanager
 def no_file_beyond(size):
-    """Lets no file of this process grow beyond so many bytes; writing more is an OSError, as on a full disk."""
+    """Limits the size of files within the block: writing more raises OSError, as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:

@@ -21,3 +21,9 @@ def test_no_module_imports_what_is_private_to_jax():
     private = re.compile(r"^\s*(from|import) +jax\._src", re.MULTILINE)
     files = [file for file in (ROOT / "croc_jax").rglob("*.py") if "runtime" not in file.parts]
     assert [file for file in files if private.search(file.read_text(encoding="utf-8"))] == []
+
+
+def test_nothing_uses_the_private_modules_of_jax():
+    files = [file for folder in ("croc_jax", "launch") for file in (ROOT / folder).rglob("*.py")]
+    assert len(files) > 100
+    assert [file for file in files if "jax._src" in file.read_text()] == []

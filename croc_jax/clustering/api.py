@@ -79,10 +79,11 @@ def cluster_features(
 
     Compiled once for each set of shapes and each config. Arrays may be JAX's, NumPy's or PyTorch's, or nested lists.
 
-    >>> features = 4.0 * jnp.eye(3)[jnp.arange(12) % 3] + 0.1
-    >>> found = cluster_features(features, config=ClusteringConfig(k_start=4, k_max=4, cost_scale="image"))
-    >>> int(found.num_clusters), found.labels.shape
-    (3, (12,))
+    Examples:
+        >>> features = 4.0 * jnp.eye(3)[jnp.arange(12) % 3] + 0.1
+        >>> found = cluster_features(features, config=ClusteringConfig(k_start=4, k_max=4, cost_scale="image"))
+        >>> int(found.num_clusters), found.labels.shape
+        (3, (12,))
 
     Args:
         features: `[n d]`, `[b n d]` or `[b h n d]`; with two views, the same below a first axis of 2.

@@ -50,11 +50,12 @@ def cluster_views(
     Compiled once for each set of shapes and each config; float32 inside whatever comes in, and
     no gradient flows through it. Arrays may be JAX's, NumPy's or PyTorch's, or nested lists.
 
-    >>> tokens, cls_tokens = jax.random.normal(jax.random.key(0), (2, 1, 1, 9, 4)), jnp.ones((2, 1, 1, 4))
-    >>> positions = jnp.zeros((2, 1, 9, 2))
-    >>> found = cluster_views(tokens, cls_tokens, positions, ClusteringConfig(k_start=3, k_max=3), rng=0)
-    >>> found.labels.shape, found.costs.shape
-    ((2, 1, 1, 9), (1, 1, 2))
+    Examples:
+        >>> tokens, cls_tokens = jax.random.normal(jax.random.key(0), (2, 1, 1, 9, 4)), jnp.ones((2, 1, 1, 4))
+        >>> positions = jnp.zeros((2, 1, 9, 2))
+        >>> found = cluster_views(tokens, cls_tokens, positions, ClusteringConfig(k_start=3, k_max=3), rng=0)
+        >>> found.labels.shape, found.costs.shape
+        ((2, 1, 1, 9), (1, 1, 2))
 
     Args:
         tokens: keys, queries, values (one set a head) or last tokens (one head) of both views, of any norm.
@@ -145,10 +146,10 @@ def cluster_arrays(
     """The one compiled program behind the public functions: arrays that fit, views first.
 
     Args:
-        tokens: of one view or more, of any norm.
+        tokens: tokens of one view or more, of any norm.
         cls_tokens: score the tokens by their similarity, unless `scores` do.
-        scores: of the tokens, if given; without both, all tokens weigh the same.
-        positions: of the patch centers.
+        scores: scores of the tokens, if given; without both, all tokens weigh the same.
+        positions: patch centers in the original image.
         rng: key for the draw of the first centroids, unless `init_indices` are given.
         init_indices: indices into the tokens of all views.
         config: the hyper-parameters.
@@ -173,8 +174,8 @@ def token_scores(
     """Returns the similarity of each token to the [CLS] token of its view, view 1's first; zeros if all weigh the same.
 
     Args:
-        tokens: of any norm.
-        cls_tokens: of any norm; None counts as `uniform_marginals`.
+        tokens: tokens of any norm.
+        cls_tokens: [CLS] tokens of any norm; None counts as `uniform_marginals`.
         config: the hyper-parameters.
     """
     if cls_tokens is None or config.uniform_marginals:
@@ -192,7 +193,7 @@ def draw_tokens(rng: Array, logits: Float[Array, "b h n"], count: int) -> Int[Ar
 
     Args:
         rng: key of the draw.
-        logits: of the tokens.
+        logits: logits of the tokens.
         count: number of tokens to draw (k).
     """
     noisy = logits + jax.random.gumbel(rng, logits.shape, logits.dtype)
@@ -217,9 +218,9 @@ def locate_clusters(
     """Joins the views, merges clusters down to two, and splits the chosen round into the views again.
 
     Args:
-        tokens: of any norm.
+        tokens: tokens of any norm.
         scores: over `temp_r`, logits of the token marginal; over `temp_c`, of the first cluster marginal.
-        positions: of the patch centers, in any unit.
+        positions: patch centers, in any unit.
         init_indices: the first centroids, as indices into the joined tokens.
         config: the hyper-parameters.
         keep_rounds: whether to return each token's cluster at every round.
@@ -245,9 +246,10 @@ def view_centroids(
 ) -> Float[Array, "*v_b h k d"]:
     """Returns the centroids of each view, Eq. 2, with the mean norm of the [CLS] tokens.
 
-    >>> tokens, cls_tokens = jnp.eye(2)[None, None], jnp.array([[[3.0, 4.0]]])
-    >>> view_centroids(tokens, cls_tokens, assignments=0.1 * jnp.eye(2)[None, None, None]).tolist()
-    [[[[[5.0, 0.0], [0.0, 5.0]]]]]
+    Examples:
+        >>> tokens, cls_tokens = jnp.eye(2)[None, None], jnp.array([[[3.0, 4.0]]])
+        >>> view_centroids(tokens, cls_tokens, assignments=0.1 * jnp.eye(2)[None, None, None]).tolist()
+        [[[[[5.0, 0.0], [0.0, 5.0]]]]]
 
     Args:
         tokens: normalized last tokens of one network (teacher or student), views and images in either order.

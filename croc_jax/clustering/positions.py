@@ -16,8 +16,9 @@ def patch_positions(
     A patch center lies where the mean of its pixels' coordinates lies, pixel centers being
     whole numbers. Patches are in row-major order of the view, after the flip.
 
-    >>> patch_positions([0.0, 0.0, 8.0, 16.0, 0.0], (1, 2)).tolist()  # top, left, height, width, flip
-    [[3.5, 3.5], [11.5, 3.5]]
+    Examples:
+        >>> patch_positions([0.0, 0.0, 8.0, 16.0, 0.0], (1, 2)).tolist()  # top, left, height, width, flip
+        [[3.5, 3.5], [11.5, 3.5]]
 
     Args:
         boxes: (top, left, height, width, flip) of each crop, in pixels of the original image.

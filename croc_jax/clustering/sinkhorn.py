@@ -36,9 +36,10 @@ def transport_plan(
     order of the official code, whose plan a few iterations have not made independent of it.
     The clusters' marginal holds exactly; a cluster without mass gets a row of zeros.
 
-    >>> half = jnp.full(2, 0.5)
-    >>> transport_plan(1 - jnp.eye(2), half, half, sinkhorn_lambda=20.0, iterations=5).round(3).tolist()
-    [[0.5, 0.0], [0.0, 0.5]]
+    Examples:
+        >>> half = jnp.full(2, 0.5)
+        >>> transport_plan(1 - jnp.eye(2), half, half, sinkhorn_lambda=20.0, iterations=5).round(3).tolist()
+        [[0.5, 0.0], [0.0, 0.5]]
 
     Args:
         cost: in [0, 1] on the clusters with mass; finite elsewhere.

@@ -26,7 +26,7 @@ class Statistics(NamedTuple):
 def region_similarity(prediction: Mask, truth: Mask) -> float:
     """Returns J, the intersection over union; 1 if both are empty.
 
-    Example:
+    Examples:
         >>> region_similarity(np.array([[True, True]]), np.array([[True, False]]))
         0.5
     """

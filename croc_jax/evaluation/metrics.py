@@ -36,7 +36,7 @@ def confusion_matrix(
     Raises:
         ValueError: for a label or a prediction outside the classes.
 
-    Example:
+    Examples:
         >>> confusion_matrix(np.array([0, 1, 255]), np.array([0, 0, 1]), num_classes=2).tolist()
         [[1, 0], [1, 0]]
     """
@@ -52,7 +52,7 @@ def confusion_matrix(
 def class_iou(confusion: Int[np.ndarray, "k k"]) -> Float[np.ndarray, " k"]:
     """Returns each class's intersection over union; NaN if it occurs in neither labels nor predictions.
 
-    Example:
+    Examples:
         >>> class_iou(np.array([[3, 1], [0, 4]])).tolist()
         [0.75, 0.8]
     """
@@ -82,7 +82,7 @@ def match_clusters(confusion: Int[np.ndarray, "k k"]) -> Matching:
     Args:
         confusion: pixels of each (class, cluster).
 
-    Example:
+    Examples:
         >>> match_clusters(np.array([[0, 5], [7, 0]])).clusters.tolist()
         [1, 0]
     """
@@ -107,7 +107,7 @@ def class_ranks(scores: Float[Array, "n k"], labels: Int[Array, " n"]) -> Int[Ar
 def top_accuracy(ranks: Int[np.ndarray, " n"], top: int) -> float:
     """Returns the percentage of images whose true class is among the first `top`.
 
-    Example:
+    Examples:
         >>> top_accuracy(np.array([0, 3, 7, 0]), 5)
         75.0
     """

@@ -112,7 +112,7 @@ def overlap(boxes: Float[np.ndarray, "b v 5"]) -> Float[np.ndarray, " b"]:
     Args:
         boxes: boxes of pairs of crops.
 
-    Example:
+    Examples:
         >>> overlap(np.array([[[0, 0, 10, 20, 0], [0, 10, 10, 20, 1]]])).tolist()
         [0.5]
     """

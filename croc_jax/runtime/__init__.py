@@ -1,1 +1,1 @@
-"""The machine under a run: processes, workdir, metrics, progress, profiles; imported by the programs alone."""
+"""Support of a run beside its mathematics: processes, workdir, metrics, progress, profiles, collapse detection."""

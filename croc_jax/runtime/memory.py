@@ -94,8 +94,9 @@ def bytes_on_device(leaf: Any) -> int:
 def format_bytes(count: float) -> str:
     """Returns bytes in the largest unit of which there is one.
 
-    >>> format_bytes(1.5 * 2**30)
-    '1.5 GiB'
+    Examples:
+        >>> format_bytes(1.5 * 2**30)
+        '1.5 GiB'
     """
     for unit, size in _UNITS:
         if count >= size:

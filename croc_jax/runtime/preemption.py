@@ -8,7 +8,7 @@ from typing import Self
 import jax
 from jax.experimental import multihost_utils
 
-# EX_TEMPFAIL of sysexits.h: schedulers can be told to start the same command again.
+# EX_TEMPFAIL of sysexits.h: schedulers can be set to start the same command again.
 EXIT_STATUS = 75
 
 

@@ -48,7 +48,7 @@ class StepTimer:
         self._last = now
 
     def take(self) -> dict[str, float]:
-        """Returns the numbers of the steps since the last call, one or more, and starts anew.
+        """Returns the numbers of the steps since the last call, one or more, and resets them.
 
         All processes must call this after the same steps: it gathers from them. Processes step together, so all
         have the same step time; the one that the others wait for is the one that waits least for its devices.
@@ -86,8 +86,9 @@ def _device_memory() -> dict[str, float]:
 def parse_steps(text: str, *, total_steps: int) -> range:
     """Reads START:STOP, a range of step numbers from 1 on.
 
-    >>> parse_steps("100:105", total_steps=1000)
-    range(100, 105)
+    Examples:
+        >>> parse_steps("100:105", total_steps=1000)
+        range(100, 105)
 
     Raises:
         ValueError: for another form, an empty range, or one that goes beyond the run.

@@ -27,9 +27,10 @@ class StepKeys(NamedTuple):
 def run_keys(seed: int) -> tuple[Array, Array]:
     """Returns the key of the initial parameters and the key that all steps derive theirs from.
 
-    >>> init_rng, train_rng = run_keys(0)
-    >>> bool((init_rng == train_rng).all())
-    False
+    Examples:
+        >>> init_rng, train_rng = run_keys(0)
+        >>> bool((init_rng == train_rng).all())
+        False
     """
     init_rng, train_rng = jax.random.split(jax.random.key(seed))
     return init_rng, train_rng

@@ -32,11 +32,12 @@ class Schedules(NamedTuple):
 def make_schedules(recipe: Recipe, *, steps_per_epoch: int) -> Schedules:
     """Returns the schedules of a run (the official `cosine_scheduler` and temperature table).
 
-    >>> schedules = make_schedules(Recipe(), steps_per_epoch=100)
-    >>> [round(float(schedules.learning_rate(step)), 6) for step in (0, 999, 30_000)]
-    [0.0, 0.0005, 1e-06]
-    >>> [round(float(schedules.teacher_momentum(step)), 3) for step in (0, 15_000, 30_000)]
-    [0.996, 0.998, 1.0]
+    Examples:
+        >>> schedules = make_schedules(Recipe(), steps_per_epoch=100)
+        >>> [round(float(schedules.learning_rate(step)), 6) for step in (0, 999, 30_000)]
+        [0.0, 0.0005, 1e-06]
+        >>> [round(float(schedules.teacher_momentum(step)), 3) for step in (0, 15_000, 30_000)]
+        [0.996, 0.998, 1.0]
 
     Args:
         recipe: settings of the run.

@@ -204,7 +204,8 @@ def one_step(recipe):
     return int(state.step), jax.tree.map(float, metrics), parts_without_gradient(state)
 
 
-@pytest.mark.parametrize("name", KINDS)
+# The ResNet's step has tests of its own.
+@pytest.mark.parametrize("name", ["croc_vit:vit_giant_registers", "croc_convnext_tiny_coco"])
 def test_one_step_in_miniature(name):
     recipe = miniature(read(name))
     step, metrics, without = one_step(recipe)

@@ -1,4 +1,4 @@
-"""Which processes form a run, and the end of a wait for one that never comes; test_several_processes has the rest."""
+"""Which processes form a run, and the wait for one that never comes; see test_several_processes for the others."""
 
 import os
 import subprocess

@@ -71,7 +71,7 @@ def _equation(equation, inputs, uses):
 
 
 def _scan(params, inputs, uses):
-    body, (num_consts, num_carry) = params["jaxpr"], (params["num_consts"], params["num_carry"])
+    body, (num_consts, num_carry) = params["jaxpr"], _scan_sizes(params, len(inputs))
     consts, carry = inputs[:num_consts], inputs[num_consts : num_consts + num_carry]
     for step in range(params["length"]):
         step = params["length"] - 1 - step if params["reverse"] else step
@@ -79,6 +79,14 @@ def _scan(params, inputs, uses):
         outputs = _evaluate(body.jaxpr, body.consts, [*consts, *carry, *rows], uses)
         carry = outputs[:num_carry]
     return [*carry, *[None] * (len(body.jaxpr.outvars) - num_carry)]
+
+
+def _scan_sizes(params, num_inputs):
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    # From jax 0.12 on.
+    consts, carry, _ = (list(part) for part in params["ft_in"].update(range(num_inputs)).unpack())
+    return len(consts), len(carry)
 
 
 def _bind(equation, inputs):

@@ -33,7 +33,7 @@ def losses(history):
 
 
 # What may travel besides sums, and never anything of a batch, a cluster or a logit.
-PARAMETERS = r"sharding_constraint|run_blocks|patch_embedding/projection"
+PARAMETERS = r"sharding_constraint|run_blocks|patch_embedding/projection|op_name=\"state\.(student|teacher)\["
 # Where fsdp and model devices share the work on gradients of the head's MLP, they swap their parts of these.
 SWAPPED = r" = f32\[(8|16),[48]\]\{1,0\} collective-permute\(.*bottleneck/mlp_\d/ad,af->df"
 

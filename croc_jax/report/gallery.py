@@ -78,7 +78,7 @@ def plot_video(
     Args:
         frames: frames of the video.
         ids: ids of their objects; those of the first are given, the others predicted.
-        num_shown: frames to draw.
+        num_shown: number of frames to draw.
     """
     places = np.unique(np.linspace(0, len(frames) - 1, num_shown).round().astype(int))
     height, width = frames[0].shape[:2]

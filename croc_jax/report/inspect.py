@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +11,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from croc_jax.clustering import Clustering, ClusteringConfig, cluster_views, patch_positions, trace_merging
-from croc_jax.data.config import ViewsConfig
 from croc_jax.data.crops import two_views
 from croc_jax.data.decoding import DecodeError, decode
 from croc_jax.data.photometric import normalize
 from croc_jax.data.sources import ImageSource
 from croc_jax.evaluation.backbones import FrozenBackbone
+from croc_jax.evaluation.features import Params
 from croc_jax.losses import ObjectiveConfig
 from croc_jax.models import Backbone, clustering_tokens, patch_grid
 
@@ -78,9 +78,16 @@ def explore(
     recipe = backbone.recipe
     views = dataclasses.replace(recipe.data.views, crop_size=crop_size or recipe.data.views.crop_size)
     chosen = np.linspace(0, len(source) - 1, min(num_images, len(source))).astype(int)
-    indices, views, boxes = _crops(source, chosen.tolist(), views, seed)
+    pairs = []
+    for index in chosen.tolist():
+        try:
+            pairs.append((index, *two_views(decode(source[index]), np.random.default_rng([seed, index]), views)))
+        except (DecodeError, OSError):
+            continue
+    if not pairs:
+        raise ValueError(f"none of {len(chosen)} images of the source can be read: check the files")
+    indices, views, boxes = (np.stack(parts) for parts in zip(*pairs, strict=True))
     grid = patch_grid(views.shape[2:4], recipe.backbone.patch_size)
-
     cluster_fn = _make_cluster_fn(backbone.module, recipe.clustering, recipe.objective, grid)
     result, merging = jax.device_get(cluster_fn(backbone.params, views, boxes, jax.random.key(seed)))
     return Exploration(
@@ -93,10 +100,10 @@ def _make_cluster_fn(
     module: Backbone, clustering: ClusteringConfig, objective: ObjectiveConfig, grid: tuple[int, int]
 ) -> Callable[..., tuple[Clustering, Array]]:
     @jax.jit
-    def cluster(params: Any, views: Array, boxes: Array, rng: Array) -> tuple[Clustering, Array]:
+    def cluster(params: Params, views: Array, boxes: Array, rng: Array) -> tuple[Clustering, Array]:
         # View by view: `[v b H W 3]`.
         pixels = normalize(jnp.moveaxis(views, 1, 0))
-        features: Any = jax.vmap(lambda images: module.apply({"params": params}, images))(pixels)
+        features = jax.vmap(lambda images: module.apply({"params": params}, images))(pixels)
         tokens, cls_tokens = clustering_tokens(features, objective.tokens, groups=objective.token_groups)
         positions = patch_positions(jnp.moveaxis(boxes, 1, 0), grid)
         result = cluster_views(tokens, cls_tokens, positions, clustering, rng=rng)
@@ -119,18 +126,3 @@ def overlap(boxes: Float[np.ndarray, "b v 5"]) -> Float[np.ndarray, " b"]:
     start, size = boxes[..., :2], boxes[..., 2:4]
     common = np.clip((start + size).min(axis=1) - start.max(axis=1), 0, None)
     return common.prod(axis=-1) / size.prod(axis=-1).min(axis=1)
-
-
-def _crops(
-    source: ImageSource, chosen: list[int], config: ViewsConfig, seed: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    pairs = []
-    for index in chosen:
-        try:
-            pairs.append((index, *two_views(decode(source[index]), np.random.default_rng([seed, index]), config)))
-        except (DecodeError, OSError):
-            continue
-    if not pairs:
-        raise ValueError(f"none of {len(chosen)} images of the source can be read: check the files")
-    indices, views, boxes = (np.stack(parts) for parts in zip(*pairs, strict=True))
-    return indices, views, boxes

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from croc_jax.report.gallery import component_colors, plot_components, plot_video, tint_objects
+from croc_jax.evaluation.visualize import tint_objects
+from croc_jax.report.gallery import component_colors, plot_components, plot_video
 
 
 def test_components_are_those_of_the_largest_variance():

@@ -1,7 +1,6 @@
 """DAVIS metrics of a predicted object: region similarity J, boundary accuracy F, and their statistics."""
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -11,16 +10,6 @@ Mask = Bool[np.ndarray, "H W"]
 
 # Boundaries match within this share of the image's diagonal.
 BOUNDARY_TOLERANCE = 0.008
-_GOOD = 0.5
-_DECAY_BINS = 4
-
-
-class Statistics(NamedTuple):
-    """Mean over the frames of an object, share above one half, and mean of the first quarter less that of the last."""
-
-    mean: float
-    recall: float
-    decay: float
 
 
 def region_similarity(prediction: Mask, truth: Mask) -> float:
@@ -63,9 +52,12 @@ def find_boundary(mask: Mask) -> Mask:
     return boundary
 
 
-def summarize(values: Float[np.ndarray, " frames"]) -> Statistics:
-    """Returns the statistics of a metric over the frames of one object, one or more, in their order."""
+def summarize(values: Float[np.ndarray, " frames"]) -> dict[str, float]:
+    """Returns statistics of a metric over the frames of one object, one or more, in their order.
+
+    "mean" over the frames, "recall" (share above one half) and "decay" (mean of the first quarter less the last's).
+    """
     # Ends of the quarters, which share a frame each; halves are rounded up.
-    ends = np.floor(np.linspace(0, len(values) - 1, _DECAY_BINS + 1) + 0.5 + 1e-10).astype(int)
-    first, last = values[ends[0] : ends[1] + 1], values[ends[-2] : ends[-1] + 1]
-    return Statistics(float(np.mean(values)), float(np.mean(values > _GOOD)), float(np.mean(first) - np.mean(last)))
+    ends = np.floor(np.linspace(0, len(values) - 1, 5) + 0.5 + 1e-10).astype(int)
+    decay = np.mean(values[: ends[1] + 1]) - np.mean(values[ends[3] :])
+    return {"mean": float(np.mean(values)), "recall": float(np.mean(values > 0.5)), "decay": float(decay)}

@@ -124,10 +124,7 @@ def name_clusters(
 
 def _enlarge(patches: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     """Resizes to the nearest patch."""
-    rows, columns = (
-        np.minimum((np.arange(new) + 0.5) * old / new, old - 1).astype(int)
-        for old, new in zip(patches.shape, size, strict=True)
-    )
+    rows, columns = (((np.arange(n) + 0.5) * old / n).astype(int) for old, n in zip(patches.shape, size, strict=True))
     return patches[rows][:, columns]
 
 

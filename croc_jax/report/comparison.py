@@ -38,7 +38,9 @@ def comparison_facts(groups: Sequence[Group]) -> list[tuple[str, str]]:
 
 
 def comparison_sections(groups: Sequence[Group]) -> list[str]:
-    """Returns a section for each group, no two with the same title, and one with the paper's tables."""
+    """Returns a section for each group, no two with the same title, and one with the paper's tables; [] for none."""
+    if not groups:
+        return []
     sections = []
     for group, notes in zip(groups, _notes(groups), strict=True):
         split = group.dataset.get("val_split", group.dataset.get("split"))

@@ -46,14 +46,6 @@ class Exploration(NamedTuple):
     costs: Float[np.ndarray, "b h rounds"]
     merging: Int[np.ndarray, "rounds v b h n"]
 
-    def select(self, index: int) -> "Exploration":
-        """Returns one pair alone, still with a batch axis."""
-        i = slice(index, index + 1)
-        return Exploration(
-            self.indices[i], self.views[i], self.boxes[i], self.grid, self.labels[:, i], self.valid[i],
-            self.num_clusters[i], self.costs[i], self.merging[:, :, i],
-        )  # fmt: skip
-
 
 def explore(
     backbone: FrozenBackbone,

@@ -16,18 +16,12 @@ def normalized(kind, tokens=TOKENS):
     return (tokens.astype(np.float64) - np.asarray(mean)) @ np.asarray(transform, np.float64)
 
 
-def test_none_changes_nothing():
+def test_fit_scale_has_the_statistics_that_its_normalization_promises():
     np.testing.assert_array_equal(normalized("none"), TOKENS)
-
-
-def test_standardized_features_have_mean_0_and_variance_1():
     flat = normalized("standardize").reshape(-1, 6)
     np.testing.assert_allclose(flat.mean(0), 0, atol=1e-5)
     np.testing.assert_allclose(flat.var(0), 1, rtol=1e-4)
     assert np.corrcoef(flat.T)[0, 1] == pytest.approx(np.corrcoef(TOKENS.reshape(-1, 6).T)[0, 1], abs=1e-5)
-
-
-def test_whitened_features_are_uncorrelated():
     flat = normalized("whiten").reshape(-1, 6)
     np.testing.assert_allclose(np.cov(flat.T, bias=True), np.eye(6), atol=5e-3)
 

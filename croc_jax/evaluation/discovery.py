@@ -44,11 +44,6 @@ class DiscoveryConfig:
         check_positive(self, "num_patches")
 
 
-def open_dataset(*, root: str | Path, split: str, year: int, hard: bool) -> BoxSplit:
-    """Opens a split of VOC with boxes; errors as for `open_voc_boxes`."""
-    return open_voc_boxes(Path(root).expanduser(), split, year=year, hard=hard)
-
-
 def evaluate(
     features: FrozenFeatures, dataset: BoxSplit, config: DiscoveryConfig, output: Path | None = None
 ) -> Result:
@@ -165,7 +160,7 @@ PROTOCOL = Protocol(
         "overlaps with the box of any object by half."
     ),
     config=DiscoveryConfig,
-    open_dataset=open_dataset,
+    open_dataset=lambda root, **settings: open_voc_boxes(Path(root).expanduser(), **settings),
     evaluate=evaluate,
     main_score="corloc",
     score_labels={"corloc": "CorLoc"},

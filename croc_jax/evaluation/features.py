@@ -112,7 +112,8 @@ class FrozenFeatures:
 
     def __post_init__(self) -> None:
         """Encodes nothing yet."""
-        self._known: dict[object, np.ndarray] = {}
+        self._tokens: dict[object, np.ndarray] = {}
+        self._pooled: dict[object, ImageFeatures] = {}
         self._kept_bytes = 0
 
     def grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
@@ -137,14 +138,14 @@ class FrozenFeatures:
         """
         grid, size = self.grid(image_size), self.budget.batch_size
         if not self.remember:
-            encode_fn = make_extract_fn(self.module, jnp.float16)
+            extract_fn = make_extract_fn(self.module, jnp.float16)
             for images, labels in self._batches(split, image_size=image_size, label_size=label_size):
-                yield encode_fn(self.params, images), labels
+                yield extract_fn(self.params, images), labels
             return
         key = _key(split, image_size)
-        if key not in self._known:
+        if key not in self._tokens:
             self.collect_tokens(split, image_size=image_size, label_size=grid)
-        tokens = self._known[key]
+        tokens = self._tokens[key]
         for number, labels in enumerate(self._label_batches(split, label_size)):
             padded = np.zeros((size, *tokens.shape[1:]), tokens.dtype)
             padded[: len(labels)] = tokens[number * size : number * size + len(labels)]
@@ -156,14 +157,14 @@ class FrozenFeatures:
     ) -> LabeledTokens:
         """Returns the tokens and labels of a whole split; arguments and errors as for `token_batches`."""
         grid, key = self.grid(image_size), _key(split, image_size)
-        if key in self._known:
+        if key in self._tokens:
             labels = [labels for batch in self._label_batches(split, label_size) for labels in batch]
-            return LabeledTokens(self._known[key], np.stack(labels))
-        encode_fn, shape = make_extract_fn(self.module, jnp.float16), (*grid, self.module.width)
-        sizes = {"image_size": image_size, "label_size": label_size}
-        tokens, labels = self._encode(split, encode_fn, self._allocate((len(split), *shape), np.float16), **sizes)
+            return LabeledTokens(self._tokens[key], np.stack(labels))
+        tokens = self._allocate((len(split), *grid, self.module.width), np.float16)
+        extract_fn = make_extract_fn(self.module, jnp.float16)
+        labels = self._fill(tokens, split, extract_fn, image_size=image_size, label_size=label_size)
         if self.remember:
-            self._known[key] = tokens
+            self._tokens[key] = tokens
         return LabeledTokens(tokens, np.stack(labels))
 
     def collect_pooled(self, split: ClassificationSplit, config: PoolingConfig) -> ImageFeatures:
@@ -174,32 +175,31 @@ class FrozenFeatures:
         """
         self.grid((config.image_size, config.image_size))
         key = split.root.resolve(), split.name, config.feature, config.resize, config.image_size
-        if key not in self._known:
-            shape = len(split), self.module.width * len(config.feature.split("_"))
-            pool_fn, sizes = make_pool_fn(self.module, config.feature), (config.resize, config.image_size)
-            found, labels = self._encode(
-                split, pool_fn, self._allocate(shape, np.float32), resize=sizes[0], image_size=sizes[1]
-            )
-            if not self.remember:
-                return ImageFeatures(found, np.array(labels))
-            self._known[key], self._known[key, "labels"] = found, np.array(labels)
-        return ImageFeatures(self._known[key], self._known[key, "labels"])
+        if key in self._pooled:
+            return self._pooled[key]
+        features = self._allocate((len(split), self.module.width * len(config.feature.split("_"))), np.float32)
+        pool_fn = make_pool_fn(self.module, config.feature)
+        labels = self._fill(features, split, pool_fn, resize=config.resize, image_size=config.image_size)
+        found = ImageFeatures(features, np.array(labels))
+        if self.remember:
+            self._pooled[key] = found
+        return found
 
-    def _encode(
+    def _fill(
         self,
+        features: np.ndarray,
         split: SegmentationSplit | ClassificationSplit,
         encode_fn: Callable[[Params, Images], Array],
-        found: np.ndarray,
         **sizes: Any,
-    ) -> tuple[np.ndarray, list]:
-        """Fills an array with the features of a split; returns it and the label of each image."""
+    ) -> list:
+        """Writes the features of a split into an array, and returns the label of each image."""
         all_labels = []
         for images, labels in self._batches(split, **sizes):
             part = slice(len(all_labels), len(all_labels) + len(labels))
-            found[part] = np.asarray(encode_fn(self.params, images))[: len(labels)]
-            release_pages(found)
+            features[part] = np.asarray(encode_fn(self.params, images))[: len(labels)]
+            release_pages(features)
             all_labels.extend(labels)
-        return found, all_labels
+        return all_labels
 
     def _batches(self, split: SegmentationSplit | ClassificationSplit, **sizes: Any) -> Iterable:
         size, num_threads = self.budget.batch_size, self.budget.num_threads

@@ -13,7 +13,7 @@ from rich.progress import Progress
 from croc_jax.evaluation.features import MemoryBudget
 from croc_jax.evaluation.mmap import release_pages
 from croc_jax.evaluation.settings import ProbeConfig
-from croc_jax.evaluation.whitening import FeatureScale, fit_scale
+from croc_jax.evaluation.whitening import fit_scale
 
 PRECISION = jax.lax.Precision.HIGHEST
 
@@ -65,8 +65,8 @@ def fit_probe(
         device_gib: larger features stay on the host and go to the device a few batches at a time.
         progress: shows the epochs.
     """
-    scale = fit_scale(features, config.normalization)
-    train_fn = _make_train_fn(tx, loss_fn, scale)
+    mean, transform = fit_scale(features, config.normalization)
+    train_fn = _make_train_fn(tx, loss_fn, mean, transform)
     feed = _make_feed(features, labels, round(device_gib * 2**30))
     head = LinearHead(jnp.zeros((features.shape[-1], num_classes)), jnp.zeros(num_classes))
     opt_state, losses, epochs = tx.init(head), [], range(config.epochs)
@@ -81,18 +81,20 @@ def fit_probe(
             # No more than one part ahead, or all of them would wait in memory.
             jax.block_until_ready(epoch_losses[-2:-1])
         losses.append(np.concatenate(epoch_losses).mean())
-    kernel = jnp.matmul(scale.transform, head.kernel, precision=PRECISION)
-    bias = head.bias - jnp.matmul(scale.mean, kernel, precision=PRECISION)
+    kernel = jnp.matmul(transform, head.kernel, precision=PRECISION)
+    bias = head.bias - jnp.matmul(mean, kernel, precision=PRECISION)
     return ProbeFit(LinearHead(kernel, bias), np.array(losses))
 
 
-def _make_train_fn(tx: optax.GradientTransformation, loss_fn: Callable, scale: FeatureScale) -> Callable:
+def _make_train_fn(
+    tx: optax.GradientTransformation, loss_fn: Callable[[Array, Array], Array], mean: Array, transform: Array
+) -> Callable:
     """Returns a jitted function that takes one step for each row of indices `[s b]`."""
 
     def batch_loss(head: LinearHead, features: Array, labels: Array) -> Array:
         # Normalizing the layer instead of the features saves a float32 copy of all of them.
-        folded = LinearHead(jnp.matmul(scale.transform, head.kernel, precision=PRECISION), head.bias)
-        return loss_fn(apply_head(folded, features.astype(jnp.float32) - scale.mean), labels)
+        folded = LinearHead(jnp.matmul(transform, head.kernel, precision=PRECISION), head.bias)
+        return loss_fn(apply_head(folded, features.astype(jnp.float32) - mean), labels)
 
     @jax.jit
     def train_fn(head: LinearHead, opt_state: optax.OptState, features: Array, labels: Array, indices: Array) -> tuple:

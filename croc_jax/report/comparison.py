@@ -51,7 +51,7 @@ def comparison_sections(groups: Sequence[Group]) -> list[str]:
 
 
 def _notes(groups: Sequence[Group]) -> list[str]:
-    """Returns the settings that tell each group from others, in parentheses."""
+    """Returns the settings that distinguish each group from others, in parentheses."""
     notes = []
     for different in differing_settings(groups):
         shown = {n: " x ".join(map(str, v)) if isinstance(v, list) else v for n, v in different.items()}

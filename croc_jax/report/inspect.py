@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from croc_jax.clustering import Clustering, ClusteringConfig, cluster_views, patch_positions, trace_merging
+from croc_jax.clustering import Clustering, ClusteringConfig, patch_positions
+from croc_jax.clustering.cross_view import cluster_arrays
 from croc_jax.data.crops import two_views
 from croc_jax.data.decoding import DecodeError, decode
 from croc_jax.data.photometric import normalize
@@ -90,17 +91,17 @@ def explore(
 @functools.lru_cache(maxsize=4)
 def _make_cluster_fn(
     module: Backbone, clustering: ClusteringConfig, objective: ObjectiveConfig, grid: tuple[int, int]
-) -> Callable[..., tuple[Clustering, Array]]:
+) -> Callable[..., tuple[Clustering, Array | None]]:
     @jax.jit
-    def cluster(params: Params, views: Array, boxes: Array, rng: Array) -> tuple[Clustering, Array]:
+    def cluster(params: Params, views: Array, boxes: Array, rng: Array) -> tuple[Clustering, Array | None]:
         # View by view: `[v b H W 3]`.
         pixels = normalize(jnp.moveaxis(views, 1, 0))
         features = jax.vmap(lambda images: module.apply({"params": params}, images))(pixels)
         tokens, cls_tokens = clustering_tokens(features, objective.tokens, groups=objective.token_groups)
         positions = patch_positions(jnp.moveaxis(boxes, 1, 0), grid)
-        result = cluster_views(tokens, cls_tokens, positions, clustering, rng=rng)
-        merging, _ = trace_merging(tokens, cls_tokens, positions, clustering, rng=rng)
-        return result, merging
+        # The result and all rounds in one program; `trace_merging` gives the rounds alone.
+        settings = {"scores": None, "rng": rng, "init_indices": None, "config": clustering, "keep_rounds": True}
+        return cluster_arrays(tokens, cls_tokens, positions=positions, **settings)
 
     return cluster
 

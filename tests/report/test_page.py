@@ -41,6 +41,8 @@ def report(recipe, tmp_path_factory):
     original = page.explore
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(page, "explore", explore)
+        # Rendering takes most of the time.
+        patch.setattr("croc_jax.report.html._PHOTO_DPI", 30)
         file = build_report(workdir)
     (pairs,) = explored
     return SimpleNamespace(file=file, workdir=workdir, text=file.read_text(encoding="utf-8"), pairs=pairs)

@@ -26,7 +26,11 @@ def test_there_are_notebooks():
     assert {notebook.stem for notebook in NOTEBOOKS} > set(SHORTER)
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
+SLOW = {"compare_checkpoints"}
+TO_RUN = [pytest.param(n, id=n.stem, marks=[pytest.mark.slow] if n.stem in SLOW else []) for n in NOTEBOOKS]
+
+
+@pytest.mark.parametrize("notebook", TO_RUN)
 def test_it_runs(notebook, monkeypatch):
     matplotlib.use("agg")
     # As in Jupyter: they look for a run beside their folder.

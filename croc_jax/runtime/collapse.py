@@ -69,19 +69,6 @@ class Watchdog:
         return new
 
 
-def describe_findings(rows: Sequence[Row], recipe: Recipe) -> list[str]:
-    """Returns a sentence for each warning of a run.
-
-    Args:
-        rows: rows of metrics.jsonl, from the first one on.
-        recipe: settings of the run.
-    """
-    if not rows:
-        return []
-    watchdog = Watchdog(recipe, steps_per_epoch=round(rows[-1]["step"] / rows[-1]["epoch"]))
-    return [f"Warning at step {row['step']:,}: {finding.text}." for row in rows for finding in watchdog.look(row)]
-
-
 def explain_divergence(error: FloatingPointError, recipe: Recipe) -> str:
     """Returns what to try where numbers are not finite, after the error itself."""
     optimizer, warmup = recipe.optimizer, recipe.optimizer.warmup_epochs

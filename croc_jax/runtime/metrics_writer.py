@@ -124,11 +124,6 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return [row for line in lines if (row := parse_row(line)) and "loss" in row]
 
 
-def last_row(path: Path) -> dict[str, Any] | None:
-    """Returns the last of `read_rows`, if any."""
-    return next(reversed(read_rows(path)), None)
-
-
 def parse_row(line: bytes) -> dict[str, Any] | None:
     """Returns the row in a line of a metrics file, or None if there is no complete one."""
     try:

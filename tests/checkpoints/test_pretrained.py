@@ -334,7 +334,7 @@ def test_the_number_of_heads_is_inferred_or_stated(monkeypatch, tmp_path):
     with pytest.raises(ValueError, match=r"96 features do not make heads of 64: state their number.*num_heads"):
         read_as(monkeypatch, official_weights(width=96, depth=1))()
     monkeypatch.undo()
-    with pytest.raises(ValueError, match="num_heads=4.*is a run, whose settings are known"):
+    with pytest.raises(ValueError, match="num_heads=4: the config of the run .* has it"):
         croc_jax.load_backbone(tmp_path, num_heads=4)
     file = write(tmp_path / "vit.safetensors", official_weights())
     assert croc_jax.load_backbone(file, num_heads=4).module.num_heads == 4  # pyright: ignore

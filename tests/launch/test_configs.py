@@ -48,10 +48,6 @@ def read(name):
     return recipe_from_dict(load(file).get_config(*[variant] if variant else []).to_dict())
 
 
-def every_config(test):
-    return pytest.mark.parametrize("name", CONFIGS)(test)
-
-
 # Prints, for each config file, which modules it loads besides JAX and those that any config needs.
 COUNT = """
 import importlib.util, sys
@@ -160,7 +156,11 @@ def describe(tree):
     return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
 
 
-@every_config
+# Large networks take half a minute to trace.
+FULL_SIZE = [name if name == "croc_vits16_coco" else pytest.param(name, marks=pytest.mark.slow) for name in CONFIGS]
+
+
+@pytest.mark.parametrize("name", FULL_SIZE)
 def test_full_size_shapes_fit_together(name):
     recipe = read(name)
     recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, folders=(), sources=()))

@@ -33,6 +33,8 @@ def undisturbed(home):  # noqa: F811
     return workdir
 
 
+# Devices of one process are compared in tests/training/test_step.py, in less time.
+@pytest.mark.slow
 def test_one_device_in_microbatches_gives_the_same_losses(home, undisturbed):  # noqa: F811
     workdir = home / "alone"
     changes = {"runtime__checkpoint_every_minutes": 1000, "optimizer__accumulation_steps": 4}

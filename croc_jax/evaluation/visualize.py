@@ -47,31 +47,30 @@ class ExampleSelector:
     def __init__(self, split: SegmentationSplit, image_size: tuple[int, int], *, count: int = 6) -> None:
         """Keeps nothing yet; in the end, `count` images of each kind, loaded from the split at `image_size`."""
         self._split, self._image_size, self._count, self._seen = split, image_size, count, 0
-        places = np.linspace(0, len(split) - 1, min(count, len(split))).round().astype(int)
-        self._typical: dict[int, Example | None] = dict.fromkeys(places.tolist())
-        self._best: list[tuple[float, Example]] = []
-        self._worst: list[tuple[float, Example]] = []
+        self._places = np.linspace(0, len(split) - 1, min(count, len(split))).round().astype(int)
+        # Of each: share of right pixels, index in the split, labels, prediction.
+        self._typical: list[tuple[float, int, Ids, Ids]] = []
+        self._best: list[tuple[float, int, Ids, Ids]] = []
+        self._worst: list[tuple[float, int, Ids, Ids]] = []
 
-    def add(self, labels: UInt8[np.ndarray, "h w"], prediction: UInt8[np.ndarray, "h w"]) -> None:
+    def add(self, labels: Ids, prediction: Ids) -> None:
         """Considers the next image; one without a pixel that counts is neither best nor worst."""
-        index, counted = self._seen, labels != IGNORED
+        counted = labels != IGNORED
         accuracy = float(np.mean((labels == prediction)[counted])) if counted.any() else float("nan")
+        one = accuracy, self._seen, labels, prediction
+        if self._seen in self._places:
+            self._typical.append(one)
+        if counted.any():
+            self._best = sorted([*self._best, one], key=lambda other: -other[0])[: self._count]
+            self._worst = sorted([*self._worst, one], key=lambda other: other[0])[: self._count]
         self._seen += 1
-        few = len(self._best) < self._count
-        extreme = counted.any() and (few or accuracy > self._best[-1][0] or accuracy < self._worst[-1][0])
-        if not (extreme or index in self._typical):
-            return
-        example = Example(self._split.load(index, image_size=self._image_size)[0], labels, prediction)
-        if index in self._typical:
-            self._typical[index] = example
-        if extreme:
-            self._best = sorted([*self._best, (accuracy, example)], key=lambda pair: -pair[0])[: self._count]
-            self._worst = sorted([*self._worst, (accuracy, example)], key=lambda pair: pair[0])[: self._count]
 
     def examples(self) -> Examples:
-        """Returns the images that were kept."""
-        best, worst = ([example for _, example in pairs] for pairs in (self._best, self._worst))
-        return Examples([example for example in self._typical.values() if example is not None], best, worst)
+        """Returns the images that were kept; ValueError for one that cannot be read."""
+        size, parts = self._image_size, (self._typical, self._best, self._worst)
+        return Examples(
+            *([Example(self._split.load(i, image_size=size)[0], ids, found) for _, i, ids, found in p] for p in parts)
+        )
 
 
 def save_examples(examples: Examples, class_names: Sequence[str], output: Path | None) -> None:

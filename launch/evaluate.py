@@ -36,40 +36,23 @@ PATCH_SIZE = flags.DEFINE_enum(
 )
 
 
-class BackboneCache:
-    """Loads each backbone once, with features that protocols share."""
-
-    def __init__(self, *, folder: Path, remember: bool) -> None:
-        """Loads nothing yet.
-
-        Args:
-            folder: folder of temporary files.
-            remember: whether several protocols follow.
-        """
-        self._folder, self._remember = folder, remember
-        self._known: dict[str, tuple[FrozenBackbone, FrozenFeatures]] = {}
-
-    def get(self, config: Mapping[str, Any]) -> tuple[FrozenBackbone, FrozenFeatures]:
-        """Returns the weights that a config asks for, and their features within the budget of the first such config."""
-        key = str(config["recipe" if CHECKPOINT.value == RANDOM else "which"])
-        if key not in self._known:
-            backbone, budget = open_backbone(config), MemoryBudget(**config["budget"])
-            settings = {"budget": budget, "folder": self._folder, "remember": self._remember}
-            self._known[key] = backbone, FrozenFeatures(backbone.module, backbone.params, **settings)
-        return self._known[key]
-
-
 def main() -> None:
     """Runs all protocols on one checkpoint."""
     configs = {name: config.to_dict() for name, config in parse_configs(sys.argv, CONFIGS.value).items()}
     # All mistakes show before the first hour of work.
     scorers = {name: get_protocol(config["protocol"]).prepare(config) for name, config in configs.items()}
     console, output = Console(), Path(OUTPUT.value)
-    cache = BackboneCache(folder=output, remember=len(configs) > 1)
+    # Each backbone is loaded once, with features that protocols share, within the budget of the first of them.
+    known: dict[str, tuple[FrozenBackbone, FrozenFeatures]] = {}
     for name, config in configs.items():
         folder = output / name if len(configs) > 1 else output
+        key = str(config["recipe" if CHECKPOINT.value == RANDOM else "which"])
         with make_progress(console) as progress:
-            backbone, features = cache.get(config)
+            if key not in known:
+                backbone, budget = open_backbone(config), MemoryBudget(**config["budget"])
+                settings = {"budget": budget, "folder": output, "remember": len(configs) > 1}
+                known[key] = backbone, FrozenFeatures(backbone.module, backbone.params, **settings)
+            backbone, features = known[key]
             features.progress = progress
             folder.mkdir(parents=True, exist_ok=True)
             result = scorers[name](features, folder)

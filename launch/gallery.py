@@ -74,13 +74,12 @@ def main() -> None:
     source = FolderSource(IMAGES.value or write_photographs(output / "images"))
     merging, clusters = find(source, MERGING_OF.value, default=0), find(source, CLUSTERS_OF.value, default=1)
     backbone = load_backbone(CHECKPOINT.value)
-    pair = best_pair(backbone, source, merging)
-    heads = pair.merging[:, :, 0, :1], pair.costs[0, :1], pair.num_clusters[0, :1]
-    figures = {"merging": plot_merging(pair.views[0], *heads, pair.grid)}
-    pair, scene = best_pair(backbone, source, clusters), decode(source[clusters])
-    figures["clusters"] = plot_clusters(
-        pair.views[0], pair.labels[:, 0, :4], pair.valid[0, :4], pair.grid, scene=(scene, pair.boxes[0])
-    )
+    pairs, best = find_pair(backbone, source, merging)
+    heads = pairs.merging[:, :, best, :1], pairs.costs[best, :1], pairs.num_clusters[best, :1]
+    figures = {"merging": plot_merging(pairs.views[best], *heads, pairs.grid)}
+    pairs, best = find_pair(backbone, source, clusters)
+    labels, valid, scene = pairs.labels[:, best, :4], pairs.valid[best, :4], decode(source[clusters])
+    figures["clusters"] = plot_clusters(pairs.views[best], labels, valid, pairs.grid, scene=(scene, pairs.boxes[best]))
     figures["components"] = draw_components(backbone, source)
     if VIDEO.value:
         figures["video"], note = draw_video(backbone, Path(VIDEO.value))
@@ -111,8 +110,8 @@ def find(source: FolderSource, name: str, *, default: int) -> int:
     return default % len(source)
 
 
-def best_pair(backbone: FrozenBackbone, source: FolderSource, index: int) -> Exploration:
-    """Returns the clusters of a pair of crops of one image that share much, but not all."""
+def find_pair(backbone: FrozenBackbone, source: FolderSource, index: int) -> tuple[Exploration, int]:
+    """Returns the clusters of pairs of crops of one image, and the index of the pair that shares much, but not all."""
     data = backbone.recipe.data
     views = dataclasses.replace(data.views, scale=CROP_SCALE)
     recipe = dataclasses.replace(backbone.recipe, data=dataclasses.replace(data, views=views))
@@ -120,7 +119,7 @@ def best_pair(backbone: FrozenBackbone, source: FolderSource, index: int) -> Exp
     pairs = explore(
         backbone._replace(recipe=recipe), Repeated(source, index), num_images=NUM_PAIRS, crop_size=crop_size
     )
-    return pairs.select(int(np.abs(overlap(pairs.boxes) - BEST_OVERLAP).argmin()))
+    return pairs, int(np.abs(overlap(pairs.boxes) - BEST_OVERLAP).argmin())
 
 
 def draw_components(backbone: FrozenBackbone, source: FolderSource) -> Figure:
@@ -143,7 +142,7 @@ def draw_video(backbone: FrozenBackbone, folder: Path) -> tuple[Figure, str]:
     frames = [open_image(file).convert("RGB") for file in video.frames]
     ids = list(label_video(backbone.module, backbone.params, read_ids(video.masks[0]), frames, config))
     scores = score_video(video, ids, score_ends=True)
-    mean = 100 * np.mean([score.region.mean for score in scores]) if scores else np.nan
+    mean = np.mean([of["j_mean"] for of in scores.values()]) if scores else np.nan
     note = f"the objects of {video.name} overlap with the true masks by J = {mean:.1f}% on average"
     return plot_video([np.asarray(frame) for frame in frames], ids), note
 

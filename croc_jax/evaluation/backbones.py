@@ -39,23 +39,17 @@ class FrozenBackbone(NamedTuple):
     which: str
 
     def encode(self, images: UInt8[np.ndarray | Array, "b H W 3"]) -> Features:
-        """Returns the features of images of one size; each size compiles once.
-
-        Args:
-            images: RGB images, 0 to 255, of a size that whole patches tile.
+        """Returns the features of RGB images of a size that whole patches tile; each size compiles once.
 
         Raises:
             ValueError: for other shapes or types.
         """
         if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
             raise ValueError(f"images {images.shape} {images.dtype}: expected [b H W 3] uint8")
-        return _encode_fn(self.module)(self.params, images)  # pyright: ignore[reportArgumentType]
+        return _encode_fn(self.module)(self.params, images)
 
     def with_patch_size(self, patch_size: int) -> "FrozenBackbone":
-        """Returns the same convolutional weights with tokens `patch_size` pixels apart (by dilation).
-
-        Args:
-            patch_size: 32, 16 or 8.
+        """Returns the same convolutional weights with tokens 32, 16 or 8 pixels apart (by dilation).
 
         Raises:
             ValueError: for another number, or for a transformer, whose patches are part of its weights.
@@ -70,10 +64,7 @@ class FrozenBackbone(NamedTuple):
 
 @functools.lru_cache(maxsize=8)
 def _encode_fn(module: Backbone) -> Callable[..., Features]:
-    def encode(params: Any, images: Array) -> Features:
-        return module.apply({"params": params}, normalize(images))  # pyright: ignore[reportReturnType]
-
-    return jax.jit(encode)
+    return jax.jit(lambda params, images: module.apply({"params": params}, normalize(images)))
 
 
 def load_backbone(checkpoint: str | Path, *, which: str = "teacher", num_heads: int | None = None) -> FrozenBackbone:

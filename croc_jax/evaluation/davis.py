@@ -1,32 +1,23 @@
 """DAVIS video object segmentation: the first mask is propagated through a video and compared with the others."""
 
 import dataclasses
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import UInt8
 from PIL import Image
 
 from croc_jax.data.labeled.davis import Video, open_videos
 from croc_jax.data.labeled.label_files import open_image, read_ids
-from croc_jax.evaluation.davis_metrics import (
-    BOUNDARY_TOLERANCE,
-    Statistics,
-    boundary_accuracy,
-    region_similarity,
-    summarize,
-)
-from croc_jax.evaluation.features import FrozenFeatures, make_extract_fn
+from croc_jax.evaluation.davis_metrics import BOUNDARY_TOLERANCE, boundary_accuracy, region_similarity, summarize
+from croc_jax.evaluation.features import FrozenFeatures, Params, make_extract_fn
 from croc_jax.evaluation.propagation import LabelQueue, PropagationConfig, segment
-from croc_jax.evaluation.registry import Protocol, Result, check_positive
-from croc_jax.evaluation.visualize import draw_strip, save_gif, save_indexed
+from croc_jax.evaluation.registry import Protocol, Result, Timer
+from croc_jax.evaluation.settings import check_positive
+from croc_jax.evaluation.visualize import Ids, draw_strip, save_gif, save_indexed
 from croc_jax.models import Backbone
-
-Ids = UInt8[np.ndarray, "H W"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,15 +53,6 @@ class Videos(NamedTuple):
     videos: Sequence[Video]
 
 
-class ObjectScore(NamedTuple):
-    """Scores of one object of one sequence, from 0 to 1."""
-
-    sequence: str
-    object_id: int
-    region: Statistics
-    boundary: Statistics
-
-
 def open_dataset(*, root: str | Path, split: str) -> Videos:
     """Opens the sequences of a split; errors as for `open_videos`."""
     root = Path(root).expanduser()
@@ -89,7 +71,7 @@ def evaluate(features: FrozenFeatures, dataset: Videos, config: DavisConfig, out
             f"short_side={config.short_side}, multiple={config.multiple}: both need to be multiples of the "
             f"patches of {backbone.patch_size} pixels"
         )
-    start, objects, num_frames = time.perf_counter(), [], sum(len(video.frames) for video in dataset.videos)
+    timer, objects, num_frames = Timer(), {}, sum(len(video.frames) for video in dataset.videos)
     task = progress.add_task("frames", total=num_frames) if progress else None
     for video in dataset.videos:
         frames, predictions = [open_image(file).convert("RGB") for file in video.frames], []
@@ -98,27 +80,23 @@ def evaluate(features: FrozenFeatures, dataset: Videos, config: DavisConfig, out
             if progress and task is not None:
                 progress.advance(task)
         if output is not None:
-            _write(video, frames, predictions, output)
-        objects += score_video(video, predictions, score_ends=config.score_ends)
+            write_predictions(video, frames, predictions, output)
+        objects |= score_video(video, predictions, score_ends=config.score_ends)
     if not objects:
         raise ValueError("no sequence has a mask between its first frame and its last: nothing to score")
-    names = [video.name for video in dataset.videos]
-    described = {"name": dataset.root.resolve().name, "sequences": names, "num_frames": num_frames}
-    return Result(_summarize(objects), described, dataset.root, {"labeling": time.perf_counter() - start})
+    timer.end("labeling")
+    sequences = [video.name for video in dataset.videos]
+    described = {"name": dataset.root.resolve().name, "sequences": sequences, "num_frames": num_frames}
+    means = {name: float(np.mean([of[name] for of in objects.values()])) for name in next(iter(objects.values()))}
+    each = {name: {"j_mean": of["j_mean"], "f_mean": of["f_mean"]} for name, of in objects.items()}
+    scores = {"jf_mean": (means["j_mean"] + means["f_mean"]) / 2, **means, "objects": each}
+    return Result(scores, described, dataset.root, timer.seconds)
 
 
 def label_video(
-    backbone: Backbone, params: Any, first: Ids, frames: Sequence[Image.Image], config: DavisConfig
+    backbone: Backbone, params: Params, first: Ids, frames: Sequence[Image.Image], config: DavisConfig
 ) -> Iterator[Ids]:
-    """Yields the ids of each frame at its own size; those of the first are given.
-
-    Args:
-        backbone: module of the backbone.
-        params: its weights.
-        first: ids of the first frame.
-        frames: all frames, the first too.
-        config: settings of the protocol.
-    """
+    """Yields the ids of each frame at its own size; `first`, those of the first one, are given."""
     extract_fn, patch_size = make_extract_fn(backbone, jnp.float32), backbone.patch_size
     height, width = config.frame_size(first.shape[1], first.shape[0])
     small = _resize(first, (height // patch_size, width // patch_size))
@@ -134,15 +112,11 @@ def label_video(
         yield _resize(ids, (frame.height, frame.width))
 
 
-def score_video(video: Video, predictions: Sequence[Ids], *, score_ends: bool) -> list[ObjectScore]:
-    """Returns the scores of each object, over the frames that have masks; none if there are no such frames.
+def score_video(video: Video, predictions: Sequence[Ids], *, score_ends: bool) -> dict[str, dict[str, float]]:
+    """Returns the scores of each SEQUENCE/OBJECT in percent, over the frames with masks; none without such frames.
 
-    Masks of another size than their frame, which happens by a pixel, are compared at their own.
-
-    Args:
-        video: sequence with masks.
-        predictions: ids of each frame.
-        score_ends: whether the last frame counts.
+    Scores are J and F ("j_" and "f_") with the statistics of `summarize`. Masks of another size than their frame,
+    which happens by a pixel, are compared at their own.
 
     Raises:
         ValueError: for a mask that cannot be read.
@@ -150,35 +124,25 @@ def score_video(video: Video, predictions: Sequence[Ids], *, score_ends: bool) -
     last = len(video.frames) - 1
     scored = [number for number in sorted(video.masks) if number and (score_ends or number != last)]
     if not scored:
-        return []
+        return {}
     truths = {number: read_ids(video.masks[number]) for number in scored}
     resized = {number: _resize(predictions[number], truth.shape) for number, truth in truths.items()}
-    scores = []
+    scores: dict[str, dict[str, float]] = {}
     for object_id in range(1, int(read_ids(video.masks[0]).max()) + 1):
         pairs = [(resized[number] == object_id, truths[number] == object_id) for number in scored]
-        region = summarize(np.array([region_similarity(*pair) for pair in pairs]))
-        boundary = summarize(np.array([boundary_accuracy(*pair) for pair in pairs]))
-        scores.append(ObjectScore(video.name, object_id, region, boundary))
+        own = scores[f"{video.name}/{object_id}"] = {}
+        for prefix, metric in (("j", region_similarity), ("f", boundary_accuracy)):
+            found = summarize(np.array([metric(*pair) for pair in pairs]))
+            own |= {f"{prefix}_{name}": 100 * value for name, value in found.items()}
     return scores
-
-
-def _summarize(objects: Sequence[ObjectScore]) -> dict[str, Any]:
-    """Returns means over all objects, and the scores of each, in percent."""
-    scores: dict[str, Any] = {}
-    for name, metric in (("j", "region"), ("f", "boundary")):
-        for part in Statistics._fields:
-            scores[f"{name}_{part}"] = 100 * float(np.mean([getattr(getattr(o, metric), part) for o in objects]))
-    means = {
-        f"{o.sequence}/{o.object_id}": {"j_mean": 100 * o.region.mean, "f_mean": 100 * o.boundary.mean} for o in objects
-    }
-    return {"jf_mean": (scores["j_mean"] + scores["f_mean"]) / 2, **scores, "objects": means}
 
 
 def _resize(ids: Ids, size: tuple[int, ...]) -> Ids:
     return np.asarray(Image.fromarray(ids).resize((size[1], size[0]), Image.Resampling.NEAREST))
 
 
-def _write(video: Video, frames: Sequence[Image.Image], predictions: Sequence[Ids], output: Path) -> None:
+def write_predictions(video: Video, frames: Sequence[Image.Image], predictions: Sequence[Ids], output: Path) -> None:
+    """Writes ids as the DAVIS benchmark reads them, a strip of a few frames and an animation of all."""
     folder = output / "predictions" / video.name
     folder.mkdir(parents=True, exist_ok=True)
     for file, ids in zip(video.frames, predictions, strict=True):

@@ -1,7 +1,6 @@
 """DAVIS metrics of a predicted object: region similarity J, boundary accuracy F, and their statistics."""
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -11,24 +10,10 @@ Mask = Bool[np.ndarray, "H W"]
 
 # Boundaries match within this share of the image's diagonal.
 BOUNDARY_TOLERANCE = 0.008
-_GOOD = 0.5
-_DECAY_BINS = 4
-
-
-class Statistics(NamedTuple):
-    """Mean over the frames of an object, share above one half, and mean of the first quarter less that of the last."""
-
-    mean: float
-    recall: float
-    decay: float
 
 
 def region_similarity(prediction: Mask, truth: Mask) -> float:
     """Returns J, the intersection over union; 1 if both are empty.
-
-    Args:
-        prediction: predicted mask of an object.
-        truth: true mask of the same object and size.
 
     Examples:
         >>> region_similarity(np.array([[True, True]]), np.array([[True, False]]))
@@ -41,10 +26,7 @@ def region_similarity(prediction: Mask, truth: Mask) -> float:
 def boundary_accuracy(prediction: Mask, truth: Mask, *, tolerance: float = BOUNDARY_TOLERANCE) -> float:
     """Returns F, the harmonic mean of precision and recall of boundary pixels.
 
-    Args:
-        prediction: predicted mask of an object.
-        truth: true mask of the same object and size.
-        tolerance: farthest match, as a share of the diagonal; rounded up to whole pixels.
+    They match within `tolerance`, a share of the diagonal that is rounded up to whole pixels.
     """
     radius = math.ceil(tolerance * math.hypot(*truth.shape))
     predicted, true = find_boundary(prediction), find_boundary(truth)
@@ -52,7 +34,8 @@ def boundary_accuracy(prediction: Mask, truth: Mask, *, tolerance: float = BOUND
     if not num_predicted or not num_true:
         # An absent boundary makes no mistakes, but finds nothing either.
         return float(num_predicted == num_true)
-    disk = _disk(radius)
+    y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
+    disk = x**2 + y**2 <= radius**2
     precision = np.count_nonzero(predicted & ndimage.binary_dilation(true, disk)) / num_predicted
     recall = np.count_nonzero(true & ndimage.binary_dilation(predicted, disk)) / num_true
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
@@ -69,23 +52,12 @@ def find_boundary(mask: Mask) -> Mask:
     return boundary
 
 
-def _disk(radius: int) -> Mask:
-    y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
-    return x**2 + y**2 <= radius**2
+def summarize(values: Float[np.ndarray, " frames"]) -> dict[str, float]:
+    """Returns statistics of a metric over the frames of one object, one or more, in their order.
 
-
-def summarize(values: Float[np.ndarray, " frames"]) -> Statistics:
-    """Returns the statistics of a metric over the frames of one object, in their order.
-
-    Args:
-        values: one value a frame, from 0 to 1.
-
-    Raises:
-        ValueError: for no frames.
+    "mean" over the frames, "recall" (share above one half) and "decay" (mean of the first quarter less the last's).
     """
-    if not len(values):
-        raise ValueError("no frames to summarize")
     # Ends of the quarters, which share a frame each; halves are rounded up.
-    ends = np.floor(np.linspace(0, len(values) - 1, _DECAY_BINS + 1) + 0.5 + 1e-10).astype(int)
-    first, last = values[ends[0] : ends[1] + 1], values[ends[-2] : ends[-1] + 1]
-    return Statistics(float(np.mean(values)), float(np.mean(values > _GOOD)), float(np.mean(first) - np.mean(last)))
+    ends = np.floor(np.linspace(0, len(values) - 1, 5) + 0.5 + 1e-10).astype(int)
+    decay = np.mean(values[: ends[1] + 1]) - np.mean(values[ends[3] :])
+    return {"mean": float(np.mean(values)), "recall": float(np.mean(values > 0.5)), "decay": float(decay)}

@@ -1,10 +1,8 @@
 """Object discovery by LOST: one box an image from the keys of the last block, scored by CorLoc."""
 
 import dataclasses
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +12,9 @@ from scipy import ndimage
 
 from croc_jax.data.labeled.boxes import BoxSplit, open_voc_boxes
 from croc_jax.data.photometric import normalize
-from croc_jax.evaluation.features import FrozenFeatures
-from croc_jax.evaluation.registry import Protocol, Result, check_choice, check_positive
+from croc_jax.evaluation.features import FrozenFeatures, Params
+from croc_jax.evaluation.registry import Protocol, Result, Timer
+from croc_jax.evaluation.settings import check_choice, check_positive
 from croc_jax.evaluation.visualize import draw_boxes
 from croc_jax.models import Backbone, clustering_tokens
 from croc_jax.models.features import TOKENS
@@ -45,33 +44,22 @@ class DiscoveryConfig:
         check_positive(self, "num_patches")
 
 
-class Discovery(NamedTuple):
-    """LOST's seed, the patch that is similar to the fewest others, and the patches similar to the expanded seed set."""
-
-    seed: Int[Array, ""]
-    mask: Bool[Array, " n"]
-
-
-def open_dataset(*, root: str | Path, split: str, year: int, hard: bool) -> BoxSplit:
-    """Opens a split of VOC with boxes; errors as for `open_voc_boxes`."""
-    return open_voc_boxes(Path(root).expanduser(), split, year=year, hard=hard)
-
-
 def evaluate(
     features: FrozenFeatures, dataset: BoxSplit, config: DiscoveryConfig, output: Path | None = None
 ) -> Result:
     """Finds one object in each image; see `Protocol` for the arguments."""
-    start = time.perf_counter()
+    timer = Timer()
     boxes, ious = find_boxes(features, dataset, config)
     scored = ~np.isnan(ious)
     if not scored.any():
         raise ValueError(f"no image of {dataset.root}, split {dataset.name}, has a box that counts: set hard=True")
     if output is not None:
         draw_boxes(dataset, boxes, ious).save(output / "typical.png")
+    timer.end("discovery")
     scores = {"corloc": 100 * float(np.mean(ious[scored] >= CORLOC_IOU)), "num_scored": int(scored.sum())}
     described = {"name": dataset.root.resolve().name, "split": dataset.name, "num_images": len(dataset)}
     described |= {"hard": dataset.hard}
-    return Result(scores, described, dataset.root, {"discovery": time.perf_counter() - start})
+    return Result(scores, described, dataset.root, timer.seconds)
 
 
 def find_boxes(
@@ -87,25 +75,24 @@ def find_boxes(
     for index in progress.track(indices, description="objects") if progress else indices:
         image, truth = split.load(index)
         padded, size = pad_image(image, backbone.patch_size), image.shape[:2]
-        found = jax.device_get(discover_fn(features.params, padded, np.array(size)))
-        grid = (padded.shape[0] // backbone.patch_size, padded.shape[1] // backbone.patch_size)
-        boxes.append(seed_box(int(found.seed), found.mask.reshape(grid), backbone.patch_size, size))
+        seed, mask = jax.device_get(discover_fn(features.params, padded, np.array(size)))
+        mask = mask.reshape(padded.shape[0] // backbone.patch_size, -1)
+        boxes.append(seed_box(int(seed), mask, backbone.patch_size, size))
         ious.append(box_iou(boxes[-1], truth).max() if len(truth) else np.nan)
     return np.array(boxes), np.array(ious)
 
 
-def make_discover_fn(backbone: Backbone, config: DiscoveryConfig) -> Callable[..., Discovery]:
-    """Returns a jitted function of (params, padded image uint8 `[H W 3]`, its true height and width).
+def make_discover_fn(backbone: Backbone, config: DiscoveryConfig) -> Callable[..., tuple[Array, Array]]:
+    """Returns a jitted `lost` of (params, padded image uint8 `[H W 3]`, its true height and width).
 
     It compiles once for each number of patches, not for each size of image.
     """
 
     @jax.jit
-    def discover(params: Any, image: UInt8[Array, "H W 3"], size: Int[Array, "2"]) -> Discovery:
+    def discover(params: Params, image: UInt8[Array, "H W 3"], size: Int[Array, "2"]) -> tuple[Array, Array]:
         inside = (jnp.arange(image.shape[0]) < size[0])[:, None] & (jnp.arange(image.shape[1]) < size[1])
         pixels = normalize(image[None]) * inside[None, ..., None]
-        features: Any = backbone.apply({"params": params}, pixels)
-        heads, _ = clustering_tokens(features, config.tokens)
+        heads, _ = clustering_tokens(backbone.apply({"params": params}, pixels), config.tokens)
         tokens = jnp.swapaxes(heads[0], 0, 1).reshape(heads.shape[2], -1)
         tokens -= config.centered * jnp.mean(tokens, axis=0)
         return lost(tokens, num_patches=config.num_patches)
@@ -113,7 +100,7 @@ def make_discover_fn(backbone: Backbone, config: DiscoveryConfig) -> Callable[..
     return discover
 
 
-def lost(tokens: Float[Array, "n d"], *, num_patches: int) -> Discovery:
+def lost(tokens: Float[Array, "n d"], *, num_patches: int) -> tuple[Int[Array, ""], Bool[Array, " n"]]:
     """Returns seed and mask of LOST (Siméoni et al., 2021, sections 3.2 and 3.3).
 
     The seed is the patch with the fewest positive products with others. Of the `num_patches` patches with the fewest,
@@ -132,7 +119,7 @@ def lost(tokens: Float[Array, "n d"], *, num_patches: int) -> Discovery:
     candidates = jnp.zeros(count, bool).at[order[:num_patches]].set(True)
     expanded = candidates & (affinity[order[0]] > 0)
     total = jnp.matmul(expanded.astype(jnp.float32), affinity, precision=jax.lax.Precision.HIGHEST)
-    return Discovery(order[0], total > 0)
+    return order[0], total > 0
 
 
 def pad_image(image: UInt8[np.ndarray, "h w 3"], patch_size: int) -> UInt8[np.ndarray, "H W 3"]:
@@ -146,11 +133,7 @@ def seed_box(
 ) -> Float[np.ndarray, "4"]:
     """Returns the box (left, top, right, bottom) around the seed's connected part of the mask, in pixels.
 
-    Args:
-        seed: index of a patch.
-        mask: patches of the object; the seed counts as one in any case.
-        patch_size: side of a patch.
-        size: height and width of the image, which the box does not leave.
+    The seed counts as part of the mask in any case; the box does not leave the image of this `size`.
     """
     mask = mask.copy()
     place = np.unravel_index(seed, mask.shape)
@@ -177,7 +160,7 @@ PROTOCOL = Protocol(
         "overlaps with the box of any object by half."
     ),
     config=DiscoveryConfig,
-    open_dataset=open_dataset,
+    open_dataset=lambda root, **settings: open_voc_boxes(Path(root).expanduser(), **settings),
     evaluate=evaluate,
     main_score="corloc",
     score_labels={"corloc": "CorLoc"},

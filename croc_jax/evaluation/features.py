@@ -17,14 +17,11 @@ from croc_jax.data.labeled.classes import ClassificationSplit
 from croc_jax.data.labeled.segmentation import SegmentationSplit
 from croc_jax.data.photometric import normalize
 from croc_jax.evaluation.mmap import release_pages
+from croc_jax.evaluation.settings import PoolingConfig, check_positive
 from croc_jax.models import Backbone, patch_grid
 
-# Vectors that can stand for a whole image.
-POOLINGS = ("cls", "mean", "cls_mean")
-
 Images = UInt8[Array | np.ndarray, "b H W 3"]
-ExtractFn = Callable[[Any, Images], Float[Array, "b r c d"]]
-PoolFn = Callable[[Any, Images], Float[Array, "b d"]]
+Params = Any  # A tree of arrays.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,16 +42,7 @@ class MemoryBudget:
 
     def __post_init__(self) -> None:
         """Raises ValueError, naming the field and the value, for limits that cannot work."""
-        for name in ("batch_size", "num_threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be 1 or more")
-
-
-class TokenBatch(NamedTuple):
-    """Float16 tokens of a batch of constant size, padded, and one array of labels for each real image."""
-
-    tokens: Float[Array | np.ndarray, "b r c d"]
-    labels: list[UInt8[np.ndarray, "_ _"]]
+        check_positive(self, "batch_size", "num_threads")
 
 
 class LabeledTokens(NamedTuple):
@@ -73,35 +61,29 @@ class ImageFeatures(NamedTuple):
 
 # Cached, so that another instance, or the same one with later weights, compiles nothing anew.
 @functools.lru_cache(maxsize=8)
-def make_extract_fn(backbone: Backbone, dtype: Any = jnp.float32) -> ExtractFn:
-    """Returns a jitted function of (params, images uint8) that gives the normalized patch tokens.
-
-    Args:
-        backbone: module; it gets ImageNet-normalized images.
-        dtype: type of the tokens that are returned.
-    """
+def make_extract_fn(
+    backbone: Backbone, dtype: jax.typing.DTypeLike = jnp.float32
+) -> Callable[[Params, Images], Float[Array, "b r c d"]]:
+    """Returns a jitted function of (params, images) to the normalized patch tokens, as `dtype`."""
 
     @jax.jit
-    def extract(params: Any, images: Images) -> Float[Array, "b r c d"]:
+    def extract(params: Params, images: Images) -> Float[Array, "b r c d"]:
         rows, columns = patch_grid((images.shape[1], images.shape[2]), backbone.patch_size)
-        patches = backbone.apply({"params": params}, normalize(jnp.asarray(images))).patches  # pyright: ignore
+        patches = backbone.apply({"params": params}, normalize(jnp.asarray(images))).patches
         return patches.reshape(images.shape[0], rows, columns, -1).astype(dtype)
 
     return extract
 
 
 @functools.lru_cache(maxsize=8)
-def make_pool_fn(backbone: Backbone) -> PoolFn:
-    """Returns a jitted function of (params, images uint8) that gives [CLS] and the mean patch token, concatenated.
-
-    Args:
-        backbone: module; it gets ImageNet-normalized images.
-    """
+def make_pool_fn(backbone: Backbone, pooling: str) -> Callable[[Params, Images], Float[Array, "b d"]]:
+    """Returns a jitted function of (params, images) to one vector an image, see `PoolingConfig.feature`."""
 
     @jax.jit
-    def pool(params: Any, images: Images) -> Float[Array, "b d"]:
-        tokens: Any = backbone.apply({"params": params}, normalize(jnp.asarray(images)))
-        return jnp.concatenate([tokens.cls, jnp.mean(tokens.patches, axis=1)], axis=-1)
+    def pool(params: Params, images: Images) -> Float[Array, "b d"]:
+        tokens = backbone.apply({"params": params}, normalize(jnp.asarray(images)))
+        known = {"cls": tokens.cls, "mean": jnp.mean(tokens.patches, axis=1)}
+        return jnp.concatenate([known[name] for name in pooling.split("_")], axis=-1)
 
     return pool
 
@@ -115,13 +97,13 @@ class FrozenFeatures:
         params: its weights, on one device or sharded over several of this process.
         budget: limits of memory.
         folder: folder of temporary files for features beyond the budget; by default the system's.
-        progress: shows what takes time, if there is one.
+        progress: progress bars to add to, if any.
         remember: whether to keep the features of every split and image size, so that the next protocol need not
             encode them again. No score depends on it.
     """
 
     module: Backbone
-    params: Any
+    params: Params
     _: dataclasses.KW_ONLY
     budget: MemoryBudget = MemoryBudget()
     folder: Path | None = None
@@ -130,18 +112,12 @@ class FrozenFeatures:
 
     def __post_init__(self) -> None:
         """Encodes nothing yet."""
-        self._known: dict[Any, Any] = {}
+        self._tokens: dict[object, np.ndarray] = {}
+        self._pooled: dict[object, ImageFeatures] = {}
         self._kept_bytes = 0
 
     def grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        """Returns the rows and columns of patches of an image.
-
-        Args:
-            image_size: height and width.
-
-        Raises:
-            ValueError: if whole patches do not tile it.
-        """
+        """Returns the rows and columns of patches of an image; ValueError if whole patches do not tile it."""
         try:
             return patch_grid(image_size, self.module.patch_size)
         except ValueError as error:
@@ -149,8 +125,8 @@ class FrozenFeatures:
 
     def token_batches(
         self, split: SegmentationSplit, *, image_size: tuple[int, int], label_size: tuple[int, int] | None
-    ) -> Iterator[TokenBatch]:
-        """Yields the tokens of a split in order.
+    ) -> Iterator[tuple[Float[Array | np.ndarray, "b r c d"], list[UInt8[np.ndarray, "_ _"]]]]:
+        """Yields float16 tokens of batches of constant size, padded, and one array of labels for each real image.
 
         Args:
             split: labeled images.
@@ -160,101 +136,86 @@ class FrozenFeatures:
         Raises:
             ValueError: if whole patches do not tile the images, or a file cannot be used.
         """
-        grid = self.grid(image_size)
+        grid, size = self.grid(image_size), self.budget.batch_size
         if not self.remember:
-            for batch in self._batches(split, image_size=image_size, label_size=label_size):
-                yield TokenBatch(self._encode(batch.images), batch.labels)
+            extract_fn = make_extract_fn(self.module, jnp.float16)
+            for images, labels in self._batches(split, image_size=image_size, label_size=label_size):
+                yield extract_fn(self.params, images), labels
             return
-        key, size = _key(split, image_size), self.budget.batch_size
-        if key not in self._known:
+        key = _key(split, image_size)
+        if key not in self._tokens:
             self.collect_tokens(split, image_size=image_size, label_size=grid)
-        tokens = self._known[key]
+        tokens = self._tokens[key]
         for number, labels in enumerate(self._label_batches(split, label_size)):
-            part = tokens[number * size : (number + 1) * size]
             padded = np.zeros((size, *tokens.shape[1:]), tokens.dtype)
-            padded[: len(part)] = part
+            padded[: len(labels)] = tokens[number * size : number * size + len(labels)]
             release_pages(tokens)
-            yield TokenBatch(padded, labels)
+            yield padded, labels
 
     def collect_tokens(
         self, split: SegmentationSplit, *, image_size: tuple[int, int], label_size: tuple[int, int]
     ) -> LabeledTokens:
         """Returns the tokens and labels of a whole split; arguments and errors as for `token_batches`."""
-        grid, key, labels, start = self.grid(image_size), _key(split, image_size), [], 0
-        if key in self._known:
-            for batch in self._label_batches(split, label_size):
-                labels += batch
-            return LabeledTokens(self._known[key], np.stack(labels))
+        grid, key = self.grid(image_size), _key(split, image_size)
+        if key in self._tokens:
+            labels = [labels for batch in self._label_batches(split, label_size) for labels in batch]
+            return LabeledTokens(self._tokens[key], np.stack(labels))
         tokens = self._allocate((len(split), *grid, self.module.width), np.float16)
-        for batch in self._batches(split, image_size=image_size, label_size=label_size):
-            count = len(batch.labels)
-            tokens[start : start + count] = np.asarray(self._encode(batch.images))[:count]
-            release_pages(tokens)
-            labels += batch.labels
-            start += count
+        extract_fn = make_extract_fn(self.module, jnp.float16)
+        labels = self._fill(tokens, split, extract_fn, image_size=image_size, label_size=label_size)
         if self.remember:
-            self._known[key] = tokens
+            self._tokens[key] = tokens
         return LabeledTokens(tokens, np.stack(labels))
 
-    def collect_pooled(
-        self, split: ClassificationSplit, *, pooling: str, resize: int, image_size: int
-    ) -> ImageFeatures:
+    def collect_pooled(self, split: ClassificationSplit, config: PoolingConfig) -> ImageFeatures:
         """Returns one vector for each image of a split.
 
-        Args:
-            split: images with classes.
-            pooling: "cls" (the normalized [CLS] token), "mean" (of the normalized patch tokens) or "cls_mean" (both
-                concatenated; DINO's `avgpool_patchtokens`).
-            resize: see `ClassificationSplit.load`.
-            image_size: see `ClassificationSplit.load`.
-
         Raises:
-            ValueError: for another pooling, if whole patches do not tile the images, or an image cannot be read.
+            ValueError: if whole patches do not tile the images, or an image cannot be read.
         """
-        check_pooling(pooling, resize, image_size)
-        self.grid((image_size, image_size))
-        key, width = (split.root.resolve(), split.name, resize, image_size), self.module.width
-        wanted = {"cls": slice(0, width), "mean": slice(width, None), "cls_mean": slice(None)}[pooling]
-        if key not in self._known:
-            # What is remembered serves every pooling.
-            stored = slice(None) if self.remember else wanted
-            found = self._pool(split, stored, resize=resize, image_size=image_size)
-            if not self.remember:
-                return found
-            self._known[key] = found
-        both, labels = self._known[key]
-        return ImageFeatures(both[:, wanted], labels)
+        self.grid((config.image_size, config.image_size))
+        key = split.root.resolve(), split.name, config.feature, config.resize, config.image_size
+        if key in self._pooled:
+            return self._pooled[key]
+        features = self._allocate((len(split), self.module.width * len(config.feature.split("_"))), np.float32)
+        pool_fn = make_pool_fn(self.module, config.feature)
+        labels = self._fill(features, split, pool_fn, resize=config.resize, image_size=config.image_size)
+        found = ImageFeatures(features, np.array(labels, np.int32))
+        if self.remember:
+            self._pooled[key] = found
+        return found
 
-    def _encode(self, images: Images) -> Float[Array, "b r c d"]:
-        return make_extract_fn(self.module, jnp.float16)(self.params, images)
-
-    def _pool(self, split: ClassificationSplit, stored: slice, *, resize: int, image_size: int) -> ImageFeatures:
-        dim = len(range(*stored.indices(2 * self.module.width)))
-        features, labels, start = self._allocate((len(split), dim), np.float32), [], 0
-        for batch in self._batches(split, resize=resize, image_size=image_size):
-            count, pooled = len(batch.labels), make_pool_fn(self.module)(self.params, batch.images)
-            features[start : start + count] = np.asarray(pooled)[:count, stored]
+    def _fill(
+        self,
+        features: np.ndarray,
+        split: SegmentationSplit | ClassificationSplit,
+        encode_fn: Callable[[Params, Images], Array],
+        **sizes: Any,
+    ) -> list:
+        """Writes the features of a split into an array, and returns the label of each image."""
+        all_labels = []
+        for images, labels in self._batches(split, **sizes):
+            part = slice(len(all_labels), len(all_labels) + len(labels))
+            features[part] = np.asarray(encode_fn(self.params, images))[: len(labels)]
             release_pages(features)
-            labels.append(batch.labels)
-            start += count
-        return ImageFeatures(features, np.concatenate(labels, dtype=np.int32))
+            all_labels.extend(labels)
+        return all_labels
 
-    def _batches(self, split: SegmentationSplit | ClassificationSplit, **sizes: Any) -> Iterator[Any]:
-        budget = self.budget
-        yield from self._track(split.batches(budget.batch_size, num_threads=budget.num_threads, **sizes), split)
+    def _batches(self, split: SegmentationSplit | ClassificationSplit, **sizes: Any) -> Iterable:
+        size, num_threads = self.budget.batch_size, self.budget.num_threads
+        return self._track(split.batches(size, num_threads=num_threads, **sizes), split)
 
-    def _label_batches(self, split: SegmentationSplit, size: tuple[int, int] | None) -> Iterator[Any]:
-        budget = self.budget
-        loaded = split.label_batches(budget.batch_size, label_size=size, num_threads=budget.num_threads)
-        yield from self._track(loaded, split)
+    def _label_batches(self, split: SegmentationSplit, label_size: tuple[int, int] | None) -> Iterable:
+        size, num_threads = self.budget.batch_size, self.budget.num_threads
+        return self._track(split.label_batches(size, label_size=label_size, num_threads=num_threads), split)
 
-    def _track(self, batches: Iterable[Any], split: SegmentationSplit | ClassificationSplit) -> Iterable[Any]:
+    def _track(self, batches: Iterable, split: SegmentationSplit | ClassificationSplit) -> Iterable:
         if self.progress is None:
             return batches
         total = -(-len(split) // self.budget.batch_size)
         return self.progress.track(batches, total=total, description=f"batches of {split.name}")
 
-    def _allocate(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    def _allocate(self, shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray:
         """Returns an array, in a temporary file without a name where the budget of the host ends."""
         size = np.dtype(dtype).itemsize * int(np.prod(shape, dtype=np.int64))
         if self._kept_bytes + size <= self.budget.host_gib * 2**30:
@@ -267,11 +228,3 @@ class FrozenFeatures:
 
 def _key(split: SegmentationSplit, image_size: tuple[int, int]) -> tuple:
     return tuple(pair.image for pair in split.pairs), image_size
-
-
-def check_pooling(pooling: str, resize: int, image_size: int) -> None:
-    """Raises ValueError, naming the field and the value, for vectors that cannot be computed."""
-    if pooling not in POOLINGS:
-        raise ValueError(f"feature={pooling!r}: choose one of {', '.join(POOLINGS)}")
-    if not 0 < image_size <= resize:
-        raise ValueError(f"image_size={image_size}, resize={resize}: the crop must lie within the resized image")

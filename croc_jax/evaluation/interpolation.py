@@ -9,12 +9,8 @@ from jaxtyping import Array, Float
 def bilinear_matrix(old: int, new: int, padded: int | None = None) -> Float[np.ndarray, "new old"]:
     """Returns the weights that resize one axis, with pixel centers at (i + 0.5) * old / new.
 
-    The border is repeated, as in PyTorch's `interpolate(align_corners=False)` without antialiasing.
-
-    Args:
-        old: samples of the axis.
-        new: samples of the resized axis.
-        padded: rows of the result; those after `new` are zero.
+    The border is repeated, as in PyTorch's `interpolate(align_corners=False)` without antialiasing. Zeros pad the
+    result to `padded` rows.
     """
     centers = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
     left = np.minimum(np.floor(centers).astype(int), max(old - 2, 0))

@@ -29,16 +29,6 @@ class KMeansFit(NamedTuple):
     iterations: int
 
 
-class _LloydStats(NamedTuple):
-    """Statistics of one pass over some tokens; `farthest` is the token with the largest squared distance."""
-
-    sums: Array
-    counts: Array
-    inertia: Array
-    farthest: Array
-    distance: Array
-
-
 def fit_kmeans(
     tokens: Float[np.ndarray, "n d"],
     num_clusters: int,
@@ -70,14 +60,13 @@ def fit_kmeans(
     sample = _prepare(jnp.asarray(sample), unit_length)
     centroids = _plus_plus(sample, jax.random.key(int(rng.integers(2**31))), num_clusters=num_clusters)
     least_move = TOLERANCE * float(jnp.mean(jnp.var(sample, axis=0)))
-    iterations = 0
-    while iterations < max_iterations:
+    iterations, shift = 0, math.inf
+    while iterations < max_iterations and shift > least_move:
         iterations += 1
-        moved = _update(lloyd_pass(tokens, centroids, unit_length, chunk=chunk, mesh=mesh), centroids)
+        *moments, _ = _lloyd_pass(tokens, centroids, unit_length, chunk, mesh)
+        moved = _move(*moments, centroids)
         shift, centroids = float(jnp.sum((moved - centroids) ** 2)), moved
-        if shift <= least_move:
-            break
-    inertia = lloyd_pass(tokens, centroids, unit_length, chunk=chunk, mesh=mesh).inertia
+    *_, inertia = _lloyd_pass(tokens, centroids, unit_length, chunk, mesh)
     return KMeansFit(np.asarray(centroids), float(inertia), iterations)
 
 
@@ -88,39 +77,31 @@ def assign_clusters(
     unit_length: bool = False,
     chunk: int = CHUNK,
 ) -> Int[np.ndarray, " n"]:
-    """Returns the nearest centroid of each token.
-
-    Args:
-        tokens: tokens in any precision.
-        centroids: see `fit_kmeans`.
-        unit_length: see `fit_kmeans`.
-        chunk: tokens on the device at a time.
-    """
+    """Returns the nearest centroid of each token; arguments as for `fit_kmeans`."""
     nearest = jax.jit(lambda x, c: jnp.argmin(_squared_distances(_prepare(x, unit_length), c), axis=1))
     chunks = _chunks(tokens, chunk, None)
     return np.concatenate([np.asarray(nearest(x, centroids))[: int(counted.sum())] for x, counted in chunks])
 
 
-def lloyd_pass(
-    tokens: np.ndarray, centroids: Array, unit_length: bool, *, chunk: int, mesh: Mesh | None
-) -> _LloydStats:
-    """Returns sums, counts and inertia of all tokens, and the farthest token of each chunk."""
-    parts: list[_LloydStats] = []
+def _lloyd_pass(
+    tokens: np.ndarray, centroids: Array, unit_length: bool, chunk: int, mesh: Mesh | None
+) -> tuple[Array, Array, Array, Array, Array]:
+    """Returns sums and counts of all clusters, the farthest token of each chunk, its distance, and the inertia."""
+    parts: list[tuple[Array, ...]] = []
     for x, counted in _chunks(tokens, chunk, mesh):
         parts.append(_accumulate(x, counted, centroids, unit_length))
         # No more than one chunk ahead, or all of them would wait in memory.
         jax.block_until_ready(parts[-2:-1])
-    sums, counts, inertia = (functools.reduce(jnp.add, values) for values in list(zip(*parts, strict=True))[:3])
-    farthest, distance = (jnp.stack(values) for values in list(zip(*parts, strict=True))[3:])
-    return _LloydStats(sums, counts, inertia, farthest, distance)
+    sums, counts, farthest, distance, inertia = zip(*parts, strict=True)
+    add = functools.partial(functools.reduce, jnp.add)
+    return add(sums), add(counts), jnp.stack(farthest), jnp.stack(distance), add(inertia)
 
 
 def _chunks(tokens: np.ndarray, size: int, mesh: Mesh | None) -> Iterator[tuple[Array, np.ndarray]]:
     """Yields parts of one size, and which of their rows count."""
-    size = min(size, len(tokens))
+    size, sharding = min(size, len(tokens)), None
     if mesh is not None:
-        size = math.ceil(size / mesh.size) * mesh.size
-    sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0])) if mesh is not None else None
+        size, sharding = -(-size // mesh.size) * mesh.size, NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))
     for start in range(0, len(tokens), size):
         part = tokens[start : start + size]
         padded = np.pad(part, ((0, size - len(part)), (0, 0)))
@@ -133,23 +114,23 @@ def _prepare(tokens: Array, unit_length: bool) -> Float[Array, "n d"]:
 
 
 @functools.partial(jax.jit, static_argnums=3)
-def _accumulate(tokens: Array, counted: Array, centroids: Array, unit_length: bool) -> _LloydStats:
+def _accumulate(tokens: Array, counted: Array, centroids: Array, unit_length: bool) -> tuple[Array, ...]:
     tokens = _prepare(tokens, unit_length)
     distances = _squared_distances(tokens, centroids)
     one_hot = jax.nn.one_hot(jnp.argmin(distances, axis=1), len(centroids)) * counted[:, None]
     least = jnp.where(counted, jnp.maximum(jnp.min(distances, axis=1), 0), 0)
     sums = jnp.matmul(one_hot.T, tokens, precision="highest")
     worst = jnp.argmax(least)
-    return _LloydStats(sums, jnp.sum(one_hot, axis=0), jnp.sum(least), tokens[worst], least[worst])
+    return sums, jnp.sum(one_hot, axis=0), tokens[worst], least[worst], jnp.sum(least)
 
 
-def _update(stats: _LloydStats, centroids: Array) -> Array:
-    moved = stats.sums / jnp.maximum(stats.counts, 1)[:, None]
-    empty = np.flatnonzero(np.asarray(stats.counts) == 0)
+def _move(sums: Array, counts: Array, farthest: Array, distance: Array, centroids: Array) -> Array:
+    moved = sums / jnp.maximum(counts, 1)[:, None]
+    empty = np.flatnonzero(np.asarray(counts) == 0)
     # One far token a chunk; further empty clusters stay where they are until the next iteration.
-    for cluster, part in zip(empty, np.argsort(-np.asarray(stats.distance)), strict=False):
-        moved = moved.at[cluster].set(stats.farthest[part])
-    waiting = empty[len(stats.distance) :]
+    for cluster, part in zip(empty, np.argsort(-np.asarray(distance)), strict=False):
+        moved = moved.at[cluster].set(farthest[part])
+    waiting = empty[len(distance) :]
     return moved.at[waiting].set(centroids[waiting]) if len(waiting) else moved
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -11,34 +10,29 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from croc_jax.evaluation.datasets import ClassSplits, describe_classes, open_class_splits
-from croc_jax.evaluation.features import FrozenFeatures, ImageFeatures, MemoryBudget, check_pooling
+from croc_jax.evaluation.features import FrozenFeatures, ImageFeatures, MemoryBudget
 from croc_jax.evaluation.metrics import class_ranks, top_accuracy
-from croc_jax.evaluation.registry import Protocol, Result, Timer, check_positive
+from croc_jax.evaluation.registry import Protocol, Result, Timer
 from croc_jax.evaluation.search import QUERY_CHUNK, search_host
+from croc_jax.evaluation.settings import PoolingConfig, check_positive
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class KnnConfig:
+class KnnConfig(PoolingConfig):
     """Every setting of k-NN classification that moves the score; the defaults are DINO's.
 
     Attributes:
-        feature: "cls", "mean" or "cls_mean", see `FrozenFeatures.collect_pooled`.
-        resize: pixels of the shorter side of a resized image.
-        image_size: side of the square in its middle, in pixels.
         neighbors: numbers of neighbors that vote, one score each; the first gives "top1" and "top5". At most the
             training images.
         temperature: temperature of the votes.
     """
 
-    feature: str = "cls"
-    resize: int = 256
-    image_size: int = 224
     neighbors: tuple[int, ...] = (20, 10, 100, 200)
     temperature: float = 0.07
 
     def __post_init__(self) -> None:
         """Raises ValueError, naming the field and the value, for settings that cannot work."""
-        check_pooling(self.feature, self.resize, self.image_size)
+        super().__post_init__()
         if not self.neighbors or min(self.neighbors) < 1:
             raise ValueError(f"neighbors={self.neighbors}: name one or more numbers above 0")
         check_positive(self, "temperature")
@@ -46,17 +40,10 @@ class KnnConfig:
 
 def evaluate(features: FrozenFeatures, dataset: ClassSplits, config: KnnConfig, output: Path | None = None) -> Result:
     """Classifies each validation image by its nearest training images; see `Protocol` for the arguments."""
-    sizes, timer = {"resize": config.resize, "image_size": config.image_size}, Timer()
-    bank, queries = (features.collect_pooled(split, pooling=config.feature, **sizes) for split in dataset)
+    timer, num_classes = Timer(), dataset.train.num_classes
+    bank, queries = (features.collect_pooled(split, config) for split in dataset)
     timer.end("features")
-    ranks = knn_ranks(
-        bank,
-        queries,
-        neighbors=config.neighbors,
-        temperature=config.temperature,
-        num_classes=dataset.train.num_classes,
-        device_gib=features.budget.device_gib,
-    )
+    ranks = knn_ranks(bank, queries, config, num_classes=num_classes, device_gib=features.budget.device_gib)
     timer.end("neighbors")
     first = ranks[min(config.neighbors[0], len(bank.labels))]
     scores = {"top1": top_accuracy(first, 1), "top5": top_accuracy(first, 5)}
@@ -67,30 +54,29 @@ def evaluate(features: FrozenFeatures, dataset: ClassSplits, config: KnnConfig, 
 def knn_ranks(
     bank: ImageFeatures,
     queries: ImageFeatures,
+    config: KnnConfig,
     *,
-    neighbors: Sequence[int],
-    temperature: float,
     num_classes: int,
     device_gib: float = MemoryBudget.device_gib,
 ) -> dict[int, Int[np.ndarray, " q"]]:
     """Returns, for each number of neighbors, the rank of the true class of each query.
 
     Args:
-        bank: images that vote.
+        bank: images that vote; a number of neighbors beyond them becomes theirs.
         queries: images to classify.
-        neighbors: numbers of neighbors that vote; a number beyond the bank becomes its size.
-        temperature: temperature of the votes.
+        config: settings of the protocol.
         num_classes: classes of the data set; also the rank of a class without votes.
         device_gib: see `search_host`.
     """
-    counts = sorted({min(count, len(bank.labels)) for count in neighbors})
+    counts = sorted({min(count, len(bank.labels)) for count in config.neighbors})
     found = search_host(queries.features, bank.features, count=counts[-1], device_gib=device_gib)
     ranks: dict[int, list[np.ndarray]] = {count: [] for count in counts}
     for start in range(0, len(queries.labels), QUERY_CHUNK):
         part = slice(start, start + QUERY_CHUNK)
         votes, labels = bank.labels[found.indices[part]], queries.labels[part]
         for count in counts:
-            scores = vote(found.similarities[part, :count], votes[:, :count], temperature, num_classes=num_classes)
+            similarities = found.similarities[part, :count]
+            scores = vote(similarities, votes[:, :count], config.temperature, num_classes=num_classes)
             ranks[count].append(np.asarray(_voted_ranks(scores, labels)))
     return {count: np.concatenate(parts) for count, parts in ranks.items()}
 
@@ -101,13 +87,8 @@ def vote(
 ) -> Float[Array, "q k"]:
     """Returns the sum of exp(similarity / temperature) over the neighbors of each class.
 
-    The votes of a query are divided by the largest, which keeps them finite and their order.
-
-    Args:
-        similarities: cosines of the neighbors, nearest first.
-        labels: their classes.
-        temperature: the smaller, the more the nearest count.
-        num_classes: columns of the result.
+    The neighbors come nearest first. The votes of a query are divided by the largest, which keeps them finite and
+    their order.
     """
     weights = jnp.exp((similarities - similarities[:, :1]) / temperature)
     rows = jnp.arange(len(weights))[:, None]

@@ -1,5 +1,7 @@
 """Scores: confusion, intersection over union and Hungarian matching of segmentations, ranks of classifications."""
 
+import math
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -23,15 +25,13 @@ def confusion_matrix(
     predictions: Int[np.ndarray, "..."],
     *,
     num_classes: int,
-    ignored: int = IGNORED,
 ) -> Int[np.ndarray, "k k"]:
-    """Counts the pixels of each (class, prediction); the confusions of several images add up.
+    """Counts the pixels of each (class, prediction), without ignored ones; confusions of several images add up.
 
     Args:
         labels: class ids.
         predictions: class ids of the same shape, all below `num_classes` where labels count.
         num_classes: rows and columns of the result.
-        ignored: label of pixels that do not count.
 
     Raises:
         ValueError: for a label or a prediction outside the classes.
@@ -40,7 +40,7 @@ def confusion_matrix(
         >>> confusion_matrix(np.array([0, 1, 255]), np.array([0, 0, 1]), num_classes=2).tolist()
         [[1, 0], [1, 0]]
     """
-    counted = labels != ignored
+    counted = labels != IGNORED
     rows, columns = labels[counted].astype(np.int64), predictions[counted].astype(np.int64)
     for name, values in (("label", rows), ("prediction", columns)):
         if values.size and not 0 <= values.min() <= values.max() < num_classes:
@@ -62,6 +62,18 @@ def class_iou(confusion: Int[np.ndarray, "k k"]) -> Float[np.ndarray, " k"]:
 def mean_iou(confusion: Int[np.ndarray, "k k"]) -> float:
     """Returns the mean of `class_iou` over the classes that occur; NaN if there are none."""
     return _mean(class_iou(confusion))
+
+
+def iou_scores(confusion: Int[np.ndarray, "k k"], class_names: Sequence[str]) -> dict:
+    """Returns the scores of a segmentation as results.json holds them, in percent: "miou" and "class_iou"."""
+    per_class = name_classes(class_names, 100 * class_iou(confusion))
+    return {"miou": 100 * mean_iou(confusion), "class_iou": per_class}
+
+
+def name_classes(names: Iterable[str], values: Iterable[float]) -> dict[str, float | None]:
+    """Returns each class's score by its name; None for a class that does not occur."""
+    pairs = zip(names, map(float, values), strict=True)
+    return {name: None if math.isnan(value) else value for name, value in pairs}
 
 
 def match_clusters(confusion: Int[np.ndarray, "k k"]) -> Matching:

@@ -6,16 +6,14 @@ from typing import Any
 
 import jax
 
-from croc_jax.evaluation.features import FrozenFeatures, MemoryBudget
+from croc_jax.evaluation.features import FrozenFeatures, MemoryBudget, Params
 from croc_jax.evaluation.registry import get_protocol
 from croc_jax.models import Backbone
-
-OnlineEvaluator = Callable[[int, Any], dict[str, float]]
 
 
 def make_online_evaluator(
     config: Mapping[str, Any], *, backbone_module: Backbone, folder: Path | None = None
-) -> OnlineEvaluator:
+) -> Callable[[int, Params], dict[str, float]]:
     """Returns a function of (step, parameters of the teacher's backbone) to scores such as {"knn_top1": 61.3}.
 
     The data set is opened here, so that a wrong path ends a run before its first step. Each call encodes the images
@@ -39,7 +37,7 @@ def make_online_evaluator(
     protocol = get_protocol(config["protocol"])
     score, budget = protocol.prepare(config), MemoryBudget(**config.get("budget", {}))
 
-    def evaluate(step: int, params: Any) -> dict[str, float]:
+    def evaluate(step: int, params: Params) -> dict[str, float]:
         del step  # The same images and seeds at every step: only the weights differ.
         # Images come from the host, which a transfer guard around the loop would forbid.
         with jax.transfer_guard("allow"):

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
-from croc_jax.data.labeled.label_files import IGNORED
 from croc_jax.data.labeled.segmentation import SegmentationSplit
 from croc_jax.evaluation.features import FrozenFeatures
 from croc_jax.evaluation.interpolation import bilinear_matrix, resize_with
@@ -41,13 +40,13 @@ def score_split(
     """
     confusion = np.zeros((split.num_classes, split.num_classes), np.int64)
     selector = ExampleSelector(split, image_size)
-    for batch in features.token_batches(split, image_size=image_size, label_size=label_size):
-        scores = score_fn(batch.tokens)
-        rows, columns = _resize_matrices(batch.labels, scores.shape[:3])
+    for tokens, all_labels in features.token_batches(split, image_size=image_size, label_size=label_size):
+        scores = score_fn(tokens)
+        rows, columns = (_resize_matrices(all_labels, scores.shape, axis) for axis in (0, 1))
         predictions = np.asarray(_predict_labels(scores, rows, columns))
-        for labels, padded in zip(batch.labels, predictions, strict=False):
+        for labels, padded in zip(all_labels, predictions, strict=False):
             prediction = padded[: labels.shape[0], : labels.shape[1]].copy()
-            confusion += confusion_matrix(labels, prediction, num_classes=split.num_classes, ignored=IGNORED)
+            confusion += confusion_matrix(labels, prediction, num_classes=split.num_classes)
             selector.add(labels, prediction)
     return confusion, selector.examples()
 
@@ -68,15 +67,9 @@ def _predict_labels(
     return jax.lax.map(predict_one, (scores, rows, columns))
 
 
-def _resize_matrices(labels: Sequence[np.ndarray], grid: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns matrices `[b R r]` and `[b C c]` from a grid (b, r, c) to each label's size."""
-    count, *axes = grid
-    matrices = []
-    for axis, old in enumerate(axes):
-        sizes = [label.shape[axis] for label in labels]
-        padded = -(-max(sizes) // PADDING) * PADDING
-        stack = np.zeros((count, padded, old), np.float32)
-        for index, size in enumerate(sizes):
-            stack[index] = bilinear_matrix(old, size, padded)
-        matrices.append(stack)
-    return matrices[0], matrices[1]
+def _resize_matrices(labels: Sequence[np.ndarray], shape: tuple[int, ...], axis: int) -> Float[np.ndarray, "b R r"]:
+    """Returns matrices from one axis of scores `[b r c k]` to that of each label, padded to one size."""
+    sizes = [label.shape[axis] for label in labels]
+    old, padded = shape[1 + axis], -(-max(sizes) // PADDING) * PADDING
+    matrices = [bilinear_matrix(old, size, padded) for size in sizes]
+    return np.stack([*matrices, *[np.zeros((padded, old), np.float32)] * (shape[0] - len(sizes))])

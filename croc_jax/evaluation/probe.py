@@ -1,7 +1,7 @@
 """The linear probe: one linear layer on frozen features, for the classes of pixels and of images."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +12,10 @@ from rich.progress import Progress
 
 from croc_jax.evaluation.features import MemoryBudget
 from croc_jax.evaluation.mmap import release_pages
-from croc_jax.evaluation.whitening import FeatureScale, fit_scale
+from croc_jax.evaluation.settings import ProbeConfig
+from croc_jax.evaluation.whitening import fit_scale
 
 PRECISION = jax.lax.Precision.HIGHEST
-# From logits `[b ... k]` and labels `[b ...]` to a scalar.
-LossFn = Callable[[Array, Array], Float[Array, ""]]
 
 
 class LinearHead(NamedTuple):
@@ -46,14 +45,11 @@ def make_sgd(learning_rate: optax.Schedule, weight_decay: float) -> optax.Gradie
 def fit_probe(
     features: Float[np.ndarray, "n ... d"],
     labels: Int[np.ndarray, "n ..."],
-    loss_fn: LossFn,
+    loss_fn: Callable[[Array, Array], Float[Array, ""]],
     tx: optax.GradientTransformation,
+    config: ProbeConfig,
     *,
     num_classes: int,
-    normalization: str,
-    epochs: int,
-    batch_size: int,
-    seed: int,
     device_gib: float = MemoryBudget.device_gib,
     progress: Progress | None = None,
 ) -> ProbeFit:
@@ -62,23 +58,22 @@ def fit_probe(
     Args:
         features: frozen features of all training images, in memory or memory-mapped.
         labels: their labels.
-        loss_fn: loss of the logits of a batch.
+        loss_fn: loss of the logits `[b ... k]` and labels `[b ...]` of a batch.
         tx: optimizer of the layer.
+        config: normalization, epochs, batch size and seed.
         num_classes: outputs of the layer.
-        normalization: see `fit_scale`.
-        epochs: passes over the images.
-        batch_size: images a step, at most all of them.
-        seed: seed of the order of the images.
         device_gib: larger features stay on the host and go to the device a few batches at a time.
         progress: shows the epochs.
     """
-    scale = fit_scale(features, normalization)
-    train_fn = _make_train_fn(tx, loss_fn, scale)
+    mean, transform = fit_scale(features, config.normalization)
+    train_fn = _make_train_fn(tx, loss_fn, mean, transform)
     feed = _make_feed(features, labels, round(device_gib * 2**30))
     head = LinearHead(jnp.zeros((features.shape[-1], num_classes)), jnp.zeros(num_classes))
-    opt_state, losses, steps = tx.init(head), [], len(features) // batch_size
-    for epoch in progress.track(range(epochs), description="linear layer") if progress else range(epochs):
-        order = np.random.default_rng((seed, epoch)).permutation(len(features))
+    opt_state, losses, epochs = tx.init(head), [], range(config.epochs)
+    batch_size = min(config.batch_size, len(features))
+    steps = len(features) // batch_size
+    for epoch in progress.track(epochs, description="linear layer") if progress else epochs:
+        order = np.random.default_rng((config.seed, epoch)).permutation(len(features))
         epoch_losses = []
         for part, part_labels, indices in feed(order[: steps * batch_size].reshape(steps, batch_size)):
             head, opt_state, batch_losses = train_fn(head, opt_state, part, part_labels, indices)
@@ -86,21 +81,23 @@ def fit_probe(
             # No more than one part ahead, or all of them would wait in memory.
             jax.block_until_ready(epoch_losses[-2:-1])
         losses.append(np.concatenate(epoch_losses).mean())
-    kernel = jnp.matmul(scale.transform, head.kernel, precision=PRECISION)
-    bias = head.bias - jnp.matmul(scale.mean, kernel, precision=PRECISION)
+    kernel = jnp.matmul(transform, head.kernel, precision=PRECISION)
+    bias = head.bias - jnp.matmul(mean, kernel, precision=PRECISION)
     return ProbeFit(LinearHead(kernel, bias), np.array(losses))
 
 
-def _make_train_fn(tx: optax.GradientTransformation, loss_fn: LossFn, scale: FeatureScale) -> Callable:
+def _make_train_fn(
+    tx: optax.GradientTransformation, loss_fn: Callable[[Array, Array], Array], mean: Array, transform: Array
+) -> Callable:
     """Returns a jitted function that takes one step for each row of indices `[s b]`."""
 
     def batch_loss(head: LinearHead, features: Array, labels: Array) -> Array:
         # Normalizing the layer instead of the features saves a float32 copy of all of them.
-        folded = LinearHead(jnp.matmul(scale.transform, head.kernel, precision=PRECISION), head.bias)
-        return loss_fn(apply_head(folded, features.astype(jnp.float32) - scale.mean), labels)
+        folded = LinearHead(jnp.matmul(transform, head.kernel, precision=PRECISION), head.bias)
+        return loss_fn(apply_head(folded, features.astype(jnp.float32) - mean), labels)
 
     @jax.jit
-    def train_fn(head: LinearHead, opt_state: Any, features: Array, labels: Array, indices: Array) -> tuple:
+    def train_fn(head: LinearHead, opt_state: optax.OptState, features: Array, labels: Array, indices: Array) -> tuple:
         def step(carry: tuple, index: Array) -> tuple[tuple, Array]:
             head, opt_state = carry
             loss, gradients = jax.value_and_grad(batch_loss)(head, features[index], labels[index])

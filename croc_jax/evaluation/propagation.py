@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, UInt8
 
 from croc_jax.evaluation.interpolation import bilinear_matrix, resize_with
 from croc_jax.evaluation.search import l2_normalize
+from croc_jax.evaluation.settings import check_positive
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,27 +32,17 @@ class PropagationConfig:
 
     def __post_init__(self) -> None:
         """Raises ValueError, naming the field and the value, for settings that cannot work."""
-        for name, least in (("num_last_frames", 0), ("neighborhood", 0), ("topk", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}={getattr(self, name)}: {least} or more")
-        if self.temperature <= 0:
-            raise ValueError(f"temperature={self.temperature}: must be positive")
+        check_positive(self, "topk", "temperature")
+        for name in ("num_last_frames", "neighborhood"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)}: must not be negative")
 
 
 class LabelQueue:
     """Labels one frame after another, from the tokens of the first and the last few frames."""
 
-    def __init__(
-        self, tokens: Float[Array, "r c d"], labels: Float[Array, "r c k"], config: PropagationConfig | None = None
-    ) -> None:
-        """Starts from the first frame.
-
-        Args:
-            tokens: tokens of the first frame, of any length.
-            labels: share of each label in each patch.
-            config: settings of the propagation.
-        """
-        config = config or PropagationConfig()
+    def __init__(self, tokens: Float[Array, "r c d"], labels: Float[Array, "r c k"], config: PropagationConfig) -> None:
+        """Starts from the tokens of the first frame, of any length, and the share of each label in each patch."""
         slots = config.num_last_frames + 1
         self._config, self._seen = config, 0
         self._tokens = jnp.zeros((slots, *tokens.shape)).at[0].set(l2_normalize(tokens))
@@ -59,11 +50,7 @@ class LabelQueue:
         self._filled = jnp.zeros(slots, bool).at[0].set(True)
 
     def label(self, tokens: Float[Array, "r c d"]) -> Float[Array, "r c k"]:
-        """Returns the soft labels of the next frame.
-
-        Args:
-            tokens: tokens of that frame, of any length.
-        """
+        """Returns the soft labels of the next frame, from its tokens of any length."""
         tokens = l2_normalize(tokens)
         labels = propagate(tokens, self._tokens, self._labels, self._filled, config=self._config)
         if self._config.num_last_frames:
@@ -87,12 +74,7 @@ def propagate(
 ) -> Float[Array, "r c k"]:
     """Returns the soft labels of a frame: the mean of each token's most similar sources (DINO's `label_propagation`).
 
-    Args:
-        tokens: tokens of the frame, of unit length.
-        sources: tokens of frames with labels, of unit length.
-        labels: soft labels of these frames.
-        filled: frames that count.
-        config: settings of the propagation.
+    Tokens have unit length; `sources` and their soft `labels` are those of m frames, of which the `filled` ones count.
     """
     rows, columns, _ = tokens.shape
     reach = config.neighborhood or max(rows, columns)
@@ -130,12 +112,7 @@ def _kth_largest(values: Float[Array, "x s"], k: int) -> Float[Array, " x"]:
 
 @functools.partial(jax.jit, static_argnames="patch_size")
 def segment(labels: Float[Array, "r c k"], *, patch_size: int) -> UInt8[Array, "H W"]:
-    """Returns the label of each pixel: the largest of bilinearly upsampled labels, each stretched to [0, 1].
-
-    Args:
-        labels: soft labels of the patches.
-        patch_size: pixels of a patch along each side.
-    """
+    """Returns the label of each pixel: the largest of bilinearly upsampled soft labels, each stretched to [0, 1]."""
     rows, columns, _ = labels.shape
     up_rows, up_columns = (bilinear_matrix(side, side * patch_size) for side in (rows, columns))
     full = resize_with(up_rows, up_columns, labels)

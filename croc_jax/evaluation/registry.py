@@ -3,10 +3,9 @@
 import dataclasses
 import functools
 import importlib
-import math
 import pkgutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ from croc_jax.evaluation.features import FrozenFeatures
 
 
 class Result(NamedTuple):
-    """What a protocol found on one data set.
+    """Scores on one data set.
 
     Attributes:
         scores: scores under their usual names, in percent, as results.json holds them.
@@ -65,10 +64,7 @@ class Protocol:
     class_label: str = ""
 
     def prepare(self, config: Mapping[str, Any]) -> Callable[[FrozenFeatures, Path | None], Result]:
-        """Checks settings and opens the data; returns what scores features on them.
-
-        Args:
-            config: content of a file in configs/eval.
+        """Checks the settings of a configs/eval file and opens its data; returns `evaluate` with these arguments bound.
 
         Raises:
             ValueError: for settings that cannot work, or data that cannot be used.
@@ -79,12 +75,7 @@ class Protocol:
         return lambda features, output: self.evaluate(features, dataset, settings, output)
 
     def fingerprint(self, config: Mapping[str, Any], result: Result) -> dict[str, Any]:
-        """Returns everything that moves the score, apart from the backbone.
-
-        Args:
-            config: content of a file in configs/eval.
-            result: result of the evaluation.
-        """
+        """Returns everything that moves the score of a configs/eval file, apart from the backbone."""
         settings = dataclasses.asdict(self.config(**config[self.name])) | dict(result.settings)
         return {self.name: settings, "conventions": dict(self.conventions), "dataset": result.dataset}
 
@@ -92,29 +83,21 @@ class Protocol:
 @functools.cache
 def find_protocols() -> dict[str, Protocol]:
     """Returns all protocols by name, in alphabetical order."""
-    package = importlib.import_module("croc_jax.evaluation")
-    modules = (importlib.import_module(f"{package.__name__}.{m.name}") for m in pkgutil.iter_modules(package.__path__))
-    found = [module.PROTOCOL for module in modules if hasattr(module, "PROTOCOL")]
-    return {protocol.name: protocol for protocol in sorted(found, key=lambda protocol: protocol.name)}
+    names = (name for _, name, _ in pkgutil.iter_modules([str(Path(__file__).parent)]))
+    modules = [importlib.import_module(f"croc_jax.evaluation.{name}") for name in names]
+    found = {module.PROTOCOL.name: module.PROTOCOL for module in modules if hasattr(module, "PROTOCOL")}
+    return dict(sorted(found.items()))
 
 
 def get_protocol(name: str) -> Protocol:
-    """Returns a protocol.
-
-    Raises:
-        ValueError: for an unknown name.
-    """
+    """Returns a protocol; ValueError for an unknown name."""
     if name not in find_protocols():
         raise ValueError(f"config.protocol={name!r}: choose one of {', '.join(find_protocols())}")
     return find_protocols()[name]
 
 
 class Timer:
-    """Measures the phases of an evaluation.
-
-    Attributes:
-        seconds: duration of each finished phase.
-    """
+    """Measures the phases of an evaluation; `seconds` holds the duration of each finished one."""
 
     def __init__(self) -> None:
         """Starts the first phase."""
@@ -125,22 +108,3 @@ class Timer:
         """Ends the current phase and starts the next."""
         now = time.perf_counter()
         self.seconds[phase], self._start = now - self._start, now
-
-
-def check_positive(config: Any, *fields: str) -> None:
-    """Raises ValueError, naming the field and the value, for settings that are not above 0."""
-    for name in fields:
-        if not getattr(config, name) > 0:
-            raise ValueError(f"{name}={getattr(config, name)}: must be positive")
-
-
-def check_choice(config: Any, field: str, choices: Iterable[str]) -> None:
-    """Raises ValueError, naming the field and the value, for an unknown choice."""
-    if getattr(config, field) not in choices:
-        raise ValueError(f"{field}={getattr(config, field)!r}: choose one of {', '.join(choices)}")
-
-
-def name_classes(names: Iterable[str], values: Iterable[float]) -> dict[str, float | None]:
-    """Returns each class's score by its name; None for a class that does not occur."""
-    pairs = zip(names, map(float, values), strict=True)
-    return {name: None if math.isnan(value) else value for name, value in pairs}

@@ -17,15 +17,7 @@ RESULTS = "results.json"
 def make_results(
     protocol: Protocol, config: Mapping[str, Any], result: Result, *, backbone: FrozenBackbone, checkpoint: str
 ) -> dict[str, Any]:
-    """Returns the content of results.json.
-
-    Args:
-        protocol: protocol of the evaluation.
-        config: content of a file in configs/eval.
-        result: result of the evaluation.
-        backbone: backbone that was evaluated.
-        checkpoint: checkpoint as the caller named it.
-    """
+    """Returns the content of results.json; `checkpoint` is named as the caller did."""
     module = {"compute_dtype": str(backbone.module.dtype), "pretrained_grid": backbone.module.grid_size}
     settings = protocol.fingerprint(config, result) | {
         "backbone": dataclasses.asdict(backbone.recipe.backbone) | module,

@@ -14,10 +14,11 @@ from croc_jax.data.labeled.label_files import IGNORED
 from croc_jax.data.labeled.segmentation import SegmentationSplit
 from croc_jax.evaluation.datasets import PixelSplits, describe_pixels, open_pixel_splits
 from croc_jax.evaluation.features import FrozenFeatures
-from croc_jax.evaluation.metrics import class_iou, mean_iou
+from croc_jax.evaluation.metrics import iou_scores
 from croc_jax.evaluation.pixel_scoring import score_split
-from croc_jax.evaluation.registry import Protocol, Result, Timer, check_positive, name_classes
+from croc_jax.evaluation.registry import Protocol, Result, Timer
 from croc_jax.evaluation.search import l2_normalize, nearest_neighbors
+from croc_jax.evaluation.settings import check_positive
 from croc_jax.evaluation.visualize import save_examples
 
 
@@ -71,19 +72,13 @@ def evaluate(
     confusion, examples = score_split(score, features, val, **sizes)
     timer.end("scoring")
     save_examples(examples, val.class_names, output)
-    per_class = name_classes(val.class_names, 100 * class_iou(confusion))
-    scores = {"miou": 100 * mean_iou(confusion), "class_iou": per_class}
     settings = {"memory_patches": len(memory.tokens)}
+    scores = iou_scores(confusion, val.class_names)
     return Result(scores, describe_pixels(val, train), val.root, timer.seconds, settings)
 
 
 def build_memory(features: FrozenFeatures, train: SegmentationSplit, config: RetrievalConfig) -> Memory:
     """Returns patches of a split, the same number of each image where it has as many with labels.
-
-    Args:
-        features: frozen backbone.
-        train: labeled images.
-        config: sizes and seed.
 
     Raises:
         ValueError: if whole patches do not tile the images, or there are fewer patches than images or neighbors.
@@ -95,12 +90,12 @@ def build_memory(features: FrozenFeatures, train: SegmentationSplit, config: Ret
     # Allocated once: parts of a list would exist twice while they are joined.
     tokens, labels = (np.empty((most, dim), np.float32) for dim in (features.module.width, train.num_classes))
     count = 0
-    for batch in features.token_batches(train, image_size=config.image_size, label_size=config.image_size):
-        units = np.asarray(l2_normalize(batch.tokens))
-        for image, ids in zip(units, batch.labels, strict=False):
+    for batch, labels_of_batch in features.token_batches(
+        train, image_size=config.image_size, label_size=config.image_size
+    ):
+        for image, ids in zip(np.asarray(l2_normalize(batch)), labels_of_batch, strict=False):
             soft = soften_labels(ids, grid, num_classes=train.num_classes)
-            places = np.flatnonzero(soft.any(axis=1))
-            places = rng.permutation(places)[:share]
+            places = rng.permutation(np.flatnonzero(soft.any(axis=1)))[:share]
             part = slice(count, count + len(places))
             tokens[part], labels[part] = image.reshape(-1, image.shape[-1])[places], soft[places]
             count = part.stop
@@ -112,13 +107,7 @@ def build_memory(features: FrozenFeatures, train: SegmentationSplit, config: Ret
 def soften_labels(
     ids: UInt8[np.ndarray, "H W"], grid: tuple[int, int], *, num_classes: int
 ) -> Float[np.ndarray, "n k"]:
-    """Returns the share of each class among the pixels of each patch that count; zeros if none does.
-
-    Args:
-        ids: labels of an image that whole patches tile.
-        grid: rows and columns of patches.
-        num_classes: number of classes k.
-    """
+    """Returns the share of each class among the pixels of each patch that count; zeros if none does."""
     rows, columns = grid
     patches = ids.reshape(rows, ids.shape[0] // rows, columns, ids.shape[1] // columns).swapaxes(1, 2)
     patches = patches.reshape(rows * columns, -1).astype(np.int64)

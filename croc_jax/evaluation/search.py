@@ -25,12 +25,9 @@ class Neighbors(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames="count")
 def nearest_neighbors(queries: Float[Array, "q d"], bank: Float[Array, "m d"], *, count: int) -> Neighbors:
-    """Returns the `count` rows of a bank with the largest dot products with each query.
+    """Returns the `count` rows of a bank, at most all, with the largest dot products with each query.
 
-    Args:
-        queries: vectors of unit length.
-        bank: vectors of unit length, on the device.
-        count: neighbors of each query, at most the rows of the bank.
+    All vectors have unit length, and the bank is on the device.
     """
     size = min(BANK_CHUNK, len(bank))
 
@@ -53,11 +50,7 @@ def search_host(
 ) -> Neighbors:
     """Returns the nearest rows of a bank that lies in host memory or in a file, of vectors of any length.
 
-    Args:
-        queries: vectors to search with.
-        bank: vectors to search among.
-        count: neighbors of each query, at most the rows of the bank.
-        device_gib: memory that rows of the bank may take on the device at a time.
+    Rows of the bank take at most `device_gib` on the device at a time.
     """
     rows = max(int(device_gib * 2**30 / bank[0].nbytes), BANK_CHUNK)
     padded = np.zeros((-(-len(queries) // QUERY_CHUNK) * QUERY_CHUNK, queries.shape[1]), np.float32)

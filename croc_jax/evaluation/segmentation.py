@@ -12,54 +12,40 @@ from croc_jax.data.labeled.label_files import IGNORED
 from croc_jax.evaluation.datasets import PixelSplits, describe_pixels, open_pixel_splits
 from croc_jax.evaluation.features import FrozenFeatures, LabeledTokens, MemoryBudget
 from croc_jax.evaluation.interpolation import bilinear_matrix, resize_with
-from croc_jax.evaluation.metrics import class_iou, mean_iou
+from croc_jax.evaluation.metrics import iou_scores
 from croc_jax.evaluation.pixel_scoring import score_split
 from croc_jax.evaluation.probe import ProbeFit, apply_head, fit_probe, make_sgd
-from croc_jax.evaluation.registry import Protocol, Result, Timer, check_choice, check_positive, name_classes
+from croc_jax.evaluation.registry import Protocol, Result, Timer
+from croc_jax.evaluation.settings import ProbeConfig, check_choice
 from croc_jax.evaluation.visualize import save_examples
-from croc_jax.evaluation.whitening import NORMALIZATIONS, RELATIVE_FLOOR
+from croc_jax.evaluation.whitening import RELATIVE_FLOOR
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SegmentationConfig:
+class SegmentationConfig(ProbeConfig):
     """Every setting of linear segmentation that moves the score.
 
     Attributes:
         image_size: height and width that images are resized to, in whole patches.
         train_size: height and width of the labels, and of the upsampled logits, in training.
         score_size: height and width of the labels in scoring; None scores at the size of each label file.
-        normalization: normalization of tokens by the statistics of the training tokens: "none", "standardize" (each
-            feature) or "whiten" (every direction). Without weight decay the optimum of the linear layer does not
-            depend on it; how soon it is reached does.
         optimizer: "sgd" (momentum 0.9, coupled weight decay) or "adamw" (decoupled).
-        lr: learning rate at the start.
-        weight_decay: weight decay of kernel and bias.
         schedule: "step" multiplies lr by 0.1 at each of `drop_epochs`, "cosine" ends at 0.
         drop_epochs: epochs of the schedule "step".
-        epochs: passes over the training images; the last incomplete batch is dropped.
-        batch_size: images a step.
-        seed: seed of the order of the images; the layer itself starts from zeros.
     """
 
     image_size: tuple[int, int] = (240, 320)
     train_size: tuple[int, int] = (60, 80)
     score_size: tuple[int, int] | None = None
-    normalization: str = "whiten"
     optimizer: str = "adamw"
-    lr: float = 0.05
-    weight_decay: float = 0.0
     schedule: str = "cosine"
     drop_epochs: tuple[int, ...] = ()
-    epochs: int = 30
-    batch_size: int = 8
-    seed: int = 0
 
     def __post_init__(self) -> None:
         """Raises ValueError, naming the field and the value, for settings that cannot work."""
-        check_choice(self, "normalization", NORMALIZATIONS)
+        super().__post_init__()
         check_choice(self, "optimizer", ("sgd", "adamw"))
         check_choice(self, "schedule", ("step", "cosine"))
-        check_positive(self, "lr", "epochs", "batch_size")
         for name in ("image_size", "train_size", "score_size"):
             size = getattr(self, name)
             if size is not None and not (len(size) == 2 and min(size) > 0):
@@ -77,20 +63,11 @@ def evaluate(
     device_gib, progress = features.budget.device_gib, features.progress
     fit = fit_segmentation(data, config, num_classes=train.num_classes, device_gib=device_gib, progress=progress)
     timer.end("training")
-    confusion, examples = score_split(
-        lambda tokens: apply_head(fit.head, tokens),
-        features,
-        val,
-        image_size=config.image_size,
-        label_size=config.score_size,
-    )
+    sizes = {"image_size": config.image_size, "label_size": config.score_size}
+    confusion, examples = score_split(lambda tokens: apply_head(fit.head, tokens), features, val, **sizes)
     timer.end("scoring")
     save_examples(examples, val.class_names, output)
-    scores = {
-        "miou": 100 * mean_iou(confusion),
-        "class_iou": name_classes(val.class_names, 100 * class_iou(confusion)),
-        "final_train_loss": float(fit.losses[-1]),
-    }
+    scores = iou_scores(confusion, val.class_names) | {"final_train_loss": float(fit.losses[-1])}
     return Result(scores, describe_pixels(val, train), val.root, timer.seconds)
 
 
@@ -109,20 +86,15 @@ def fit_segmentation(
         config: settings of the protocol.
         num_classes: outputs of the layer.
         device_gib: see `fit_probe`.
-        progress: shows the epochs.
+        progress: see `fit_probe`.
     """
     rows, columns = map(bilinear_matrix, data.tokens.shape[1:3], config.train_size)
-    batch_size = min(config.batch_size, len(data.tokens))
     return fit_probe(
-        data.tokens,
-        data.labels,
+        *data,
         lambda logits, labels: masked_cross_entropy(resize_with(rows, columns, logits), labels),
-        make_optimizer(config, steps_per_epoch=len(data.tokens) // batch_size),
+        make_optimizer(config, steps_per_epoch=max(len(data.tokens) // config.batch_size, 1)),
+        config,
         num_classes=num_classes,
-        normalization=config.normalization,
-        epochs=config.epochs,
-        batch_size=batch_size,
-        seed=config.seed,
         device_gib=device_gib,
         progress=progress,
     )

@@ -13,8 +13,9 @@ from croc_jax.data.labeled.segmentation import SegmentationSplit
 from croc_jax.evaluation.datasets import describe_pixels, open_pixel_split
 from croc_jax.evaluation.features import FrozenFeatures
 from croc_jax.evaluation.kmeans import assign_clusters, fit_kmeans
-from croc_jax.evaluation.metrics import class_iou, confusion_matrix, match_clusters
-from croc_jax.evaluation.registry import Protocol, Result, Timer, check_choice, check_positive, name_classes
+from croc_jax.evaluation.metrics import class_iou, confusion_matrix, match_clusters, name_classes
+from croc_jax.evaluation.registry import Protocol, Result, Timer
+from croc_jax.evaluation.settings import check_choice, check_positive
 from croc_jax.evaluation.visualize import ExampleSelector, save_examples
 
 
@@ -65,24 +66,27 @@ def evaluate(
     timer.end("features")
     mesh = Mesh(np.array(jax.local_devices()), ("data",)) if jax.local_device_count() > 1 else None
     settings = {"max_iterations": config.max_iterations, "unit_length": config.l2_normalize, "mesh": mesh}
-    found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    inertia = []
+    ious, inertia, selector = [], [], ExampleSelector(val, config.image_size)
     for seed in progress.track(config.seeds, description="k-means") if progress else config.seeds:
         fit = fit_kmeans(tokens, num_clusters, seed=seed, **settings)
         maps = assign_clusters(tokens, fit.centroids, unit_length=config.l2_normalize).reshape(data.tokens.shape[:3])
         classes, per_class = name_clusters(maps, data.labels, num_clusters, config.matching, val.num_classes)
-        found.append((maps, classes, per_class))
+        if output is not None and not ious:
+            # A cluster without a class is wrong everywhere.
+            ids = np.where(classes < 0, IGNORED, classes).astype(np.uint8)
+            for patches, label in zip(maps, data.labels, strict=True):
+                selector.add(label, ids[_enlarge(patches, label.shape)])
+        ious.append(per_class)
         inertia.append(fit.inertia)
     timer.end("clustering")
-    if output is not None:
-        _save_pictures(val, found[0][0], found[0][1], config.image_size, data.labels, output)
+    save_examples(selector.examples(), val.class_names, output)
     timer.end("pictures")
-    percent = 100 * np.array([float(np.nanmean(per_class)) for _, _, per_class in found])
+    percent = 100 * np.array([float(np.nanmean(per_class)) for per_class in ious])
     scores = {
         "miou": float(percent.mean()),
         "miou_deviation": float(np.std(percent, ddof=1)) if len(percent) > 1 else None,
         "seed_miou": percent.tolist(),
-        "class_iou": name_classes(val.class_names, 100 * found[0][2]),
+        "class_iou": name_classes(val.class_names, 100 * ious[0]),
         "inertia": inertia,
     }
     return Result(scores, describe_pixels(val), val.root, timer.seconds)
@@ -102,12 +106,12 @@ def name_clusters(
         labels: labels of the same images.
         num_clusters: number of clusters K.
         matching: see `UnsupervisedConfig`.
-        num_classes: classes of the labels.
+        num_classes: number of classes k.
     """
     size = max(num_clusters, num_classes)
     confusion = np.zeros((size, size), np.int64)
     for patches, label in zip(maps, labels, strict=True):
-        confusion += confusion_matrix(label, _enlarge(patches, label.shape), num_classes=size, ignored=IGNORED)
+        confusion += confusion_matrix(label, _enlarge(patches, label.shape), num_classes=size)
     confusion = confusion[:num_classes, :num_clusters]
     if matching == "greedy":
         classes = confusion.argmax(axis=0)
@@ -120,27 +124,8 @@ def name_clusters(
 
 def _enlarge(patches: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     """Resizes to the nearest patch."""
-    rows, columns = (
-        np.minimum((np.arange(new) + 0.5) * old / new, old - 1).astype(int)
-        for old, new in zip(patches.shape, size, strict=True)
-    )
+    rows, columns = (((np.arange(n) + 0.5) * old / n).astype(int) for old, n in zip(patches.shape, size, strict=True))
     return patches[rows][:, columns]
-
-
-def _save_pictures(
-    val: SegmentationSplit,
-    maps: np.ndarray,
-    classes: np.ndarray,
-    image_size: tuple[int, int],
-    labels: np.ndarray,
-    output: Path,
-) -> None:
-    selector = ExampleSelector(val, image_size)
-    # A cluster without a class is wrong everywhere.
-    ids = np.where(classes < 0, IGNORED, classes).astype(np.uint8)
-    for patches, label in zip(maps, labels, strict=True):
-        selector.add(label, ids[_enlarge(patches, label.shape)])
-    save_examples(selector.examples(), val.class_names, output)
 
 
 PROTOCOL = Protocol(

@@ -20,7 +20,7 @@ WHITE, INK = (255, 255, 255), (30, 30, 35)
 OPACITY = 0.7
 HEADINGS = ("image", "labels", "prediction", "errors")
 WRONG, RIGHT = (220, 50, 47), (30, 160, 80)
-_VIDEO_OPACITY = 0.55
+_VIDEO_OPACITY = 0.6
 _STRIP_WIDTH, _STRIP_FRAMES = 280, 6
 _GIF_WIDTH, _GIF_MILLISECONDS = 427, 80
 
@@ -45,52 +45,37 @@ class ExampleSelector:
     """Sees the predictions of all images of a split once, in order, and keeps a few."""
 
     def __init__(self, split: SegmentationSplit, image_size: tuple[int, int], *, count: int = 6) -> None:
-        """Keeps nothing yet.
-
-        Args:
-            split: labeled images; those that are kept are loaded from it.
-            image_size: height and width that they are resized to.
-            count: images of each kind.
-        """
+        """Keeps nothing yet; in the end, `count` images of each kind, loaded from the split at `image_size`."""
         self._split, self._image_size, self._count, self._seen = split, image_size, count, 0
-        places = np.linspace(0, len(split) - 1, min(count, len(split))).round().astype(int)
-        self._typical: dict[int, Example | None] = dict.fromkeys(places.tolist())
-        self._best: list[tuple[float, Example]] = []
-        self._worst: list[tuple[float, Example]] = []
+        self._places = np.linspace(0, len(split) - 1, min(count, len(split))).round().astype(int)
+        # Of each: share of right pixels, index in the split, labels, prediction.
+        self._typical: list[tuple[float, int, Ids, Ids]] = []
+        self._best: list[tuple[float, int, Ids, Ids]] = []
+        self._worst: list[tuple[float, int, Ids, Ids]] = []
 
-    def add(self, labels: UInt8[np.ndarray, "h w"], prediction: UInt8[np.ndarray, "h w"]) -> None:
-        """Considers the next image; one without a pixel that counts is neither best nor worst.
-
-        Args:
-            labels: labels of the image.
-            prediction: predicted classes of the same size.
-
-        Raises:
-            ValueError: if the image cannot be read.
-        """
-        index, counted = self._seen, labels != IGNORED
+    def add(self, labels: Ids, prediction: Ids) -> None:
+        """Considers the next image; one without a pixel that counts is neither best nor worst."""
+        counted = labels != IGNORED
         accuracy = float(np.mean((labels == prediction)[counted])) if counted.any() else float("nan")
+        one = accuracy, self._seen, labels, prediction
+        if self._seen in self._places:
+            self._typical.append(one)
+        if counted.any():
+            self._best = sorted([*self._best, one], key=lambda other: -other[0])[: self._count]
+            self._worst = sorted([*self._worst, one], key=lambda other: other[0])[: self._count]
         self._seen += 1
-        few = len(self._best) < self._count
-        extreme = counted.any() and (few or accuracy > self._best[-1][0] or accuracy < self._worst[-1][0])
-        if not (extreme or index in self._typical):
-            return
-        example = Example(self._split.load(index, image_size=self._image_size)[0], labels, prediction)
-        if index in self._typical:
-            self._typical[index] = example
-        if extreme:
-            self._best = sorted([*self._best, (accuracy, example)], key=lambda pair: -pair[0])[: self._count]
-            self._worst = sorted([*self._worst, (accuracy, example)], key=lambda pair: pair[0])[: self._count]
 
     def examples(self) -> Examples:
-        """Returns the images that were kept."""
-        best, worst = ([example for _, example in pairs] for pairs in (self._best, self._worst))
-        return Examples([example for example in self._typical.values() if example is not None], best, worst)
+        """Returns the images that were kept; ValueError for one that cannot be read."""
+        size, parts = self._image_size, (self._typical, self._best, self._worst)
+        return Examples(
+            *([Example(self._split.load(i, image_size=size)[0], ids, found) for _, i, ids, found in p] for p in parts)
+        )
 
 
 def save_examples(examples: Examples, class_names: Sequence[str], output: Path | None) -> None:
     """Writes typical.png, best.png and worst.png in a folder, if there is one."""
-    for name, chosen in examples._asdict().items() if output else ():
+    for name, chosen in examples._asdict().items():
         if output and chosen:
             draw_examples(chosen, class_names).save(output / f"{name}.png")
 
@@ -110,10 +95,6 @@ def draw_examples(examples: Sequence[Example], class_names: Sequence[str]) -> Im
     """Returns a sheet with a row for each example (image, labels, prediction, errors) and a legend below.
 
     Pixels that do not count are shown as in the image under labels, and darkened elsewhere. Errors are red.
-
-    Args:
-        examples: one or more.
-        class_names: name of each class.
     """
     palette = class_palette(len(class_names))
     rows = [_draw_row(example, palette) for example in examples]
@@ -156,13 +137,9 @@ def _draw_row(example: Example, palette: np.ndarray) -> list[Image.Image]:
 def draw_boxes(
     split: BoxSplit, boxes: Float[np.ndarray, "n 4"], ious: Float[np.ndarray, " n"], *, count: int = 12
 ) -> Image.Image:
-    """Returns a sheet of images, evenly spread over the split: the predicted box in red, true ones in green.
+    """Returns a sheet of `count` images, evenly spread over the split: the predicted box in red, true ones in green.
 
-    Args:
-        split: images with boxes.
-        boxes: predicted box of each image.
-        ious: IoU of these with the best true box; NaN for images without boxes.
-        count: images to draw.
+    Each has its IoU with the best true box above it; NaN for images without boxes.
     """
     columns, font, cell = len(HEADINGS), ImageFont.load_default(size=17), CELL_WIDTH + MARGIN
     places = np.linspace(0, len(split) - 1, min(count, len(split))).round().astype(int)
@@ -198,19 +175,27 @@ def save_indexed(ids: Ids, file: Path) -> None:
     image.save(file)
 
 
-def _overlay(frame: Image.Image, ids: Ids, width: int) -> Image.Image:
-    """Returns a frame with its objects in color, `width` pixels wide."""
+def tint_objects(frame: UInt8[np.ndarray, "H W 3"], ids: Ids) -> UInt8[np.ndarray, "H W 3"]:
+    """Returns a frame whose objects are tinted with DAVIS's palette and have a white outline."""
+    gray = frame @ np.array((0.299, 0.587, 0.114))
+    tinted = (1 - _VIDEO_OPACITY) * gray[..., None] + _VIDEO_OPACITY * davis_palette()[ids]
+    result = np.where(ids[..., None] > 0, tinted, frame)
+    across, down = ids[:, 1:] != ids[:, :-1], ids[1:] != ids[:-1]
+    result[:, 1:][across] = result[:, :-1][across] = result[1:][down] = result[:-1][down] = 255
+    return np.round(result).astype(np.uint8)
+
+
+def _tint_small(frame: Image.Image, ids: Ids, width: int) -> Image.Image:
     size = (width, round(width * frame.height / frame.width))
-    pixels = np.asarray(frame.resize(size, Image.Resampling.BICUBIC), np.float32)
-    small = np.asarray(Image.fromarray(ids).resize(size, Image.Resampling.NEAREST))[..., None]
-    colored = (1 - _VIDEO_OPACITY) * pixels + _VIDEO_OPACITY * davis_palette()[small[..., 0]]
-    return Image.fromarray(np.where(small > 0, colored, pixels).astype(np.uint8))
+    pixels = np.asarray(frame.resize(size, Image.Resampling.BICUBIC))
+    small = np.asarray(Image.fromarray(ids).resize(size, Image.Resampling.NEAREST))
+    return Image.fromarray(tint_objects(pixels, small))
 
 
 def draw_strip(frames: Sequence[Image.Image], ids: Sequence[Ids]) -> Image.Image:
-    """Returns a few overlays in a row, evenly spread over the video."""
+    """Returns a few frames in a row, evenly spread over the video, with their objects."""
     places = np.unique(np.linspace(0, len(frames) - 1, _STRIP_FRAMES).round().astype(int))
-    cells = [_overlay(frames[place], ids[place], _STRIP_WIDTH) for place in places]
+    cells = [_tint_small(frames[place], ids[place], _STRIP_WIDTH) for place in places]
     strip = Image.new("RGB", (sum(cell.width for cell in cells), cells[0].height))
     for index, cell in enumerate(cells):
         strip.paste(cell, (index * _STRIP_WIDTH, 0))
@@ -218,6 +203,6 @@ def draw_strip(frames: Sequence[Image.Image], ids: Sequence[Ids]) -> Image.Image
 
 
 def save_gif(frames: Sequence[Image.Image], ids: Sequence[Ids], file: Path) -> None:
-    """Writes all overlays as an endless animation."""
-    first, *others = [_overlay(frame, labels, _GIF_WIDTH) for frame, labels in zip(frames, ids, strict=True)]
+    """Writes all frames with their objects as an endless animation."""
+    first, *others = [_tint_small(frame, labels, _GIF_WIDTH) for frame, labels in zip(frames, ids, strict=True)]
     first.save(file, save_all=True, append_images=others, duration=_GIF_MILLISECONDS, loop=0)

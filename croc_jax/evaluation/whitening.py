@@ -1,7 +1,6 @@
 """Normalization of frozen features by the statistics of a training split, so that probes converge on any weights."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,29 +9,23 @@ from jaxtyping import Array, Float
 
 from croc_jax.evaluation.mmap import release_pages
 
-NORMALIZATIONS = ("none", "standardize", "whiten")
 # Directions with less than this share of the mean variance are rounding noise of half precision.
 RELATIVE_FLOOR = 1e-6
 IMAGES_AT_ONCE = 32
 
 
-class FeatureScale(NamedTuple):
-    """Normalized features = (features - mean) . transform."""
-
-    mean: Float[Array, " d"]
-    transform: Float[Array, "d d"]
-
-
-def fit_scale(features: Float[np.ndarray, "n ... d"], normalization: str) -> FeatureScale:
-    """Measures how to normalize features, a few images at a time, with sums in float64.
+def fit_scale(
+    features: Float[np.ndarray, "n ... d"], normalization: str
+) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
+    """Returns mean and transform: normalized features are (features - mean) . transform. Sums are in float64.
 
     Args:
         features: features of all training images.
-        normalization: "none", "standardize" (variance 1 of each feature) or "whiten" (variance 1 in every direction).
+        normalization: see `ProbeConfig`.
     """
     width = features.shape[-1]
     if normalization == "none":
-        return FeatureScale(jnp.zeros(width), jnp.eye(width))
+        return jnp.zeros(width), jnp.eye(width)
     mean = _mean(jax.jit(lambda chunk: jnp.sum(_flat(chunk), axis=0)), features)
     center = mean.astype(np.float32)
     covariance = _mean(jax.jit(lambda chunk: _second_moments(_flat(chunk) - center)), features)
@@ -42,7 +35,7 @@ def fit_scale(features: Float[np.ndarray, "n ... d"], normalization: str) -> Fea
     else:
         values, vectors = np.linalg.eigh(covariance)
         transform = vectors / np.sqrt(np.maximum(values, 0) + floor)
-    return FeatureScale(jnp.asarray(mean, jnp.float32), jnp.asarray(transform, jnp.float32))
+    return jnp.asarray(mean, jnp.float32), jnp.asarray(transform, jnp.float32)
 
 
 def _mean(sum_fn: Callable[[np.ndarray], Array], features: np.ndarray) -> np.ndarray:

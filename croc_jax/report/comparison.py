@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from croc_jax.evaluation.registry import find_protocols
 from croc_jax.evaluation.results import RESULTS
@@ -39,7 +38,9 @@ def comparison_facts(groups: Sequence[Group]) -> list[tuple[str, str]]:
 
 
 def comparison_sections(groups: Sequence[Group]) -> list[str]:
-    """Returns a section for each group, no two with the same title, and one with the paper's tables."""
+    """Returns a section for each group, no two with the same title, and one with the paper's tables; [] for none."""
+    if not groups:
+        return []
     sections = []
     for group, notes in zip(groups, _notes(groups), strict=True):
         split = group.dataset.get("val_split", group.dataset.get("split"))
@@ -50,16 +51,13 @@ def comparison_sections(groups: Sequence[Group]) -> list[str]:
 
 
 def _notes(groups: Sequence[Group]) -> list[str]:
-    """Returns the settings that tell each group from others, in parentheses."""
-    parts = [
-        ", ".join(f"{name} {_short(value)}" for name, value in different.items() if value is not None)
-        for different in differing_settings(groups)
-    ]
-    return [f" ({part})" if part else "" for part in parts]
-
-
-def _short(value: Any) -> str:
-    return " x ".join(map(str, value)) if isinstance(value, list) else str(value)
+    """Returns the settings that distinguish each group from others, in parentheses."""
+    notes = []
+    for different in differing_settings(groups):
+        shown = {n: " x ".join(map(str, v)) if isinstance(v, list) else v for n, v in different.items()}
+        text = ", ".join(f"{name} {value}" for name, value in shown.items() if value is not None)
+        notes.append(f" ({text})" if text else "")
+    return notes
 
 
 def _group_blocks(group: Group) -> list[str]:
@@ -107,9 +105,10 @@ def _class_figure(group: Group) -> str:
     return html.picture(figure, caption.strip(), description=f"{group.protocol.title}, class by class")
 
 
-def choose_classes(
-    scores: dict[str, dict[str, float | None]],
-) -> tuple[dict[str, dict[str, float | None]], str]:
+Scores = dict[str, dict[str, float | None]]
+
+
+def choose_classes(scores: Scores) -> tuple[Scores, str]:
     """Returns the scores of the classes that some weights differ most in, and a caption if there are more."""
 
     def spread(name: str) -> float:
@@ -152,15 +151,10 @@ def _has_paper_settings(group: Group) -> bool:
 
 
 def _render_table(table: PaperTable, own: list[list[str]]) -> str:
-    rows = [[_label(row), *(f"{score:.1f}" for score in row.scores)] for row in table.rows] + own
+    rows = [[row.label, *(f"{score:.1f}" for score in row.scores)] for row in table.rows] + own
     names = list(table.datasets)
     if len(set(table.protocols)) > 1:
         titles = (find_protocols()[name].title.split()[0].lower() for name in table.protocols)
         names = [f"{title}, {name}" for title, name in zip(titles, names, strict=True)]
     caption = f"Table {table.number}: {table.title.lower()}, mIoU (%)."
     return html.table([table.setting or "method", *names], rows, own=range(len(table.rows), len(rows)), caption=caption)
-
-
-def _label(row: Any) -> str:
-    epochs = f"{row.epochs} epochs" if row.epochs else ""
-    return ", ".join(filter(None, [row.label, row.model, row.images, epochs]))

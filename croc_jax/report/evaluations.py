@@ -13,19 +13,11 @@ from croc_jax.evaluation.registry import Protocol, find_protocols
 from croc_jax.evaluation.results import RESULTS, digest
 
 RANDOM_LABEL = "random weights"
-# The part of a fingerprint that is compared, rather than how it is compared.
-COMPARED = ("backbone", "which", "digest")
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """One results.json.
-
-    Attributes:
-        folder: folder that holds it, and pictures.
-        results: its content.
-        label: name of the weights.
-    """
+    """One results.json: the folder that holds it and pictures, its content, and a name of the weights."""
 
     folder: Path
     results: dict[str, Any]
@@ -55,9 +47,10 @@ class Evaluation:
     @property
     def settings(self) -> dict[str, Any]:
         """What results must share to be comparable: all of the fingerprint but the weights and the seeds."""
-        kept = {name: value for name, value in self.fingerprint.items() if name not in COMPARED}
-        own = kept.get(self.protocol.name, {})
-        return kept | {self.protocol.name: {k: v for k, v in own.items() if k not in ("seed", "seeds")}}
+        name, shared = self.protocol.name, dict(self.fingerprint)
+        for compared in ("backbone", "which", "digest"):
+            shared.pop(compared, None)
+        return shared | {name: {k: v for k, v in shared.get(name, {}).items() if k not in ("seed", "seeds")}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,13 +80,7 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Comparable evaluations: the same protocol, settings and images.
-
-    Attributes:
-        protocol: the protocol.
-        settings: see `Evaluation.settings`.
-        entries: random weights first, then by score.
-    """
+    """Comparable evaluations, with the same `Evaluation.settings`; random weights first, then by score."""
 
     protocol: Protocol
     settings: dict[str, Any]
@@ -111,15 +98,13 @@ def read_evaluations(folders: Sequence[Path]) -> list[Evaluation]:
     Raises:
         ValueError: for a missing folder, or a results.json of another program.
     """
-    files: list[Path] = []
+    contents: dict[Path, dict[str, Any]] = {}
     for folder in folders:
         if not folder.is_dir():
             raise ValueError(f"no folder {folder}: name folders that evaluate.py wrote in, or workdirs")
-        files += [file for file in sorted(folder.rglob(RESULTS)) if file not in files]
-    contents = [_read(file) for file in files]
-    labels = label_checkpoints(contents)
-    parts = zip(files, contents, labels, strict=True)
-    return [Evaluation(file.parent, content, label) for file, content, label in parts]
+        contents |= {file: _read(file) for file in sorted(folder.rglob(RESULTS)) if file not in contents}
+    labels = _label_checkpoints(list(contents.values()))
+    return [Evaluation(file.parent, of, label) for (file, of), label in zip(contents.items(), labels, strict=True)]
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -134,7 +119,7 @@ def _read(file: Path) -> dict[str, Any]:
     return content
 
 
-def label_checkpoints(contents: Sequence[dict[str, Any]]) -> list[str]:
+def _label_checkpoints(contents: Sequence[dict[str, Any]]) -> list[str]:
     """Returns a short name for the weights of each results.json; two checkpoints never share one."""
     paths = {content["checkpoint"]: Path(content["checkpoint"]) for content in contents}
     # A folder WORKDIR/checkpoints/STEP is named after its run.
@@ -173,10 +158,9 @@ def _group(members: Sequence[Evaluation]) -> Group:
 
 def differing_settings(groups: Sequence[Group]) -> list[dict[str, Any]]:
     """Returns, for each group, its settings in which it differs from others of the same protocol and data set."""
-    flat = [group.settings.get(group.protocol.name, {}) for group in groups]
     different = []
-    for group, settings in zip(groups, flat, strict=True):
-        key = group.protocol.name, group.dataset
-        rivals = [other for g, other in zip(groups, flat, strict=True) if (g.protocol.name, g.dataset) == key]
-        different.append({n: v for n, v in settings.items() if any(other.get(n) != v for other in rivals)})
+    for group in groups:
+        rivals = [g for g in groups if (g.protocol.name, g.dataset) == (group.protocol.name, group.dataset)]
+        own, *others = [g.settings[g.protocol.name] for g in (group, *rivals)]
+        different.append({name: v for name, v in own.items() if any(other.get(name) != v for other in others)})
     return different

@@ -16,7 +16,7 @@ from croc_jax.report.overlay import enlarge, overlay
 from croc_jax.report.style import BLUE, GREEN, GRID, INK, MUTED, NEUTRAL, ORANGE, PALE, figure_style
 
 Rows = Sequence[Mapping[str, float]]
-VIEW_COLORS = (BLUE, ORANGE)
+VIEW_COLORS, HEAD_COLORS = (BLUE, ORANGE), (BLUE, ORANGE, GREEN)
 SERIES_COLORS = (PALE, BLUE, ORANGE, GREEN)
 SMALL = (4.6, 2.9)
 # Height of the costs below pictures, in inches.
@@ -30,9 +30,8 @@ def plot_losses(rows: Rows) -> Figure:
     Args:
         rows: rows of metrics.jsonl.
     """
-    return _plot_curves(
-        rows, "Loss (nats)", {"loss": ("total", INK), "loss_dense": ("clusters", BLUE), "loss_global": _GLOBAL}, {}
-    )
+    curves = {"loss": ("total", INK), "loss_dense": ("clusters", BLUE), "loss_global": _GLOBAL}
+    return _plot_curves(rows, "Loss (nats)", curves, {})
 
 
 def plot_entropies(rows: Rows, *, num_prototypes: tuple[int, int]) -> Figure:
@@ -136,7 +135,7 @@ def plot_clusters(
     heads, tile = labels.shape[1], 1.5
     widths = [2.0] * (scene is not None) + [1.0] * (heads + 1)
     with figure_style(ink=NEUTRAL, soft=NEUTRAL):
-        height = len(views) * (tile * _steepness(views) + 0.1) + 0.3
+        height = len(views) * (tile * _aspect(views) + 0.1) + 0.3
         figure = Figure(figsize=(tile * sum(widths), height), layout="constrained")
         figure.get_layout_engine().set(w_pad=0.02, h_pad=0.06)  # pyright: ignore
         layout = figure.add_gridspec(len(views), len(widths), width_ratios=widths)
@@ -176,7 +175,7 @@ def plot_merging(
     heads, rounds = costs.shape
     ks = np.arange(rounds + 1, 1, -1)
     with figure_style(ink=NEUTRAL, soft=NEUTRAL):
-        rows, tile = len(views) * heads, 0.92 * _steepness(views) + 0.09
+        rows, tile = len(views) * heads, 0.92 * _aspect(views) + 0.09
         figure = Figure(figsize=(0.92 * rounds + 0.6, rows * tile + _COSTS_HEIGHT + 0.3), layout="constrained")
         figure.get_layout_engine().set(w_pad=0.02, h_pad=0.04)  # pyright: ignore
         layout = figure.add_gridspec(rows + 1, rounds, height_ratios=[*[tile] * rows, _COSTS_HEIGHT])
@@ -185,7 +184,7 @@ def plot_merging(
                 for view in range(len(views)):
                     cell = figure.add_subplot(layout[len(views) * head + view, index])
                     picture = overlay(views[view], merging[index, view, head], grid)
-                    frame = _head_color(head) if k == num_clusters[head] else None
+                    frame = HEAD_COLORS[head % 3] if k == num_clusters[head] else None
                     show_image(cell, picture, f"K = {k}" if head == view == 0 else "", frame)
                     if index == 0:
                         name = f"head {head + 1}\nview {view + 1}" if len(views) > 1 else f"head {head + 1}"
@@ -209,7 +208,7 @@ def plot_costs(costs: Float[np.ndarray, "h rounds"], num_clusters: Int[np.ndarra
 
 def _plot_costs(axes: Axes, costs: np.ndarray, num_clusters: np.ndarray, ks: np.ndarray) -> None:
     for head, (cost, chosen) in enumerate(zip(costs, num_clusters, strict=True)):
-        color = _head_color(head)
+        color = HEAD_COLORS[head % 3]
         axes.plot(ks, cost, color=color, linewidth=1.6, marker="o", markersize=3, label=f"head {head + 1}")
         axes.plot(chosen, cost[ks == chosen], color=color, marker="o", markersize=9, fillstyle="none", mew=2)
     # Each K is below its column of pictures.
@@ -221,13 +220,9 @@ def _plot_costs(axes: Axes, costs: np.ndarray, num_clusters: np.ndarray, ks: np.
     axes.legend(ncols=len(costs), loc="upper center")
 
 
-def _steepness(views: np.ndarray) -> float:
+def _aspect(views: np.ndarray) -> float:
     """Returns height over width of pictures, within bounds."""
     return float(np.clip(views.shape[1] / views.shape[2], 0.25, 3.0))
-
-
-def _head_color(head: int) -> str:
-    return (BLUE, ORANGE, GREEN)[head % 3]
 
 
 def _show_scene(axes: Axes, image: np.ndarray, boxes: np.ndarray) -> None:
@@ -258,14 +253,7 @@ def _show_scene(axes: Axes, image: np.ndarray, boxes: np.ndarray) -> None:
 
 
 def show_image(axes: Axes, image: np.ndarray, title: str, frame: str | None = None) -> None:
-    """Draws an image without ticks, with a title and optionally a colored frame.
-
-    Args:
-        axes: axes to draw on.
-        image: RGB image.
-        title: title, may be empty.
-        frame: color of the frame.
-    """
+    """Draws an RGB image without ticks, with a title, which may be empty, and perhaps a frame of a color."""
     axes.imshow(image, interpolation="lanczos")
     axes.set(xticks=[], yticks=[])
     axes.grid(visible=False)

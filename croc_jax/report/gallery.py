@@ -7,12 +7,12 @@ from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure
 from PIL import Image
 
+from croc_jax.evaluation.visualize import tint_objects
 from croc_jax.report.figures import show_image
-from croc_jax.report.style import NEUTRAL, cluster_color, figure_style
+from croc_jax.report.style import NEUTRAL, figure_style
 
 # Percent of the values clipped on either end: a few odd patches would leave all others gray.
 _TAIL = 2.0
-_OPACITY = 0.6
 
 
 def component_colors(features: Float[np.ndarray, "b n d"]) -> UInt8[np.ndarray, "b n 3"]:
@@ -70,21 +70,6 @@ def plot_components(
         return figure
 
 
-def tint_objects(image: UInt8[np.ndarray, "H W 3"], ids: UInt8[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
-    """Returns an image whose objects are tinted and have a white outline.
-
-    Args:
-        image: frame of a video.
-        ids: object of each pixel; 0 is none.
-    """
-    gray = image @ np.array((0.299, 0.587, 0.114))
-    colors = 255 * np.stack([cluster_color(index) for index in range(max(1, int(ids.max())))])
-    tinted = (1 - _OPACITY) * gray[..., None] + _OPACITY * colors[np.maximum(ids, 1) - 1]
-    result = np.where(ids[..., None] > 0, tinted, image)
-    result[_outline(ids)] = 255
-    return np.round(result).astype(np.uint8)
-
-
 def plot_video(
     frames: Sequence[UInt8[np.ndarray, "H W 3"]], ids: Sequence[UInt8[np.ndarray, "H W"]], *, num_shown: int = 5
 ) -> Figure:
@@ -93,7 +78,7 @@ def plot_video(
     Args:
         frames: frames of the video.
         ids: ids of their objects; those of the first are given, the others predicted.
-        num_shown: frames to draw.
+        num_shown: number of frames to draw.
     """
     places = np.unique(np.linspace(0, len(frames) - 1, num_shown).round().astype(int))
     height, width = frames[0].shape[:2]
@@ -105,14 +90,3 @@ def plot_video(
             title = f"frame {place + 1}" if place else "frame 1: given"
             show_image(cell, tint_objects(frames[place], ids[place]), title)
         return figure
-
-
-def _outline(ids: np.ndarray) -> np.ndarray:
-    """Returns the pixels on both sides of every border between objects."""
-    edges = np.zeros(ids.shape, bool)
-    across, down = ids[:, 1:] != ids[:, :-1], ids[1:] != ids[:-1]
-    edges[:, 1:] |= across
-    edges[:, :-1] |= across
-    edges[1:] |= down
-    edges[:-1] |= down
-    return edges

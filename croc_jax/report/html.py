@@ -35,7 +35,7 @@ def write_page(
     Args:
         file: path of the page.
         title: title of the page.
-        lead: paragraph below it.
+        lead: paragraph below the title.
         facts: numbers to show in large type, and what they are.
         sections: HTML of `section`.
         settings: names and values for the table at the end.
@@ -65,11 +65,7 @@ def details(summary: str, blocks: Iterable[str]) -> str:
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, own: Collection[int] = (), caption: str = "") -> str:
     """Returns rows of text below a header; the first column names the rows, the others are set like numbers.
 
-    Args:
-        header: name of each column.
-        rows: rows as wide as the header.
-        own: indices of rows that stand out.
-        caption: line about the table.
+    Rows with an index in `own` stand out.
     """
     lines = []
     for index, (name, *values) in enumerate(rows):

@@ -3,20 +3,21 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from croc_jax.clustering import Clustering, ClusteringConfig, cluster_views, patch_positions, trace_merging
-from croc_jax.data.config import ViewsConfig
+from croc_jax.clustering import Clustering, ClusteringConfig, patch_positions
+from croc_jax.clustering.cross_view import cluster_arrays
 from croc_jax.data.crops import two_views
 from croc_jax.data.decoding import DecodeError, decode
 from croc_jax.data.photometric import normalize
 from croc_jax.data.sources import ImageSource
 from croc_jax.evaluation.backbones import FrozenBackbone
+from croc_jax.evaluation.features import Params
 from croc_jax.losses import ObjectiveConfig
 from croc_jax.models import Backbone, clustering_tokens, patch_grid
 
@@ -46,14 +47,6 @@ class Exploration(NamedTuple):
     costs: Float[np.ndarray, "b h rounds"]
     merging: Int[np.ndarray, "rounds v b h n"]
 
-    def select(self, index: int) -> "Exploration":
-        """Returns one pair alone, still with a batch axis."""
-        i = slice(index, index + 1)
-        return Exploration(
-            self.indices[i], self.views[i], self.boxes[i], self.grid, self.labels[:, i], self.valid[i],
-            self.num_clusters[i], self.costs[i], self.merging[:, :, i],
-        )  # fmt: skip
-
 
 def explore(
     backbone: FrozenBackbone,
@@ -78,9 +71,16 @@ def explore(
     recipe = backbone.recipe
     views = dataclasses.replace(recipe.data.views, crop_size=crop_size or recipe.data.views.crop_size)
     chosen = np.linspace(0, len(source) - 1, min(num_images, len(source))).astype(int)
-    indices, views, boxes = _crops(source, chosen.tolist(), views, seed)
+    pairs = []
+    for index in chosen.tolist():
+        try:
+            pairs.append((index, *two_views(decode(source[index]), np.random.default_rng([seed, index]), views)))
+        except (DecodeError, OSError):
+            continue
+    if not pairs:
+        raise ValueError(f"none of {len(chosen)} images of the source can be read: check the files")
+    indices, views, boxes = (np.stack(parts) for parts in zip(*pairs, strict=True))
     grid = patch_grid(views.shape[2:4], recipe.backbone.patch_size)
-
     cluster_fn = _make_cluster_fn(backbone.module, recipe.clustering, recipe.objective, grid)
     result, merging = jax.device_get(cluster_fn(backbone.params, views, boxes, jax.random.key(seed)))
     return Exploration(
@@ -91,17 +91,17 @@ def explore(
 @functools.lru_cache(maxsize=4)
 def _make_cluster_fn(
     module: Backbone, clustering: ClusteringConfig, objective: ObjectiveConfig, grid: tuple[int, int]
-) -> Callable[..., tuple[Clustering, Array]]:
+) -> Callable[..., tuple[Clustering, Array | None]]:
     @jax.jit
-    def cluster(params: Any, views: Array, boxes: Array, rng: Array) -> tuple[Clustering, Array]:
+    def cluster(params: Params, views: Array, boxes: Array, rng: Array) -> tuple[Clustering, Array | None]:
         # View by view: `[v b H W 3]`.
         pixels = normalize(jnp.moveaxis(views, 1, 0))
-        features: Any = jax.vmap(lambda images: module.apply({"params": params}, images))(pixels)
+        features = jax.vmap(lambda images: module.apply({"params": params}, images))(pixels)
         tokens, cls_tokens = clustering_tokens(features, objective.tokens, groups=objective.token_groups)
         positions = patch_positions(jnp.moveaxis(boxes, 1, 0), grid)
-        result = cluster_views(tokens, cls_tokens, positions, clustering, rng=rng)
-        merging, _ = trace_merging(tokens, cls_tokens, positions, clustering, rng=rng)
-        return result, merging
+        # The result and all rounds in one program; `trace_merging` gives the rounds alone.
+        settings = {"scores": None, "rng": rng, "init_indices": None, "config": clustering, "keep_rounds": True}
+        return cluster_arrays(tokens, cls_tokens, positions=positions, **settings)
 
     return cluster
 
@@ -119,18 +119,3 @@ def overlap(boxes: Float[np.ndarray, "b v 5"]) -> Float[np.ndarray, " b"]:
     start, size = boxes[..., :2], boxes[..., 2:4]
     common = np.clip((start + size).min(axis=1) - start.max(axis=1), 0, None)
     return common.prod(axis=-1) / size.prod(axis=-1).min(axis=1)
-
-
-def _crops(
-    source: ImageSource, chosen: list[int], config: ViewsConfig, seed: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    pairs = []
-    for index in chosen:
-        try:
-            pairs.append((index, *two_views(decode(source[index]), np.random.default_rng([seed, index]), config)))
-        except (DecodeError, OSError):
-            continue
-    if not pairs:
-        raise ValueError(f"none of {len(chosen)} images of the source can be read: check the files")
-    indices, views, boxes = (np.stack(parts) for parts in zip(*pairs, strict=True))
-    return indices, views, boxes

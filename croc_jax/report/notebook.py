@@ -53,8 +53,8 @@ def plot_merging(
     Raises:
         ValueError: if the shapes do not match, for `heads` below 1, or if the clusters of every round were not kept.
     """
-    if not isinstance(heads, (int, np.integer)) or heads < 1:
-        raise ValueError(f"heads={heads!r}: expected a whole number of 1 or more")
+    if heads < 1:
+        raise ValueError(f"heads={heads}: expected 1 or more")
     arrays = _arrange(images, clusters, grid)
     if arrays.merging is None:
         raise ValueError("clusters.merging=None: call cluster_features with keep_merging=True")
@@ -74,39 +74,30 @@ def plot_costs(clusters: FeatureClusters) -> Figure:
     costs = np.asarray(clusters.costs)
     if costs.ndim > 2:
         raise ValueError(f"clusters.costs {costs.shape}: choose one image, such as clusters.of_image(0)")
-    return figures.plot_costs(
-        costs.reshape(-1, costs.shape[-1])[:MOST_HEADS], np.asarray(clusters.num_clusters).reshape(-1)[:MOST_HEADS]
-    )
+    num_clusters = np.asarray(clusters.num_clusters).reshape(-1)
+    return figures.plot_costs(costs.reshape(-1, costs.shape[-1])[:MOST_HEADS], num_clusters[:MOST_HEADS])
 
 
 def _arrange(images: np.ndarray, clusters: FeatureClusters, grid: tuple[int, int]) -> _Arrays:
-    views = np.asarray(images)
-    if views.ndim not in (3, 4) or views.shape[-1] != 3 or (views.ndim == 4 and len(views) != 2):
-        raise ValueError(f"images {views.shape}: expected [H W 3], or two views [2 H W 3]")
-    if views.dtype != np.uint8:
-        raise ValueError(f"images of type {views.dtype}: expected uint8 from 0 to 255")
-    if np.shape(grid) != (2,):
-        raise ValueError(f"grid={grid!r}: expected rows and columns")
-    labels, valid, two, count = (
-        np.asarray(clusters.labels),
-        np.asarray(clusters.valid),
-        views.ndim == 4,
-        grid[0] * grid[1],
-    )
+    views, num_tokens = np.asarray(images), int(np.prod(grid))
+    if views.shape[-1:] != (3,) or views.dtype != np.uint8 or not (views.ndim == 3 or views.shape[:-3] == (2,)):
+        raise ValueError(f"images {views.shape} {views.dtype}: expected [H W 3], or two views [2 H W 3], uint8")
+    two = views.ndim == 4
+    labels, valid, costs = (np.asarray(x) for x in (clusters.labels, clusters.valid, clusters.costs))
     if labels.ndim == 3 + two:
         raise ValueError(f"clusters.labels {labels.shape}: choose one image, such as clusters.of_image(0)")
-    if labels.ndim not in (1 + two, 2 + two) or labels.shape[-1] != count or (two and labels.shape[0] != 2):
-        forms = f"[2 {count}] or [2 h {count}]" if two else f"[{count}] or [h {count}]"
+    if labels.ndim not in (1 + two, 2 + two) or labels.shape[-1] != num_tokens or (two and labels.shape[0] != 2):
+        forms = f"[2 {num_tokens}] or [2 h {num_tokens}]" if two else f"[{num_tokens}] or [h {num_tokens}]"
         raise ValueError(f"clusters.labels {labels.shape}: expected {forms} for these images and grid={grid}")
-    if valid.size // valid.shape[-1] != labels.size // count // (1 + two):
+    if valid.size // valid.shape[-1] != labels.size // num_tokens // (1 + two):
         hint = "of images one by one; give one of them and its clusters" if two else "of two views; give both images"
         raise ValueError(f"clusters.valid {valid.shape}: these are clusters {hint}")
-    costs, merging = np.asarray(clusters.costs), clusters.merging
+    merging = None if clusters.merging is None else np.asarray(clusters.merging)
     return _Arrays(
         views.reshape(1 + two, *views.shape[-3:]),
-        labels.reshape(1 + two, -1, count),
+        labels.reshape(1 + two, -1, num_tokens),
         valid.reshape(-1, valid.shape[-1]),
         np.asarray(clusters.num_clusters).reshape(-1),
         costs.reshape(-1, costs.shape[-1]),
-        None if merging is None else np.asarray(merging).reshape(len(merging), 1 + two, -1, count),
+        None if merging is None else merging.reshape(len(merging), 1 + two, -1, num_tokens),
     )

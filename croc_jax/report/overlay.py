@@ -39,7 +39,8 @@ def overlay(
     if valid is not None:
         hatched = np.where((down + across) % _HATCH < _HATCH / 2, 0.75, 1.0) * gray
         tinted = np.where(valid[clusters][..., None], tinted, hatched[..., None])
-    tinted[_borders(clusters)] = 255
+    tinted[1:][clusters[1:] != clusters[:-1]] = 255
+    tinted[:, 1:][clusters[:, 1:] != clusters[:, :-1]] = 255
     return tinted.round().astype(np.uint8)
 
 
@@ -49,11 +50,3 @@ def enlarge(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "S T 3"]:
     share = SIDE / max(height, width)
     size = max(1, round(share * width)), max(1, round(share * height))
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
-
-
-def _borders(clusters: np.ndarray) -> np.ndarray:
-    """Pixels whose neighbor above or to the left belongs to another cluster."""
-    borders = np.zeros(clusters.shape, bool)
-    borders[1:] |= clusters[1:] != clusters[:-1]
-    borders[:, 1:] |= clusters[:, 1:] != clusters[:, :-1]
-    return borders

@@ -14,14 +14,7 @@ from croc_jax.evaluation.backbones import FrozenBackbone, load_backbone
 from croc_jax.models import VisionTransformer
 from croc_jax.report.comparison import comparison_facts, comparison_sections
 from croc_jax.report.evaluations import group_evaluations, read_evaluations
-from croc_jax.report.figures import (
-    Rows,
-    plot_clusters,
-    plot_entropies,
-    plot_losses,
-    plot_merging,
-    plot_num_clusters,
-)
+from croc_jax.report.figures import Rows, plot_clusters, plot_entropies, plot_losses, plot_merging, plot_num_clusters
 from croc_jax.report.html import picture, section, write_page
 from croc_jax.report.inspect import explore, overlap
 from croc_jax.training.config import flatten, recipe_to_dict
@@ -63,10 +56,10 @@ NUM_CLUSTERS_TEXT = "The mean over all images and heads of a step; the dotted li
 
 
 def build_report(workdir: Path, *, file: Path | None = None) -> Path:
-    """Writes a page of the metrics, the clusters and all evaluations of a run; returns its path.
+    """Writes a page of the metrics, the clusters and all evaluations below a workdir; returns its path.
 
     Args:
-        workdir: workdir of the run; results.json files in folders below it are shown, too.
+        workdir: workdir of the run.
         file: path of the page; WORKDIR/report.html by default.
 
     Raises:
@@ -81,11 +74,7 @@ def build_report(workdir: Path, *, file: Path | None = None) -> Path:
         title="CrOC learns from unlabeled images",
         lead=describe(backbone, num_images),
         facts=[*comparison_facts(groups), *collect_facts(rows, batch_size=recipe.schedule.batch_size)],
-        sections=[
-            *(comparison_sections(groups) if groups else []),
-            *cluster_sections,
-            _training_section(rows, backbone),
-        ],
+        sections=[*comparison_sections(groups), *cluster_sections, _training_section(rows, backbone)],
         settings=flatten(recipe_to_dict(recipe)),
     )
     return file
@@ -107,16 +96,14 @@ def build_comparison(folders: Sequence[Path], file: Path) -> Path:
         raise ValueError(f"no results.json in {names}: evaluate first (launch/evaluate.py)")
     metrics = {folder.name: rows for folder in folders if (rows := _parse_rows(folder / "metrics.jsonl"))}
     losses = [picture(plot_losses(rows), name) for name, rows in metrics.items()]
+    training = [section("How training went", LOSSES_TEXT, losses)] if losses else []
     labels = dict.fromkeys(entry.label for group in groups for entry in group.entries)
     write_page(
         file,
         title="What frozen features are worth",
         lead=COMPARISON_LEAD.format(weights=", ".join(labels)),
         facts=comparison_facts(groups),
-        sections=[
-            *comparison_sections(groups),
-            *([section("How training went", LOSSES_TEXT, losses)] if losses else []),
-        ],
+        sections=[*comparison_sections(groups), *training],
         settings={"folders": ", ".join(map(str, folders))},
     )
     return file
@@ -161,12 +148,7 @@ def describe(backbone: FrozenBackbone, num_images: int) -> str:
 
 
 def collect_facts(rows: Rows, *, batch_size: int) -> list[tuple[str, str]]:
-    """Returns the numbers to read first, and what they are.
-
-    Args:
-        rows: rows of metrics.jsonl.
-        batch_size: images a step.
-    """
+    """Returns the numbers to read first, and what they are, from the rows of metrics.jsonl."""
     # Each row's speed holds for the steps since the row before, whatever happened between two runs.
     speeds, steps = [row["images_per_sec"] for row in rows], np.diff([0, *(row["step"] for row in rows)])
     seconds = float(np.sum(steps * batch_size / speeds))

@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
 
 import matplotlib
 import matplotlib.colors
@@ -24,13 +23,8 @@ CLUSTER_COLORS = (
 
 @contextlib.contextmanager
 def figure_style(*, ink: str = INK, soft: str = MUTED) -> Iterator[None]:
-    """Draws on white, with quiet axes.
-
-    Args:
-        ink: color of titles.
-        soft: color of labels and ticks.
-    """
-    settings: Any = {
+    """Draws on white, with quiet axes; `ink` is the color of titles, `soft` that of labels and ticks."""
+    settings = {
         "figure.facecolor": "white",
         "figure.dpi": 130,
         "font.family": "DejaVu Sans",
@@ -53,7 +47,7 @@ def figure_style(*, ink: str = INK, soft: str = MUTED) -> Iterator[None]:
         "legend.frameon": False,
         "legend.fontsize": 8.5,
     }
-    with matplotlib.rc_context(settings):
+    with matplotlib.rc_context(settings):  # pyright: ignore[reportArgumentType]
         yield
 
 

@@ -83,7 +83,7 @@ def test_frames_without_masks_are_not_scored(tmp_path, features):
     assert len(result.scores["objects"]) == 2 and result.dataset["num_frames"] == 4
 
 
-def test_frame_sizes(features):
+def test_frame_sizes_are_multiples_of_patches(features):
     config = DavisConfig()
     assert config.frame_size(854, 480) == (480, 832) and config.frame_size(480, 854) == (832, 480)
     with pytest.raises(ValueError, match="multiple=12: both need to be multiples of the patches of 8 pixels"):

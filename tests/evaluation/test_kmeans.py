@@ -16,10 +16,10 @@ def tokens():
     return points.astype(np.float32)
 
 
-@pytest.mark.parametrize("num_clusters", [3, 12, 40])
+@pytest.mark.parametrize("num_clusters", [3, 25])
 def test_inertia_is_that_of_scikit_learn(tokens, num_clusters):
-    found = [fit_kmeans(tokens, num_clusters, seed=seed) for seed in range(5)]
-    theirs = KMeans(num_clusters, n_init=5, random_state=0).fit(tokens)
+    found = [fit_kmeans(tokens, num_clusters, seed=seed) for seed in range(3)]
+    theirs = KMeans(num_clusters, n_init=3, random_state=0).fit(tokens)
     best = min(found, key=lambda fit: fit.inertia)
     assert best.inertia == pytest.approx(theirs.inertia_, rel=0.01)
     labels = assign_clusters(tokens, best.centroids)
@@ -61,8 +61,5 @@ def test_no_cluster_stays_empty(monkeypatch):
     fit = fit_kmeans(tokens, 4, seed=0, chunk=5)
     assert fit.inertia == pytest.approx(0, abs=1e-4)
     assert len(set(assign_clusters(tokens, fit.centroids).tolist())) == 4
-
-
-def test_more_clusters_than_tokens_are_refused():
     with pytest.raises(ValueError, match="num_clusters=5: more than the 3 tokens"):
         fit_kmeans(np.zeros((3, 2), np.float32), 5, seed=0)

@@ -8,7 +8,7 @@ from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
 from croc_jax.evaluation import knn, search
 from croc_jax.evaluation.features import ImageFeatures
-from croc_jax.evaluation.knn import knn_ranks, vote
+from croc_jax.evaluation.knn import KnnConfig, knn_ranks, vote
 from croc_jax.evaluation.search import nearest_neighbors, search_host
 
 CLASSES = 7
@@ -65,7 +65,8 @@ def reference_scores(bank, queries, count, temperature):
 def test_ranks_equal_scikit_learn(temperature):
     bank, queries = make_data(150, 1), make_data(37, 2)
     counts = (1, 10, 20, 100)
-    ranks = knn_ranks(bank, queries, neighbors=(*counts, 200), temperature=temperature, num_classes=CLASSES)
+    config = KnnConfig(neighbors=(*counts, 200), temperature=temperature)
+    ranks = knn_ranks(bank, queries, config, num_classes=CLASSES)
     assert list(ranks) == [*counts, 150], "more neighbors than images are all images"
     for count in counts:
         scores = reference_scores(bank, queries, count, temperature)
@@ -87,5 +88,5 @@ def test_a_class_without_votes_is_never_found():
     features = np.eye(3, dtype=np.float32)
     bank = ImageFeatures(features, np.array([0, 0, 0], np.int32))
     queries = ImageFeatures(features, np.array([0, 1, 2], np.int32))
-    ranks = knn_ranks(bank, queries, neighbors=(2,), temperature=0.07, num_classes=3)
+    ranks = knn_ranks(bank, queries, KnnConfig(neighbors=(2,)), num_classes=3)
     np.testing.assert_array_equal(ranks[2], [0, 3, 3])

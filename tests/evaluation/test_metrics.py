@@ -21,17 +21,10 @@ def test_confusion_and_iou_equal_scikit_learn():
     assert mean_iou(confusion) == pytest.approx(sklearn_metrics.jaccard_score(*pair, average="macro"))
 
 
-def test_confusions_of_images_add_up():
-    labels, predictions = RNG.integers(0, 4, (2, 6, 50)).astype(np.uint8)
-    parts = [confusion_matrix(a, b, num_classes=4) for a, b in zip(labels, predictions, strict=True)]
-    np.testing.assert_array_equal(sum(parts), confusion_matrix(labels, predictions, num_classes=4))
-
-
 def test_ignored_pixels_count_nowhere():
     labels, predictions = np.array([0, 1, 255, 255], np.uint8), np.array([0, 0, 1, 2], np.uint8)
-    np.testing.assert_array_equal(
-        confusion_matrix(labels, predictions, num_classes=3), [[1, 0, 0], [1, 0, 0], [0, 0, 0]]
-    )
+    found = confusion_matrix(labels, predictions, num_classes=3)
+    np.testing.assert_array_equal(found, [[1, 0, 0], [1, 0, 0], [0, 0, 0]])
 
 
 def test_classes_that_never_occur_are_left_out_of_the_mean():

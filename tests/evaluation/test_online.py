@@ -30,9 +30,10 @@ def test_k_nn_along_a_run(backbone, params, classes):
     sharded = jax.tree.map(shard, params)
     assert any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(sharded))
     assert evaluate(1, sharded) == pytest.approx(first)
-    compiled = make_pool_fn(backbone)._cache_size()
+    pool_fn = make_pool_fn(backbone, "cls_mean")
+    compiled = pool_fn._cache_size()
     other = jax.tree.map(lambda leaf: leaf + 0.1 * np.abs(leaf).mean(), sharded)
-    assert set(evaluate(2, other)) == set(first) and make_pool_fn(backbone)._cache_size() == compiled
+    assert set(evaluate(2, other)) == set(first) and pool_fn._cache_size() == compiled
 
 
 def test_several_processes_are_refused(backbone, classes, monkeypatch):

@@ -25,14 +25,14 @@ def reference(tokens, sources, labels, config):
     return result
 
 
-@pytest.mark.parametrize("neighborhood, last, topk", [(2, 2, 3), (0, 1, 5), (1, 0, 2), (9, 3, 90)])
+@pytest.mark.parametrize("neighborhood, last, topk", [(2, 2, 3), (0, 1, 5), (1, 0, 2), (9, 3, 70)])
 def test_label_queue_equals_a_plain_loop(neighborhood, last, topk):
     rng = np.random.default_rng(neighborhood)
     config = PropagationConfig(num_last_frames=last, neighborhood=neighborhood, topk=topk, temperature=0.2)
-    frames = rng.standard_normal((5, 5, 4, 6))
-    soft = [np.eye(3)[rng.integers(0, 3, (5, 4))]]
+    frames = rng.standard_normal((4, 4, 5, 6))
+    soft = [np.eye(3)[rng.integers(0, 3, (4, 5))]]
     queue = LabelQueue(frames[0].astype(np.float32), soft[0].astype(np.float32), config)
-    for number in range(1, 5):
+    for number in range(1, 4):
         kept = [0, *range(max(1, number - last), number)]
         expected = reference(frames[number], frames[kept], [soft[i] for i in kept], config)
         soft.append(np.asarray(queue.label(frames[number].astype(np.float32))))

@@ -1,20 +1,15 @@
 """launch/cluster.py from the command line."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from tests.checkpoints.tiny_weights import official_weights, write
+from tests.launch.program import run_program
 
-ROOT = Path(__file__).resolve().parents[2]
 
-
-def test_every_image_gets_labels_of_its_size_and_a_damaged_one_is_skipped(tmp_path):
+def test_every_image_gets_labels_of_its_size_and_a_damaged_one_is_skipped(tmp_path, capsys):
     weights, folder = write(tmp_path / "vit.safetensors", official_weights()), tmp_path / "photos"
     (folder / "inner").mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -23,14 +18,10 @@ def test_every_image_gets_labels_of_its_size_and_a_damaged_one_is_skipped(tmp_pa
         Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(folder / name)
     damaged = folder / "c.png"
     damaged.write_bytes(damaged.read_bytes()[:60])
-    command = [
-        sys.executable, "launch/cluster.py", f"--images={folder}", f"--checkpoint={weights}",
-        f"--output={tmp_path / 'out'}", "--size=48", "--k_start=40", "--lambda_pos=0", "--batch_size=2",
-    ]  # fmt: skip
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert "3 images, 1 skipped" in done.stdout and "skipped " in done.stdout and "c.png" in done.stdout
+    files = f"--images={folder}", f"--checkpoint={weights}", f"--output={tmp_path / 'out'}"
+    run_program("cluster", *files, "--size=48", "--k_start=40", "--lambda_pos=0", "--batch_size=2")
+    text = capsys.readouterr().out
+    assert "3 images, 1 skipped" in text and "skipped " in text and "c.png" in text
     numbers = json.loads((tmp_path / "out" / "clusters.json").read_text())
     assert set(numbers) == {"a.jpg.png", "a.png.png", "inner/b.jpg.png"}
     for name, count in numbers.items():

@@ -34,9 +34,6 @@ def test_explore_leaves_the_unreadable_image_out(found, photos):
         "merging": (K_START - 1, 2, 6, HEADS, 9),
     }
     assert_crops_are_of_their_images(found, photos, 24)
-    one = found.select(2)
-    assert one.indices.tolist() == [3] and one.merging.shape == (K_START - 1, 2, 1, HEADS, 9)
-    np.testing.assert_array_equal(one.labels[:, 0], found.labels[:, 2])
 
 
 def test_the_cheapest_round_is_chosen_and_its_labels_kept(found):

@@ -15,9 +15,9 @@ from croc_jax.report.inspect import overlap
 from croc_jax.report.page import collect_facts
 from croc_jax.runtime.workdir import init_workdir
 from croc_jax.training.config import flatten, recipe_to_dict
-from croc_jax.training.state import init_state
 from tests.report.test_figures import make_rows
 from tests.report.tiny_results import write_linear
+from tests.training.tiny import first_state
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def report(recipe, tmp_path_factory):
     workdir, explored = tmp_path_factory.mktemp("run"), []
     init_workdir(workdir, recipe)
     saver = Checkpointer(workdir, recipe)
-    state = jax.jit(lambda: init_state(recipe, steps_per_epoch=1))()
+    state = jax.device_put(first_state(recipe))
     saver.save(4, state.replace(step=state.step + 4), wait=True)
     saver.close()
     lines = [json.dumps(row | {"images_per_sec": 8.0, "valid_fraction": 0.75}) for row in make_rows(4)]
@@ -41,6 +41,8 @@ def report(recipe, tmp_path_factory):
     original = page.explore
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(page, "explore", explore)
+        # Rendering takes most of the time.
+        patch.setattr("croc_jax.report.html._PHOTO_DPI", 30)
         file = build_report(workdir)
     (pairs,) = explored
     return SimpleNamespace(file=file, workdir=workdir, text=file.read_text(encoding="utf-8"), pairs=pairs)

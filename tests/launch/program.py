@@ -1,0 +1,30 @@
+"""Runs the programs of launch/ in this process: the same as from the command line, but for the time of imports."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+from absl import flags
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run_program(name, *argv):
+    """Runs launch/NAME.py with these flags; a user's mistake raises ValueError."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "launch"))
+        patch.setattr(sys, "argv", [name, *map(str, argv)])
+        patch.chdir(ROOT)
+        __import__("cli")
+        before, was_parsed = set(flags.FLAGS), flags.FLAGS.is_parsed()
+        try:
+            main = runpy.run_path(f"launch/{name}.py", run_name=name)["main"]
+            flags.FLAGS([flag for flag in sys.argv if not flag.startswith("--config.")])
+            main()
+        finally:
+            # Other programs have flags of the same names.
+            for flag in set(flags.FLAGS) - before:
+                delattr(flags.FLAGS, flag)
+            if not was_parsed:
+                flags.FLAGS.unparse_flags()

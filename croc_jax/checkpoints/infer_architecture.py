@@ -16,7 +16,7 @@ from croc_jax.checkpoints.param_mapping_vit import read_vit
 from croc_jax.models import BackboneConfig, make_backbone
 from croc_jax.models.registry import CONVOLUTIONAL, VARIANTS
 
-# Width of a head where neither weights nor names tell, nor the sizes below.
+# Width of a head where weights, names and the sizes below leave it open.
 _HEAD_WIDTH = 64
 # Heads by width and depth: ViT-SO400M, -H, -g and -G as MAE, CLIP and timm have them; and DINOv3's largest.
 _LEARNED_HEADS = {(1152, 27): 16, (1280, 32): 16, (1408, 40): 16, (1664, 48): 16}
@@ -27,7 +27,7 @@ _ROPE_NAMES = re.compile(
     r"|.*\.attn\.[qv]_bias|.*\.mlp\.fc1_g\..*"
 )
 _PERIODS = re.compile(r".*rope_embed\.periods")
-# For a model without a learned position embedding, or where the file does not tell.
+# For a model without a learned position embedding, or where the file does not state it.
 _GRID, _PATCH_SIZE = 14, 16
 # Convolutional networks as they were trained.
 _CONVOLUTIONAL_STRIDE, _CONVOLUTIONAL_SIZE = 32, 224
@@ -40,7 +40,7 @@ class PretrainedBackbone(NamedTuple):
         config: settings of the backbone.
         image_size: side of the square images that its position embedding was learned for.
         params: parameters under our names; complete where there are no problems.
-        guessed: settings that the weights do not tell, and the value that is assumed unless the caller knows better;
+        guessed: settings that the weights do not state, and the value that is assumed unless the caller knows better;
             None if there is none.
         problems: what is unknown, missing, unexpected or of another shape, in words.
         kind: kind of network, for messages.
@@ -75,7 +75,7 @@ def read_backbone(
         weights: arrays by name.
         description: content of a config.json beside the weights.
         num_heads: heads of a transformer, where the caller knows better than the weights.
-        default_heads: heads of a transformer whose weights do not tell, if they divide its width.
+        default_heads: heads of a transformer whose weights do not state them, if they divide its width.
         like: a backbone of the same architecture; else the architecture is inferred.
     """
     found = detect_family(weights)

@@ -104,7 +104,7 @@ def check_architecture(
         found: settings that the weights are for.
         wanted: settings of the run.
         source: where the weights come from, for messages.
-        guessed: settings that the weights do not tell: those of the run hold.
+        guessed: settings that the weights do not state: those of the run hold.
 
     Raises:
         ValueError: with the flags that change the run's settings to those of the weights.
@@ -123,7 +123,7 @@ def check_architecture(
     if different:
         flags = " ".join(f"--config.backbone.{name}={getattr(origin, name)}" for name in different)
         unclear = "num_heads" in guessed and "width" in different
-        hint = "; it does not tell num_heads: set what it was trained with" if unclear else ""
+        hint = "; it does not state num_heads: set what it was trained with" if unclear else ""
         raise ValueError(f"{source} holds another architecture than the run: add {flags}{hint}")
 
 

@@ -203,7 +203,7 @@ def _load_official(file: Path, *, num_heads: int | None, default_heads: int | No
         problems += [f"student.head, unlike the teacher's: {problem}" for problem in found]
     centers, wrong = _read_centers(contents[loss], loss, heads["teacher"])
     if problems := problems + wrong:
-        raise ValueError(f"{file} is no whole checkpoint of CrOC or DINO that we know: {'; '.join(problems)}")
+        raise ValueError(f"{file} is no known whole checkpoint of CrOC or DINO: {'; '.join(problems)}")
     student, teacher = (
         {"backbone": backbones[which].params, "head": nest(heads[which])} for which in ("student", "teacher")
     )

@@ -39,7 +39,7 @@ def load_pretrained(
             in one file or several, with config.json. A convolutional network gets one token for 32 x 32 pixels.
         which: "teacher" or "student" of a whole checkpoint; where weights lie beside their moving average, "teacher"
             is the average. Other files hold one backbone.
-        num_heads: heads of a transformer whose file does not tell; by default, heads have 64 features, or what is
+        num_heads: heads of a transformer whose file does not state them; by default, heads have 64 features, or what is
             known of the size.
         default_heads: heads in place of those of 64 features, if they divide the width.
 
@@ -54,7 +54,7 @@ def load_pretrained(
         weights, description=_read_description(file), num_heads=num_heads, default_heads=default_heads
     )
     if found.problems:
-        raise ValueError(f"{file} is no {found.kind} that we know: {'; '.join(found.problems)}")
+        raise ValueError(f"{file} is no known {found.kind}: {'; '.join(found.problems)}")
     return found._replace(epoch=read_epoch(contents))
 
 

@@ -63,7 +63,7 @@ def test_other_networks_are_refused_by_name(tmp_path):
     whole = {name.removeprefix("backbone."): array for name, array in whole.items()}
     whole |= {"fc.weight": np.zeros((3, 3), np.float32), "bn1.num_batches_tracked": np.zeros((), np.int64)}
     changes = [
-        (("layer2.1.bn3.bias", "layer1.0.conv3.weight"), {"se.weight": np.ones(3)}, "is no resnet that we know: "
+        (("layer2.1.bn3.bias", "layer1.0.conv3.weight"), {"se.weight": np.ones(3)}, "is no known resnet: "
          "unknown weights se.weight; missing stage_0_block_0/conv_3/kernel; missing stage_1_block_1/norm_3/bias$"),
         ([name for name in whole if name.startswith("layer4")], {}, "no blocks of stage 3; missing stage_3_"),
         ((), {"bn1.weight": np.ones(3, np.float32)}, r"norm/scale is \(3,\), expected \(64,\)"),

@@ -1,4 +1,4 @@
-"""Runs go on from the weights of others."""
+"""Runs start from the weights of others."""
 
 import dataclasses
 import functools
@@ -43,7 +43,7 @@ def test_without_a_source_a_run_starts_anew():
     assert start(tiny_recipe()) is fresh(tiny_recipe())
 
 
-def test_both_networks_and_the_centers_go_on(run):
+def test_both_networks_and_the_centers_are_restored(run):
     workdir, saved = run
     state = start(with_init(tiny_recipe(), source=workdir, parts="networks"))
     for name in ("student", "teacher", "center", "center_dense"):
@@ -53,7 +53,7 @@ def test_both_networks_and_the_centers_go_on(run):
 
 
 @pytest.mark.parametrize("which", ["teacher", "student"])
-def test_a_backbone_goes_on_with_new_heads(run, which):
+def test_a_backbone_gets_new_heads(run, which):
     workdir, saved = run
     state, fresh = start(with_init(tiny_recipe(), source=workdir, which=which)), start(tiny_recipe())
     for network in (state.student, state.teacher):
@@ -144,7 +144,7 @@ def narrow(tmp_path_factory):
     return export_run(workdir, workdir / "run.safetensors"), state, workdir
 
 
-def test_the_recipe_says_what_a_file_does_not_tell(narrow):
+def test_the_recipe_gives_what_a_file_does_not_state(narrow):
     file, saved, _ = narrow
     state = start(with_init(NARROW, source=file, parts="networks"))
     equal_trees(state.teacher, saved.teacher)
@@ -163,7 +163,7 @@ def test_no_flags_are_made_from_guesses(narrow):
         for parts in ("networks", "backbone"):
             recipe = with_init(tiny_recipe(backbone=backbone), source=file, parts=parts)
             with pytest.raises(
-                ValueError, match="add --config.backbone.width=64; it does not tell num_heads: set what it was"
+                ValueError, match="add --config.backbone.width=64; it does not state num_heads: set what it was"
             ):
                 start(recipe)
 

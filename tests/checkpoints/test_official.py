@@ -124,14 +124,14 @@ def test_one_error_lists_all(read, contents):
     with pytest.raises(ValueError) as caught:
         read(contents)
     assert str(caught.value) == (
-        "checkpoint.pth is no whole checkpoint of CrOC or DINO that we know: "
+        "checkpoint.pth is no known whole checkpoint of CrOC or DINO: "
         "teacher: missing head.last_layer_c.weight_g; teacher: missing head.last_layer_c.weight_v; "
         "teacher.backbone: unknown weights blocks.0.adapter; student: missing head.last_layer_c.weight_g; "
         "student: missing head.last_layer_c.weight_v; student.backbone: missing cls_token; missing croc_loss.center_c"
     )
 
 
-def test_a_run_goes_on_from_dino_with_a_new_layer_for_centroids(read, dino, networks):
+def test_a_run_starts_from_dino_with_a_new_layer_for_centroids(read, dino, networks):
     found = read(dino)
     assert found.center_dense is None and found.epoch == 80
     lines = []

@@ -152,7 +152,7 @@ def test_one_error_lists_all(monkeypatch):
     with pytest.raises(ValueError) as caught:
         read_as(monkeypatch, weights)()
     assert str(caught.value) == (
-        "model.pth is no vision transformer that we know: unknown weights blocks.0.adapter, optimizer; "
+        "model.pth is no known vision transformer: unknown weights blocks.0.adapter, optimizer; "
         "patch_embed.proj.weight is (3,), but 4 axes are needed; missing block_0/mlp_1/bias; "
         "missing block_0/norm_1/scale; missing cls_token; missing norm/scale; norm/bias is (3,), expected (64,)"
     )

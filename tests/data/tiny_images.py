@@ -1,4 +1,4 @@
-"""Images small enough to tell apart at a glance, and what must hold for every source of them."""
+"""Images of one color each, and what must hold for every source of them."""
 
 import io
 import pickle

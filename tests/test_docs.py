@@ -51,8 +51,8 @@ def test_every_page_is_in_the_navigation_and_every_room_on_a_page():
     site = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
     assert sorted(nav_files(site["nav"])) == sorted(str(file.relative_to(DOCS)) for file in DOCS.rglob("*.md"))
     documented = {line for file in (DOCS / "api").glob("*.md") for line in file.read_text().splitlines()}
-    rooms = [module.name for module in pkgutil.iter_modules(croc_jax.__path__) if not module.name.startswith("_")]
-    assert {f"::: croc_jax.{room}" for room in rooms} <= documented
+    packages = [module.name for module in pkgutil.iter_modules(croc_jax.__path__) if not module.name.startswith("_")]
+    assert {f"::: croc_jax.{package}" for package in packages} <= documented
 
 
 def test_the_table_of_the_recipe_has_every_field_with_its_default_and_a_meaning(hooks):

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from croc_jax.clustering.config import ClusteringConfig
 from croc_jax.clustering.merging import HIGHEST, init_clusters, join_tokens, merge_all
 from croc_jax.clustering.validation import check_config, check_magnitudes, read_indices, read_key, read_numbers
+from croc_jax.unit import unit
 
 
 class Clustering(NamedTuple):
@@ -269,10 +270,3 @@ def view_centroids(
         raise ValueError(f"assignments {assignments.shape}: expected {form} beside tokens {tokens.shape}")
     centroids = jnp.einsum("vbhnk,vbnd->vbhkd", assignments, tokens, precision=HIGHEST)
     return unit(centroids) * jnp.mean(jnp.linalg.norm(cls_tokens, axis=-1))
-
-
-def unit(vectors: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
-    """Scales vectors to length 1; the gradient at 0 is finite."""
-    vectors = vectors.astype(jnp.float32)
-    squared = jnp.sum(vectors**2, axis=-1, keepdims=True)
-    return vectors * jax.lax.rsqrt(jnp.maximum(squared, 1e-24))

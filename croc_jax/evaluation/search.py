@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from croc_jax.clustering.cross_view import unit
+from croc_jax.unit import unit
 
 # Rows of the bank, and of host queries, whose similarities are on the device at once: 64 MiB.
 BANK_CHUNK, QUERY_CHUNK = 16384, 1024

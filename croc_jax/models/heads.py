@@ -4,7 +4,6 @@ import math
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -12,6 +11,7 @@ from croc_jax.models.config import HeadConfig
 from croc_jax.models.initializers import uniform_initializer
 from croc_jax.models.products import product
 from croc_jax.models.vit import dense, gelu
+from croc_jax.unit import unit
 
 
 class ProjectionHead(nn.Module):
@@ -73,12 +73,6 @@ class WeightNormalized(nn.Module):
         scale = self.param("scale", nn.initializers.ones, (self.features, 1))
         rows = x.reshape(-1, x.shape[-1]).astype(self.dtype)
         return product("ae,pe->ap", rows, scale * unit(direction), jnp.float32).reshape(*x.shape[:-1], -1)
-
-
-def unit(vectors: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
-    """Scales vectors to length 1; the gradient at 0 is finite."""
-    squared = jnp.sum(vectors**2, axis=-1, keepdims=True)
-    return vectors * jax.lax.rsqrt(jnp.maximum(squared, 1e-24))
 
 
 def make_head(config: HeadConfig, *, dtype: Any) -> ProjectionHead:

@@ -134,12 +134,6 @@ def drop_lines_after(path: Path, step: int) -> None:
         atomic_write(path, b"".join(line + b"\n" for line in kept))
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Returns the rows of training steps in a metrics file, which may be missing; torn lines are passed over."""
-    lines = path.read_bytes().split(b"\n") if path.is_file() else []
-    return [row for line in lines if (row := parse_row(line)) and "loss" in row]
-
-
 def parse_row(line: bytes) -> dict[str, Any] | None:
     """Returns the row in a line of a metrics file, or None if there is no complete one."""
     try:

@@ -83,7 +83,7 @@ def make_train_step(recipe: Recipe, *, steps_per_epoch: int, mesh: Mesh) -> jax.
     def train_step(state: TrainState, batch: HostBatch) -> tuple[TrainState, Metrics]:
         _, train_rng = run_keys(recipe.seed)
         keys = step_keys(train_rng, state.step)
-        # Scopes name the parts of a step in its trace: benchmarks/trace_parts.py reads them.
+        # Scopes name the parts of a step in its trace: benchmarks/trial/trace_parts.py reads them.
         with jax.named_scope("augmentation"):
             images = augment(keys.augment, batch["views"], recipe.data.photometric)
         local_images = None

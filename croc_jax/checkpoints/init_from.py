@@ -61,7 +61,7 @@ def init_from(recipe: Recipe, state: TrainState, *, log: Callable[[str], None] =
         fitted = _fit_positions(params["backbone"], recipe, networks.config, networks.image_size)
         new[name] = {**params, "backbone": fitted}
     if networks.center_dense is None:
-        log(f"{source} has no head for centroids, as runs of DINO: that layer and its center start anew")
+        log(f"{source} has no head for centroids, as runs of DINO: that layer and its center are initialized")
         return _replace(state, new, source, keep=("head/last_layer_dense",))
     return _replace(state, {**new, "center_dense": networks.center_dense}, source, keep=())
 

@@ -268,5 +268,5 @@ def view_centroids(
     if assignments.ndim != 5 or (*assignments.shape[:2], assignments.shape[3]) != (*lead, count):
         form = f"[{lead[0]} {lead[1]} h {count} k]"
         raise ValueError(f"assignments {assignments.shape}: expected {form} beside tokens {tokens.shape}")
-    centroids = jnp.einsum("vbhnk,vbnd->vbhkd", assignments, tokens, precision=HIGHEST)
+    centroids = jnp.einsum("...hnk,...nd->...hkd", assignments, tokens, precision=HIGHEST)
     return unit(centroids) * jnp.mean(jnp.linalg.norm(cls_tokens, axis=-1))

@@ -1,4 +1,4 @@
-"""What a training step needs of a device's memory, reported before anything is allocated."""
+"""What a training step needs of a device's memory, reported before the first step."""
 
 import math
 from collections.abc import Iterable

@@ -53,7 +53,8 @@ spec:
                 - name: train
                   image: "${IMAGE:?set it to a container image}"
                   command: [python, launch/pretrain.py, "--coordinator_address=$name-workers-0-0.$name:12345",
-                            "--num_processes=$nodes", "--process_id=\$(JOB_COMPLETION_INDEX)"]
+                            "--num_processes=$nodes", "--process_id=\$(JOB_COMPLETION_INDEX)",
+                            --connect_timeout=1800] # images may be pulled for long
                   args: $arguments
                   resources:
                     limits: {${DEVICE:-nvidia.com/gpu}: ${DEVICES_PER_NODE:-8}, cpu: ${CPUS_PER_NODE:-64}, memory: ${MEMORY_PER_NODE:-256Gi}}

@@ -41,7 +41,7 @@ trap : TERM # the shell outlives the run, to see its status
 status=0
 srun --cpu-bind=mask_cpu:$masks --kill-on-bad-exit=0 --wait=300 singularity exec $(printf %q "$sif") \\
     $(printf '%q ' "${VENV:-$PWD/.venv-lumi}/bin/python" launch/pretrain.py "${flags[@]}")|| status=\$?
-if ((status == 75 || status == 143)) && [[ \$(squeue -h -j "\$SLURM_JOB_ID" -o %T || echo RUNNING) == RUNNING ]]; then
+if ((status == 75 || status == 143 || (status > 130 && \${SLURM_RESTART_COUNT:-0} < 3))) && [[ \$(squeue -h -j "\$SLURM_JOB_ID" -o %T || echo RUNNING) == RUNNING ]]; then
     scontrol requeue "\$SLURM_JOB_ID"
 fi
 exit "\$status"

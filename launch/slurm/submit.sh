@@ -31,8 +31,9 @@ status=0
 # All processes save and exit at the same step: the first exit must not kill the others. One that hangs gets 5 minutes.
 srun --cpus-per-task=$cpus --kill-on-bad-exit=0 --wait=300 \\
     $(printf '%q ' "${PYTHON:-python}" launch/pretrain.py "${flags[@]}")|| status=\$?
-# 143: SIGTERM arrived before the run could handle it. A job that was cancelled is not RUNNING, and stays cancelled.
-if ((status == 75 || status == 143)) && [[ \$(squeue -h -j "\$SLURM_JOB_ID" -o %T || echo RUNNING) == RUNNING ]]; then
+# 143: SIGTERM arrived before the run could handle it. Others above 130 (Ctrl-C): killed, or aborted as a peer is gone; three times.
+# A job that was cancelled is not RUNNING, and stays cancelled.
+if ((status == 75 || status == 143 || (status > 130 && \${SLURM_RESTART_COUNT:-0} < 3))) && [[ \$(squeue -h -j "\$SLURM_JOB_ID" -o %T || echo RUNNING) == RUNNING ]]; then
     scontrol requeue "\$SLURM_JOB_ID"
 fi
 exit "\$status"

@@ -51,7 +51,7 @@ while :; do
     while [[ $dry_run || $(state) =~ ^(ACTIVE|)$ ]]; do # no answer says nothing
         if ended=$(on_hosts 'systemctl is-active croc || :'); then
             if [[ $dry_run ]]; then echo "$ended" && exit; fi
-            grep -qwE 'active|activating' <<< "$ended" || { ! grep -qw failed <<< "$ended"; exit; }
+            grep -qwE 'active|activating' <<< "$ended" || { grep -qw failed <<< "$ended" && exit 1; exit 0; }
         fi
         sleep "$POLL_SECONDS"
     done

@@ -145,7 +145,7 @@ def test_a_run_starts_from_dino_with_a_new_layer_for_centroids(read, dino, netwo
         )
     np.testing.assert_array_equal(state.center, dino["dino_loss"]["center"][0])
     np.testing.assert_array_equal(state.center_dense, np.zeros(10))
-    assert lines == ["checkpoint.pth has no head for centroids, as runs of DINO: that layer and its center are initialized"]
+    assert [line.partition(":")[0] for line in lines] == ["checkpoint.pth has no head for centroids, as runs of DINO"]
     with pytest.raises(ValueError, match="is a run of DINO: it has no head for centroids"):
         export_run(FILE, Path("out.pth"))
     dino["teacher"]["head.last_layer_c.weight_g"] = np.ones((10, 1))

@@ -12,7 +12,7 @@ from croc_jax.runtime.preemption import EXIT_STATUS
 from tests.launch.several import finish_several, start_several
 from tests.launch.test_pretrain import assert_same_run, finish, home, rows, start, wait_for_rows  # noqa: F401
 
-EPOCHS = 4
+EPOCHS = 5
 LAST = 3 * EPOCHS
 SETTINGS = {
     "schedule__epochs": EPOCHS,

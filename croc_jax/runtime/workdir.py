@@ -104,6 +104,8 @@ def lock_workdir(workdir: Path) -> None:
                 logging.warning("%s is in use by %s; waiting for it to end", workdir, holder)
             time.sleep(0.2)
         except OSError as error:
+            if error.errno in TRANSIENT_ERRORS:
+                raise
             if error.errno not in _NO_LOCKS:
                 raise WorkdirError(f"cannot lock {path}: {error.strerror}") from error
             logging.warning("%s: no file locks (%s); do not start a second program there", workdir, error.strerror)

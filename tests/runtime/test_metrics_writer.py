@@ -81,3 +81,16 @@ def test_rows_wait_for_a_full_disk_and_none_is_lost(tmp_path, caplog):
     writer.write(row(12))
     assert lines(tmp_path) == [row(step) for step in range(1, 13)]
     writer.close()
+
+
+def test_rows_are_written_on_when_the_thread_of_tensorboard_has_died(tmp_path, caplog):
+    writer = MetricsWriter(tmp_path, restored_step=0)
+    writer.write(row(1))
+    worker = writer._board.file_writer.event_writer._worker  # pyright: ignore
+    worker.stop()
+    worker.join()
+    with caplog.at_level(logging.WARNING):
+        writer.write(row(2))
+    assert writer._board is None and "TensorBoard's files end at step 2" in caplog.text
+    assert lines(tmp_path) == [row(1), row(2)]
+    writer.close()

@@ -32,6 +32,7 @@ from jax.sharding import Mesh
 from ml_collections import config_flags
 from rich.console import Console
 
+from croc_jax import machine_errors
 from croc_jax.checkpoints import Checkpointer
 from croc_jax.checkpoints.init_from import check_source, init_from
 from croc_jax.checkpoints.restore import CHECKPOINTS_NAME, list_checkpoints
@@ -46,7 +47,7 @@ from croc_jax.runtime.metrics_writer import MetricsWriter, NoWriter
 from croc_jax.runtime.preemption import EXIT_STATUS, StopSignals
 from croc_jax.runtime.profile import Profiler, StepTimer, parse_steps
 from croc_jax.runtime.progress import RunProgress
-from croc_jax.runtime.workdir import TRANSIENT_ERRORS, claim_workdir
+from croc_jax.runtime.workdir import claim_workdir
 from croc_jax.training.config import Recipe, recipe_from_dict
 from croc_jax.training.forward import make_networks
 from croc_jax.training.loop import Hooks, Row, RunLength, run_training
@@ -66,7 +67,7 @@ PROFILE_STEPS = flags.DEFINE_string("profile_steps", None, "START:STOP, steps to
 
 # At another start, a file system may answer again. Nothing that needs somebody's hands is here, but for permissions:
 # those of a network file system come and go with its server.
-_TRANSIENT = (*TRANSIENT_ERRORS, errno.EACCES, errno.EPERM, errno.EROFS)
+_TRANSIENT = (*machine_errors.TRANSIENT, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def main() -> None:

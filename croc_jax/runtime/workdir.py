@@ -14,6 +14,7 @@ from typing import IO
 import jax
 from absl import logging
 
+from croc_jax import machine_errors
 from croc_jax.atomic_write import atomic_write
 from croc_jax.runtime.distributed import gather_texts
 from croc_jax.training.config import Recipe, flatten, recipe_from_dict, recipe_to_dict
@@ -25,10 +26,6 @@ LOCK_NAME = "lock"
 _SECONDS_TO_WAIT, _SECONDS_TO_LOSE_HOST = 30.0, 120.0
 # Network file systems take a while to show what another host has written.
 _SECONDS_TO_SHOW = 60.0
-# A file system that does not answer: at another start it may.
-TRANSIENT_ERRORS = (
-    errno.ESTALE, errno.EIO, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENODEV, errno.ENXIO,
-)  # fmt: skip
 _NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL)
 
 # Open until this process ends, which releases the lock however it ends.
@@ -82,7 +79,7 @@ def lock_workdir(workdir: Path) -> None:
         workdir.mkdir(parents=True, exist_ok=True)
         file = path.open("a+", encoding="utf-8")
     except OSError as error:
-        if error.errno in TRANSIENT_ERRORS:
+        if error.errno in machine_errors.TRANSIENT:
             raise
         raise WorkdirError(f"cannot write to the workdir {workdir}: {error.strerror}") from error
     while True:
@@ -104,7 +101,7 @@ def lock_workdir(workdir: Path) -> None:
                 logging.warning("%s is in use by %s; waiting for it to end", workdir, holder)
             time.sleep(0.2)
         except OSError as error:
-            if error.errno in TRANSIENT_ERRORS:
+            if error.errno in machine_errors.TRANSIENT:
                 raise
             if error.errno not in _NO_LOCKS:
                 raise WorkdirError(f"cannot lock {path}: {error.strerror}") from error
@@ -139,7 +136,7 @@ def init_workdir(workdir: Path, recipe: Recipe) -> None:
             raise WorkdirError(f"{workdir} holds checkpoints but no {CONFIG_NAME}: choose another --workdir")
         atomic_write(path, (json.dumps(recipe_to_dict(recipe), indent=2) + "\n").encode())
     except OSError as error:
-        if error.errno in TRANSIENT_ERRORS:
+        if error.errno in machine_errors.TRANSIENT:
             raise
         raise WorkdirError(f"cannot write to the workdir {workdir}: {error.strerror}") from error
 

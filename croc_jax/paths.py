@@ -1,0 +1,37 @@
+"""One rule for the paths that people name: ~ is expanded, and what lies behind a URL is refused."""
+
+import os
+import re
+from pathlib import Path
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
+
+
+def is_remote(path: str | os.PathLike) -> bool:
+    """Returns whether a path is a URL, such as gs://bucket/name, and no name on a mounted disk."""
+    return _SCHEME.match(os.fspath(path)) is not None
+
+
+def local_path(path: str | os.PathLike, *, name: str) -> Path:
+    """Returns a path on a mounted disk, with ~ expanded.
+
+    Args:
+        path: as a person wrote it.
+        name: the flag or the field that holds it, for the message, such as "--workdir".
+
+    Raises:
+        ValueError: for a URL, or an empty path.
+
+    Examples:
+        >>> local_path("photos/cat.jpg", name="--image").as_posix()
+        'photos/cat.jpg'
+    """
+    text = os.fspath(path)
+    if not text.strip():
+        raise ValueError(f"{name} is empty: name a path")
+    if scheme := _SCHEME.match(text):
+        raise ValueError(
+            f"{name}={text}: {scheme[1]}:// is not read or written here: name a path on a mounted disk "
+            "(mount the bucket, or copy it)"
+        )
+    return Path(text).expanduser()

@@ -40,7 +40,7 @@ from croc_jax.evaluation.backbones import load_backbone
 from croc_jax.models import BackboneConfig, make_backbone
 from croc_jax.report.comparison import comparison_facts
 from croc_jax.report.evaluations import group_evaluations, read_evaluations
-from croc_jax.report.page import collect_facts, read_metrics
+from croc_jax.report.page import COLUMNS, collect_facts, read_metrics
 from croc_jax.runtime.metrics_writer import drop_lines_after
 from croc_jax.runtime.workdir import init_workdir, read_recipe
 from croc_jax.training.config import recipe_to_dict
@@ -99,8 +99,8 @@ def write_images(root, kind):
         "gif": [(palette, {}), (palette, {"save_all": True, "append_images": [gray.quantize(4)]})],
         "bmp": [(color, {}), (palette, {})],
         "tiff": [
-            (color, {}), (wide, {}), (color, {"compression": "tiff_lzw"}), (color, {"compression": "jpeg"}), (clear, {}),
-            (gray, {"exif": turned}),
+            (color, {}), (wide, {}), (color, {"compression": "tiff_lzw"}), (color, {"compression": "jpeg"}),
+            (clear, {}), (gray, {"exif": turned}), (Image.fromarray(pixels[..., 0] / np.float32(255)), {}),
         ],
         "webp": [(color, {}), (clear, {"lossless": True}), (color, {"exif": turned.tobytes()})],
         "avif": [(color, {})],
@@ -331,7 +331,7 @@ def write_metrics(root):
 
 
 def read_rows(root, file):
-    rows = read_metrics(file)
+    rows = read_metrics(file, columns=COLUMNS)
     collect_facts(rows, batch_size=4)
     drop_lines_after(file, 100)
 

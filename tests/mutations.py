@@ -102,7 +102,7 @@ def splice(draw, data, donor):
 
 
 def swap(draw, data, donor):
-    return draw.choice((donor, donor, b"", draw.randbytes(100), data + donor, data + data))
+    return draw.choice((donor, donor, b"", b"[" * 100_000, draw.randbytes(100), data + donor, 2 * data))
 
 
 def edit_number(draw, data, donor):

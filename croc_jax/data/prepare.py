@@ -11,6 +11,7 @@ from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from typing import Any
 
 from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
@@ -125,7 +126,7 @@ def _check_settings(folder: Path, config: PrepareConfig, source: ImageSource) ->
     settings |= {"num_images": len(source), "names_sha256": digest.hexdigest()}
     file = folder / SETTINGS_NAME
     if file.is_file():
-        there = json.loads(file.read_text(encoding="utf-8"))
+        there = _read_settings(file)
         changes = [(name, there.get(name), now) for name, now in settings.items() if there.get(name) != now]
         if changes:
             listed = "; ".join(f"{name}: {old!r} there, {now!r} now" for name, old, now in changes)
@@ -135,6 +136,13 @@ def _check_settings(folder: Path, config: PrepareConfig, source: ImageSource) ->
     else:
         folder.mkdir(parents=True, exist_ok=True)
         atomic_write(file, json.dumps(settings, indent=1).encode())
+
+
+def _read_settings(file: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")).items())
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise ValueError(f"cannot read {file} ({error}): remove {file.parent}, or choose another --output") from error
 
 
 def _list_skipped(folder: Path, skipped: dict[str, str]) -> int:

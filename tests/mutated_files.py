@@ -50,7 +50,6 @@ from tests.report.test_figures import make_rows
 from tests.report.tiny_results import write_linear
 from tests.training.tiny import first_state, tiny_recipe
 
-RNG = np.random.default_rng(0)
 VIEWS = {name: ViewsConfig(crop_size=16, decoding=name) for name in ("exact", "fast")}
 # A checkpoint may be called anything.
 WEIGHTS_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".ckpt", ".pth.tar", ".h5", "")
@@ -81,7 +80,7 @@ class Subject:
 
 
 def write_images(root, kind):
-    pixels = np.kron(RNG.integers(0, 256, (6, 8, 3), dtype=np.uint8), np.ones((6, 6, 1), np.uint8))
+    pixels = np.kron(np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8), np.ones((6, 6, 1), np.uint8))
     color = Image.fromarray(pixels)
     gray, palette, wide = (
         color.convert("L"),
@@ -399,9 +398,9 @@ def write_torch(root):
     for name, contents in (("backbone", weights), ("run", run)):
         pickled, storages = torch_pickle(contents)
         with zipfile.ZipFile(root / f"{name}.pth", "w") as archive:
-            archive.writestr("archive/data.pkl", pickled)
+            archive.writestr(zipfile.ZipInfo("archive/data.pkl"), pickled)
             for key, value in storages.items():
-                archive.writestr(f"archive/data/{key}", value)
+                archive.writestr(zipfile.ZipInfo(f"archive/data/{key}"), value)
     # As before PyTorch 1.6: a magic number, a version, a description of the system, the object, keys, and storages.
     start = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19." + b"\x80\x02M\xe9\x03." + b"\x80\x02}."
     keys = b"\x80\x02](" + b"".join(b"X" + struct.pack("<I", len(key)) + key.encode() for key in storages) + b"e."
@@ -424,7 +423,7 @@ def pack_zip(data, pickled):
     out = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(out, "w") as new:
         for name in old.namelist():
-            new.writestr(name, pickled if name.endswith("data.pkl") else old.read(name))
+            new.writestr(zipfile.ZipInfo(name), pickled if name.endswith("data.pkl") else old.read(name))
     return out.getvalue()
 
 

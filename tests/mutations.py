@@ -4,7 +4,8 @@
 
 A damaged file must give a value, or an error that the programs turn into one line: of a known type, short, with the
 name of the file. All else is a failure: another error, a crash of the interpreter, more than 10 seconds, or 1 GiB. Each
-case is a function of its seed and number alone; a failure is printed with the command that repeats it alone.
+case is a function of its seed and number (but for times that checkpoints hold), and a failure is printed with the
+command that repeats it alone.
 """
 
 import collections
@@ -29,6 +30,8 @@ LONGEST_MESSAGE = 2000
 EXTREMES = (0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 2**63 - 1, 2**63, 2**64 - 1)
 # Of headers, the part that states sizes.
 HEADER_BYTES = 256
+# Kinds whose files are put in the place of others.
+DONORS = ("png", "tar", "list", "metrics")
 WORDS = (
     b"-1", b"0", b"0.5", b"1e400", b"99999999999999999999", b"NaN", b"null", b"true", b'""', b'"x"', b"[]", b"{}",
     b"\0", b"\xff\xfe", b"\xe9", b"\n", b"\r\n", b"../", b"[[[[",
@@ -192,13 +195,9 @@ def run_case(folders, seed, number, *, show=False):
     """Returns kind, outcome ("value", "refusal" or "failure") and a text."""
     draw, kind = draw_case(seed, number)
     root, originals = folders.files(kind)
-    file, donor = draw.choice(list(originals)), draw.choice(list(originals))
-    if draw.random() < 0.1:
-        other = draw.choice([known for known in folders.known.values()])
-        donor_bytes = draw.choice(list(other.values()))
-    else:
-        donor_bytes = originals[donor]
-    damaged = damage(draw, originals[file], donor_bytes, SUBJECTS[kind])
+    file = draw.choice(list(originals))
+    others = folders.files(draw.choice(DONORS))[1] if draw.random() < 0.1 else originals
+    damaged = damage(draw, originals[file], draw.choice(list(others.values())), SUBJECTS[kind])
     read_from = file
     if SUBJECTS[kind].suffixes and draw.random() < 0.2:
         read_from = file.with_name(f"renamed{draw.choice(SUBJECTS[kind].suffixes)}")
@@ -251,7 +250,7 @@ def work(seed, numbers, *, show=False):
     """Runs cases and prints a line of JSON for each."""
     with tempfile.TemporaryDirectory(prefix="mutations") as home:
         folders = Folders(home)
-        for kind in dict.fromkeys(draw_case(seed, number)[1] for number in numbers):
+        for kind in dict.fromkeys([*DONORS, *(draw_case(seed, number)[1] for number in numbers)]):
             folders.files(kind)
         if not show:
             used = int(re.search(r"VmSize:\s*(\d+)", pathlib.Path("/proc/self/status").read_text())[1]) * 1024

@@ -191,6 +191,11 @@ class Folders:
         return self.home / kind, self.known[kind]
 
 
+def read_status(name):
+    """Returns a number of bytes that Linux knows about this process."""
+    return 1024 * int(re.search(rf"{name}:\s*(\d+)", pathlib.Path("/proc/self/status").read_text())[1])
+
+
 def run_case(folders, seed, number, *, show=False):
     """Returns kind, outcome ("value", "refusal" or "failure") and a text."""
     draw, kind = draw_case(seed, number)
@@ -241,8 +246,6 @@ def find_problem(message, root, file):
         return f"{len(message)} characters"
     if re.search(" at 0x[0-9a-f]{6}", message):
         return "an address"
-    if "MemoryError" in message:
-        return "memory"
     return "" if file.name in message or str(root) in message else "no file named"
 
 
@@ -253,11 +256,17 @@ def work(seed, numbers, *, show=False):
         for kind in dict.fromkeys([*DONORS, *(draw_case(seed, number)[1] for number in numbers)]):
             folders.files(kind)
         if not show:
-            used = int(re.search(r"VmSize:\s*(\d+)", pathlib.Path("/proc/self/status").read_text())[1]) * 1024
-            resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_BYTES, resource.RLIM_INFINITY))
+            # So that no case takes the memory of the machine, or finds that it has enough.
+            most = read_status("VmSize") + 4 * MEMORY_BYTES
+            resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
         print(json.dumps("ready"), flush=True)
         for number in numbers:
+            # Starts the peak again from the present use.
+            pathlib.Path("/proc/self/clear_refs").write_text("5")
+            before = read_status("VmHWM")
             kind, outcome, text = run_case(folders, seed, number, show=show)
+            if (used := read_status("VmHWM") - before) > MEMORY_BYTES:
+                outcome, text = "failure", f"{used / 2**30:.1f} GiB: {text}"
             print(json.dumps([number, outcome, text[:3000].replace(home, "")]), flush=True)
 
 

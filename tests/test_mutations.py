@@ -54,7 +54,6 @@ def test_cases_repeat_themselves(tmp_path):
         ("it is empty", "no file named"),
         ("x.jpg: <_io.BytesIO object at 0x7f1234567890>", "an address"),
         ("x.jpg" + 2000 * "x", "2005 characters"),
-        ("x.jpg (MemoryError)", "memory"),
     ],
 )
 def test_messages_that_are_no_line_are_found(tmp_path, message, problem):

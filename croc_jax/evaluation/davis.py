@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from croc_jax.data.labeled.davis import Video, open_videos
-from croc_jax.data.labeled.label_files import open_image, read_ids
+from croc_jax.data.labeled.davis import Video, load_frames, open_videos, turn_with_frame
+from croc_jax.data.labeled.label_files import read_ids
 from croc_jax.evaluation.davis_metrics import BOUNDARY_TOLERANCE, boundary_accuracy, region_similarity, summarize
 from croc_jax.evaluation.features import FrozenFeatures, Params, make_extract_fn
 from croc_jax.evaluation.propagation import LabelQueue, PropagationConfig, segment
@@ -74,8 +74,9 @@ def evaluate(features: FrozenFeatures, dataset: Videos, config: DavisConfig, out
     timer, objects, num_frames = Timer(), {}, sum(len(video.frames) for video in dataset.videos)
     task = progress.add_task("frames", total=num_frames) if progress else None
     for video in dataset.videos:
-        frames, predictions = [open_image(file).convert("RGB") for file in video.frames], []
-        for ids in label_video(backbone, features.params, read_ids(video.masks[0]), frames, config):
+        frames, predictions = load_frames(video), []
+        first = turn_with_frame(read_ids(video.masks[0]), video.frames[0])
+        for ids in label_video(backbone, features.params, first, frames, config):
             predictions.append(ids)
             if progress and task is not None:
                 progress.advance(task)
@@ -125,7 +126,7 @@ def score_video(video: Video, predictions: Sequence[Ids], *, score_ends: bool) -
     scored = [number for number in sorted(video.masks) if number and (score_ends or number != last)]
     if not scored:
         return {}
-    truths = {number: read_ids(video.masks[number]) for number in scored}
+    truths = {number: turn_with_frame(read_ids(video.masks[number]), video.frames[number]) for number in scored}
     resized = {number: _resize(predictions[number], truth.shape) for number, truth in truths.items()}
     scores: dict[str, dict[str, float]] = {}
     for object_id in range(1, int(read_ids(video.masks[0]).max()) + 1):

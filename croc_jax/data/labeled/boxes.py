@@ -7,9 +7,11 @@ from xml.etree import ElementTree
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from croc_jax.data.labeled.label_files import read_image
+from croc_jax.data.labeled.label_files import image_header, read_image
 from croc_jax.data.labeled.listing import check_pairs, find_root, read_names
 from croc_jax.data.labeled.segmentation import LabeledPair
+from croc_jax.data.labeled.turned import TurnedImages, fits_stored
+from croc_jax.data.orientation import UPRIGHT, turn_boxes
 
 _HOST = "http://host.robots.ox.ac.uk/pascal/VOC"
 URLS = {
@@ -27,12 +29,14 @@ class BoxSplit:
         name: name of the split.
         pairs: image and annotation, in the order of the list.
         hard: whether truncated and difficult objects count.
+        turned: the images that their EXIF orientation turned, of those read so far.
     """
 
     root: Path
     name: str
     pairs: tuple[LabeledPair, ...]
     hard: bool
+    turned: TurnedImages = dataclasses.field(default_factory=TurnedImages, compare=False, repr=False)
 
     def __len__(self) -> int:
         """Returns the number of images."""
@@ -41,11 +45,19 @@ class BoxSplit:
     def load(self, index: int) -> tuple[UInt8[np.ndarray, "H W 3"], Float[np.ndarray, "m 4"]]:
         """Returns an image and its boxes (left, top, right, bottom), in pixels from 0, right and bottom exclusive.
 
+        Boxes are turned with an image that its EXIF orientation turns if their annotation states the size of the
+        image as it is stored.
+
         Raises:
             ValueError: for a file that cannot be read.
         """
         pair = self.pairs[index]
-        return read_image(pair.image), _read_boxes(pair.label, self.hard)
+        boxes, header = _read_boxes(pair.label, self.hard), image_header(pair.image)
+        along = header.orientation != UPRIGHT and fits_stored(_stated_size(pair.label), header)
+        self.turned.add(pair.image, header, along=along)
+        if along:
+            boxes = turn_boxes(boxes, header.orientation, height=header.size.height, width=header.size.width)
+        return read_image(pair.image), boxes
 
 
 def open_voc_boxes(root: str | Path, split: str = "trainval", *, year: int = 2007, hard: bool = True) -> BoxSplit:
@@ -81,3 +93,9 @@ def _read_boxes(file: Path, hard: bool) -> Float[np.ndarray, "m 4"]:
     except (OSError, ValueError, ElementTree.ParseError) as error:
         raise ValueError(f"cannot read the boxes of {file} ({error}): replace it") from error
     return np.array(boxes).reshape(-1, 4) - [1, 1, 0, 0]
+
+
+def _stated_size(file: Path) -> tuple[int, ...]:
+    """Returns the height and width that an annotation gives its image; zeros if it gives none."""
+    root = ElementTree.parse(file)
+    return tuple(int(float(root.findtext(f"size/{side}") or 0)) for side in ("height", "width"))

@@ -196,6 +196,9 @@ def load_stored(encoded: bytes) -> Stored:
 
 def _open(encoded: bytes) -> tuple[Image.Image, Header]:
     image = Image.open(io.BytesIO(encoded))
+    if image.format == "EPS":
+        # Pillow would run it: PostScript is a program.
+        raise DecodeError("EPS holds drawings, no pixels: export it as PNG")
     stored = Size(image.height, image.width)
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         # The size that Pillow states is that of the turned image, if its version turns it so early.

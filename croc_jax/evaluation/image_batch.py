@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Array, UInt8
 from PIL import Image, ImageOps
 
-from croc_jax.data.pixel_modes import to_rgb
+from croc_jax.data.pixel_modes import raw_mode, to_rgb
 
 EncodeInput = UInt8[np.ndarray | Array, "b H W 3"] | Sequence[UInt8[np.ndarray | Array, "H W 3"] | Image.Image]
 
@@ -39,7 +39,8 @@ def as_batch(images: EncodeInput) -> UInt8[np.ndarray | Array, "b H W 3"]:
 def _as_array(image: object, index: int) -> np.ndarray:
     if isinstance(image, Image.Image):
         try:
-            return to_rgb(ImageOps.exif_transpose(image))
+            raw = raw_mode(image)
+            return to_rgb(ImageOps.exif_transpose(image), raw)
         except Exception as error:  # A file that is opened but not loaded may be damaged in many ways.
             raise ValueError(f"images[{index}] cannot be used: {' '.join(str(error).split())}") from error
     if not hasattr(image, "shape"):

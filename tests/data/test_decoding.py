@@ -168,6 +168,7 @@ UNREADABLE = {
     "200 megapixels": (png(GRAY, 8, size=(20_000, 10_000)), "more than 100 million pixels"),
     "absurd PNG": (png(GRAY, 8, size=(2**31 - 1, 2**31 - 1)), "more than 100 million pixels"),
     "absurd TIFF": (tiff(GRAY, t256=2**31 - 1), "more than 100 million pixels"),
+    "EPS": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "EPS holds drawings, no pixels"),
     "no such BMP": (b"BM" + bytes(60), "OSError: Unsupported BMP header"),
 }
 

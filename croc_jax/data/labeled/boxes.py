@@ -10,7 +10,7 @@ from jaxtyping import Float, UInt8
 from croc_jax.data.labeled.label_files import image_header, read_image
 from croc_jax.data.labeled.listing import check_pairs, find_root, read_names
 from croc_jax.data.labeled.segmentation import LabeledPair
-from croc_jax.data.labeled.turned import TurnedImages, fits_stored
+from croc_jax.data.labeled.turned import TurnedImages, fit_of
 from croc_jax.data.orientation import UPRIGHT, turn_boxes
 
 _HOST = "http://host.robots.ox.ac.uk/pascal/VOC"
@@ -53,10 +53,11 @@ class BoxSplit:
         """
         pair = self.pairs[index]
         boxes, header = _read_boxes(pair.label, self.hard), image_header(pair.image)
-        along = header.orientation != UPRIGHT and fits_stored(_stated_size(pair.label), header)
-        self.turned.add(pair.image, header, along=along)
-        if along:
-            boxes = turn_boxes(boxes, header.orientation, height=header.size.height, width=header.size.width)
+        if header.orientation != UPRIGHT:
+            fit = fit_of(_stated_size(pair.label) or header.size, header)
+            self.turned.add(pair.image, header, fit)
+            if fit == "stored":
+                boxes = turn_boxes(boxes, header.orientation, height=header.size.height, width=header.size.width)
         return read_image(pair.image), boxes
 
 
@@ -95,7 +96,8 @@ def _read_boxes(file: Path, hard: bool) -> Float[np.ndarray, "m 4"]:
     return np.array(boxes).reshape(-1, 4) - [1, 1, 0, 0]
 
 
-def _stated_size(file: Path) -> tuple[int, ...]:
-    """Returns the height and width that an annotation gives its image; zeros if it gives none."""
+def _stated_size(file: Path) -> tuple[int, ...] | None:
+    """Returns the height and width that an annotation gives its image, if any."""
     root = ElementTree.parse(file)
-    return tuple(int(float(root.findtext(f"size/{side}") or 0)) for side in ("height", "width"))
+    sides = [(root.findtext(f"size/{side}") or "").strip() for side in ("height", "width")]
+    return tuple(map(int, sides)) if all(side.isdecimal() for side in sides) else None

@@ -59,7 +59,8 @@ def read_ids(file: Path) -> Ids:
         raise ValueError(f"{file} has pixels of mode {image.mode}: save 8-bit class ids (mode L or P)")
     elif image.mode != "P" and photometric(image) == WHITE_IS_ZERO:
         raise ValueError(f"{file} is a TIFF whose white is zero, which inverts ids: save 8-bit class ids as PNG")
-    return turn(values.astype(np.uint8) // _STRETCHED_BY.get(raw, 1), orientation)
+    ids = values.astype(np.uint8, copy=False)
+    return turn(ids // _STRETCHED_BY[raw] if raw in _STRETCHED_BY else ids, orientation)
 
 
 def read_colors(file: Path) -> Pixels:

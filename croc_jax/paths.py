@@ -34,4 +34,5 @@ def local_path(path: str | os.PathLike, *, name: str) -> Path:
             f"{name}={text}: {scheme[1]}:// is not read or written here: name a path on a mounted disk "
             "(mount the bucket, or copy it)"
         )
-    return Path(text).expanduser()
+    # Unlike Path.expanduser, it leaves ~name alone where there is no such user.
+    return Path(os.path.expanduser(text))

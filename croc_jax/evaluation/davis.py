@@ -18,6 +18,7 @@ from croc_jax.evaluation.registry import Protocol, Result, Timer
 from croc_jax.evaluation.settings import check_positive
 from croc_jax.evaluation.visualize import Ids, draw_strip, save_gif, save_indexed
 from croc_jax.models import Backbone
+from croc_jax.paths import local_path
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,7 +56,7 @@ class Videos(NamedTuple):
 
 def open_dataset(*, root: str | Path, split: str) -> Videos:
     """Opens the sequences of a split; errors as for `open_videos`."""
-    root = Path(root).expanduser()
+    root = local_path(root, name="dataset.root")
     return Videos(root, open_videos(root, split))
 
 

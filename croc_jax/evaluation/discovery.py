@@ -18,6 +18,7 @@ from croc_jax.evaluation.settings import check_choice, check_positive
 from croc_jax.evaluation.visualize import draw_boxes
 from croc_jax.models import Backbone, clustering_tokens
 from croc_jax.models.features import TOKENS
+from croc_jax.paths import local_path
 
 # Least IoU with a true box for an image to count as found.
 CORLOC_IOU = 0.5
@@ -160,7 +161,7 @@ PROTOCOL = Protocol(
         "overlaps with the box of any object by half."
     ),
     config=DiscoveryConfig,
-    open_dataset=lambda root, **settings: open_voc_boxes(Path(root).expanduser(), **settings),
+    open_dataset=lambda root, **settings: open_voc_boxes(local_path(root, name="dataset.root"), **settings),
     evaluate=evaluate,
     main_score="corloc",
     score_labels={"corloc": "CorLoc"},

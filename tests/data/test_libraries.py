@@ -93,11 +93,11 @@ def test_tfds_classes_come_with_their_images(data_dir):
 
 UNUSABLE = [
     ("tfds:text@{}", "data set text has no image feature, only text"),
-    ("tfds:two@{}", r"several image features \(left, right\)"),
+    ("tfds:two@{}", r"several image features \(left, right\), none called image: write tfds:two:train@\S+@left or"),
     ("tfds:tiny:val@{}", r"cannot open split 'val' of tiny in .*'train', 'test'"),
     ("tfds:tiny:train[:0]@{}", r"cannot open split 'train\[:0\]' of tiny in .* 0 length"),
     ("tfds:cifar10@{}", r"no data set cifar10 in .*array_record'\)\.download_and_prepare\(\)"),
-    ("tfds:@{}", r"write tfds:NAME\[:SPLIT\]\[@DATA_DIR\]"),
+    ("tfds:@{}", r"write NAME\[:SPLIT\]\[@DATA_DIR\[@FEATURE\]\]"),
 ]
 
 

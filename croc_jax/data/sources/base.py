@@ -142,7 +142,7 @@ def find_image_feature(
     Raises:
         ValueError: if there is no image feature, or not the chosen one, or several and none is called image.
     """
-    note = f" ({', '.join(nested)} hold images in sequences or groups, which are not read)" if nested else ""
+    note = f" (images in sequences and groups, as in {', '.join(nested)}, are not read)" if nested else ""
     choices = " or ".join(f"{form}{name}" for name in images)
     if not images:
         raise ValueError(f"the data set {where} has no image feature, only {', '.join(features)}{note}: choose another")

@@ -4,6 +4,7 @@ import os
 import re
 
 from croc_jax.data.sources.base import find_image_feature, split_choice
+from croc_jax.machine_errors import is_machine_error
 
 # A name may end in a version, such as my_set/config:1.0.0.
 _SPEC = re.compile(r"(?P<name>[^:@]+(?::\d+\.[\d*]+\.[\d*]+)?)(?::(?P<split>[^@]+))?(?:@(?P<data_dir>.+))?", re.DOTALL)
@@ -47,6 +48,10 @@ class TfdsSource:
             builder = read_only_builder.builder_from_files(name, data_dir=data_dir)
         except tfds.core.DatasetNotFoundError as error:
             raise ValueError(f"no data set {name} in {where}: {remedy}.download_and_prepare()") from error
+        except Exception as error:  # A library for the bucket is missing, or a file is damaged, by many parsers.
+            if is_machine_error(error):
+                raise
+            raise ValueError(f"cannot open {name} in {where}: {' '.join(str(error).split())}") from error
         kinds = dict(builder.info.features.items())
         label = kinds.get(_LABEL)
         is_class = isinstance(label, tfds.features.ClassLabel)

@@ -164,7 +164,6 @@ def test_open_list_takes_names_that_are_no_utf_8(tmp_path):
         ("sub\\a.jpg", "write / between folders"),
         ("https://host/a.jpg", "no URL is read"),
         ("filename,label", "without a header"),
-        ("missing.jpg", "No such file"),
         ("sub", "this is a folder"),
         ("pipe.jpg", "this is no regular file"),
     ],
@@ -178,16 +177,19 @@ def test_open_list_refuses_the_first_line_that_is_no_path(tmp_path, line, reason
     assert str(caught.value).startswith(f"{tmp_path}/a.txt, line 4, {line!r}: ") and reason in str(caught.value)
 
 
-def test_open_list_looks_for_the_first_files_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "NUM_CHECKED", 1)
+def test_open_list_tells_of_the_first_files_that_do_not_exist(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(files, "NUM_CHECKED", 3)
     write(tmp_path, "a.jpg")
-    (tmp_path / "a.txt").write_text("a.jpg\nmissing.jpg\n")
+    (tmp_path / "a.txt").write_text("a.jpg\nmissing.jpg\n2 a.jpg\nnot looked for.jpg\n")
     source = open_list(tmp_path / "a.txt")
+    (message,) = logged(caplog)
+    assert message.endswith("a.txt: 2 files do not exist (line 2, 'missing.jpg'), and will count as unreadable images")
     with pytest.raises(OSError, match=r"missing\.jpg"):
         source[1]
-    (tmp_path / "a.txt").write_text("a.jpg\nmissing.jpg 3\n")
-    with pytest.raises(ValueError, match="line 2"):
-        open_list(tmp_path / "a.txt")
+    for text, number in (("# mine\nmissing.jpg\n", 2), ("a.jpg\n\n\nnot looked for.jpg 3\n", 4)):
+        (tmp_path / "a.txt").write_text(text)
+        with pytest.raises(ValueError, match=f"line {number}, "):
+            open_list(tmp_path / "a.txt")
 
 
 def test_coco_and_imagenet_folders(tmp_path):
@@ -219,7 +221,7 @@ MISTAKES = [
     ([], "folder:s3://bucket", "folder=s3://bucket: s3:// is not read"),
     ([], "list:https://host/a.txt", "list=https://host/a.txt: https:// is not read"),
     ([], "hf:hf://datasets/cats", "hf=hf://datasets/cats: hf:// is not read"),
-    ([], "~no_such_user/photos", "~no_such_user/photos does not exist"),
+    ([], "~no_such_user/photos", "~no_such_user/photos: there is no such home folder"),
 ]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from croc_jax.data.formats import HINTS
-from croc_jax.data.sources.base import SUFFIXES, ImageSource, is_image, is_in_system_folder, report_left_out
+from croc_jax.data.sources.base import SUFFIXES, ImageSource, is_image, is_in_system_folder, report_left_out, tell
 from croc_jax.data.sources.combined import CombinedSource
 from croc_jax.data.sources.entries import list_entries, list_tree
 from croc_jax.data.text_lists import Line, read_lines
@@ -72,14 +72,15 @@ class FolderSource(FileSource):
 def open_list(file: str | os.PathLike) -> FileSource:
     """Returns the image files that a text file lists, one path a line, relative to its folder, in its order.
 
-    Empty lines do not count, nor those that start with # unless a file has this name. The first
-    `NUM_CHECKED` files must exist, and so must all without the suffix of an image: what is no path is
-    found here, not as unreadable images later.
+    Empty lines do not count, nor those that start with # unless a file has this name. `NUM_CHECKED`
+    files are looked for, and all without the suffix of an image: what is no path is found here, not
+    as unreadable images later. Of proper paths, the first must exist; others that do not are told.
 
     Raises:
-        ValueError: for a missing, unreadable or empty list, and at the first line that names no file.
+        ValueError: for a missing, unreadable or empty list, and at the first line that is no path.
     """
     folder, paths, left_out, num_commented = os.path.dirname(os.fspath(file)), [], [], 0
+    missing: list[Line] = []
     for line in read_lines(file, what="list of images", comments=False):
         if line.text.startswith("#") and not os.path.exists(os.path.join(folder, line.text)):
             num_commented += is_image(line.text)
@@ -90,11 +91,15 @@ def open_list(file: str | os.PathLike) -> FileSource:
             continue
         has_suffix = path.lower().endswith(SUFFIXES)
         if line.number <= NUM_CHECKED or not has_suffix:
-            _check_listed(file, line, os.path.join(folder, path))
+            exists = _check_listed(file, line, os.path.join(folder, path), may_miss=has_suffix and len(paths) > 0)
+            missing += [] if exists else [line]
         is_known = has_suffix or os.path.splitext(path)[1].lower() not in HINTS
         (paths if is_known else left_out).append(path)
     commented = {"images in lines that start with #": num_commented} if num_commented else {}
     report_left_out(file, left_out, others=commented, taken=len(paths))
+    if missing:
+        example = f"line {missing[0].number}, {missing[0].text!r}"
+        tell(f"{file}: {len(missing)} files do not exist ({example}), and will count as unreadable images")
     if not paths:
         raise ValueError(f"the list {file} names no images: write one path a line, relative to the list")
     return FileSource(folder, paths)
@@ -111,8 +116,11 @@ def _exists(path: str) -> bool:
     return True
 
 
-def _check_listed(file: str | os.PathLike, line: Line, path: str) -> None:
-    """Raises ValueError, with what is wrong in a line, if its path is no regular file."""
+def _check_listed(file: str | os.PathLike, line: Line, path: str, *, may_miss: bool) -> bool:
+    """Returns whether the file of a line exists; raises ValueError, with what is wrong, if the line is no path.
+
+    Where a file may not miss, or is no regular file, this is an error, too.
+    """
     try:
         mode = os.stat(path).st_mode
     except OSError as error:
@@ -126,12 +134,15 @@ def _check_listed(file: str | os.PathLike, line: Line, path: str) -> None:
             reason = "write / between folders, and paths relative to the list"
         elif _WITH_MORE.match(line.text):
             reason = "write the path alone: more stands behind it"
+        elif may_miss and isinstance(error, FileNotFoundError):
+            return False
         else:
             reason = f"{error.strerror}; write one path a line, relative to the list, without a header"
         raise line.error(file, reason) from None
     if not stat.S_ISREG(mode):
         kind = "a folder: read it with folder:PATH" if stat.S_ISDIR(mode) else "no regular file: remove the line"
         raise line.error(file, f"this is {kind}")
+    return True
 
 
 def open_coco(root: str | os.PathLike, parts: tuple[str, ...] = ("train2017",)) -> ImageSource:

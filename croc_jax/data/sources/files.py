@@ -58,8 +58,9 @@ class FolderSource(FileSource):
         """
         folder = str(local_path(folder, name="folder"))
         if not os.path.isdir(folder):
-            reason = "is a file" if _exists(folder) else "does not exist"
-            raise ValueError(f"the image folder {folder} {reason}: correct the path (now in {os.getcwd()})")
+            raise ValueError(
+                f"the image folder {folder} {_why_no_folder(folder)}: correct the path (now in {os.getcwd()})"
+            )
         found = list_tree(folder)
         paths = sorted(file for file in found.files if is_image(file))
         left_out = [file for file in found.files if not is_image(file)] + found.sidecars
@@ -105,15 +106,17 @@ def open_list(file: str | os.PathLike) -> FileSource:
     return FileSource(folder, paths)
 
 
-def _exists(path: str) -> bool:
-    """Returns whether anything is there; unlike os.path.exists, raises OSError for a fault of the machine."""
+def _why_no_folder(path: str) -> str:
+    """Returns why a path is no folder; raises OSError for a fault of the machine."""
     try:
         os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return "does not exist"
     except OSError as error:
         if is_machine_error(error):
             raise
-        return False
-    return True
+        return f"cannot be reached ({error.strerror})"
+    return "is a file"
 
 
 def _check_listed(file: str | os.PathLike, line: Line, path: str, *, may_miss: bool) -> bool:

@@ -281,9 +281,8 @@ def explaining_errors(recipe: Recipe, mesh: Mesh, workdir: Path) -> Iterator[Non
     except OSError as error:
         if error.errno is None:
             raise  # A mistake of the user, found by this package.
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            remedy = "free space on that disk, or raise the quota, and run the same command again"
-            raise SystemExit(f"error: {error}: {remedy}; {name_last(workdir)}") from None
+        if error.errno in machine_errors.EXHAUSTED:
+            raise SystemExit(f"error: {machine_errors.explain(error)}; {name_last(workdir)}") from None
         is_mount_lost = error.errno == errno.ENOENT and str(error.filename or "").startswith(str(workdir))
         if error.errno in _TRANSIENT or is_mount_lost:
             print(f"error: {error}: run the same command again once the disk answers", file=sys.stderr)

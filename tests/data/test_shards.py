@@ -91,7 +91,7 @@ def test_array_record_source_names_useless_files(tmp_path):
     for number in (0, 2):
         write_records(tmp_path / "lost" / f"images-0000{number}-of-00003.array_record", b"0")
     for pattern, message in {
-        "torn": "cannot read the ArrayRecord files in .*torn",
+        "torn": r"cannot read the ArrayRecord file .*torn\.array_record \(ArrayRecord file should",
         "empty": "no ArrayRecord file .* in .*empty",
         "x-{0..1}.array_record": r"called .*x-1\.array_record of .*x-{0\.\.1}",
         "none": "are empty",

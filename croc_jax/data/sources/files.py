@@ -8,6 +8,8 @@ import numpy as np
 
 from croc_jax.data.sources.base import SUFFIXES, ImageSource, is_image, report_left_out
 from croc_jax.data.sources.combined import CombinedSource
+from croc_jax.machine_errors import is_machine_error
+from croc_jax.regular_files import read_regular
 
 _COCO_URL = "http://images.cocodataset.org/zips"
 _IMAGENET_URL = "https://image-net.org/download.php"
@@ -28,7 +30,7 @@ class FileSource:
 
     def __getitem__(self, index: int) -> bytes:
         """Returns the bytes of one file; raises OSError if it cannot be read."""
-        return Path(self.name(index)).read_bytes()
+        return read_regular(self.name(index))
 
     def name(self, index: int) -> str:
         """Returns the path of one file."""
@@ -78,9 +80,11 @@ def open_list(file: str | os.PathLike) -> FileSource:
     """
     try:
         # Editors on Windows begin a text with a byte order mark.
-        lines = [line.strip() for line in Path(file).read_text(encoding="utf-8-sig").splitlines()]
+        lines = [line.strip() for line in read_regular(file).decode("utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        if is_machine_error(error):
+            raise
+        reason = error.strerror or error if isinstance(error, OSError) else "it is no UTF-8 text"
         raise ValueError(f"cannot read the list of images {file}: {reason} (now in {os.getcwd()})") from error
     paths = [line for line in lines if line and not line.startswith("#")]
     if not paths:

@@ -1,10 +1,11 @@
 """Image data sets that Hugging Face's library `datasets` has saved on disk."""
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from croc_jax.data.sources.base import find_image_feature
+from croc_jax.machine_errors import from_library, is_machine_error
+from croc_jax.regular_files import read_regular
 
 if TYPE_CHECKING:
     from datasets import Dataset  # pyright: ignore[reportMissingImports]
@@ -35,10 +36,10 @@ class HuggingFaceSource:
         try:
             image = self._rows[index][self._column]
         except ValueError as error:
-            raise OSError(f"{self.name(index)}: {error}") from error
+            raise from_library(error, self.name(index)) from error
         if image is None or not (image["bytes"] or image["path"]):
             raise OSError(f"{self.name(index)}: this row has no image")
-        return image["bytes"] or Path(image["path"]).read_bytes()
+        return image["bytes"] or read_regular(image["path"])
 
     def name(self, index: int) -> str:
         """Returns FOLDER:INDEX."""
@@ -60,6 +61,8 @@ def _open(folder: str) -> tuple[str, "Dataset"]:
     except IndexError as error:  # There is no table of no rows.
         raise ValueError(f"the data set {folder} is empty") from error
     except (OSError, ValueError) as error:
+        if is_machine_error(error):
+            raise
         raise ValueError(
             f"no Hugging Face data set in {folder} ({error}): write it with Dataset.save_to_disk (now in {os.getcwd()})"
         ) from error

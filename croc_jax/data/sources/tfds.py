@@ -4,6 +4,7 @@ import os
 import re
 
 from croc_jax.data.sources.base import find_image_feature
+from croc_jax.machine_errors import from_library
 
 # A name may end in a version, such as my_set/config:1.0.0.
 _SPEC = re.compile(r"(?P<name>[^:@]+(?::\d+\.[\d*]+\.[\d*]+)?)(?::(?P<split>[^@]+))?(?:@(?P<data_dir>.+))?")
@@ -89,7 +90,7 @@ class TfdsSource:
         try:
             return self._rows[index]
         except (RuntimeError, ValueError) as error:
-            raise OSError(f"{self.name(index)}: {error}") from error
+            raise from_library(error, self.name(index)) from error
 
 
 def open_tfds(value: str) -> TfdsSource:

@@ -137,7 +137,7 @@ def test_tar_source_asks_which_image_of_a_sample(tmp_path):
     with pytest.raises(ValueError, match="looked for .gif"):
         TarSource(f"{file}@gif")
     # Dots in names are no extensions, and every shard may count from 0.
-    assert len(TarSource(write_tar(tmp_path / "dots" / "0.tar", {"a.1.jpg": b"", "a.2.jpg": b"", ".b.jpg": b""}))) == 3
+    assert len(TarSource(write_tar(tmp_path / "dots" / "0.tar", {"a.1.jpg": b"", "a.2.jpg": b"", "b.jpg": b""}))) == 3
     write_tar(tmp_path / "dots" / "1.tar", {"a.1.jpg": b""})
     assert len(TarSource(tmp_path / "dots")) == 4
 

@@ -22,7 +22,7 @@ def write(folder, *paths):
 
 
 def test_folder_source_lists_images_by_relative_path_at_any_depth_with_any_name_and_case(tmp_path):
-    images = ("b.JPG", "a/deep/er/ü 1.jpeg", "c.Png", "a.webp", ".d.jPeG", "no.stem.png", "e.TIFF", "10.jpg", "2.jpg")
+    images = ("b.JPG", "a/deep/er/ü 1.jpeg", "c.Png", "a.webp", "d.jPeG", "no.stem.png", "e.TIFF", "10.jpg", "2.jpg")
     folder = write(tmp_path / "photos", *images, "notes.txt", "jpg", "x.jpg.bak", "._b.JPG", "__MACOSX/b.jpg")
     (folder / "a\udcff.jpg").write_bytes("a\udcff.jpg".encode(errors="surrogateescape"))
     source = FolderSource(folder)
@@ -46,10 +46,14 @@ def test_folder_source_follows_links_but_not_in_circles(tmp_path):
 
 def test_report_left_out_counts_by_kind(caplog):
     with caplog.at_level(logging.WARNING, logger="absl"):
-        report_left_out("photos", ["a.HEIC", "b.heic", "._c.jpg", "README"])
+        for _ in range(2):
+            report_left_out("left\nout", ["a.PSD", "b.psd", "._c.jpg", "README"], others={"named pipes": 1}, taken=3)
         report_left_out("photos", [])
     (record,) = caplog.records
-    assert record.getMessage() == "photos: 4 files are not read as images (2 .heic, 1 macOS sidecars, 1 without suffix)"
+    assert record.getMessage() == (
+        "left\\nout: 3 files are read, 5 are left out: 2 .psd (export as PNG), 1 hidden or of the system, "
+        "1 named pipes, 1 without suffix"
+    )
 
 
 @pytest.mark.parametrize("mark", ["", "\ufeff"])

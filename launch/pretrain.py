@@ -169,6 +169,7 @@ def train(recipe: Recipe, mesh: Mesh, workdir: Path, *, memory_bytes: float) -> 
             on_step=progress.advance,
             on_row=on_row,
             should_stop=signals.should_stop,
+            interruptible=signals.interruptible,
             agree=distributed.from_first,
             evaluate=evaluate,
         )
@@ -202,6 +203,9 @@ def train(recipe: Recipe, mesh: Mesh, workdir: Path, *, memory_bytes: float) -> 
     cause = signals.received or "a signal to another process"
     console.print(f"stopped by {cause} at step {outcome.step} after {took}; {where}")
     console.print(f"to resume, run the same command:\n  python {shlex.join(sys.argv)}")
+    if outcome.is_waiting:
+        # The interpreter would wait for the threads that wait for images.
+        distributed.end_at_once(signals.exit_status)
     return signals.exit_status
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import multiprocessing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NotRequired, Self, TypedDict
@@ -19,7 +18,7 @@ from croc_jax.data.config import LocalViewsConfig, ViewsConfig
 from croc_jax.data.crops import NUM_VIEWS, random_crops
 from croc_jax.data.decoding import DecodeError, decode
 from croc_jax.data.sources.base import ImageSource
-from croc_jax.data.workers import BY_MACHINE, choose_workers, init_worker, starting_workers
+from croc_jax.data.workers import BY_MACHINE, choose_workers, init_worker, kill_workers, starting_workers
 from croc_jax.machine_errors import find_fault, read_patiently
 
 _MAX_TRIES = 20

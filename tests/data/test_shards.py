@@ -129,7 +129,7 @@ def test_tar_source_reads_on_after_the_end_of_an_archive(tmp_path):
 def test_tar_source_asks_which_image_of_a_sample(tmp_path):
     members = {f"{i}.{kind}": kind.encode() for i in "01" for kind in ("jpg", "seg.png", "json")}
     file = write_tar(tmp_path / "a.tar", members | {"._0.jpg": b"", "__MACOSX/1.jpg": b""})
-    message = r"such as 2 of 0 \(\.jpg, \.seg\.png\): choose one kind, as in tar:\S+a\.tar@jpg"
+    message = r"such as 2 of 0; in all there are 2 \.jpg, 2 \.seg\.png: choose one kind, as in tar:\S+a\.tar@jpg"
     with pytest.raises(ValueError, match=message):
         TarSource(file)
     assert contents(TarSource(f"{file}@jpg")) == [b"jpg"] * 2

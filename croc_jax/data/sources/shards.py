@@ -11,7 +11,7 @@ from croc_jax.machine_errors import is_machine_error
 from croc_jax.paths import local_path
 
 
-def find_shards(pattern: str | os.PathLike, *, named: re.Pattern[str], kind: str) -> list[str]:
+def find_shards(pattern: str | os.PathLike, *, named: re.Pattern[str], kind: str, source: str) -> list[str]:
     """Returns the files of a folder, or those that a pattern stands for, in order.
 
     Args:
@@ -19,13 +19,14 @@ def find_shards(pattern: str | os.PathLike, *, named: re.Pattern[str], kind: str
             (all must exist) and `*`, `?` and `[...]` for the files that exist.
         named: matches the file names of a folder that count.
         kind: name of such a file in messages.
+        source: kind of the source, as in KIND:PATHS.
 
     Raises:
         ValueError: if a file is missing or no regular one, or named twice, or there are none, or for a URL.
         OSError: for a fault of the machine.
     """
     pattern = os.fspath(pattern)
-    local_path(pattern, name=kind)
+    local_path(pattern, name=f"{source}:PATHS")
     pattern = os.path.expanduser(pattern)
     if os.path.isdir(pattern):
         files = [os.path.join(pattern, name) for name in sorted(os.listdir(pattern)) if named.search(name)]

@@ -12,10 +12,9 @@ from multiprocessing.pool import ThreadPool
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from absl import logging
 
 from croc_jax.data.bad_records import printable
-from croc_jax.data.sources.base import SUFFIXES, is_image, report_left_out
+from croc_jax.data.sources.base import SUFFIXES, is_image, report_left_out, tell
 from croc_jax.data.sources.shards import find_shards
 from croc_jax.machine_errors import is_machine_error
 from croc_jax.regular_files import open_regular
@@ -68,7 +67,7 @@ class TarSource:
             OSError: for a fault of the machine.
         """
         pattern, extension = _split_extension(os.fspath(value))
-        self._files = find_shards(pattern, named=_NAMED, kind="tar file (*.tar)")
+        self._files = find_shards(pattern, named=_NAMED, kind="tar file (*.tar)", source="tar")
         with ThreadPool(_THREADS) as pool:
             listings = pool.map(_list_members, self._files)
         members = [(number, *member) for number, found in enumerate(listings) for member in found.members]
@@ -77,13 +76,13 @@ class TarSource:
             images = [member for member in images if _is_chosen(member[1], extension)]
         else:
             _check_one_a_sample(pattern, [(number, name) for number, name, *_ in images])
+        others = sum((collections.Counter(found.others) for found in listings), collections.Counter())
+        report_left_out(pattern, [name for _, name, *_ in members if not is_image(name)], others=others)
         if not images:
             looked_for = f".{extension}" if extension else f"{', '.join(SUFFIXES)} members (in any case)"
             raise ValueError(f"no images in {pattern}: looked for {looked_for}")
-        others = sum((collections.Counter(found.others) for found in listings), collections.Counter())
-        report_left_out(pattern, [name for _, name, *_ in members if not is_image(name)], others=others)
         if joined := sum(found.num_archives > 1 for found in listings):
-            logging.warning("%s: %d of the files hold several archives in a row; all of them are read", pattern, joined)
+            tell(f"{pattern}: {joined} tar files hold several archives in a row; all of them are read")
         # Arrays instead of millions of strings: each worker process holds a copy.
         self._names = np.array([os.fsencode(name) for _, name, *_ in images])
         self._places = np.array([(number, offset, size) for number, _, offset, size in images], np.int64)

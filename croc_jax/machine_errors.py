@@ -16,7 +16,7 @@ EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, e
 _REMEDIES = {
     errno.EMFILE: "raise the number of files that a process may open (ulimit -n)",
     errno.ENFILE: "too many files are open on this host: end other programs, or raise fs.file-max",
-    errno.ENOMEM: "free memory, or lower runtime.num_workers",
+    errno.ENOMEM: "free memory, or read with fewer processes",
     errno.ENOSPC: "free space on that disk",
     errno.EDQUOT: "free space on that disk, or raise the quota",
 }

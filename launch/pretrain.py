@@ -169,6 +169,7 @@ def train(recipe: Recipe, mesh: Mesh, workdir: Path, *, memory_bytes: float) -> 
             on_step=progress.advance,
             on_row=on_row,
             should_stop=signals.should_stop,
+            interruptible=signals.interruptible,
             agree=distributed.from_first,
             evaluate=evaluate,
         )
@@ -202,6 +203,9 @@ def train(recipe: Recipe, mesh: Mesh, workdir: Path, *, memory_bytes: float) -> 
     cause = signals.received or "a signal to another process"
     console.print(f"stopped by {cause} at step {outcome.step} after {took}; {where}")
     console.print(f"to resume, run the same command:\n  python {shlex.join(sys.argv)}")
+    if outcome.is_waiting:
+        # The interpreter would wait for the threads that wait for images.
+        distributed.end_at_once(signals.exit_status)
     return signals.exit_status
 
 
@@ -281,9 +285,8 @@ def explaining_errors(recipe: Recipe, mesh: Mesh, workdir: Path) -> Iterator[Non
     except OSError as error:
         if error.errno is None:
             raise  # A mistake of the user, found by this package.
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            remedy = "free space on that disk, or raise the quota, and run the same command again"
-            raise SystemExit(f"error: {error}: {remedy}; {name_last(workdir)}") from None
+        if error.errno in machine_errors.EXHAUSTED:
+            raise SystemExit(f"error: {machine_errors.explain(error)}; {name_last(workdir)}") from None
         is_mount_lost = error.errno == errno.ENOENT and str(error.filename or "").startswith(str(workdir))
         if error.errno in _TRANSIENT or is_mount_lost:
             print(f"error: {error}: run the same command again once the disk answers", file=sys.stderr)

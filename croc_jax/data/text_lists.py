@@ -3,10 +3,10 @@
 import codecs
 import os
 import re
-from pathlib import Path
 from typing import NamedTuple
 
 from croc_jax.machine_errors import is_machine_error
+from croc_jax.regular_files import read_regular
 
 # Of UTF-32 first: its little-endian mark begins with that of UTF-16.
 _MARKS = {
@@ -50,16 +50,11 @@ def read_lines(file: str | os.PathLike, *, what: str, comments: bool = True) -> 
         OSError: for a fault of the machine.
     """
     try:
-        # A pipe would be waited for.
-        content = Path(file).read_bytes() if os.path.isfile(file) or not os.path.exists(file) else None
+        content = read_regular(file)
     except OSError as error:
         if is_machine_error(error):
             raise
-        raise ValueError(f"cannot read the {what} {file}: {error.strerror} (now in {os.getcwd()})") from error
-    if content is None:
-        raise ValueError(
-            f"the {what} {file} is {'a folder' if os.path.isdir(file) else 'no regular file'}: name a text"
-        )
+        raise ValueError(f"cannot read the {what} {file}: {error.strerror or error} (now in {os.getcwd()})") from error
     encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), "utf-8")
     try:
         text = content.decode(encoding, "surrogateescape" if encoding.startswith("utf-8") else "strict")

@@ -12,6 +12,7 @@ from jaxtyping import UInt8, UInt32
 from croc_jax.data.labeled.label_files import IGNORED, Ids, LabelReader, RecodedIds, open_image
 from croc_jax.data.labeled.listing import check_pairs, check_split, find_root, names_in
 from croc_jax.data.labeled.segmentation import LabeledPair, SegmentationSplit
+from croc_jax.machine_errors import is_machine_error
 
 SPLITS = ("train", "val")
 THINGS = (
@@ -141,6 +142,8 @@ def _read_panoptic(file: Path, remedy: str) -> PanopticLabels:
     try:
         content = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
+        if is_machine_error(error):
+            raise
         raise ValueError(f"cannot read {file} ({error}): {remedy}") from error
     try:
         class_of = _things_classes(content["categories"])

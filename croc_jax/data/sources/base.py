@@ -9,6 +9,7 @@ from typing import Protocol
 
 from absl import logging
 
+from croc_jax.data.bad_records import printable
 from croc_jax.data.formats import HINTS, LABEL_SUFFIXES, SUFFIXES
 
 # What systems, file servers and tools put beside images, in lower case; besides these, all that begins with a dot.
@@ -103,7 +104,7 @@ def report_left_out(
 def tell(message: str) -> None:
     """Logs a warning about data once: not again for another split, nor in a worker that opens the data again."""
     if multiprocessing.parent_process() is None:
-        _tell(message.encode(errors="backslashreplace").decode().replace("\n", "\\n"))
+        _tell(printable(message))
 
 
 @functools.cache

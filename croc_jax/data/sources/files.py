@@ -15,6 +15,7 @@ from croc_jax.data.sources.entries import list_entries, list_tree
 from croc_jax.data.text_lists import Line, read_lines
 from croc_jax.machine_errors import is_machine_error
 from croc_jax.paths import is_remote, local_path
+from croc_jax.regular_files import read_regular
 
 # Files of a list that are looked for when it is opened: all of them would take minutes on a network file system.
 NUM_CHECKED = 1000
@@ -40,7 +41,7 @@ class FileSource:
 
     def __getitem__(self, index: int) -> bytes:
         """Returns the bytes of one file; raises OSError if it cannot be read."""
-        return Path(self.name(index)).read_bytes()
+        return read_regular(self.name(index))
 
     def name(self, index: int) -> str:
         """Returns the path of one file."""

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from croc_jax.data.sources.base import find_image_feature, split_choice
-from croc_jax.machine_errors import is_machine_error
+from croc_jax.machine_errors import from_library, is_machine_error
+from croc_jax.regular_files import read_regular
 
 if TYPE_CHECKING:
     from datasets import Dataset  # pyright: ignore[reportMissingImports]
@@ -40,10 +41,10 @@ class HuggingFaceSource:
         try:
             image = self._rows[index][self._column]
         except ValueError as error:
-            raise OSError(f"{self.name(index)}: {error}") from error
+            raise from_library(error, self.name(index)) from error
         if image is None or not (image["bytes"] or image["path"]):
             raise OSError(f"{self.name(index)}: this row has no image")
-        return image["bytes"] or Path(image["path"]).read_bytes()
+        return image["bytes"] or read_regular(image["path"])
 
     def name(self, index: int) -> str:
         """Returns FOLDER:INDEX."""

@@ -4,7 +4,7 @@ import os
 import re
 
 from croc_jax.data.sources.base import find_image_feature, split_choice
-from croc_jax.machine_errors import is_machine_error
+from croc_jax.machine_errors import from_library, is_machine_error
 
 # A name may end in a version, such as my_set/config:1.0.0.
 _SPEC = re.compile(r"(?P<name>[^:@]+(?::\d+\.[\d*]+\.[\d*]+)?)(?::(?P<split>[^@]+))?(?:@(?P<data_dir>.+))?", re.DOTALL)
@@ -103,7 +103,7 @@ class TfdsSource:
         try:
             return self._rows[index]
         except (RuntimeError, ValueError) as error:
-            raise OSError(f"{self.name(index)}: {error}") from error
+            raise from_library(error, self.name(index)) from error
 
 
 def open_tfds(value: str) -> TfdsSource:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 from croc_jax.data.sources.shards import find_shards
@@ -42,7 +42,7 @@ class ArrayRecordSource:
             ) from error
         if not len(self._records):
             raise ValueError(f"no images in {pattern}: its ArrayRecord files are empty")
-        self._pattern = os.fspath(pattern)
+        self._pattern, self._files = os.fspath(pattern), files
 
     def __len__(self) -> int:
         """Returns the number of records."""
@@ -58,3 +58,7 @@ class ArrayRecordSource:
     def name(self, index: int) -> str:
         """Returns PATHS:INDEX."""
         return f"{self._pattern}:{index}"
+
+    def entries(self) -> Iterator[tuple[str, int]]:
+        """Yields name and size of each file."""
+        yield from ((os.path.basename(file), os.path.getsize(file)) for file in self._files)

@@ -2,7 +2,7 @@
 
 import collections
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from absl import logging
@@ -26,6 +26,13 @@ class ImageSource(Protocol):
 
     def name(self, index: int) -> str:
         """Returns the name of the image in messages; the same in every process and run."""
+        ...
+
+    def entries(self) -> Iterator[tuple[str, int]]:
+        """Yields names and sizes in bytes of the images in order, or of the files that hold them; reads no image.
+
+        Names are relative to the source, so that the same images in another place have the same ones.
+        """
         ...
 
 

@@ -1,6 +1,7 @@
 """Image data sets that Hugging Face's library `datasets` has saved on disk."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,12 @@ class HuggingFaceSource:
     def name(self, index: int) -> str:
         """Returns FOLDER:INDEX."""
         return f"{self._folder}:{index}"
+
+    def entries(self) -> Iterator[tuple[str, int]]:
+        """Yields name and size of each Arrow file, then the column of images and the number of rows."""
+        for file in self._rows.cache_files:
+            yield os.path.basename(file["filename"]), os.path.getsize(file["filename"])
+        yield self._column, len(self._rows)
 
     def __reduce__(self) -> tuple[type["HuggingFaceSource"], tuple[str]]:
         """Opens the data set again in each worker process."""

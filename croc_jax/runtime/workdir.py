@@ -2,24 +2,19 @@
 
 import contextlib
 import dataclasses
-import errno
-import fcntl
 import json
-import os
 import shutil
-import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
-from absl import logging
 
-from croc_jax import machine_errors
 from croc_jax.atomic_write import atomic_write
 from croc_jax.data.sources.identity import ImageSet, describe_change
 from croc_jax.runtime.distributed import gather_texts
+from croc_jax.runtime.lock import LOCK_NAME, WorkdirError, explain, is_locked, lock_workdir, unlock_workdir
 from croc_jax.runtime.metrics_writer import FILE_NAME as METRICS_NAME
 from croc_jax.runtime.metrics_writer import PROMETHEUS_NAME, parse_row
 from croc_jax.runtime.starts import (
@@ -35,25 +30,14 @@ from croc_jax.training.config import PATHS, Recipe, decides_numbers, flatten, re
 
 CONFIG_NAME = "config.json"
 CHECKPOINTS_NAME = "checkpoints"
-LOCK_NAME = "lock"
 _SKIPPED = "skipped*.txt"
 # What a run writes in its workdir.
 _OWN = (
     CONFIG_NAME, IMAGES_NAME, STARTS_NAME, CHECKPOINTS_NAME, METRICS_NAME, PROMETHEUS_NAME, "tensorboard", "profile",
     _SKIPPED, LOCK_NAME,
 )  # fmt: skip
-# A preempted run needs time to save while its successor starts; a file system may notice a lost host late.
-_SECONDS_TO_WAIT, _SECONDS_TO_LOSE_HOST = 30.0, 120.0
 # Network file systems take a while to show what another host has written.
 _SECONDS_TO_SHOW = 60.0
-_NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL)
-
-# Open until this process ends, which releases the lock however it ends.
-_held: dict[Path, IO[str]] = {}
-
-
-class WorkdirError(ValueError):
-    """A folder cannot be used for a run; the message says why and what to do."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,7 +84,10 @@ def plan_start(workdir: Path, start: Start) -> Plan:
         OSError: if the file system does not answer.
     """
     _check_agreement(start)
-    plan = _plan(workdir, start) if jax.process_index() == 0 else None
+    try:
+        plan = _plan(workdir, start) if jax.process_index() == 0 else None
+    except OSError as error:
+        raise explain(workdir, error, "read") from error
     return Plan(*json.loads(gather_texts(json.dumps(plan))[0]))
 
 
@@ -152,30 +139,40 @@ def _plan(workdir: Path, start: Start) -> Plan:
         listed = "".join(f"\n  {name}: {was!r} there, {now!r} now" for name, (was, now) in changes.items())
         raise WorkdirError(f"{workdir} holds a run of another configuration; choose another --workdir, or undo{listed}")
     moved = {name: values for name, values in _changes(old, start.recipe).items() if name in PATHS}
-    notes = [f"{name}: {was!r} so far, {now!r} now" for name, (was, now) in moved.items()]
-    noted = read_images(workdir)
+    found, steps_per_epoch = _compare_images(workdir, start, row)
+    notes = [*(f"{name} was {was!r}, is {now!r}" for name, (was, now) in moved.items()), found or "the same images"]
+    return Plan(False, step or 0, steps_per_epoch, ["; ".join(notes)] if moved or found else [])
+
+
+def _compare_images(workdir: Path, start: Start, row: Mapping[str, Any] | None) -> tuple[str, int]:
+    """Returns what to say of the images, if anything, and the steps an epoch of the run; `row` is its first one.
+
+    Raises:
+        WorkdirError: if they have changed, and that has not been accepted.
+    """
+    noted, steps_per_epoch = read_images(workdir), start.steps_per_epoch
+    if noted:
+        steps_per_epoch = noted.steps_per_epoch
+    elif row and row.get("epoch"):
+        steps_per_epoch = round(row["step"] / row["epoch"])
     known = noted.images if noted else ImageSet(**start.saved_images) if start.saved_images else None
-    change, steps_per_epoch = "", noted.steps_per_epoch if noted else _logged_steps_per_epoch(row, start)
+    if known and known.digest == start.images.digest:
+        return "", steps_per_epoch
     if known:
-        change = describe_change(known, start.images) if known.digest != start.images.digest else ""
+        change = describe_change(known, start.images)
     elif steps_per_epoch != start.steps_per_epoch:
         change = f"{steps_per_epoch} steps an epoch then, {start.steps_per_epoch} now"
     else:
-        notes.append("the images could not be compared with those so far: this workdir does not state what they were")
-    if change:
-        if not start.accept_changed_images:
-            raise WorkdirError(
-                f"{workdir} holds a run with other images: {change}. Restore them, choose another --workdir, or go on "
-                "with --accept_changed_images: the length of the run, its schedules and its count of epochs stay, and "
-                "later batches are drawn from the images of now"
-            )
-        notes.append(
-            f"other images: {change}. As accepted, the run keeps its length, its schedules and its count of epochs "
-            f"({steps_per_epoch} steps each), and draws from the images of now"
+        return "the images could not be compared: this workdir does not state what they were", steps_per_epoch
+    if not start.accept_changed_images:
+        raise WorkdirError(
+            f"{workdir} holds a run with other images: {change}. Restore them, choose another --workdir, or go on with "
+            "--accept_changed_images: the length of the run, its schedules and its count of epochs stay, and later "
+            "batches are drawn from the images of now"
         )
-    elif moved and known:
-        notes.append("the images are the same")
-    return Plan(False, step or 0, steps_per_epoch, notes)
+    kept = f"length, its schedules and its count of epochs ({steps_per_epoch} steps each)"
+    accepted = f"other images: {change}; as accepted, the run keeps its {kept}, and draws from those of now"
+    return accepted, steps_per_epoch
 
 
 def latest_step(workdir: Path) -> int | None:
@@ -194,10 +191,6 @@ def first_row(workdir: Path) -> dict[str, Any] | None:
         return next((row for line in lines if (row := parse_row(line))), None)
 
 
-def _logged_steps_per_epoch(row: Mapping[str, Any] | None, start: Start) -> int:
-    return round(row["step"] / row["epoch"]) if row and row.get("epoch") else start.steps_per_epoch
-
-
 @contextlib.contextmanager
 def leaving_nothing(workdir: Path) -> Iterator[None]:
     """Removes what a start has written, in the workdir and of the folders above it, if it fails without progress.
@@ -211,65 +204,15 @@ def leaving_nothing(workdir: Path) -> Iterator[None]:
     except BaseException as error:
         # Without the lock, the files are another program's.
         with contextlib.suppress(OSError):
-            if workdir.absolute() / LOCK_NAME in _held and latest_step(workdir) is None and not first_row(workdir):
+            if is_locked(workdir) and latest_step(workdir) is None and not first_row(workdir):
                 # A file that the message names has to stay.
                 written = {path for name in _OWN for path in workdir.glob(name)} - before
                 for path in (path for path in written if str(path) not in str(error)):
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
-                _held.pop(workdir.absolute() / LOCK_NAME).close()
+                unlock_workdir(workdir)
                 for folder in new:
                     folder.rmdir()
         raise
-
-
-def lock_workdir(workdir: Path) -> None:
-    """Locks a workdir, which is created if need be, until this process ends; waits a while for another program.
-
-    Raises:
-        WorkdirError: if another program keeps the lock, or the folder cannot be written.
-    """
-    path, begin, is_waiting = workdir.absolute() / LOCK_NAME, time.monotonic(), False
-    if path in _held:
-        return
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+", encoding="utf-8")
-    except OSError as error:
-        raise _explain(workdir, error) from error
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                # Its holder has left nothing: neither this file.
-                file.close()
-                return lock_workdir(workdir)
-            break
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            is_elsewhere = not holder.endswith(f" on {socket.gethostname()}")
-            if time.monotonic() - begin > (_SECONDS_TO_LOSE_HOST if is_elsewhere else _SECONDS_TO_WAIT):
-                file.close()
-                lost = f", or, if that host is lost, remove {path}" if is_elsewhere else ""
-                raise WorkdirError(
-                    f"{workdir} is in use by {holder}: wait for it, or choose another --workdir{lost}"
-                ) from None
-            if not is_waiting:
-                is_waiting = True
-                logging.warning("%s is in use by %s; waiting for it to end", workdir, holder)
-            time.sleep(0.2)
-        except OSError as error:
-            if error.errno in machine_errors.TRANSIENT:
-                raise
-            if error.errno not in _NO_LOCKS:
-                raise WorkdirError(f"cannot lock {path}: {error.strerror}") from error
-            logging.warning("%s: no file locks (%s); do not start a second program there", workdir, error.strerror)
-            break
-    with contextlib.suppress(OSError):
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
-    _held[path] = file
 
 
 def _write_start(workdir: Path, start: Start) -> None:
@@ -289,7 +232,7 @@ def _write_start(workdir: Path, start: Start) -> None:
         write_images(workdir, RunImages(start.images, plan.steps_per_epoch))
         append_start(workdir, plan.step, notes)
     except OSError as error:
-        raise _explain(workdir, error) from error
+        raise explain(workdir, error) from error
 
 
 def init_workdir(workdir: Path, recipe: Recipe) -> None:
@@ -303,14 +246,7 @@ def init_workdir(workdir: Path, recipe: Recipe) -> None:
         workdir.mkdir(parents=True, exist_ok=True)
         atomic_write(workdir / CONFIG_NAME, (json.dumps(recipe_to_dict(recipe), indent=2) + "\n").encode())
     except OSError as error:
-        raise _explain(workdir, error) from error
-
-
-def _explain(workdir: Path, error: OSError) -> Exception:
-    """Returns what to raise for an error of the disk: itself, if another start may find the disk well."""
-    if error.errno in machine_errors.TRANSIENT:
-        return error
-    return WorkdirError(f"cannot write to the workdir {workdir}: {error.strerror}")
+        raise explain(workdir, error) from error
 
 
 def read_recipe(path: Path) -> Recipe:

@@ -1,10 +1,12 @@
 """What identifies the images of a source, at the cost of a listing: their names and sizes, not their contents."""
 
 import hashlib
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from croc_jax.data.sources.base import ImageSource
+from croc_jax.data.sources.files import FileSource
 
 # More names than that are not kept: they would make a file that nobody reads.
 _MAX_LISTED = 100_000
@@ -42,6 +44,11 @@ def identify(source: ImageSource) -> ImageSet:
         if len(kept) <= _MAX_LISTED:
             kept.append((name, size))
     return ImageSet(len(source), sha.hexdigest()[:16], tuple(kept) if len(kept) <= _MAX_LISTED else ())
+
+
+def digest_files(folder: str | os.PathLike, files: Iterable[str | os.PathLike]) -> str:
+    """Returns the digest of files by their paths relative to a folder, and their sizes; OSError as `identify`."""
+    return identify(FileSource(folder, [os.path.relpath(file, folder) for file in files])).digest
 
 
 def describe_change(old: ImageSet, new: ImageSet) -> str:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from croc_jax.data.labeled.davis import Video, open_videos
 from croc_jax.data.labeled.label_files import open_image, read_ids
+from croc_jax.data.sources.identity import digest_files
 from croc_jax.evaluation.davis_metrics import BOUNDARY_TOLERANCE, boundary_accuracy, region_similarity, summarize
 from croc_jax.evaluation.features import FrozenFeatures, Params, make_extract_fn
 from croc_jax.evaluation.propagation import LabelQueue, PropagationConfig, segment
@@ -88,6 +89,8 @@ def evaluate(features: FrozenFeatures, dataset: Videos, config: DavisConfig, out
     timer.end("labeling")
     sequences = [video.name for video in dataset.videos]
     described = {"name": dataset.root.resolve().name, "sequences": sequences, "num_frames": num_frames}
+    files = [file for video in dataset.videos for file in (*video.frames, *video.masks.values())]
+    described["digest"] = digest_files(dataset.root, files)
     means = {name: float(np.mean([of[name] for of in objects.values()])) for name in next(iter(objects.values()))}
     each = {name: {"j_mean": of["j_mean"], "f_mean": of["f_mean"]} for name, of in objects.items()}
     scores = {"jf_mean": (means["j_mean"] + means["f_mean"]) / 2, **means, "objects": each}

@@ -12,6 +12,7 @@ from scipy import ndimage
 
 from croc_jax.data.labeled.boxes import BoxSplit, open_voc_boxes
 from croc_jax.data.photometric import normalize
+from croc_jax.data.sources.identity import digest_files
 from croc_jax.evaluation.features import FrozenFeatures, Params
 from croc_jax.evaluation.registry import Protocol, Result, Timer
 from croc_jax.evaluation.settings import check_choice, check_positive
@@ -59,7 +60,8 @@ def evaluate(
     timer.end("discovery")
     scores = {"corloc": 100 * float(np.mean(ious[scored] >= CORLOC_IOU)), "num_scored": int(scored.sum())}
     described = {"name": dataset.root.resolve().name, "split": dataset.name, "num_images": len(dataset)}
-    described |= {"hard": dataset.hard}
+    files = [file for pair in dataset.pairs for file in pair]
+    described |= {"hard": dataset.hard, "digest": digest_files(dataset.root, files)}
     return Result(scores, described, dataset.root, timer.seconds)
 
 

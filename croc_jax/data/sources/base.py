@@ -4,7 +4,7 @@ import collections
 import functools
 import multiprocessing
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 from absl import logging
@@ -34,6 +34,13 @@ class ImageSource(Protocol):
 
     def name(self, index: int) -> str:
         """Returns the name of the image in messages; the same in every process and run."""
+        ...
+
+    def entries(self) -> Iterator[tuple[str, int]]:
+        """Yields names and sizes in bytes of the images in order, or of the files that hold them; reads no image.
+
+        Names are relative to the source, so that the same images in another place have the same ones.
+        """
         ...
 
 

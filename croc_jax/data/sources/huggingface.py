@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,12 @@ class HuggingFaceSource:
     def name(self, index: int) -> str:
         """Returns FOLDER:INDEX."""
         return f"{self._folder}:{index}"
+
+    def entries(self) -> Iterator[tuple[str, int]]:
+        """Yields name and size of each Arrow file, then the column of images and the number of rows."""
+        for file in self._rows.cache_files:
+            yield os.path.basename(file["filename"]), os.path.getsize(file["filename"])
+        yield self._column, len(self._rows)
 
     def __reduce__(self) -> tuple[type["HuggingFaceSource"], tuple[str]]:
         """Opens the data set again in each worker process."""

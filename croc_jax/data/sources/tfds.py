@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Iterator
 
 from croc_jax.data.sources.base import find_image_feature, split_choice
 from croc_jax.machine_errors import from_library, is_machine_error
@@ -71,6 +72,7 @@ class TfdsSource:
         try:
             encoded = {key: tfds.decode.SkipDecoding() for key in pictures}
             self._rows = builder.as_data_source(split, decoders=encoded)
+            self._files = builder.info.splits[split].file_instructions
         except NotImplementedError as error:
             raise ValueError(
                 f"{name} in {where} is prepared in a format without random access: {remedy}.download_and_prepare(), "
@@ -94,6 +96,13 @@ class TfdsSource:
     def name(self, index: int) -> str:
         """Returns NAME/VERSION:SPLIT:INDEX."""
         return f"{self._name}:{index}"
+
+    def entries(self) -> Iterator[tuple[str, int]]:
+        """Yields name and size of each file, and which of its rows are read."""
+        for part in self._files:
+            file = os.fspath(part.filename)
+            yield f"{os.path.basename(file)}[{part.skip}:{part.take}]", os.path.getsize(file)
+        yield self._feature, len(self)
 
     def __reduce__(self) -> tuple[type["TfdsSource"], tuple[str, str, str | None, str]]:
         """Opens the data set again in each worker process."""

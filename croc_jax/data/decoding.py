@@ -12,6 +12,7 @@ import simplejpeg
 from jaxtyping import UInt8
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
+import croc_jax.data.formats  # noqa: F401, registers HEIF where its plugin is installed
 from croc_jax.data.orientation import UPRIGHT, is_sideways, jpeg_orientation, orientation_of, turn
 from croc_jax.data.pixel_modes import DecodeError, check_tiff, raw_mode, to_rgb
 from croc_jax.machine_errors import is_machine_error

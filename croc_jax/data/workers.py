@@ -78,6 +78,13 @@ def starting_workers() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def kill_workers() -> None:
+    """Kills the processes that this one has started to read images, whatever they wait for."""
+    for process in multiprocessing.active_children():
+        if process.name.startswith("grain-process-prefetch"):
+            process.kill()
+
+
 def init_worker(worker: int = 0, num_workers: int = 0) -> None:
     """Leaves preemption signals to the main process, and ends this worker with it; the arguments are grain's."""
     del worker, num_workers

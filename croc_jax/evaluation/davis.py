@@ -11,6 +11,7 @@ from PIL import Image
 
 from croc_jax.data.labeled.davis import Video, load_frames, open_videos, turn_with_frame
 from croc_jax.data.labeled.label_files import read_ids
+from croc_jax.data.sources.identity import digest_files
 from croc_jax.evaluation.davis_metrics import BOUNDARY_TOLERANCE, boundary_accuracy, region_similarity, summarize
 from croc_jax.evaluation.features import FrozenFeatures, Params, make_extract_fn
 from croc_jax.evaluation.propagation import LabelQueue, PropagationConfig, segment
@@ -18,6 +19,7 @@ from croc_jax.evaluation.registry import Protocol, Result, Timer
 from croc_jax.evaluation.settings import check_positive
 from croc_jax.evaluation.visualize import Ids, draw_strip, save_gif, save_indexed
 from croc_jax.models import Backbone
+from croc_jax.paths import local_path
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,7 +57,7 @@ class Videos(NamedTuple):
 
 def open_dataset(*, root: str | Path, split: str) -> Videos:
     """Opens the sequences of a split; errors as for `open_videos`."""
-    root = Path(root).expanduser()
+    root = local_path(root, name="dataset.root")
     return Videos(root, open_videos(root, split))
 
 
@@ -88,6 +90,8 @@ def evaluate(features: FrozenFeatures, dataset: Videos, config: DavisConfig, out
     timer.end("labeling")
     sequences = [video.name for video in dataset.videos]
     described = {"name": dataset.root.resolve().name, "sequences": sequences, "num_frames": num_frames}
+    files = [file for video in dataset.videos for file in (*video.frames, *video.masks.values())]
+    described["digest"] = digest_files(dataset.root, files)
     means = {name: float(np.mean([of[name] for of in objects.values()])) for name in next(iter(objects.values()))}
     each = {name: {"j_mean": of["j_mean"], "f_mean": of["f_mean"]} for name, of in objects.items()}
     scores = {"jf_mean": (means["j_mean"] + means["f_mean"]) / 2, **means, "objects": each}

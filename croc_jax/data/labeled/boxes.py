@@ -12,6 +12,7 @@ from croc_jax.data.labeled.listing import check_pairs, find_root, read_names
 from croc_jax.data.labeled.segmentation import LabeledPair
 from croc_jax.data.labeled.turned import TurnedImages, fit_of
 from croc_jax.data.orientation import UPRIGHT, turn_boxes
+from croc_jax.machine_errors import is_machine_error
 
 _HOST = "http://host.robots.ox.ac.uk/pascal/VOC"
 URLS = {
@@ -92,6 +93,8 @@ def _read_boxes(file: Path, hard: bool) -> Float[np.ndarray, "m 4"]:
             if hard or not any(item.findtext(flag, "0").strip() == "1" for flag in ("truncated", "difficult"))
         ]
     except (OSError, ValueError, ElementTree.ParseError) as error:
+        if is_machine_error(error):
+            raise
         raise ValueError(f"cannot read the boxes of {file} ({error}): replace it") from error
     return np.array(boxes).reshape(-1, 4) - [1, 1, 0, 0]
 

@@ -243,6 +243,9 @@ def _decode_errors(encoded: bytes) -> Iterator[None]:
         raise DecodeError(_TOO_MANY) from None
     except UnidentifiedImageError:
         raise DecodeError(f"cannot identify the image: {_describe(encoded)}") from None
+    except MemoryError:
+        # With so few pixels, it is what a header asks for, and no fault of the machine.
+        raise DecodeError("it asks for more memory than its pixels need") from None
     except Exception as error:
         raise DecodeError(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
 

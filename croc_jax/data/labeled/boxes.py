@@ -16,6 +16,7 @@ URLS = {
     2007: f"{_HOST}/voc2007/VOCtrainval_06-Nov-2007.tar",
     2012: f"{_HOST}/voc2012/VOCtrainval_11-May-2012.tar",
 }
+_SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,10 +43,18 @@ class BoxSplit:
         """Returns an image and its boxes (left, top, right, bottom), in pixels from 0, right and bottom exclusive.
 
         Raises:
-            ValueError: for a file that cannot be read.
+            ValueError: for a file that cannot be read, a box without area, or one outside the image.
         """
-        pair = self.pairs[index]
-        return read_image(pair.image), _read_boxes(pair.label, self.hard)
+        image, file = self.pairs[index]
+        pixels, boxes = read_image(image), read_boxes(file, hard=self.hard)
+        height, width = pixels.shape[:2]
+        # By a pixel, because annotations differ in where they begin to count.
+        if (wrong := boxes[((boxes < -1) | (boxes > [width + 1, height + 1] * 2)).any(axis=1)]).size:
+            raise ValueError(
+                f"{file} has the box {_as_written(wrong[0])}, but {image} has {width} x {height} pixels (width x "
+                "height): use both from one archive"
+            )
+        return pixels, boxes
 
 
 def open_voc_boxes(root: str | Path, split: str = "trainval", *, year: int = 2007, hard: bool = True) -> BoxSplit:
@@ -70,14 +79,26 @@ def open_voc_boxes(root: str | Path, split: str = "trainval", *, year: int = 200
     return BoxSplit(folder, split, check_pairs(pairs, remedy=remedy), hard)
 
 
-def _read_boxes(file: Path, hard: bool) -> Float[np.ndarray, "m 4"]:
-    """Returns the boxes of an annotation, whose pixels count from 1 and whose ends are inclusive."""
+def read_boxes(file: Path, *, hard: bool) -> Float[np.ndarray, "m 4"]:
+    """Returns the boxes of an annotation, whose pixels count from 1 and whose ends are inclusive.
+
+    Raises:
+        ValueError: for a file that cannot be read, or a box without area.
+    """
     try:
         boxes = [
-            [float(item.findtext(f"bndbox/{side}") or "") for side in ("xmin", "ymin", "xmax", "ymax")]
+            [float(item.findtext(f"bndbox/{side}") or "") for side in _SIDES]
             for item in ElementTree.parse(file).iterfind("object")
             if hard or not any(item.findtext(flag, "0").strip() == "1" for flag in ("truncated", "difficult"))
         ]
     except (OSError, ValueError, ElementTree.ParseError) as error:
         raise ValueError(f"cannot read the boxes of {file} ({error}): replace it") from error
-    return np.array(boxes).reshape(-1, 4) - [1, 1, 0, 0]
+    found = np.array(boxes).reshape(-1, 4) - [1, 1, 0, 0]
+    if (wrong := found[~(found[:, 2:] > found[:, :2]).all(axis=1) | ~np.isfinite(found).all(axis=1)]).size:
+        raise ValueError(f"{file} has the box {_as_written(wrong[0])}: xmin and ymin must not exceed xmax and ymax")
+    return found
+
+
+def _as_written(box: Float[np.ndarray, "4"]) -> str:
+    values = box + [1, 1, 0, 0]
+    return ", ".join(f"{side}={value:g}" for side, value in zip(_SIDES, values, strict=True))

@@ -4,9 +4,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
-from croc_jax.data.labeled.label_files import IGNORED, read_ids
+from croc_jax.data.labeled.object_masks import find_objects
 from croc_jax.data.sources.base import is_image
 
 DAVIS_URL = "https://davischallenge.org/davis2017/code.html (DAVIS-2017-trainval-480p.zip)"
@@ -19,11 +17,13 @@ class Video(NamedTuple):
         name: name of its folder.
         frames: image files in order.
         masks: files of object ids, by the number of the frame; 0 is always there.
+        objects: ids of the objects, those of the first mask.
     """
 
     name: str
     frames: tuple[Path, ...]
     masks: dict[int, Path]
+    objects: tuple[int, ...]
 
 
 def open_videos(root: str | Path, split: str = "val") -> list[Video]:
@@ -36,7 +36,7 @@ def open_videos(root: str | Path, split: str = "val") -> list[Video]:
 
     Raises:
         ValueError: for a missing file or folder, with where to get it, or a sequence without a
-            mask of its first frame.
+            mask of its first frame, or without objects in it (see `find_objects`).
     """
     root = Path(root)
     if (root / "images").is_dir() and (root / "masks").is_dir():
@@ -68,10 +68,7 @@ def _open_video(frames: Path, masks: Path) -> Video:
         found[numbers[mask.stem]] = mask
     if 0 not in found:
         raise ValueError(f"no mask of the first frame of {frames} in {masks}: add it, or leave the sequence out")
-    ids = np.unique(read_ids(found[0])).tolist()
-    if set(ids) <= {0, IGNORED} and IGNORED in ids:
-        raise ValueError(f"{found[0]} holds no object, only {IGNORED}, which is ignored: number objects from 1")
-    return Video(frames.name, files, found)
+    return Video(frames.name, files, found, tuple(find_objects(found[0])))
 
 
 def _frame_order(file: Path) -> list[tuple[int, str]]:

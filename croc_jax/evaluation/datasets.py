@@ -12,6 +12,7 @@ from jaxtyping import Int
 from croc_jax.data.labeled import open_labeled
 from croc_jax.data.labeled.classes import ClassificationSplit, open_classes
 from croc_jax.data.labeled.label_files import IGNORED
+from croc_jax.data.labeled.object_masks import summarize_ids
 from croc_jax.data.labeled.segmentation import SegmentationSplit, check_found
 from croc_jax.data.sources.tfds import TfdsSource
 
@@ -52,8 +53,8 @@ def open_pixel_splits(
     train = open_labeled(root, train_split, fraction=train_fraction, **common)
     val = open_labeled(root, val_split, **common)
     check_labels(train, val)
-    files = {pair.image.name: pair.image for pair in val.pairs}
-    return PixelSplits(train, val, count_copies(files, ((pair.image.name, pair.image) for pair in train.pairs)))
+    train_files, val_files = (((pair.image.name, str(pair.image)) for pair in split.pairs) for split in (train, val))
+    return PixelSplits(train, val, count_copies(dict(val_files), train_files))
 
 
 def open_pixel_split(
@@ -82,10 +83,10 @@ def open_class_splits(*, root: str | Path, train_split: str, val_split: str) -> 
     return ClassSplits(train, val, count_copies(dict(_class_files(val)), _class_files(train)))
 
 
-def _class_files(split: ClassificationSplit) -> Iterable[tuple[str, Path]]:
+def _class_files(split: ClassificationSplit) -> Iterable[tuple[str, str]]:
     """Yields each image as CLASS/NAME, and its file."""
-    files = (Path(split.source.name(index)) for index in range(len(split)))
-    return ((f"{file.parent.name}/{file.name}", file) for file in files)
+    folder, files = f"{split.root / split.name}/", (split.source.name(index) for index in range(len(split)))
+    return ((file.removeprefix(folder), file) for file in files)
 
 
 def check_splits_differ(train_split: str, val_split: str) -> None:
@@ -97,7 +98,7 @@ def check_splits_differ(train_split: str, val_split: str) -> None:
         )
 
 
-def count_copies(val: Mapping[str, Path], train: Iterable[tuple[str, Path]]) -> int:
+def count_copies(val: Mapping[str, str], train: Iterable[tuple[str, str]]) -> int:
     """Returns the number of images to score that are also images to learn from, under the same name.
 
     Args:
@@ -110,7 +111,7 @@ def count_copies(val: Mapping[str, Path], train: Iterable[tuple[str, Path]]) -> 
     num_same = num_copies = 0
     for name, file in train:
         other = val.get(name)
-        if other is None or not (other.is_file() and file.is_file()):
+        if other is None or not (os.path.isfile(other) and os.path.isfile(file)):
             continue
         same = os.path.samefile(file, other)
         num_same += same
@@ -137,7 +138,7 @@ def check_labels(*splits: SegmentationSplit) -> None:
         if min(len(ids - {IGNORED}) for ids in found) > 1 and set.intersection(*found) - {IGNORED}:
             return
     held = [check_found(ids, where=str(split.pairs[0].label.parent)) for split, ids in zip(splits, found, strict=True)]
-    names = (", ".join(split.class_names[index] for index in of) for split, of in zip(splits, held, strict=True))
+    names = (summarize_ids([split.class_names[index] for index in of]) for split, of in zip(splits, held, strict=True))
     raise ValueError(
         f"the labels to learn from and those to score have no class in common ({'; '.join(names)}): correct one of them"
     )

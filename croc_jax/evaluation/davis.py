@@ -176,7 +176,7 @@ def join_scores(found: Mapping[str, VideoScore], videos: Sequence[Video]) -> dic
         score = found[video.name]
         if score.num_frames and not score.objects:
             raise ValueError(
-                f"{video.masks[0]} holds the objects {summarize_ids(list(video.objects))}, but the other masks that "
+                f"{video.masks[0]} holds {summarize_ids([0, *video.objects])}, but the other masks that "
                 f"are scored hold {summarize_ids([0, *score.later])}: use the same ids in all masks"
             )
     objects = {name: of for score in found.values() for name, of in score.objects.items()}

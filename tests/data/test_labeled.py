@@ -231,10 +231,16 @@ def test_what_voc_with_boxes_lacks_is_named(tmp_path):
         ((1, 4, 2, 2, "0"), "has the box xmin=1, ymin=4, xmax=2, ymax=2: xmin and ymin must not exceed"),
         ((1, 1, "nan", 2, "0"), "has the box xmin=1, ymin=1, xmax=nan, ymax=2: xmin"),
         ((1, 1, 60, 40, "0"), "has the box xmin=1, ymin=1, xmax=60, ymax=40, but"),
-        ((-9, 1, 2, 2, "0"), "000001.jpg has 6 x 4 pixels"),
+        ((-9, 1, 2, 2, "0"), "000001.jpg has 6 x 4, width x height"),
     ):
         write_voc_boxes(tmp_path, [image(0), image(5)], [BOXES[0], [wrong]])
         assert message in error()
+    for size, refused in (("<width>12</width><height>8</height>", True), ("<width>0</width><height>0</height>", False)):
+        write_text(folder / "Annotations" / "000001.xml", f"<annotation><size>{size}</size></annotation>")
+        if refused:
+            assert "000001.xml is about 12 x 8 pixels, but" in error()
+        else:
+            assert len(open_voc_boxes(tmp_path).load(1)[1]) == 0
     (folder / "Annotations" / "000000.xml").unlink()
     assert f"no labels {folder / 'Annotations' / '000000.xml'}" in error()
     write_text(folder / "ImageSets" / "Main" / "trainval.txt", "\n")

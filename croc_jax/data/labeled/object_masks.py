@@ -1,5 +1,6 @@
 """Object ids in the masks of videos: objects are the ids of the first mask, and 255 is void."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -45,8 +46,8 @@ def find_objects(file: Path) -> list[int]:
     return objects
 
 
-def summarize_ids(ids: list[int], *, most: int = 8) -> str:
-    """Returns ids as a text, the middle of many left out.
+def summarize_ids(ids: Sequence[object], *, most: int = 8) -> str:
+    """Returns ids or names as a text, the middle of many left out.
 
     Examples:
         >>> summarize_ids([0]), summarize_ids([0, 2, 255]), summarize_ids(list(range(90)), most=4)

@@ -94,7 +94,7 @@ def count_classes(
         held = [name for name, occurs in zip(class_names, in_labels, strict=True) if occurs]
         raise ValueError(
             f"of {len(class_names)} classes the labels that are scored hold {f'only {held[0]}' if held else 'none'}: "
-            "with fewer than two there is nothing to score"
+            "with fewer than two there is nothing to score; correct the labels, or score them at a larger size"
         )
     counts = {"num_classes": len(class_names), "num_classes_in_labels": int(in_labels.sum())}
     return counts | {"num_classes_predicted": int(predicted.sum())}
@@ -131,7 +131,8 @@ def class_ranks(scores: Float[Array, "n k"], labels: Int[Array, " n"]) -> Int[Ar
     """
     true = jnp.take_along_axis(scores, labels[:, None], axis=1)
     earlier = jnp.arange(scores.shape[1]) < labels[:, None]
-    return jnp.sum((scores > true) | ((scores == true) & earlier), axis=1)
+    # NaN is not at least any other score, so that it never ranks first.
+    return jnp.sum(~(true >= scores) | ((scores == true) & earlier), axis=1)
 
 
 def top_accuracy(ranks: Int[np.ndarray, " n"], top: int) -> float:

@@ -66,7 +66,7 @@ def fit_probe(
         progress: shows the epochs.
 
     Raises:
-        ValueError: if the loss becomes infinite or NaN.
+        ValueError: if the loss or the layer becomes infinite or NaN.
     """
     mean, transform = fit_scale(features, config.normalization)
     train_fn = _make_train_fn(tx, loss_fn, mean, transform)
@@ -88,6 +88,8 @@ def fit_probe(
             raise ValueError(f"lr={config.lr}: the loss of the linear layer is {losses[-1]} in epoch {epoch}; lower lr")
     kernel = jnp.matmul(transform, head.kernel, precision=PRECISION)
     bias = head.bias - jnp.matmul(mean, kernel, precision=PRECISION)
+    if not jnp.isfinite(kernel).all() or not jnp.isfinite(bias).all():
+        raise ValueError(f"lr={config.lr}: the linear layer is not finite at the end; lower lr")
     return ProbeFit(LinearHead(kernel, bias), np.array(losses))
 
 

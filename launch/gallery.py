@@ -22,7 +22,8 @@ from sklearn.datasets import load_sample_images
 
 from croc_jax.data.decoding import DecodeError, decode
 from croc_jax.data.labeled.davis import open_videos
-from croc_jax.data.labeled.label_files import open_image, read_ids
+from croc_jax.data.labeled.label_files import open_image
+from croc_jax.data.labeled.object_masks import read_mask
 from croc_jax.data.sources import FolderSource
 from croc_jax.evaluation.backbones import FrozenBackbone, load_backbone
 from croc_jax.evaluation.davis import DavisConfig, label_video, score_video
@@ -145,10 +146,13 @@ def draw_video(backbone: FrozenBackbone, folder: Path) -> tuple[Figure, str]:
     video, patch = open_videos(folder)[0], backbone.module.patch_size
     config = DavisConfig(short_side=VIDEO_ROWS.value * patch, multiple=patch)
     frames = [open_image(file).convert("RGB") for file in video.frames]
-    ids = list(label_video(backbone.module, backbone.params, read_ids(video.masks[0]), frames, config))
-    scores = score_video(video, ids, score_ends=True)
-    mean = np.mean([of["j_mean"] for of in scores.values()]) if scores else np.nan
-    note = f"the objects of {video.name} overlap with the true masks by J = {mean:.1f}% on average"
+    ids = list(label_video(backbone.module, backbone.params, read_mask(video.masks[0]), frames, config))
+    score = score_video(video, ids, score_ends=True)
+    note = f"{video.name} has no other masks with objects of the first one: no score"
+    if score.objects:
+        mean = np.mean([of["j_mean"] for of in score.objects.values()])
+        note = f"the objects of {video.name} overlap with the true masks by J = {mean:.1f}% on average"
+        note += f" ({len(score.objects)} objects, {score.num_frames} frames)"
     return plot_video([np.asarray(frame) for frame in frames], ids), note
 
 

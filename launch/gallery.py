@@ -22,7 +22,7 @@ from sklearn.datasets import load_sample_images
 
 from croc_jax.data.decoding import DecodeError, decode_image
 from croc_jax.data.labeled.davis import load_frames, open_videos, turn_with_frame
-from croc_jax.data.labeled.label_files import read_ids
+from croc_jax.data.labeled.object_masks import read_mask
 from croc_jax.data.sources import FolderSource
 from croc_jax.evaluation.backbones import FrozenBackbone, load_backbone
 from croc_jax.evaluation.davis import DavisConfig, label_video, score_video
@@ -146,11 +146,14 @@ def draw_video(backbone: FrozenBackbone, folder: Path) -> tuple[Figure, str]:
     """Returns a strip of a video with its propagated objects, and their mean overlap with the true masks."""
     video, patch = open_videos(folder)[0], backbone.module.patch_size
     config = DavisConfig(short_side=VIDEO_ROWS.value * patch, multiple=patch)
-    frames, first = load_frames(video), turn_with_frame(read_ids(video.masks[0]), video.frames[0])
+    frames, first = load_frames(video), turn_with_frame(read_mask(video.masks[0]), video.frames[0])
     ids = list(label_video(backbone.module, backbone.params, first, frames, config))
-    scores = score_video(video, ids, score_ends=True)
-    mean = np.mean([of["j_mean"] for of in scores.values()]) if scores else np.nan
-    note = f"the objects of {video.name} overlap with the true masks by J = {mean:.1f}% on average"
+    score = score_video(video, ids, score_ends=True)
+    note = f"{video.name} has no other masks with objects of the first one: no score"
+    if score.objects:
+        mean = np.mean([of["j_mean"] for of in score.objects.values()])
+        note = f"the objects of {video.name} overlap with the true masks by J = {mean:.1f}% on average"
+        note += f" ({len(score.objects)} objects, {score.num_frames} frames)"
     return plot_video([np.asarray(frame) for frame in frames], ids), note
 
 

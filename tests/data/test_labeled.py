@@ -156,15 +156,28 @@ def test_what_a_segmentation_folder_lacks_is_named(folder):
     assert "classes.txt, line 4, 'sky': line 1 names it already" in error()
 
 
-@pytest.mark.parametrize(("values", "held"), [((255,), "255"), ((0, 255), "0 or 255")])
+HELD = [((255,), "255"), ((0, 255), "0 or 255"), ((3, 255), "3 or 255"), ((1,), "1")]
+
+
+@pytest.mark.parametrize(("values", "held"), HELD)
 def test_labels_of_no_or_one_class_are_refused(tmp_path, values, held):
     write_pair(tmp_path, "train", "a", random_pair()[0], np.resize(np.array(values, np.uint8), (6, 8)))
     message = f"all labels in {tmp_path}/labels/train are {held}, and 255 is ignored"
     assert message in error_of(lambda: open_segmentation(tmp_path, "train"))
-    assert open_segmentation(tmp_path, "train", num_classes=2).num_classes == 2
+    assert open_segmentation(tmp_path, "train", num_classes=4).num_classes == 4
 
 
-def test_open_videos_orders_frames_by_number_and_needs_objects(tmp_path, caplog):
+@pytest.mark.parametrize("values", [(0, 100, 200), (0, 128), (38, 75, 113, 255)])
+def test_labels_without_most_ids_need_a_number_of_classes(tmp_path, values):
+    write_pair(tmp_path, "train", "a", random_pair()[0], np.resize(np.array(values, np.uint8), (6, 8)))
+    ids = [value for value in values if value != 255]
+    message = error_of(lambda: open_segmentation(tmp_path, "train"))
+    assert f"of {max(ids) + 1} classes (0 to {max(ids)}) {max(ids) + 1 - len(ids)} never occur" in message
+    assert f"number the classes 0 to {len(ids) - 1}, or set num_classes={max(ids) + 1}" in message
+    assert open_segmentation(tmp_path, "train", num_classes=max(ids) + 1).num_classes == max(ids) + 1
+
+
+def test_open_videos_orders_frames_by_number(tmp_path, caplog):
     for number in range(12):
         save(tmp_path / "images" / "dog" / f"{number}.jpg", random_pair()[0])
     mask = np.zeros((6, 8), np.uint8)
@@ -184,9 +197,6 @@ def test_open_videos_orders_frames_by_number_and_needs_objects(tmp_path, caplog)
         with pytest.raises(ValueError, match=r"dog/(003|3)\.\w+ and (003|3)\.\w+ are the same frame: remove one"):
             open_videos(tmp_path)
         (tmp_path / "images" / "dog" / second).unlink()
-    save(tmp_path / "masks" / "dog" / "0.png", 255 * mask)
-    with pytest.raises(ValueError, match=r"dog/0\.png holds no object, only 255, which is ignored: number objects"):
-        open_videos(tmp_path)
 
 
 def test_the_list_of_davis_is_read_with_care(tmp_path):
@@ -280,6 +290,21 @@ def test_what_voc_with_boxes_lacks_is_named(tmp_path):
     for broken in ("<annotation><object></object></annotation>", "<annotation><object>"):
         write_text(folder / "Annotations" / "000001.xml", broken)
         assert f"cannot read the boxes of {folder / 'Annotations' / '000001.xml'}" in error()
+    for wrong, message in (
+        ((4, 1, 2, 3, "0"), "000001.xml has the box xmin=4, ymin=1, xmax=2, ymax=3: xmin and ymin must not exceed"),
+        ((1, 4, 2, 2, "0"), "has the box xmin=1, ymin=4, xmax=2, ymax=2: xmin and ymin must not exceed"),
+        ((1, 1, "nan", 2, "0"), "has the box xmin=1, ymin=1, xmax=nan, ymax=2: xmin"),
+        ((1, 1, 60, 40, "0"), "has the box xmin=1, ymin=1, xmax=60, ymax=40, but"),
+        ((-9, 1, 2, 2, "0"), "000001.jpg has 6 x 4, width x height"),
+    ):
+        write_voc_boxes(tmp_path, [image(0), image(5)], [BOXES[0], [wrong]])
+        assert message in error()
+    for size, refused in (("<width>12</width><height>8</height>", True), ("<width>0</width><height>0</height>", False)):
+        write_text(folder / "Annotations" / "000001.xml", f"<annotation><size>{size}</size></annotation>")
+        if refused:
+            assert "000001.xml is about 12 x 8 pixels, but" in error()
+        else:
+            assert len(open_voc_boxes(tmp_path).load(1)[1]) == 0
     (folder / "Annotations" / "000000.xml").unlink()
     assert f"no labels {folder / 'Annotations' / '000000.xml'}" in error()
     write_text(folder / "ImageSets" / "Main" / "trainval.txt", "\n")

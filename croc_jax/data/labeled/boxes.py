@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
@@ -19,6 +20,7 @@ URLS = {
     2007: f"{_HOST}/voc2007/VOCtrainval_06-Nov-2007.tar",
     2012: f"{_HOST}/voc2012/VOCtrainval_11-May-2012.tar",
 }
+_SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,16 +52,32 @@ class BoxSplit:
         image as it is stored.
 
         Raises:
-            ValueError: for a file that cannot be read.
+            ValueError: for a file that cannot be read, a box without area, or the boxes of another image.
         """
-        pair = self.pairs[index]
-        boxes, header = _read_boxes(pair.label, self.hard), image_header(pair.image)
-        if header.orientation != UPRIGHT:
-            fit = fit_of(_stated_size(pair.label) or header.size, header)
-            self.turned.add(pair.image, header, fit)
-            if fit == "stored":
-                boxes = turn_boxes(boxes, header.orientation, height=header.size.height, width=header.size.width)
-        return read_image(pair.image), boxes
+        image, file = self.pairs[index]
+        annotation, pixels = self._turn_along(read_boxes(file, hard=self.hard), image), read_image(image)
+        size, boxes = np.array(pixels.shape[1::-1]), annotation.boxes
+        if annotation.size is not None and (abs(size - annotation.size) > 1).any():
+            what = f"is about {_product(annotation.size)} pixels"
+        # By a pixel, because annotations differ in where they begin to count.
+        elif (wrong := boxes[((boxes < -1) | (boxes > [*(size + 1)] * 2)).any(axis=1)]).size:
+            what = f"has the box {_as_written(wrong[0])}"
+        else:
+            return pixels, boxes
+        raise ValueError(f"{file} {what}, but {image} has {_product(size)}, width x height: use both from one archive")
+
+    def _turn_along(self, annotation: "Annotation", image: Path) -> "Annotation":
+        """Returns an annotation in the pixels of the upright image, and counts images that are turned."""
+        header = image_header(image)
+        if header.orientation == UPRIGHT:
+            return annotation
+        stated = header.size if annotation.size is None else tuple(annotation.size[::-1].astype(int).tolist())
+        self.turned.add(image, header, fit := fit_of(stated, header))
+        if fit != "stored":
+            return annotation
+        height, width = header.size
+        boxes = turn_boxes(annotation.boxes, header.orientation, height=height, width=width)
+        return Annotation(boxes, np.array([width, height], float))
 
 
 def open_voc_boxes(root: str | Path, split: str = "trainval", *, year: int = 2007, hard: bool = True) -> BoxSplit:
@@ -72,7 +90,7 @@ def open_voc_boxes(root: str | Path, split: str = "trainval", *, year: int = 200
         hard: whether truncated and difficult objects count.
 
     Raises:
-        ValueError: for a missing file, with where to get it.
+        ValueError: for a missing file, with where to get it, an annotation that cannot be read, or a box without area.
     """
     if year not in URLS:
         raise ValueError(f"year={year}: choose one of {', '.join(map(str, URLS))}")
@@ -81,26 +99,48 @@ def open_voc_boxes(root: str | Path, split: str = "trainval", *, year: int = 200
     names = read_names(folder / "ImageSets" / "Main" / f"{split}.txt", remedy=f"{remedy}, or choose another split")
     images, annotations = folder / "JPEGImages", folder / "Annotations"
     pairs = (LabeledPair(images / f"{name}.jpg", annotations / f"{name}.xml") for name in names)
-    return BoxSplit(folder, split, check_pairs(pairs, remedy=remedy), hard)
+    checked = check_pairs(pairs, remedy=remedy)
+    for pair in checked:
+        read_boxes(pair.label, hard=hard)
+    return BoxSplit(folder, split, checked, hard)
 
 
-def _read_boxes(file: Path, hard: bool) -> Float[np.ndarray, "m 4"]:
-    """Returns the boxes of an annotation, whose pixels count from 1 and whose ends are inclusive."""
+class Annotation(NamedTuple):
+    """Boxes as `BoxSplit.load` returns them, and width and height of their image, if known."""
+
+    boxes: Float[np.ndarray, "m 4"]
+    size: Float[np.ndarray, "2"] | None
+
+
+def read_boxes(file: Path, *, hard: bool) -> Annotation:
+    """Returns the content of an annotation file, whose pixels count from 1 and whose ends are inclusive.
+
+    Raises:
+        ValueError: for a file that cannot be read, or a box without area.
+    """
     try:
+        tree = ElementTree.parse(file)
         boxes = [
-            [float(item.findtext(f"bndbox/{side}") or "") for side in ("xmin", "ymin", "xmax", "ymax")]
-            for item in ElementTree.parse(file).iterfind("object")
+            [float(item.findtext(f"bndbox/{side}") or "") for side in _SIDES]
+            for item in tree.iterfind("object")
             if hard or not any(item.findtext(flag, "0").strip() == "1" for flag in ("truncated", "difficult"))
         ]
+        # Some programs write 0 for an unknown size.
+        size = np.array([float(tree.findtext(f"size/{side}") or 0) for side in ("width", "height")])
     except (OSError, ValueError, ElementTree.ParseError) as error:
         if is_machine_error(error):
             raise
         raise ValueError(f"cannot read the boxes of {file} ({error}): replace it") from error
-    return np.array(boxes).reshape(-1, 4) - [1, 1, 0, 0]
+    found = np.array(boxes).reshape(-1, 4) - [1, 1, 0, 0]
+    if (wrong := found[~(found[:, 2:] > found[:, :2]).all(axis=1) | ~np.isfinite(found).all(axis=1)]).size:
+        raise ValueError(f"{file} has the box {_as_written(wrong[0])}: xmin and ymin must not exceed xmax and ymax")
+    return Annotation(found, size if (size > 0).all() else None)
 
 
-def _stated_size(file: Path) -> tuple[int, ...] | None:
-    """Returns the height and width that an annotation gives its image, if any."""
-    root = ElementTree.parse(file)
-    sides = [(root.findtext(f"size/{side}") or "").strip() for side in ("height", "width")]
-    return tuple(map(int, sides)) if all(side.isdecimal() for side in sides) else None
+def _product(size: np.ndarray) -> str:
+    return " x ".join(f"{side:g}" for side in size)
+
+
+def _as_written(box: Float[np.ndarray, "4"]) -> str:
+    values = box + [1, 1, 0, 0]
+    return ", ".join(f"{side}={value:g}" for side, value in zip(_SIDES, values, strict=True))

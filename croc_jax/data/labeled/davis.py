@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 from absl import logging
 from PIL import Image
 
-from croc_jax.data.labeled.label_files import IGNORED, Ids, image_header, read_ids, read_image
+from croc_jax.data.labeled.label_files import Ids, image_header, read_image
+from croc_jax.data.labeled.object_masks import find_objects
 from croc_jax.data.labeled.turned import turn_along
 from croc_jax.data.orientation import UPRIGHT
 from croc_jax.data.sources.base import SUFFIXES, is_image, is_label, report_left_out
@@ -28,11 +28,13 @@ class Video(NamedTuple):
         name: name of its folder.
         frames: image files in order.
         masks: files of object ids, by the number of the frame; 0 is always there.
+        objects: ids of the objects, those of the first mask.
     """
 
     name: str
     frames: tuple[Path, ...]
     masks: dict[int, Path]
+    objects: tuple[int, ...]
 
 
 def open_videos(root: str | Path, split: str = "val") -> list[Video]:
@@ -44,8 +46,8 @@ def open_videos(root: str | Path, split: str = "val") -> list[Video]:
         split: split of DAVIS.
 
     Raises:
-        ValueError: for a missing file or folder, with where to get it, a sequence without a mask of
-            its first frame, or two files of the same frame.
+        ValueError: for a missing file or folder, with where to get it, two files of the same frame, or a
+            sequence without a mask of its first frame or without objects in it (see `find_objects`).
     """
     root = Path(root)
     if (root / "images").is_dir() and (root / "masks").is_dir():
@@ -112,10 +114,7 @@ def _open_video(frames: Path, masks: Path) -> Video:
         raise ValueError(
             f"no mask of the first frame, {files[0]}, in {masks}: add {files[0].stem}.png, or leave the sequence out"
         )
-    ids = np.unique(read_ids(found[0])).tolist()
-    if set(ids) <= {0, IGNORED} and IGNORED in ids:
-        raise ValueError(f"{found[0]} holds no object, only {IGNORED}, which is ignored: number objects from 1")
-    return Video(frames.name, files, found)
+    return Video(frames.name, files, found, tuple(find_objects(found[0])))
 
 
 def _list_sequence(folder: Path, is_kind: Callable[[str], bool]) -> tuple[Path, ...]:

@@ -13,6 +13,7 @@ from PIL import Image
 from croc_jax.data.decoding import Pixels
 from croc_jax.data.formats import LABEL_SUFFIXES
 from croc_jax.data.labeled.label_files import IGNORED, Ids, LabelReader, image_header, read_ids, read_image
+from croc_jax.data.labeled.object_masks import summarize_ids
 from croc_jax.data.labeled.turned import TurnedImages
 from croc_jax.data.prefetch import LabeledBatch, load_ahead, load_padded
 from croc_jax.data.sources.base import SUFFIXES, is_image, is_label, report_left_out
@@ -139,7 +140,8 @@ def open_segmentation(
 
     Raises:
         ValueError: for a missing folder, an empty split, an image without labels, two images or
-            labels of the same stem, labels of a single class, or a wrong number of names.
+            labels of the same stem, a wrong number of names, or, where labels give the number of classes, labels of a
+            single class or without most of the ids up to the largest.
     """
     root = Path(root)
     pairs, file = _list_pairs(root, split), root / "classes.txt"
@@ -189,15 +191,29 @@ def _list_pairs(root: Path, split: str) -> tuple[LabeledPair, ...]:
 
 
 def _count_classes(pairs: tuple[LabeledPair, ...]) -> int:
-    """Returns one more than the largest id in label files; raises ValueError if they hold fewer than two classes."""
+    """Returns one more than the largest id in label files; raises ValueError if most smaller ids never occur."""
+    folder = pairs[0].label.parent
     found = set().union(*(np.unique(read_ids(pair.label)).tolist() for pair in pairs))
-    classes = found - {IGNORED}
-    if max(classes, default=0) == 0:
+    classes = check_found(found, where=str(folder))
+    num_classes = classes[-1] + 1
+    if 2 * len(classes) < num_classes:
         raise ValueError(
-            f"all labels in {pairs[0].label.parent} are {' or '.join(map(str, sorted(found)))}, and {IGNORED} is "
-            "ignored: nothing to learn or score. Number classes from 0, such as 0 and 1 for a mask; or set num_classes"
+            f"the labels in {folder} hold {summarize_ids(classes)}: of {num_classes} classes (0 to {classes[-1]}) "
+            f"{num_classes - len(classes)} never occur; number the classes 0 to {len(classes) - 1}, or set "
+            f"num_classes={num_classes} if these are missing by chance"
         )
-    return max(classes) + 1
+    return num_classes
+
+
+def check_found(found: set[int], *, where: str) -> list[int]:
+    """Returns the classes among the ids that labels hold; raises ValueError for fewer than two."""
+    classes = sorted(found - {IGNORED})
+    if len(classes) < 2:
+        raise ValueError(
+            f"all labels in {where} are {' or '.join(map(str, sorted(found)))}, and {IGNORED} is ignored: with fewer "
+            "than two classes there is nothing to learn or score. Number classes from 0, such as 0 and 1 for a mask"
+        )
+    return classes
 
 
 def _resize(pixels: np.ndarray, size: tuple[int, int] | None, resampling: Image.Resampling) -> np.ndarray:

@@ -76,12 +76,9 @@ def test_sgd_takes_the_steps_of_numpy():
     np.testing.assert_allclose(fit.losses, losses, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("epochs", "message"), [(1, "the linear layer is not finite"), (3, "the loss .* is nan in epoch")]
-)
-def test_a_layer_that_is_not_finite_is_refused(epochs, message):
-    settings = make_config(optimizer="sgd", schedule="step", lr=1e39, epochs=epochs, batch_size=6)
-    with pytest.raises(ValueError, match=f"lr=1e.39: {message}"):
+def test_a_layer_that_is_not_finite_is_refused():
+    settings = make_config(lr=1e30, epochs=3, batch_size=6)
+    with pytest.raises(ValueError, match=r"lr=1e\+30: the loss of the linear layer is (nan|inf) in epoch"):
         fit_segmentation(make_data(count=6), settings, num_classes=CLASSES)
 
 

@@ -36,9 +36,7 @@ class ArrayRecordSource:
             ValueError: for missing, corrupt or empty files.
             OSError: for a fault of the machine.
         """
-        self._files = find_shards(
-            pattern, named=_NAMED, kind="ArrayRecord file (*.array_record)", source="arrayrecord"
-        )
+        self._files = find_shards(pattern, named=_NAMED, kind="ArrayRecord file (*.array_record)", source="arrayrecord")
         counts = [int(found[1]) for file in self._files if (found := _NUMBERED.search(file))]
         if os.path.isdir(pattern) and counts and len(counts) != max(counts):
             raise ValueError(

@@ -142,11 +142,12 @@ def _check_one_a_sample(pattern: str, names: list[tuple[int, str]]) -> None:
         sample, extension = _sample(name)
         samples[number, sample].add(extension)
     counts = collections.Counter(kind for extensions in samples.values() for kind in set(map(_kind, extensions)))
-    least = len(samples) / 10 if len(counts) > _MAX_KINDS else 0
+    least = max(2, len(samples) / 10) if len(counts) > _MAX_KINDS else 0
     for (_, sample), extensions in samples.items():
         kinds = {kind for kind in map(_kind, extensions) if counts[kind] >= least}
         if len(kinds) > 1 and (kinds <= extensions or any("." in kind for kind in kinds)):
-            listed = ", ".join(f"{count} .{kind}" for kind, count in counts.most_common(_MAX_KINDS))
+            most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:_MAX_KINDS]
+            listed = ", ".join(f"{count} .{kind}" for kind, count in most)
             shortest = min(counts, key=lambda kind: (len(kind), kind))
             raise ValueError(
                 f"{pattern} has several images a sample, such as {len(kinds)} of {printable(sample)}; in all there are "

@@ -96,6 +96,9 @@ class _Repeated:
     def name(self, index: int) -> str:
         return self._source.name(index % len(self._source))
 
+    def entries(self) -> Iterator[tuple[str, int]]:
+        return self._source.entries()
+
 
 def _our_reader(source: ImageSource, mode: str, cores: int, stack: contextlib.ExitStack) -> Reader:
     dataset = make_dataset(source, views=ViewsConfig(decoding=mode), batch_size=BATCH, seed=0)

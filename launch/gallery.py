@@ -8,6 +8,7 @@ scikit-learn. A video is DAVIS-2017, or a folder of images/SEQUENCE/ and masks/S
 """
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,10 @@ class Repeated:
     def name(self, index: int) -> str:
         """Returns the path of the image."""
         return self.source.name(self.index)
+
+    def entries(self) -> Iterator[tuple[str, int]]:
+        """Yields what identifies all images of the source."""
+        return self.source.entries()
 
 
 def main() -> None:

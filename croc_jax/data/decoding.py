@@ -9,6 +9,8 @@ import simplejpeg
 from jaxtyping import UInt8
 from PIL import Image
 
+import croc_jax.data.formats  # noqa: F401, registers HEIF where its plugin is installed
+
 # More than any camera's; a small file can claim far more and take all memory.
 MAX_PIXELS = 100_000_000
 

@@ -14,6 +14,8 @@ from croc_jax.data.labeled.classes import ClassificationSplit, open_classes
 from croc_jax.data.labeled.label_files import IGNORED
 from croc_jax.data.labeled.object_masks import summarize_ids
 from croc_jax.data.labeled.segmentation import SegmentationSplit, check_found
+from croc_jax.data.sources.combined import CombinedSource
+from croc_jax.data.sources.identity import digest_files, identify
 from croc_jax.data.sources.tfds import TfdsSource
 
 
@@ -191,11 +193,14 @@ def describe_pixels(val: SegmentationSplit, train: SegmentationSplit | None = No
     """Returns what identifies the images that are scored, and those that are learned from, if any."""
     described = {"kind": val.kind, "name": val.root.resolve().name}
     described |= {"val_split": val.name, "num_val": len(val), "num_classes": val.num_classes}
-    return described | ({"train_split": train.name, "num_train": len(train)} if train else {})
+    described |= {"train_split": train.name, "num_train": len(train)} if train else {}
+    files = [file for split in (train, val) if split for pair in split.pairs for file in pair]
+    return described | {"digest": digest_files(val.root, files)}
 
 
 def describe_classes(splits: ClassSplits) -> dict[str, Any]:
     """Returns what identifies images with one class each."""
     train, val = splits[:2]
     described = {"name": val.root.resolve().name, "train_split": train.name, "val_split": val.name}
-    return described | {"num_train": len(train), "num_val": len(val), "num_classes": val.num_classes}
+    described |= {"num_train": len(train), "num_val": len(val), "num_classes": val.num_classes}
+    return described | {"digest": identify(CombinedSource([train.source, val.source])).digest}

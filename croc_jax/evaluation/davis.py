@@ -12,6 +12,7 @@ from PIL import Image
 from croc_jax.data.labeled.davis import Video, open_videos
 from croc_jax.data.labeled.label_files import open_image
 from croc_jax.data.labeled.object_masks import read_mask, summarize_ids
+from croc_jax.data.sources.identity import digest_files
 from croc_jax.evaluation.davis_metrics import BOUNDARY_TOLERANCE, boundary_accuracy, region_similarity, summarize
 from croc_jax.evaluation.features import FrozenFeatures, Params, check_finite, make_extract_fn
 from croc_jax.evaluation.propagation import LabelQueue, PropagationConfig, segment
@@ -19,6 +20,7 @@ from croc_jax.evaluation.registry import Protocol, Result, Timer
 from croc_jax.evaluation.settings import check_positive
 from croc_jax.evaluation.visualize import Ids, draw_strip, save_gif, save_indexed
 from croc_jax.models import Backbone
+from croc_jax.paths import local_path
 
 # Height by width of a mask differs from its frame's by at most this share.
 SHAPE_TOLERANCE = 0.05
@@ -59,7 +61,7 @@ class Videos(NamedTuple):
 
 def open_dataset(*, root: str | Path, split: str) -> Videos:
     """Opens the sequences of a split; errors as for `open_videos`."""
-    root = Path(root).expanduser()
+    root = local_path(root, name="dataset.root")
     return Videos(root, open_videos(root, split))
 
 
@@ -90,6 +92,8 @@ def evaluate(features: FrozenFeatures, dataset: Videos, config: DavisConfig, out
     timer.end("labeling")
     sequences = [video.name for video in dataset.videos]
     described = {"name": dataset.root.resolve().name, "sequences": sequences, "num_frames": num_frames}
+    files = [file for video in dataset.videos for file in (*video.frames, *video.masks.values())]
+    described["digest"] = digest_files(dataset.root, files)
     return Result(join_scores(found, dataset.videos), described, dataset.root, timer.seconds)
 
 

@@ -12,12 +12,14 @@ from scipy import ndimage
 
 from croc_jax.data.labeled.boxes import BoxSplit, open_voc_boxes
 from croc_jax.data.photometric import normalize
+from croc_jax.data.sources.identity import digest_files
 from croc_jax.evaluation.features import FrozenFeatures, Params, check_finite
 from croc_jax.evaluation.registry import Protocol, Result, Timer
 from croc_jax.evaluation.settings import check_choice, check_positive
 from croc_jax.evaluation.visualize import draw_boxes
 from croc_jax.models import Backbone, clustering_tokens
 from croc_jax.models.features import TOKENS
+from croc_jax.paths import local_path
 
 # Least IoU with a true box for an image to count as found.
 CORLOC_IOU = 0.5
@@ -59,7 +61,8 @@ def evaluate(
     scores = {"corloc": 100 * float(np.mean(ious[scored] >= CORLOC_IOU)), "num_images": len(dataset)}
     scores |= {"num_scored": int(scored.sum()), "num_boxes": num_boxes}
     described = {"name": dataset.root.resolve().name, "split": dataset.name, "num_images": len(dataset)}
-    described |= {"hard": dataset.hard}
+    files = [file for pair in dataset.pairs for file in pair]
+    described |= {"hard": dataset.hard, "digest": digest_files(dataset.root, files)}
     return Result(scores, described, dataset.root, timer.seconds)
 
 
@@ -167,7 +170,7 @@ PROTOCOL = Protocol(
         "overlaps with the box of any object by half."
     ),
     config=DiscoveryConfig,
-    open_dataset=lambda root, **settings: open_voc_boxes(Path(root).expanduser(), **settings),
+    open_dataset=lambda root, **settings: open_voc_boxes(local_path(root, name="dataset.root"), **settings),
     evaluate=evaluate,
     main_score="corloc",
     score_labels={"corloc": "CorLoc"},

@@ -11,6 +11,7 @@ from jaxtyping import Float, UInt8
 from croc_jax.data.labeled.label_files import read_image
 from croc_jax.data.labeled.listing import check_pairs, find_root, read_names
 from croc_jax.data.labeled.segmentation import LabeledPair
+from croc_jax.machine_errors import is_machine_error
 
 _HOST = "http://host.robots.ox.ac.uk/pascal/VOC"
 URLS = {
@@ -107,6 +108,8 @@ def read_boxes(file: Path, *, hard: bool) -> Annotation:
         # Some programs write 0 for an unknown size.
         size = np.array([float(tree.findtext(f"size/{side}") or 0) for side in ("width", "height")])
     except (OSError, ValueError, ElementTree.ParseError) as error:
+        if is_machine_error(error):
+            raise
         raise ValueError(f"cannot read the boxes of {file} ({error}): replace it") from error
     found = np.array(boxes).reshape(-1, 4) - [1, 1, 0, 0]
     if (wrong := found[~(found[:, 2:] > found[:, :2]).all(axis=1) | ~np.isfinite(found).all(axis=1)]).size:

@@ -11,12 +11,13 @@ from PIL import Image
 
 from croc_jax.data.decoding import DecodeError, decode
 from croc_jax.data.prefetch import LabeledBatch, load_padded
-from croc_jax.data.sources.base import ImageSource
+from croc_jax.data.sources.base import ImageSource, split_choice
+from croc_jax.data.sources.entries import check_stems, list_entries
 from croc_jax.data.sources.files import FolderSource
 from croc_jax.data.sources.tfds import TfdsSource
 from croc_jax.data.specs import parse_spec
 
-FORMS = {"folder": "ROOT", "tfds": "NAME[@DATA_DIR]"}
+FORMS = {"folder": "ROOT", "tfds": "NAME[@DATA_DIR[@FEATURE]]"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -103,8 +104,8 @@ def open_classes(spec: str | Path, split: str, *, train_split: str = "train") ->
     """Lists a split of images with classes.
 
     Args:
-        spec: tfds:NAME[@DATA_DIR] of a prepared data set with a feature "label", folder:ROOT, or the path of a class
-            folder.
+        spec: tfds:NAME[@DATA_DIR[@FEATURE]] of a prepared data set with a feature "label", folder:ROOT, or the path of
+            a class folder.
         split: such as "train" or "val"; of tfds also "validation" or "train[:10%]".
         train_split: see `open_class_folder`.
 
@@ -115,7 +116,8 @@ def open_classes(spec: str | Path, split: str, *, train_split: str = "train") ->
     if kind != "tfds":
         return open_class_folder(value, split, train_split=train_split)
     name, _, data_dir = value.partition("@")
-    source = TfdsSource(name, split, os.path.expanduser(data_dir) or None)
+    data_dir, feature = split_choice(data_dir)
+    source = TfdsSource(name, split, os.path.expanduser(data_dir) or None, feature)
     if not source.class_names:
         raise ValueError(f"the data set {name} has no class feature called label: choose another")
     return ClassificationSplit(Path(data_dir or name), split, source, source.label, source.class_names)
@@ -130,8 +132,8 @@ def open_class_folder(root: str | Path, split: str, *, train_split: str = "train
         train_split: its folders are the classes, so that these agree between the splits.
 
     Raises:
-        ValueError: for a missing or empty split, an image outside the folders of classes, or a
-            class that the training split does not have.
+        ValueError: for a missing or empty split, an image outside the folders of classes, two images
+            that differ by their suffix alone, or a class that the training split does not have.
     """
     train_folder, folder = Path(root) / train_split, Path(root) / split
     class_names = _list_classes(train_folder)
@@ -140,9 +142,11 @@ def open_class_folder(root: str | Path, split: str, *, train_split: str = "train
             f"{folder / unknown[0]} is no class of {train_folder}: use the same folder names in both splits"
         )
     source, ids = FolderSource(folder), {name: index for index, name in enumerate(class_names)}
+    names = [source.name(index)[len(str(folder)) + 1 :] for index in range(len(source))]
+    check_stems(folder, names)
     labels = []
-    for index in range(len(source)):
-        class_name, slash, _ = source.name(index)[len(str(folder)) + 1 :].partition("/")
+    for name in names:
+        class_name, slash, _ = name.partition("/")
         if not slash:
             raise ValueError(f"{folder / class_name} lies outside the folders of the classes: move or remove it")
         labels.append(ids[class_name])
@@ -152,7 +156,7 @@ def open_class_folder(root: str | Path, split: str, *, train_split: str = "train
 def _list_classes(folder: Path) -> tuple[str, ...]:
     if not folder.is_dir():
         raise ValueError(f"no folder {folder}: class folders hold {folder.name}/CLASS/*.jpg, one folder a class")
-    names = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir()))
+    names = tuple(sorted(list_entries(folder).folders))
     if not names:
         raise ValueError(f"no folders in {folder}: make one a class, with its images")
     return names

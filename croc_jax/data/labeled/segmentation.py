@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -10,10 +11,13 @@ import numpy as np
 from PIL import Image
 
 from croc_jax.data.decoding import Pixels
+from croc_jax.data.formats import LABEL_SUFFIXES
 from croc_jax.data.labeled.label_files import IGNORED, Ids, LabelReader, image_size_of, read_ids, read_image
 from croc_jax.data.labeled.object_masks import summarize_ids
 from croc_jax.data.prefetch import LabeledBatch, load_ahead, load_padded
-from croc_jax.data.sources.base import SUFFIXES, is_image
+from croc_jax.data.sources.base import SUFFIXES, is_image, is_label, report_left_out
+from croc_jax.data.sources.entries import check_stems, list_entries
+from croc_jax.data.text_lists import check_unique, read_lines
 
 
 class LabeledPair(NamedTuple):
@@ -118,22 +122,23 @@ def open_segmentation(
     """Lists a split of a segmentation folder.
 
     Args:
-        root: holds images/SPLIT/* and labels/SPLIT/*.png of equal stems, and perhaps classes.txt
-            with one class name a line.
+        root: holds images/SPLIT/* and labels/SPLIT/* (PNG, BMP or TIFF) of equal stems, and perhaps
+            classes.txt with one class name a line.
         split: such as "train" or "val".
         num_classes: by default the lines of classes.txt, or else one more than the largest id
             in the labels of `train_split`.
         train_split: the split whose labels give the number of classes.
 
     Raises:
-        ValueError: for a missing folder, an empty split, an image without labels, two images of
-            the same stem, a wrong number of names, or, where labels give the number of classes, labels of a single
-            class or without most of the ids up to the largest.
+        ValueError: for a missing folder, an empty split, an image without labels, two images or
+            labels of the same stem, a wrong number of names, or, where labels give the number of classes, labels of a
+            single class or without most of the ids up to the largest.
     """
     root = Path(root)
     pairs, file = _list_pairs(root, split), root / "classes.txt"
-    lines = file.read_text().splitlines() if file.is_file() else []
-    names = tuple(line.strip() for line in lines if line.strip())
+    lines = read_lines(file, what="list of classes") if file.exists() else []
+    check_unique(file, lines)
+    names = tuple(line.text for line in lines)
     if num_classes is None:
         num_classes = len(names) or _count_classes(pairs if split == train_split else _list_pairs(root, train_split))
     if not 1 <= num_classes <= IGNORED:
@@ -150,18 +155,30 @@ def _list_pairs(root: Path, split: str) -> tuple[LabeledPair, ...]:
             raise ValueError(
                 f"no folder {folder}: segmentation folders hold images/{split}/*.jpg and labels/{split}/*.png"
             )
-    images = sorted(file for file in folders[0].iterdir() if is_image(file.name))
-    if not images:
+    images, labels = map(list_entries, folders)
+    names = sorted(filter(is_image, images.files))
+    if not names:
         raise ValueError(f"no images in {folders[0]}: put {', '.join(SUFFIXES)} files there")
-    pairs: dict[str, LabeledPair] = {}
-    for image in images:
-        label = folders[1] / f"{image.stem}.png"
-        if image.stem in pairs:
-            raise ValueError(f"{image} and {pairs[image.stem].image.name} have the same stem: rename one of them")
-        if not label.is_file():
-            raise ValueError(f"no labels {label} for {image}: add them, or remove the image")
-        pairs[image.stem] = LabeledPair(image, label)
-    return tuple(pairs.values())
+    check_stems(folders[0], names)
+    label_of = check_stems(folders[1], sorted(filter(is_label, labels.files)))
+    pairs = []
+    for name in names:
+        stem = name.rpartition(".")[0]
+        if stem not in label_of:
+            raise ValueError(
+                f"no labels {folders[1] / stem}.png for {folders[0] / name}: add them "
+                f"({', '.join(LABEL_SUFFIXES)}), or remove the image"
+            )
+        pairs.append(LabeledPair(folders[0] / name, folders[1] / label_of[stem]))
+    without_image = {"labels without an image": len(label_of) - len(pairs)}
+    for folder, found, is_kind, more in (
+        (folders[0], images, is_image, {}),
+        (folders[1], labels, is_label, without_image),
+    ):
+        left_out = [name for name in found.files if not is_kind(name)] + found.sidecars
+        others = found.others + Counter(more | {"folders": len(found.folders)})
+        report_left_out(folder, left_out, others=others, taken=len(pairs))
+    return tuple(pairs)
 
 
 def _count_classes(pairs: tuple[LabeledPair, ...]) -> int:

@@ -1,18 +1,18 @@
 """Reads regular files alone: a FIFO or a device under the name of an image would block a program for good."""
 
 import errno
+import io
 import os
 import stat
-from typing import BinaryIO
 
 
-def open_regular(path: str | os.PathLike) -> BinaryIO:
+def open_regular(path: str | os.PathLike) -> io.FileIO:
     """Opens a file for reading, without a buffer.
 
     Raises:
         OSError: if it cannot be opened; without a number for a FIFO, a device, a socket or a folder.
     """
-    return open(path, "rb", buffering=0, opener=_open)  # pyright: ignore[reportReturnType]
+    return open(path, "rb", buffering=0, opener=_open)
 
 
 def read_regular(path: str | os.PathLike) -> bytes:

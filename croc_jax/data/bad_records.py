@@ -10,11 +10,11 @@ MIN_IMAGES = 1000
 
 
 def printable(text: str) -> str:
-    """Returns a text of one line that any terminal and file can hold: control and surrogate characters as escapes.
+    r"""Returns a text of one line that any terminal and file can hold: control and surrogate characters as escapes.
 
     Examples:
-        >>> print(printable("a\\nb\\udce9.jpg"))
-        a\\nb\\udce9.jpg
+        >>> print(printable("a\nb\udce9.jpg"))
+        a\nb\udce9.jpg
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 

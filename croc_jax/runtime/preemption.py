@@ -20,7 +20,7 @@ EXIT_STATUS = 75
 # Of a program that Ctrl-C has ended: nobody should start it again.
 EXIT_STATUS_OF_SIGINT = 130
 # One of several processes that is asked to stop waits for images no longer than this.
-_SECONDS_TO_WAIT = 30.0
+_SECONDS_TO_WAIT, _SECONDS_BETWEEN_LOOKS = 30.0, 1.0
 # Other processes may be ahead of one that waits by a step or two, and the step to stop after comes next.
 _STEPS_AHEAD = 8
 
@@ -105,7 +105,7 @@ class StopSignals:
 
     def _watch(self) -> None:
         """Ends one of several processes if it is asked to stop, and waits."""
-        while not self._ended.wait(1.0):
+        while not self._ended.wait(_SECONDS_BETWEEN_LOOKS):
             if (wait := self._wait) is None or time.monotonic() - wait[1] < _SECONDS_TO_WAIT:
                 continue
             # In this order: the last number is what the service takes for the step of this process.

@@ -70,22 +70,22 @@ class TarSource:
         self._files = find_shards(pattern, named=_NAMED, kind="tar file (*.tar)", source="tar")
         with ThreadPool(_THREADS) as pool:
             listings = pool.map(_list_members, self._files)
-        members = [(number, *member) for number, found in enumerate(listings) for member in found.members]
-        images = [member for member in members if is_image(member[1])]
+        members = [(number, member) for number, found in enumerate(listings) for member in found.members]
+        images = [(number, member) for number, member in members if is_image(member.name)]
         if extension:
-            images = [member for member in images if _is_chosen(member[1], extension)]
+            images = [(number, member) for number, member in images if _is_chosen(member.name, extension)]
         else:
-            _check_one_a_sample(pattern, [(number, name) for number, name, *_ in images])
+            _check_one_a_sample(pattern, [(number, member.name) for number, member in images])
         others = sum((collections.Counter(found.others) for found in listings), collections.Counter())
-        report_left_out(pattern, [name for _, name, *_ in members if not is_image(name)], others=others)
+        report_left_out(pattern, [member.name for _, member in members if not is_image(member.name)], others=others)
         if not images:
             looked_for = f".{extension}" if extension else f"{', '.join(SUFFIXES)} members (in any case)"
             raise ValueError(f"no images in {pattern}: looked for {looked_for}")
         if joined := sum(found.num_archives > 1 for found in listings):
             tell(f"{pattern}: {joined} tar files hold several archives in a row; all of them are read")
         # Arrays instead of millions of strings: each worker process holds a copy.
-        self._names = np.array([os.fsencode(name) for _, name, *_ in images])
-        self._places = np.array([(number, offset, size) for number, _, offset, size in images], np.int64)
+        self._names = np.array([os.fsencode(member.name) for _, member in images])
+        self._places = np.array([(number, member.offset, member.size) for number, member in images], np.int64)
 
     def __len__(self) -> int:
         """Returns the number of images."""
@@ -146,11 +146,12 @@ def _check_one_a_sample(pattern: str, names: list[tuple[int, str]]) -> None:
         sample, extension = _sample(name)
         samples[number, sample].add(extension)
     counts = collections.Counter(kind for extensions in samples.values() for kind in set(map(_kind, extensions)))
-    least = len(samples) / 10 if len(counts) > _MAX_KINDS else 0
+    least = max(2, len(samples) / 10) if len(counts) > _MAX_KINDS else 0
     for (_, sample), extensions in samples.items():
         kinds = {kind for kind in map(_kind, extensions) if counts[kind] >= least}
         if len(kinds) > 1 and (kinds <= extensions or any("." in kind for kind in kinds)):
-            listed = ", ".join(f"{count} .{kind}" for kind, count in counts.most_common(_MAX_KINDS))
+            most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:_MAX_KINDS]
+            listed = ", ".join(f"{count} .{kind}" for kind, count in most)
             shortest = min(counts, key=lambda kind: (len(kind), kind))
             raise ValueError(
                 f"{pattern} has several images a sample, such as {len(kinds)} of {printable(sample)}; in all there are "

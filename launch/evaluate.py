@@ -22,7 +22,7 @@ from rich.table import Table
 
 from croc_jax.evaluation import FrozenFeatures, MemoryBudget, get_protocol
 from croc_jax.evaluation.backbones import RANDOM, FrozenBackbone, load_backbone, random_backbone
-from croc_jax.evaluation.results import make_results, write_results
+from croc_jax.evaluation.results import describe_counts, make_results, write_results
 from croc_jax.runtime.workdir import CONFIG_NAME, read_recipe
 from croc_jax.training.config import Recipe, recipe_from_dict
 
@@ -85,7 +85,8 @@ def find_recipe(source: str) -> Recipe:
 def make_table(results: Mapping[str, Any]) -> Table:
     """Returns the scores, and each class's, for the terminal."""
     protocol = get_protocol(results["protocol"])
-    table = Table(title=f"{results['protocol']}: {results['checkpoint']} at step {results['step']}")
+    title = f"{results['protocol']}: {results['checkpoint']} at step {results['step']}"
+    table = Table(title=title, caption=describe_counts(results))
     table.add_column("score")
     table.add_column("%", justify="right")
     for name, label in protocol.score_labels.items():

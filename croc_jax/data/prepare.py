@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import io
 import json
 import multiprocessing
@@ -13,6 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
+from absl import logging
 from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
@@ -20,6 +20,7 @@ from croc_jax.atomic_write import atomic_write
 from croc_jax.data.bad_records import printable
 from croc_jax.data.decoding import DecodeError, decode
 from croc_jax.data.sources import ImageSource, open_sources
+from croc_jax.data.sources.identity import identify
 from croc_jax.data.workers import count_cores, init_worker
 from croc_jax.machine_errors import find_fault, read_patiently
 
@@ -121,23 +122,22 @@ def prepare(
 
 def _check_settings(folder: Path, config: PrepareConfig, source: ImageSource) -> None:
     """Writes the settings beside the shards; raises ValueError if the folder holds shards of others."""
-    digest = hashlib.sha256()
-    for index in range(len(source)):
-        digest.update(source.name(index).encode(errors="surrogateescape") + b"\n")
-    settings = dataclasses.asdict(config) | {"sources": list(config.sources)}
-    settings |= {"num_images": len(source), "names_sha256": digest.hexdigest()}
+    images = identify(source)
+    settings = dataclasses.asdict(config) | {"num_images": images.count, "digest": images.digest}
     file = folder / SETTINGS_NAME
     if file.is_file():
         there = json.loads(file.read_text(encoding="utf-8"))
-        changes = [(name, there.get(name), now) for name, now in settings.items() if there.get(name) != now]
-        if changes:
+        # The same images may lie in another place.
+        names = [name for name in settings if name != "sources" and name in there]
+        if changes := [(name, there[name], settings[name]) for name in names if there[name] != settings[name]]:
             listed = "; ".join(f"{name}: {old!r} there, {now!r} now" for name, old, now in changes)
-            raise ValueError(f"{folder} holds shards of other settings ({listed}): choose another --output")
+            raise ValueError(f"{folder} holds shards of other settings or images ({listed}): choose another --output")
+        if "digest" not in names:
+            logging.warning("%s does not state the images of its shards: only their number could be compared", file)
     elif folder.is_dir() and any(folder.glob("*.array_record")):
         raise ValueError(f"{folder} holds ArrayRecord files but no {SETTINGS_NAME}: choose another --output")
-    else:
-        folder.mkdir(parents=True, exist_ok=True)
-        atomic_write(file, json.dumps(settings, indent=1).encode())
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic_write(file, json.dumps(settings, indent=1).encode())
 
 
 def _list_skipped(folder: Path, skipped: dict[str, str]) -> int:

@@ -34,6 +34,12 @@ def make_results(
     }
 
 
+def describe_counts(results: Mapping[str, Any]) -> str:
+    """Returns what a score is of, such as "5 images, 3 classes, 3 classes in labels": the keys that begin with num_."""
+    counts = {name.removeprefix("num_"): value for name, value in results.items() if name.startswith("num_")}
+    return ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in counts.items() if value)
+
+
 def digest(settings: Mapping[str, Any]) -> str:
     """Returns 12 hexadecimal digits that differ wherever settings do."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]

@@ -67,6 +67,9 @@ def test_tfds_images_come_as_they_are_encoded(data_dir):
         assert sorted(contents(images)) == sorted(encode(i) for i in range(5))
     assert names(source) == [f"tiny/1.0.0:train:{i}" for i in range(5)]
     check_copies(source)
+    chosen = open_sources([f"tfds:two@{data_dir}@right"])
+    assert sorted(contents(chosen)) == sorted(encode(i) for i in range(5))
+    check_copies(chosen)
 
 
 def test_tfds_splits_and_versions_are_chosen_in_the_spec(data_dir):
@@ -93,11 +96,12 @@ def test_tfds_classes_come_with_their_images(data_dir):
 
 UNUSABLE = [
     ("tfds:text@{}", "data set text has no image feature, only text"),
-    ("tfds:two@{}", r"several image features \(left, right\)"),
+    ("tfds:two@{}", r"several image features \(left, right\), none called image: write tfds:two:train@\S+@left or"),
+    ("tfds:two@{}@mask", "'mask' is no image feature of the data set two: write tfds:two:train@"),
     ("tfds:tiny:val@{}", r"cannot open split 'val' of tiny in .*'train', 'test'"),
     ("tfds:tiny:train[:0]@{}", r"cannot open split 'train\[:0\]' of tiny in .* 0 length"),
     ("tfds:cifar10@{}", r"no data set cifar10 in .*array_record'\)\.download_and_prepare\(\)"),
-    ("tfds:@{}", r"write tfds:NAME\[:SPLIT\]\[@DATA_DIR\]"),
+    ("tfds:@{}", r"write tfds:NAME\[:SPLIT\]\[@DATA_DIR\[@FEATURE\]\]"),
 ]
 
 
@@ -169,6 +173,8 @@ def test_hugging_face_splits_are_folders(datasets, photos, tmp_path):
     assert contents(open_sources([f"hf:{folder}/test"])) == [encode(1)]
     with pytest.raises(ValueError, match=r"several splits: name one of them, hf:\S+/train or hf:\S+/test"):
         HuggingFaceSource(folder)
+    with pytest.raises(ValueError, match=r"no folder \S+/val \(its splits are train, test\)"):
+        HuggingFaceSource(f"{folder}/val")
     only = save(datasets.DatasetDict({"test": photos.select([1])}), tmp_path / "only")
     assert contents(HuggingFaceSource(only)) == [encode(1)]
 
@@ -177,9 +183,18 @@ def test_hugging_face_data_sets_that_cannot_be_used_are_explained(datasets, phot
     with pytest.raises(ValueError, match="no image feature, only label"):
         HuggingFaceSource(save(photos.select_columns(["label"]), tmp_path / "labels"))
     both = photos.add_column("second", [None] * 4, feature=datasets.Image())
-    with pytest.raises(ValueError, match=r"several image features \(photo, second\)"):
-        HuggingFaceSource(save(both, tmp_path / "both"))
-    with pytest.raises(ValueError, match=r"no Hugging Face data set in .*nowhere .*save_to_disk"):
+    folder = save(both, tmp_path / "both")
+    with pytest.raises(ValueError, match=rf"several image features \(photo, second\), .*hf:{folder}@photo or hf:"):
+        HuggingFaceSource(folder)
+    assert HuggingFaceSource(f"{folder}@photo")[1] == encode(1)
+    with pytest.raises(ValueError, match="'label' is no image feature of the data set"):
+        HuggingFaceSource(f"{folder}@label")
+    listed = photos.select_columns(["label"]).add_column(
+        "frames", [[None]] * 4, feature=datasets.List(datasets.Image())
+    )
+    with pytest.raises(ValueError, match="images in sequences and groups, as in frames, are not read"):
+        HuggingFaceSource(save(listed, tmp_path / "listed"))
+    with pytest.raises(ValueError, match=r"no folder .*nowhere: hf: reads what save_to_disk wrote"):
         HuggingFaceSource(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="is empty"):
         HuggingFaceSource(save(photos.select([]), tmp_path / "empty"))

@@ -6,7 +6,7 @@ import itertools
 import os
 import re
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.pool import ThreadPool
 
 from array_record.python.array_record_module import ArrayRecordReader
@@ -65,6 +65,10 @@ class ArrayRecordSource:
     def name(self, index: int) -> str:
         """Returns PATHS:INDEX."""
         return f"{self._pattern}:{index}"
+
+    def entries(self) -> Iterator[tuple[str, int]]:
+        """Yields name and size of each file."""
+        yield from ((os.path.basename(file), os.path.getsize(file)) for file in self._files)
 
 
 @functools.cache

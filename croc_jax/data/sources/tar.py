@@ -105,6 +105,10 @@ class TarSource:
         """Returns FILE:MEMBER."""
         return f"{self._files[self._places[index, 0]]}:{os.fsdecode(self._names[index])}"
 
+    def entries(self) -> Iterator[tuple[str, int]]:
+        """Yields name and size of each member, whatever the tar files are called."""
+        yield from zip(map(os.fsdecode, self._names), self._places[:, 2].tolist(), strict=True)
+
 
 def _split_extension(value: str) -> tuple[str, str]:
     """Splits PATHS@EXTENSION; without @EXTENSION, the second part is empty."""

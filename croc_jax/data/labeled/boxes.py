@@ -1,6 +1,7 @@
 """PASCAL VOC with boxes around objects, as in VOCdevkit."""
 
 import dataclasses
+import io
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
@@ -14,6 +15,7 @@ from croc_jax.data.labeled.segmentation import LabeledPair
 from croc_jax.data.labeled.turned import TurnedImages, fit_of
 from croc_jax.data.orientation import UPRIGHT, turn_boxes
 from croc_jax.machine_errors import is_machine_error
+from croc_jax.regular_files import read_regular
 
 _HOST = "http://host.robots.ox.ac.uk/pascal/VOC"
 URLS = {
@@ -119,7 +121,7 @@ def read_boxes(file: Path, *, hard: bool) -> Annotation:
         ValueError: for a file that cannot be read, or a box without area.
     """
     try:
-        tree = ElementTree.parse(file)
+        tree = ElementTree.parse(io.BytesIO(read_regular(file)))
         boxes = [
             [float(item.findtext(f"bndbox/{side}") or "") for side in _SIDES]
             for item in tree.iterfind("object")

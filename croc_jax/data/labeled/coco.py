@@ -13,6 +13,7 @@ from croc_jax.data.labeled.label_files import IGNORED, Ids, LabelReader, Recoded
 from croc_jax.data.labeled.listing import check_pairs, check_split, find_root, names_in
 from croc_jax.data.labeled.segmentation import LabeledPair, SegmentationSplit
 from croc_jax.machine_errors import is_machine_error
+from croc_jax.regular_files import read_regular
 
 SPLITS = ("train", "val")
 THINGS = (
@@ -140,7 +141,7 @@ def _read_panoptic(file: Path, remedy: str) -> PanopticLabels:
     if not file.is_file():
         raise ValueError(f"no file {file}: {remedy}")
     try:
-        content = json.loads(file.read_bytes())
+        content = json.loads(read_regular(file))
     except (OSError, ValueError, RecursionError) as error:
         if is_machine_error(error):
             raise

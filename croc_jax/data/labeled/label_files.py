@@ -12,6 +12,7 @@ from croc_jax.data.decoding import Header, Pixels, Stored, decode, load_stored, 
 from croc_jax.data.orientation import turn
 from croc_jax.data.pixel_modes import WHITE_IS_ZERO, photometric, to_rgb
 from croc_jax.machine_errors import is_machine_error
+from croc_jax.regular_files import read_regular
 
 IGNORED = 255
 
@@ -33,13 +34,13 @@ def read_image(file: Path) -> Pixels:
         OSError: for a fault of the machine.
     """
     with _naming(file):
-        return decode(file.read_bytes())
+        return decode(read_regular(file))
 
 
 def image_header(file: Path) -> Header:
     """Returns size and orientation from the header of an image; errors as for `read_image`."""
     with _naming(file):
-        return read_header(file.read_bytes())
+        return read_header(read_regular(file))
 
 
 def read_ids(file: Path) -> Ids:
@@ -75,7 +76,7 @@ def read_colors(file: Path) -> Pixels:
 
 def _load_label(file: Path) -> Stored:
     with _naming(file):
-        stored = load_stored(file.read_bytes())
+        stored = load_stored(read_regular(file))
     if stored.image.format not in _LOSSLESS:
         raise ValueError(f"{file} is a {stored.image.format} file, which may change ids: save labels as PNG")
     return stored

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import cast
 
-from croc_jax.data.sources.shards import find_shards
+from croc_jax.data.sources.shards import describe_shard, find_shards
 
 _NAMED = re.compile(r"\.(array_record|arrayrecord)(-\d+-of-\d+)?$")
 # What launch/prepare.py calls its shards.
@@ -60,5 +60,5 @@ class ArrayRecordSource:
         return f"{self._pattern}:{index}"
 
     def entries(self) -> Iterator[tuple[str, int]]:
-        """Yields name and size of each file."""
-        yield from ((os.path.basename(file), os.path.getsize(file)) for file in self._files)
+        """Yields what identifies each file."""
+        yield from map(describe_shard, self._files)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from croc_jax.data.sources.base import find_image_feature
+from croc_jax.data.sources.shards import describe_shard
 
 if TYPE_CHECKING:
     from datasets import Dataset  # pyright: ignore[reportMissingImports]
@@ -46,9 +47,8 @@ class HuggingFaceSource:
         return f"{self._folder}:{index}"
 
     def entries(self) -> Iterator[tuple[str, int]]:
-        """Yields name and size of each Arrow file, then the column of images and the number of rows."""
-        for file in self._rows.cache_files:
-            yield os.path.basename(file["filename"]), os.path.getsize(file["filename"])
+        """Yields what identifies each Arrow file, then the column of images and the number of rows."""
+        yield from (describe_shard(file["filename"]) for file in self._rows.cache_files)
         yield self._column, len(self._rows)
 
     def __reduce__(self) -> tuple[type["HuggingFaceSource"], tuple[str]]:

@@ -4,7 +4,10 @@ import glob
 import itertools
 import os
 import re
+import zlib
 from collections.abc import Iterator
+
+_END_BYTES = 2**16
 
 
 def find_shards(pattern: str | os.PathLike, *, named: re.Pattern[str], kind: str) -> list[str]:
@@ -32,6 +35,18 @@ def find_shards(pattern: str | os.PathLike, *, named: re.Pattern[str], kind: str
         verb = "in" if os.path.isdir(missing) else "called"
         raise ValueError(f"no {kind} {verb} {missing}{where}: correct the path (now in {os.getcwd()})")
     return files
+
+
+def describe_shard(file: str | os.PathLike) -> tuple[str, int]:
+    """Returns what identifies a file of records: its name with a checksum of its end, where indices lie, and its size.
+
+    Files of ArrayRecord are padded to 64 KiB, so that their sizes alone say little.
+    """
+    with open(file, "rb") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, size - _END_BYTES))
+        checksum = zlib.crc32(stream.read())
+    return f"{os.path.basename(file)} ({checksum:08x})", size
 
 
 def expand_braces(pattern: str) -> Iterator[str]:

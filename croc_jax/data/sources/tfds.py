@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 
 from croc_jax.data.sources.base import find_image_feature
+from croc_jax.data.sources.shards import describe_shard
 
 # A name may end in a version, such as my_set/config:1.0.0.
 _SPEC = re.compile(r"(?P<name>[^:@]+(?::\d+\.[\d*]+\.[\d*]+)?)(?::(?P<split>[^@]+))?(?:@(?P<data_dir>.+))?")
@@ -84,10 +85,10 @@ class TfdsSource:
         return f"{self._name}:{index}"
 
     def entries(self) -> Iterator[tuple[str, int]]:
-        """Yields name and size of each file, and which of its rows are read."""
+        """Yields what identifies each file, with the rows of it that are read."""
         for part in self._files:
-            file = os.fspath(part.filename)
-            yield f"{os.path.basename(file)}[{part.skip}:{part.take}]", os.path.getsize(file)
+            name, size = describe_shard(part.filename)
+            yield f"{name}[{part.skip}:{part.take}]", size
 
     def __reduce__(self) -> tuple[type["TfdsSource"], tuple[str, str, str | None]]:
         """Opens the data set again in each worker process."""

@@ -75,17 +75,16 @@ _MARKS = (
     (r"encoder\.stages\.\d\.layers\.\d+\.dwconv\.weight", "convnext", "hf"),
     (r"stages\.\d\.layers\.\d+\.depthwise_conv\.weight", "convnext", "hf_dinov3"),
 )
-# Classifiers, counters, and DINOv3's second name for its last norm.
-_IGNORED = re.compile(r"(fc|classifier|head)\.(?!norm\.).*|.*\.num_batches_tracked|norms\.3\..*")
-_PREFIXES = re.compile(r"^(module\.|_orig_mod\.|backbone\.|resnet\.|convnext\.|model\.)+")
+# Counters, and DINOv3's second name for its last norm.
+_IGNORED = re.compile(r".*\.num_batches_tracked|norms\.3\..*")
 _BATCH_NORM = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "variance"}
 
 
 def detect_family(names: Iterable[str]) -> tuple[str, str] | None:
     """Returns family ("resnet" or "convnext") and format of these names, or None for other networks."""
-    plain = {_PREFIXES.sub("", name) for name in names}
+    listed = list(names)
     for mark, family, form in _MARKS:
-        if any(re.fullmatch(mark, name) for name in plain):
+        if any(re.fullmatch(mark, name) for name in listed):
             return family, form
     return None
 
@@ -101,9 +100,8 @@ def read_convnet(weights: Weights, family: str, form: str) -> tuple[Reading, tup
     Returns:
         What was read, and the number of blocks of each stage.
     """
-    named = [(_PREFIXES.sub("", name), array) for name, array in weights.items()]
-    stages = _count_blocks(dict(named), _FAMILIES[family][form])
-    return read_slots(named, dict(_slots(family, form, stages)), _IGNORED), stages
+    stages = _count_blocks(weights, _FAMILIES[family][form])
+    return read_slots(weights.items(), dict(_slots(family, form, stages)), _IGNORED), stages
 
 
 def write_convnet(flat: Mapping[str, np.ndarray], form: str) -> dict[str, np.ndarray]:

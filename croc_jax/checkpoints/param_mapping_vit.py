@@ -108,12 +108,7 @@ def _table() -> Iterator[Row]:
 TABLE = tuple(_table())
 # What files hold beside a backbone, DINOv3's norm of local crops among it.
 _IGNORED = re.compile(
-    r"(embeddings\.)?mask_token|rope_embed\.periods|local_cls_norm\..*|blocks\.\d+\.attn\.qkv\.bias_mask"
-    r"|(head|head_drop|fc_norm|pooler|classifier|decoder|dino_head|ibot_head)(\..*)?"
-)
-# Names of whole models around a backbone.
-_PREFIXES = re.compile(
-    r"^(module\.|_orig_mod\.|backbone\.|dinov2\.|dinov2_with_registers\.|dinov3_vit\.|vit\.|model\.)+"
+    r"embeddings\.mask_token|rope_embed\.periods|local_cls_norm\..*|blocks\.\d+\.attn\.qkv\.bias_mask"
 )
 
 
@@ -176,9 +171,8 @@ def _normalize_names(weights: Weights) -> list[tuple[str, Any]]:
     gated = any(name.endswith("mlp.gate_proj.weight") for name in weights)
     renamed = []
     for name, array in weights.items():
-        name = _PREFIXES.sub("", name)
         # The newest Hugging Face names of blocks, and DINOv2's in chunks of blocks.
-        name = re.sub(r"^layers?\.(\d+)\.", r"layer.\1.", name)
+        name = re.sub(r"^(?:model\.)?layers?\.(\d+)\.", r"layer.\1.", name)
         name = re.sub(r"^layer\.(\d+)\.(layernorm_|mlp\.fc)", r"encoder.layer.\1.\2", name)
         name = re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", name)
         # One name for two things: the first matrix, or the half of it that the other one gates.

@@ -1,10 +1,11 @@
 """Reads the arrays of PyTorch's .pth files without PyTorch, and without running anything that a file contains."""
 
-import argparse
 import collections
 import functools
 import io
+import math
 import pickle
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -13,6 +14,8 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+
+from croc_jax.checkpoints.file_kinds import shorten
 
 _STORAGES = {
     "FloatStorage": np.float32,
@@ -32,8 +35,12 @@ _STORAGES = {
 _PLAIN: dict[tuple[str, str], type] = {
     ("torch", "Size"): tuple,
     ("collections", "OrderedDict"): collections.OrderedDict,
-    ("argparse", "Namespace"): argparse.Namespace,
 }
+# What broken files raise, here and in zipfile and pickle.
+_BROKEN = (
+    zipfile.BadZipFile, zlib.error, pickle.UnpicklingError, struct.error, EOFError, LookupError, TypeError,
+    AttributeError, ValueError, OverflowError, RuntimeError, AssertionError, MemoryError,
+)  # fmt: skip
 
 
 class Opaque:
@@ -46,7 +53,7 @@ class Opaque:
     def _ignore(self, *args: object, **kwargs: object) -> None:
         """Ignores what pickle would restore."""
 
-    __init__ = __setstate__ = __setitem__ = append = extend = _ignore
+    __init__ = __setstate__ = __setitem__ = append = extend = add = update = _ignore
 
 
 def opaque(kind: str) -> Opaque:
@@ -61,43 +68,47 @@ def _opaque_type(name: str) -> type[Opaque]:
 def read_torch_file(file: Path) -> Any:
     """Returns what torch.save wrote, with arrays in place of tensors.
 
-    Dictionaries, lists, numbers, strings and argparse's namespaces come as they are; all else, such as tensors of
-    8-bit floats and complex numbers, comes as `Opaque`.
+    Dictionaries, lists, numbers and strings come as they are; all else, such as tensors of 8-bit floats and complex
+    numbers, and objects of any class, comes as `Opaque`.
 
     Args:
         file: a file in the zip format of PyTorch 1.6 and later.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: for any other format, or a corrupt file.
+        ValueError: for another kind of zip file, or a corrupt one.
     """
-    with file.open("rb") as stream:
-        start = stream.read(2)
-    if start != b"PK":
-        raise ValueError(f"{file} is no file of PyTorch 1.6 or later: load it in PyTorch and save it again")
     try:
         with zipfile.ZipFile(file) as archive:
-            names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-            contents = _read_zip(archive, names[0]) if len(names) == 1 else None
-    except (
-        zipfile.BadZipFile, zlib.error, pickle.UnpicklingError, EOFError, KeyError, IndexError, TypeError,
-        AttributeError, ValueError, OverflowError, RuntimeError,
-    ) as error:  # fmt: skip
-        raise ValueError(f"{file} is corrupt ({type(error).__name__}: {error}): get it again") from error
-    if len(names) != 1:
-        raise ValueError(f"{file} is a zip file, but none of PyTorch's: it holds no data.pkl")
-    return contents
+            names = archive.namelist()
+            pickled = [name for name in names if name.endswith("/data.pkl")]
+            if len(pickled) == 1:
+                return _read_zip(archive, pickled[0])
+    except _BROKEN as error:
+        reason = shorten(f"{type(error).__name__}: {error}", 200)
+        raise ValueError(f"{file} is corrupt ({reason}): get it again") from error
+    if names and all(name.endswith(".npy") for name in names):
+        raise ValueError(f"{file} holds arrays of NumPy (.npz): load them in PyTorch's model, and save that")
+    raise ValueError(f"{file} is a zip file, but none of PyTorch's: it holds no data.pkl")
 
 
 def _read_zip(archive: zipfile.ZipFile, pickled: str) -> Any:
     folder = pickled.removesuffix("data.pkl")
+
     # Tensors that share memory there share it here.
-    read = functools.cache(archive.read)
+    @functools.cache
+    def read(name: str) -> bytes:
+        # A few compressed bytes could stand for more than the memory.
+        if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
+            raise zipfile.BadZipFile(f"{name} is compressed, which torch.save does not do")
+        return archive.read(name)
+
     load = lambda key, dtype: np.frombuffer(read(f"{folder}data/{key}"), dtype)  # noqa: E731
-    return _Unpickler(io.BytesIO(archive.read(pickled)), load).load()
+    return _Unpickler(io.BytesIO(read(pickled)), load).load()
 
 
-class _Unpickler(pickle.Unpickler):
+# That of the C library allocates what a corrupt number asks for.
+class _Unpickler(pickle._Unpickler):  # pyright: ignore[reportAttributeAccessIssue]
     """Knows tensors and plain containers; calls nothing else."""
 
     def __init__(self, data: io.BytesIO, read_storage: Callable[[str, np.dtype], np.ndarray]) -> None:
@@ -106,7 +117,8 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if module in ("torch._utils", "torch._tensor") and name in _REBUILD:
-            return _REBUILD[name]
+            # A function of its own, as a file can set attributes of what it names.
+            return lambda *parts: _REBUILD[name](*parts)
         if module in ("torch", "torch.storage") and name in _STORAGES:
             return np.dtype(_STORAGES[name])
         return _PLAIN.get((module, name)) or _opaque_type(name)
@@ -129,6 +141,8 @@ def _rebuild_tensor(storage: Any, offset: int, size: Sequence[int], stride: Sequ
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
     if offset < 0 or min(size, default=1) < 0 or min(stride, default=0) < 0 or (0 not in size and last >= len(storage)):
         raise pickle.UnpicklingError("a tensor reaches beyond its storage")
+    if math.prod(size) > len(storage):
+        return opaque("expanded tensor")
     strides = [step * storage.itemsize for step in stride]
     return np.lib.stride_tricks.as_strided(storage[offset:], size, strides).copy()
 

@@ -134,7 +134,7 @@ def _choose(found: Mapping[str, Weights], file: Path, *, which: str) -> str:
     nearest = (min if which == "teacher" else max)(ranks.values())
     chosen = [prefix for prefix, rank in ranks.items() if rank == nearest]
     if _WORDS[nearest] == (other := (NETWORKS[which == "teacher"],)):
-        raise ValueError(f"{file} holds no {which!r}, only a {other[0]} ({list_some(sorted(chosen))})")
+        raise ValueError(f"{file} holds no {which!r}, only a {other[0]}: choose that ({list_some(sorted(chosen))})")
     if len(chosen) > 1:
         counts = [f"{prefix or 'no prefix'} ({len(found[prefix])} arrays)" for prefix in sorted(chosen)]
         raise ValueError(f"{file} holds several backbones, {list_some(counts)}: save the weights of one of them")

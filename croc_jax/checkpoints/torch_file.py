@@ -1,6 +1,7 @@
 """Reads the arrays of PyTorch's .pth files without PyTorch, and without running anything that a file contains."""
 
 import collections
+import errno
 import functools
 import io
 import math
@@ -84,7 +85,10 @@ def read_torch_file(file: Path) -> Any:
             pickled = [name for name in names if name.endswith("/data.pkl")]
             if len(pickled) == 1:
                 return _read_zip(archive, pickled[0])
-    except _BROKEN as error:
+    except (*_BROKEN, OSError) as error:
+        # A place before the start of the file; all else are faults of the machine.
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
         reason = shorten(f"{type(error).__name__}: {error}", 200)
         raise ValueError(f"{file} is corrupt ({reason}): get it again") from error
     if names and all(name.endswith(".npy") for name in names):

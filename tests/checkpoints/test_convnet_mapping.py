@@ -100,7 +100,7 @@ def test_the_same_weights_give_denser_tokens(tmp_path):
 
 def test_runs_start_from_them_at_any_distance_of_tokens(tmp_path):
     check_architecture(RESNET, dataclasses.replace(RESNET, patch_size=8), tmp_path)
-    with pytest.raises(ValueError, match=r"add --config.backbone.stages=\(1, 2, 1, 1\)$"):
+    with pytest.raises(ValueError, match=r"add --config.backbone.stages=1,2,1,1$"):
         check_architecture(RESNET, dataclasses.replace(RESNET, stages=None), tmp_path)
     with pytest.raises(ValueError, match="add --config.backbone.variant=resnet_50$"):
         check_architecture(RESNET, CONVNEXT, tmp_path)

@@ -34,7 +34,7 @@ _WORDS: tuple[Sequence[str], ...] = (
 )
 # DINOv3's copy of an earlier teacher.
 _OTHERS = {"gram"}
-_DEEPEST = 8
+_DEEPEST, _MOST = 8, 100
 
 
 class ChosenWeights(NamedTuple):
@@ -69,9 +69,9 @@ def choose_network(contents: Weights, file: Path, *, which: str) -> ChosenWeight
         raise ValueError(f"which={which!r}: choose 'teacher' or 'student'")
     try:
         groups = dict(_walk(contents, ""))
+        found = {folder + prefix: part for folder, group in groups.items() for prefix, part in _split(group).items()}
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
-    found = {folder + prefix: part for folder, group in groups.items() for prefix, part in _split(group).items()}
     names = [folder + name for folder, weights in groups.items() for name in weights]
     if any(_FLAT.fullmatch(name) for name in names):
         raise ValueError(
@@ -119,6 +119,8 @@ def _split(weights: Weights) -> dict[str, Weights]:
     """Returns the arrays of each backbone, by what precedes known names."""
     matches = ([match[1] for name in weights if (match := pattern.fullmatch(name))] for pattern in _MARKS)
     parts: dict[str, dict[str, Any]] = {prefix: {} for prefix in next(filter(None, matches), ())}
+    if len(parts) > _MOST:
+        raise ValueError(f"there are {len(parts)} backbones, such as {list_some(sorted(parts))}; save one of them")
     longest_first = sorted(parts, key=len, reverse=True)
     for name, array in weights.items():
         prefix = next((prefix for prefix in longest_first if name.startswith(prefix)), None)

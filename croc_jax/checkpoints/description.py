@@ -65,7 +65,7 @@ def read_description(folder: Path) -> Description:
     config = _read(folder / HF_CONFIG)
     images = _read(folder / HF_PREPROCESSOR)
     if not images:
-        images = _read(folder / _PROCESSOR).get("image_processor") or {}
+        images = _group(_read(folder / _PROCESSOR), "image_processor", folder)
     args, timm = (_group(config, name, folder) for name in ("model_args", "pretrained_cfg"))
     kind = config.get("model_type")
     problems = []
@@ -112,7 +112,7 @@ def _read(file: Path) -> dict[str, Any]:
 def _group(config: Mapping[str, Any], name: str, folder: Path) -> Mapping[str, Any]:
     found = config.get(name) or {}
     if not isinstance(found, Mapping):
-        raise ValueError(f"{folder / HF_CONFIG}: {name}={shorten(repr(found), 80)} is no dictionary")
+        raise ValueError(f"{folder}: {name}={shorten(repr(found), 80)} is no dictionary")
     return found
 
 

@@ -85,6 +85,8 @@ def describe_folder(folder: Path) -> str:
     """Returns why a folder is no checkpoint that can be read, and what to name instead."""
     looked = f"it has neither a folder checkpoints, as runs have, nor {IN_FOLDERS[0]} or {IN_FOLDERS[2]}"
     names = sorted(path.name for path in folder.iterdir())
+    if found := [name for name in IN_FOLDERS if name in names]:
+        return f"its {found[0]} is no file that can be read, as a link whose target is missing"
     if hint := next((hint for name, hint in _FOLDER_MARKS if name in names), None):
         return f"{looked}; {hint}"
     return f"{looked}; name one of its files: {list_some(names)}" if names else f"{looked}; it is empty"

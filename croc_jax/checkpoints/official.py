@@ -16,6 +16,7 @@ from croc_jax.checkpoints.param_mapping import Params, Weights, array_problem, l
 from croc_jax.checkpoints.pretrained import check_names, flatten_run, is_weights_file, read_contents, read_epoch
 from croc_jax.checkpoints.restore import restore_networks
 from croc_jax.models import BackboneConfig, HeadConfig, make_head
+from croc_jax.paths import local_path
 
 # Of each official loss, its centers and the last layers that they belong to.
 _LOSSES = {
@@ -79,6 +80,7 @@ def load_networks(source: Path, *, num_heads: int | None = None, default_heads: 
         ValueError: for another kind of file; or listing every weight of student, teacher and centers that is unknown,
             missing or of another shape; or if the number of heads is given for a run of this package.
     """
+    source = local_path(source, name="checkpoint")
     if is_weights_file(source):
         return _load_official(source, num_heads=num_heads, default_heads=default_heads)
     if num_heads is not None:

@@ -67,6 +67,9 @@ def read_slots(named: Iterable[tuple[str, Any]], slots: Mapping[str, Slot], igno
             continue
         index = slot.part[0] if slot.part else -1
         problem = array_problem(array, axes=4 if slot.layout == "patches" else None)
+        # Networks without registers may have none of them.
+        if problem is None and not array.size and slot.path != "register_tokens":
+            problem = f"{array.shape}, without any value"
         if problem is None and index in found.get(slot.path, {}):
             problem = "there twice, under different prefixes or names"
         if problem is None:
@@ -115,6 +118,18 @@ def array_problem(array: Any, *, axes: int | None = None) -> str | None:
     if axes is not None and array.ndim != axes:
         return f"{array.shape}, but {axes} axes are needed"
     return None
+
+
+def count_from_zero(numbers: Iterable[int]) -> int:
+    """Returns how many blocks there are by their numbers; some may be missing, but not most of them.
+
+    Examples:
+        >>> count_from_zero([0, 1, 3]), count_from_zero([0, 1, 999999]), count_from_zero([])
+        (4, 2, 1)
+    """
+    found = set(numbers)
+    # One strange name does not make a million blocks.
+    return 1 + max((number for number in found if number < 2 * len(found)), default=0)
 
 
 def unknown_names(names: Iterable[str]) -> list[str]:

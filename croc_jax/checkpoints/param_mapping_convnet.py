@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from croc_jax.checkpoints.param_mapping import Reading, Slot, Weights, read_slots, write_slots
+from croc_jax.checkpoints.param_mapping import Reading, Slot, Weights, count_from_zero, read_slots, write_slots
 
 # Our path, and the format's name for it; {s} is a stage, {S} the same counted from 1, {d} a stage but the first, and
 # {i} a block of the stage. A path in parentheses is a batch normalization, one in brackets a scale; all others have
@@ -178,9 +178,8 @@ def _numbers(ours: str, stages: Sequence[int]) -> Iterator[dict[str, int]]:
 def _count_blocks(names: Weights, table: Mapping[str, str]) -> tuple[int, ...]:
     place = next(theirs for ours, theirs in table.items() if "{i}" in ours)
     pattern = re.escape(place).replace(r"\{s\}", r"(?P<s>\d)").replace(r"\{S\}", r"(?P<S>\d)")
-    pattern = pattern.replace(r"\{i\}", r"(?P<i>\d+)") + r"(\..*)?"
+    pattern = pattern.replace(r"\{i\}", r"(?P<i>\d{1,6})") + r"(\..*)?"
     found = [(int(match[1]), int(match["i"])) for name in names if (match := re.fullmatch(pattern, name))]
     first = 1 if "{S}" in place else 0
-    return tuple(
-        1 + max((index for stage, index in found if stage == number + first), default=-1) for number in range(4)
-    )
+    stages = [[index for stage, index in found if stage == number + first] for number in range(4)]
+    return tuple(count_from_zero(blocks) if blocks else 0 for blocks in stages)

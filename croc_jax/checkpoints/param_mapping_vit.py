@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from croc_jax.checkpoints.param_mapping import Reading, Slot, Weights, read_slots, write_slots
+from croc_jax.checkpoints.param_mapping import Reading, Slot, Weights, count_from_zero, read_slots, write_slots
 
 COLUMNS: tuple[str, ...] = ("official", "timm", "hf_vit", "hf_dinov2", "hf_dinov3", "official_dinov3", "timm_dinov3")
 _BLOCKS: dict[str, str] = dict(
@@ -162,8 +162,8 @@ def _slot(row: Row, block: int) -> Slot:
 
 
 def _depth(names: Any) -> int:
-    blocks = [re.match(r"(?:blocks|encoder\.layer|layer)\.(\d+)\.", name) for name in names]
-    return 1 + max((int(block[1]) for block in blocks if block), default=0)
+    found = (re.match(r"(?:blocks|encoder\.layer|layer)\.(\d{1,6})\.", name) for name in names)
+    return count_from_zero(int(block[1]) for block in found if block)
 
 
 def _normalize_names(weights: Weights) -> list[tuple[str, Any]]:

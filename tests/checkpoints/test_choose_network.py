@@ -116,6 +116,7 @@ def test_what_is_no_single_network_is_explained_in_a_line():
         ({"epoch": 1, "optimizer": {}}, "holds no known backbone: no array lies in it"),
         (cyclic, "no array lies in it"),
         (behind("left.", STUDENT) | behind("right.", TEACHER), r"several backbones, left. \(4 arrays\), right. \(4"),
+        ({f"x{index}.patch_embed.proj.weight": ONE for index in range(999)}, "run.ckpt: there are 999 backbones"),
         ({"teacher.backbone.blocks.0._fsdp_wrapped_module._flat_param": ONE}, "FSDP has joined"),
         (TEACHER | {"module.cls_token": ONE}, "run.ckpt: cls_token is there twice, with and without a wrapper"),
     ):

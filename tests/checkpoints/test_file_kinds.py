@@ -78,12 +78,14 @@ def test_files_cut_short_are_corrupt(tmp_path):
         (".metadata", "a distributed checkpoint of PyTorch"),
         ("saved_model.pb", "a SavedModel of TensorFlow"),
         ("manifest.ocdbt", "that another program wrote with Orbax"),
+        ("model.safetensors", "its model.safetensors is no file that can be read"),
         ("last.ckpt", "name one of its files: last.ckpt$"),
     ],
 )
 def test_folders_say_what_is_looked_for(tmp_path, name, hint):
     assert "it is empty" in describe_folder(tmp_path)
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-    (tmp_path / name).touch()
-    assert describe_folder(tmp_path).startswith("it has neither a folder checkpoints, as runs have, nor model.saf")
+    (tmp_path / name).symlink_to("missing") if name == "model.safetensors" else (tmp_path / name).touch()
+    if name != "model.safetensors":
+        assert describe_folder(tmp_path).startswith("it has neither a folder checkpoints, as runs have, nor model.saf")
     assert re.search(hint, describe_folder(tmp_path))

@@ -128,6 +128,11 @@ OTHERS = [
     ({"norm.bias": np.ones(WIDTH, np.uint16)}, "norm.bias is of type uint16"),
     ({"module.norm.bias": ONES}, "norm.bias is there twice"),
     ({"blocks.0.attn.q_bias": ONES}, "block_0/attention/qkv/bias is there twice"),
+    (
+        {"blocks.999999.norm1.bias": ONES, "blocks.99999999999.x": ONES},
+        "unknown weights blocks.999999.norm1.bias, bl.*x$",
+    ),
+    ({"norm.bias": np.ones(0, np.float32)}, r"norm.bias is \(0,\), without any value$"),
     ({"norm.bias": np.full(WIDTH, np.nan, np.float32)}, "norm/bias holds NaN or infinity$"),
 ]
 

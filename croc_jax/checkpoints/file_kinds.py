@@ -10,12 +10,13 @@ TORCH, SAFETENSORS = "torch", "safetensors"
 # Files of a folder as Hugging Face ships it; an index names the files that hold the parts.
 HF_WEIGHTS, TORCH_WEIGHTS, INDEX = "model.safetensors", "pytorch_model.bin", ".index.json"
 IN_FOLDERS = (HF_WEIGHTS, f"{HF_WEIGHTS}{INDEX}", TORCH_WEIGHTS, f"{TORCH_WEIGHTS}{INDEX}")
+# The first bytes of what PyTorch before 1.6 wrote.
+LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _LONGEST = 600
 _RESAVE = "load it where it comes from, and save its state_dict as .safetensors or with torch.save"
 # What a file begins with, what it is then, and what to do.
 _BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
     (b"version https://git-lfs", "a pointer of Git LFS, without the weights", "run git lfs pull"),
-    (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", "a file of PyTorch before 1.6", "load it there, and save it again"),
     (b"\x89HDF\r\n\x1a\n", "HDF5, as of Keras", _RESAVE),
     (b"\x93NUMPY", "an array of NumPy", _RESAVE),
     (b"\x1f\x8b", "compressed with gzip", "unpack it first"),
@@ -55,7 +56,7 @@ def identify(file: Path) -> str:
         raise ValueError(f"{file} is empty: get it again")
     with file.open("rb") as stream:
         start = stream.read(512)
-    if start.startswith(b"PK\x03\x04"):
+    if start.startswith((b"PK\x03\x04", LEGACY)):
         return TORCH
     if start[8:9] == b"{" and struct.unpack("<Q", start[:8])[0] < 2**40:
         return SAFETENSORS

@@ -11,12 +11,12 @@ import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
 
-from croc_jax.checkpoints.file_kinds import shorten
+from croc_jax.checkpoints.file_kinds import LEGACY, shorten
 
 _STORAGES = {
     "FloatStorage": np.float32,
@@ -73,13 +73,16 @@ def read_torch_file(file: Path) -> Any:
     numbers, and objects of any class, comes as `Opaque`.
 
     Args:
-        file: a file in the zip format of PyTorch 1.6 and later.
+        file: a file in the zip format of PyTorch 1.6 and later, or in that before it.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: for another kind of zip file, or a corrupt one.
     """
     try:
+        with file.open("rb") as stream:
+            if stream.read(len(LEGACY)) == LEGACY:
+                return _read_legacy(stream)
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
             pickled = [name for name in names if name.endswith("/data.pkl")]
@@ -111,11 +114,38 @@ def _read_zip(archive: zipfile.ZipFile, pickled: str) -> Any:
     return _Unpickler(io.BytesIO(read(pickled)), load).load()
 
 
+def _read_legacy(stream: BinaryIO) -> Any:
+    """Reads a version, sizes of types, the contents, keys of the storages, and the storages, one after another."""
+    size = stream.seek(0, io.SEEK_END)
+    stream.seek(len(LEGACY))
+    for _ in range(2):
+        _Unpickler(stream, _no_storage).load()
+    start, kinds = stream.tell(), {}
+
+    def note_kind(key: str, dtype: np.dtype) -> Opaque:
+        kinds[key] = dtype
+        return opaque("storage")
+
+    _Unpickler(stream, note_kind).load()
+    storages = {}
+    for key in _Unpickler(stream, _no_storage).load():
+        (count,) = struct.unpack("<q", stream.read(8))
+        if not 0 <= count * kinds[key].itemsize <= size:
+            raise pickle.UnpicklingError(f"storage {key} has {count} values")
+        storages[key] = np.frombuffer(stream.read(count * kinds[key].itemsize), kinds[key])
+    stream.seek(start)
+    return _Unpickler(stream, lambda key, dtype: storages[key]).load()
+
+
+def _no_storage(key: str, dtype: np.dtype) -> Any:
+    raise pickle.UnpicklingError(f"storage {key} is out of place")
+
+
 # That of the C library allocates what a corrupt number asks for.
 class _Unpickler(pickle._Unpickler):  # pyright: ignore[reportAttributeAccessIssue]
     """Knows tensors and plain containers; calls nothing else."""
 
-    def __init__(self, data: io.BytesIO, read_storage: Callable[[str, np.dtype], np.ndarray]) -> None:
+    def __init__(self, data: BinaryIO, read_storage: Callable[[str, np.dtype], Any]) -> None:
         super().__init__(data, encoding="latin1")
         self._read_storage = read_storage
 
@@ -134,7 +164,7 @@ class _Unpickler(pickle._Unpickler):  # pyright: ignore[reportAttributeAccessIss
         if not isinstance(storage, np.dtype):
             return opaque(storage.__name__)
         values = self._read_storage(key, storage)
-        if len(values) != count:
+        if isinstance(values, np.ndarray) and len(values) != count:
             raise pickle.UnpicklingError(f"storage {key} has {len(values)} values, not {count}")
         return values
 
@@ -166,6 +196,7 @@ def _rebuild_with_attributes(rebuild: Callable[..., Any], kind: Any, parts: Sequ
 
 
 _REBUILD = {
+    "_rebuild_tensor": _rebuild_tensor,
     "_rebuild_tensor_v2": _rebuild_tensor,
     "_rebuild_tensor_v3": _rebuild_later_tensor,
     "_rebuild_parameter": _rebuild_parameter,

@@ -17,7 +17,6 @@ BEGINNINGS = {
     b"version https://git-lfs.github.com/spec/v1\noid sha256:0": "a pointer of Git LFS.*: run git lfs pull",
     b"\n<!DOCTYPE html><html>": "is a web page, not the weights behind it",
     b'<?xml version="1.0"?><Error>': "is a web page",
-    b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.": "PyTorch before 1.6: load it there, and save",
     b"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00}": "a pickle, but none of torch.save",
     b"\x89HDF\r\n\x1a\n\x00": "is HDF5",
     b"\x1f\x8b\x08\x00": "compressed with gzip: unpack it first",

@@ -130,7 +130,7 @@ OTHERS = [
     ({"blocks.0.attn.q_bias": ONES}, "block_0/attention/qkv/bias is there twice"),
     (
         {"blocks.999999.norm1.bias": ONES, "blocks.99999999999.x": ONES},
-        "unknown weights blocks.999999.norm1.bias, bl.*x$",
+        "unknown weights blocks.999999.norm1.*, bl.*x$",
     ),
     ({"norm.bias": np.ones(0, np.float32)}, r"norm.bias is \(0,\), without any value$"),
     ({"norm.bias": np.full(WIDTH, np.nan, np.float32)}, "norm/bias holds NaN or infinity$"),

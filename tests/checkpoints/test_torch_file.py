@@ -8,6 +8,7 @@ from collections import OrderedDict
 from pathlib import PurePosixPath
 from unittest import mock
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -63,6 +64,26 @@ def test_arrays_and_plain_values_come_back(save):
     np.testing.assert_array_equal(read["counts"], [3, 4])
     assert read["scalar"] == 5 and read["scalar"].shape == () and read["empty"].shape == (0, 3)
     assert read["epoch"] == 7
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_every_type_of_weights_is_read(save, legacy):
+    values = np.random.default_rng(0).standard_normal((3, 4))
+    arrays = {name: values.astype(name) for name in ("float32", "float64", "float16", "int64", "int8")}
+    arrays |= {"bfloat16": values.astype(ml_dtypes.bfloat16), "scalar": np.full((), 3.0), "none": values[:0]}
+    # Columns of one storage, as a transposed view.
+    view = Tensor(Storage("shared", values.ravel()), 1, (4, 2), (1, 4))
+    read = read_torch_file(file := save({"model": arrays, "view": view, "epoch": 3}, legacy=legacy))
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(read["model"][name], array)
+        assert read["model"][name].dtype == array.dtype
+    np.testing.assert_array_equal(read["view"], values.ravel()[1:].reshape(-1)[[[0, 4], [1, 5], [2, 6], [3, 7]]])
+    assert read["epoch"] == 3
+    octets = file.read_bytes()
+    for end in (40, len(octets) // 2, len(octets) - 1):
+        file.write_bytes(octets[:end])
+        with pytest.raises(ValueError, match="is corrupt.*get it again"):
+            read_torch_file(file)
 
 
 def test_nothing_in_a_file_is_called(save, capsys):

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import struct
 import sys
 import types
 import zipfile
@@ -59,7 +60,14 @@ def fake_modules():
     return found
 
 
-def write_torch(file, contents, *, drop=(), compression=zipfile.ZIP_STORED):
+def write_legacy(file, data, storages):
+    """Writes a file as PyTorch before 1.6 did."""
+    head = [pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})]
+    arrays = [struct.pack("<q", len(values)) + values.tobytes() for values in storages.values()]
+    file.write_bytes(b"".join([*head, data, pickle.dumps(list(storages), 2), *arrays]))
+
+
+def write_torch(file, contents, *, drop=(), compression=zipfile.ZIP_STORED, legacy=False):
     """Writes contents, with an array of NumPy wherever PyTorch has a tensor; storages in `drop` are left out."""
     data, count = io.BytesIO(), 0
 
@@ -76,6 +84,9 @@ def write_torch(file, contents, *, drop=(), compression=zipfile.ZIP_STORED):
     with mock.patch.dict(sys.modules, {} if hasattr(sys.modules.get("torch"), "is_fake") else fake_modules()):
         pickler = _Pickler(data)
         pickler.dump(to_tensors(contents))
+        if legacy:
+            write_legacy(file, data.getvalue(), pickler.storages)
+            return file
     with zipfile.ZipFile(file, "w", compression) as archive:
         archive.writestr("weights/data.pkl", data.getvalue())
         for key, values in pickler.storages.items():

@@ -12,7 +12,7 @@ from jaxtyping import Array, UInt8
 
 from croc_jax.checkpoints.description import format_setting
 from croc_jax.checkpoints.pretrained import Colors, is_weights_file, load_pretrained
-from croc_jax.checkpoints.restore import restore_backbone
+from croc_jax.checkpoints.restore import find_checkpoints, restore_backbone
 from croc_jax.data.config import DataConfig, ViewsConfig
 from croc_jax.data.photometric import normalize
 from croc_jax.models import Backbone, Features, VisionTransformer, make_backbone
@@ -107,6 +107,7 @@ def load_backbone(
         params, step, prefix, guessed = found.params, found.epoch, found.prefix, found.guessed
         notes = [found.note] if found.note else []
     else:
+        find_checkpoints(path)
         for name, value in known.items():
             if value is not None:
                 raise ValueError(f"{name}={value}: the config of the run {path} has it; leave it out")

@@ -232,6 +232,7 @@ def test_safetensors_of_other_types_and_files_that_are_none(tmp_path):
 
 
 def test_the_number_of_heads_is_inferred_or_stated(monkeypatch, tmp_path):
+    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
     with pytest.raises(ValueError, match="num_heads=4.*is a run|num_heads=4: the config of the run"):
         croc_jax.load_backbone(tmp_path, num_heads=4)
     assert read_as(monkeypatch, dinov3_weights(periods=16))().config.num_heads == 4

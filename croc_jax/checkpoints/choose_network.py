@@ -20,7 +20,7 @@ _FLAT = re.compile(r"(?:.*\.)?_?flat_param(?:_\d+)?")
 # The first layer of each known backbone in each library, and blocks where a file lacks that.
 _FIRST_LAYERS = re.compile(
     r"(|.*\.)(patch_embed\.proj|embeddings\.patch_embeddings(\.projection)?|embedder\.embedder\.convolution"
-    r"|layer1\.0\.conv1|stages\.0\.downsample_layers\.0|downsample_layers\.0\.0|stem\.0)\.weight"
+    r"|(layer1|4)\.0\.conv1|stages\.0\.downsample_layers\.0|downsample_layers\.0\.0|stem\.0)\.weight"
 )
 _BLOCKS = re.compile(r"(|.*?\.)((blocks|encoder\.layer|layers?|stages|encoder\.stages)\.0\.|cls_token$).*")
 _MARKS = (_FIRST_LAYERS, _BLOCKS)

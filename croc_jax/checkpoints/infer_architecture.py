@@ -13,7 +13,7 @@ import numpy as np
 from croc_jax.checkpoints.description import NOTHING_KNOWN, Description
 from croc_jax.checkpoints.manifest import flatten_tree
 from croc_jax.checkpoints.param_mapping import Params, Reading, Weights, nest
-from croc_jax.checkpoints.param_mapping_convnet import detect_family, read_convnet
+from croc_jax.checkpoints.param_mapping_convnet import detect_family, name_children, read_convnet
 from croc_jax.checkpoints.param_mapping_vit import read_vit
 from croc_jax.models import BackboneConfig, make_backbone
 from croc_jax.models.registry import CONVOLUTIONAL, VARIANTS
@@ -28,6 +28,7 @@ _ROPE_NAMES = re.compile(
     r".*rope_embed\.periods|.*storage_tokens|.*\.gamma_\d|.*embeddings\.patch_embeddings\.(weight|bias)"
     r"|.*\.attn\.[qv]_bias|.*\.mlp\.fc1_g\..*"
 )
+_FIRST = "patch_embedding/projection/kernel"
 _PERIODS = re.compile(r".*rope_embed\.periods")
 # For a model without a learned position embedding, or where the file does not state it.
 _GRID, _PATCH_SIZE = 14, 16
@@ -84,6 +85,7 @@ def read_backbone(
         default_heads: heads of a transformer whose weights do not state them, if they divide its width.
         like: a backbone of the same architecture; else the architecture is inferred.
     """
+    weights = name_children(weights)
     found = detect_family(weights)
     if found is not None:
         kind = found[0]
@@ -93,6 +95,8 @@ def read_backbone(
         problems += description.activation_problems(expected="relu" if kind == "resnet" else "gelu")
     else:
         kind, reading = "vision transformer", read_vit(weights)
+        if _FIRST not in reading.flat.keys() | reading.bad:
+            kind = "vision transformer, ResNet with bottlenecks, or ConvNeXt"
         config, image_size, guessed, problems = _infer_vit(reading, weights, description, num_heads, default_heads)
     colors = {"image_mean": description.image_mean, "image_std": description.image_std}
     config = dataclasses.replace(config, **{name: value for name, value in colors.items() if value is not None})
@@ -228,7 +232,7 @@ def _learned_grid(flat: Mapping[str, np.ndarray], bad: set[str], problems: list[
 
 
 def _patch_size(flat: Mapping[str, np.ndarray], bad: set[str], problems: list[str]) -> int:
-    if (path := "patch_embedding/projection/kernel") not in flat:
+    if (path := _FIRST) not in flat:
         return _PATCH_SIZE
     what = f"{path} takes {len(flat[path])} values, expected 3 colors of square patches"
     return _square_root(len(flat[path]) / 3, path, what, bad, problems) or _PATCH_SIZE

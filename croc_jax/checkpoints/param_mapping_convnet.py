@@ -77,7 +77,17 @@ _MARKS = (
 )
 # Counters, and DINOv3's second name for its last norm.
 _IGNORED = re.compile(r".*\.num_batches_tracked|norms\.3\..*")
+# A ResNet as a list of its children, as in lightly's examples.
+_CHILDREN = {"0": "conv1", "1": "bn1", **{str(3 + stage): f"layer{stage}" for stage in (1, 2, 3, 4)}}
 _BATCH_NORM = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "variance"}
+
+
+def name_children(weights: Weights) -> Weights:
+    """Returns the arrays of a ResNet whose children have numbers under torchvision's names; all others as they are."""
+    if "4.0.conv1.weight" not in weights:
+        return weights
+    parts = {name: name.partition(".") for name in weights}
+    return {f"{_CHILDREN.get(first, first)}.{rest}": weights[name] for name, (first, _, rest) in parts.items()}
 
 
 def detect_family(names: Iterable[str]) -> tuple[str, str] | None:

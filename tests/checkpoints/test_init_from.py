@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from croc_jax.checkpoints.init_from import _load_backbone, check_source, init_from
+from croc_jax.checkpoints.init_from import _load_backbone, check_architecture, check_source, init_from
 from croc_jax.checkpoints.official import export_run, load_networks
 from croc_jax.models import BackboneConfig
 from croc_jax.models.position_embedding import resize_position_embedding
@@ -82,6 +82,8 @@ def test_another_architecture_is_answered_with_the_flags_that_fit(run):
     other = dataclasses.replace(recipe.backbone, image_mean=(0.5, 0.25, 0.5))
     with pytest.raises(ValueError, match="add --config.backbone.image_mean=0.485,0.456,0.406$"):
         start(with_init(dataclasses.replace(recipe, backbone=other), source=run[0]))
+    # A lone file says nothing of colors: those of the run hold.
+    check_architecture(recipe.backbone, other, run[0], guessed=("image_mean", "image_std"))
     head = dataclasses.replace(recipe.head, num_prototypes=13)
     with pytest.raises(ValueError, match=r"center is \(12,\), expected \(13,\).*config.head"):
         start(with_init(dataclasses.replace(recipe, head=head), source=run[0], parts="networks"))

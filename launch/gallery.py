@@ -10,10 +10,11 @@ scikit-learn. A video is DAVIS-2017, or a folder of images/SEQUENCE/ and masks/S
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import flags, logging
-from cli import UserError, run
+from cli import UserError, define_colors, run
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
@@ -40,6 +41,7 @@ GRID = flags.DEFINE_integer("grid", 20, "Rows and columns of patches of a crop."
 VIDEO_ROWS = flags.DEFINE_integer(
     "video_rows", 45, "Rows of patches of a frame; DAVIS has 30 of 16 pixels.", lower_bound=2
 )
+read_colors = define_colors()
 
 # Size of the images above their components, in pixels; patches tile them at any size from 1 to 16 and 20.
 SIZE = (240, 320)
@@ -78,7 +80,10 @@ def main() -> None:
     console, output = Console(soft_wrap=True, highlight=False, markup=False), Path(OUTPUT.value)
     source = FolderSource(IMAGES.value or write_photographs(output / "images"))
     merging, clusters = find(source, MERGING_OF.value, default=0), find(source, CLUSTERS_OF.value, default=1)
-    backbone = load_backbone(CHECKPOINT.value)
+    colors: Any = read_colors()
+    backbone = load_backbone(CHECKPOINT.value, **colors)
+    if backbone.note:
+        console.print(f"{CHECKPOINT.value}: {backbone.note}")
     pairs, best = find_pair(backbone, source, merging)
     heads = pairs.merging[:, :, best, :1], pairs.costs[best, :1], pairs.num_clusters[best, :1]
     figures = {"merging": plot_merging(pairs.views[best], *heads, pairs.grid)}

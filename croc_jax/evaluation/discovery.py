@@ -102,7 +102,7 @@ def make_discover_fn(backbone: Backbone, config: DiscoveryConfig) -> Callable[..
     @jax.jit
     def discover(params: Params, image: UInt8[Array, "H W 3"], size: Int[Array, "2"]) -> tuple[Array, Array, Array]:
         inside = (jnp.arange(image.shape[0]) < size[0])[:, None] & (jnp.arange(image.shape[1]) < size[1])
-        pixels = normalize(image[None]) * inside[None, ..., None]
+        pixels = normalize(image[None], backbone.image_mean, backbone.image_std) * inside[None, ..., None]
         heads, _ = clustering_tokens(backbone.apply({"params": params}, pixels), config.tokens)
         tokens = jnp.swapaxes(heads[0], 0, 1).reshape(heads.shape[2], -1)
         tokens -= config.centered * jnp.mean(tokens, axis=0)

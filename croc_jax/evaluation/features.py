@@ -78,7 +78,8 @@ def make_extract_fn(
     @jax.jit
     def extract(params: Params, images: Images) -> Float[Array, "b r c d"]:
         rows, columns = patch_grid((images.shape[1], images.shape[2]), backbone.patch_size)
-        patches = backbone.apply({"params": params}, normalize(jnp.asarray(images))).patches
+        pixels = normalize(jnp.asarray(images), backbone.image_mean, backbone.image_std)
+        patches = backbone.apply({"params": params}, pixels).patches
         return patches.reshape(images.shape[0], rows, columns, -1).astype(dtype)
 
     return extract
@@ -90,7 +91,8 @@ def make_pool_fn(backbone: Backbone, pooling: str) -> Callable[[Params, Images],
 
     @jax.jit
     def pool(params: Params, images: Images) -> Float[Array, "b d"]:
-        tokens = backbone.apply({"params": params}, normalize(jnp.asarray(images)))
+        pixels = normalize(jnp.asarray(images), backbone.image_mean, backbone.image_std)
+        tokens = backbone.apply({"params": params}, pixels)
         known = {"cls": tokens.cls, "mean": jnp.mean(tokens.patches, axis=1)}
         return jnp.concatenate([known[name] for name in pooling.split("_")], axis=-1)
 

@@ -19,8 +19,9 @@ def make_results(
 ) -> dict[str, Any]:
     """Returns the content of results.json; `checkpoint` is named as the caller did."""
     module = {"compute_dtype": str(backbone.module.dtype), "pretrained_grid": backbone.module.grid_size}
+    origin = {"prefix": backbone.prefix}
     settings = protocol.fingerprint(config, result) | {
-        "backbone": dataclasses.asdict(backbone.recipe.backbone) | module,
+        "backbone": dataclasses.asdict(backbone.recipe.backbone) | module | origin,
         "which": backbone.which,
     }
     return {

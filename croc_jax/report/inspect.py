@@ -98,7 +98,7 @@ def _make_cluster_fn(
     @jax.jit
     def cluster(params: Params, views: Array, boxes: Array, rng: Array) -> tuple[Clustering, Array | None]:
         # View by view: `[v b H W 3]`.
-        pixels = normalize(jnp.moveaxis(views, 1, 0))
+        pixels = normalize(jnp.moveaxis(views, 1, 0), module.image_mean, module.image_std)
         features = jax.vmap(lambda images: module.apply({"params": params}, images))(pixels)
         tokens, cls_tokens = clustering_tokens(features, objective.tokens, groups=objective.token_groups)
         positions = patch_positions(jnp.moveaxis(boxes, 1, 0), grid)

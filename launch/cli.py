@@ -73,6 +73,26 @@ def explain_missing(kind: type[BaseException], error: BaseException, trace: Trac
 sys.excepthook = explain_missing
 
 
+def define_colors() -> Callable[[], dict[str, tuple[float, ...]]]:
+    """Defines --image_mean and --image_std; returns a function to those that are given, by name."""
+    text = "of red, green and blue, for weights whose files do not state it, such as 0.430,0.411,0.296."
+    values = {
+        name: flags.DEFINE_list(name, None, f"{what} {text}")
+        for name, what in (("image_mean", "Mean"), ("image_std", "Standard deviation"))
+    }
+
+    def read() -> dict[str, tuple[float, ...]]:
+        found = {}
+        for name, flag in values.items():
+            try:
+                found |= {} if flag.value is None else {name: tuple(float(value) for value in flag.value)}
+            except ValueError:
+                raise UserError(f"--{name}={','.join(flag.value or ())}: expected three numbers from 0 to 1") from None
+        return found
+
+    return read
+
+
 def load_config_file(source: str) -> ConfigDict:
     """Returns the config of a file named as on the command line, FILE.py or FILE.py:VARIANT."""
     name, _, variant = source.partition(":")

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import importlib
+import math
 import pkgutil
 import time
 from collections.abc import Callable, Mapping
@@ -72,7 +73,15 @@ class Protocol:
         if not config["dataset"]["root"]:
             raise ValueError("no data set: add --config.dataset.root=ROOT; the config file says what it holds")
         settings, dataset = self.config(**config[self.name]), self.open_dataset(**config["dataset"])
-        return lambda features, output: self.evaluate(features, dataset, settings, output)
+
+        def score(features: FrozenFeatures, output: Path | None) -> Result:
+            result = self.evaluate(features, dataset, settings, output)
+            for name in self.score_labels:
+                if not math.isfinite(result.scores.get(name) or 0):
+                    raise ValueError(f"{name} is {result.scores[name]}: there is nothing to score, or no finite number")
+            return result
+
+        return score
 
     def fingerprint(self, config: Mapping[str, Any], result: Result) -> dict[str, Any]:
         """Returns everything that moves the score of a configs/eval file, apart from the backbone."""

@@ -394,8 +394,8 @@ def torch_pickle(weights):
 
 def write_torch(root):
     weights = official_weights(width=64, depth=1)
-    run = {f"module.backbone.{name}": array for name, array in weights.items()}
-    for name, contents in (("backbone", weights), ("run", run)):
+    wrapped = {f"module.backbone.{name}": array for name, array in weights.items()}
+    for name, contents in (("backbone", weights), ("wrapped", wrapped)):
         pickled, storages = torch_pickle(contents)
         with zipfile.ZipFile(root / f"{name}.pth", "w") as archive:
             archive.writestr(zipfile.ZipInfo("archive/data.pkl"), pickled)

@@ -50,7 +50,8 @@ def features():
 def test_what_stands_still_is_kept_and_what_moves_is_found(tmp_path, features):
     dataset = open_dataset(root=write_davis(tmp_path / "davis"), split="val")
     result = evaluate(features, dataset, TINY, tmp_path)
-    assert result.dataset == {"name": "davis", "sequences": ["still", "slide"], "num_frames": 10}
+    described = {"name": "davis", "sequences": ["still", "slide"], "num_frames": 10}
+    assert result.dataset == described | {"digest": result.dataset["digest"]}
     scores, objects = result.scores, result.scores["objects"]
     assert list(objects) == ["still/1", "still/2", "slide/1", "slide/2"]
     assert scores["j_mean"] == pytest.approx(np.mean([of["j_mean"] for of in objects.values()]))

@@ -23,7 +23,7 @@ from rich.console import Console
 
 from croc_jax.atomic_write import atomic_write
 from croc_jax.clustering import ClusteringConfig, cluster_features
-from croc_jax.data.decoding import DecodeError, decode
+from croc_jax.data.decoding import DecodeError, decode_image
 from croc_jax.data.photometric import normalize
 from croc_jax.data.prefetch import load_ahead
 from croc_jax.data.sources import FolderSource
@@ -83,7 +83,7 @@ def main() -> None:
     atomic_write(output / "clusters.json", f"{json.dumps(numbers, indent=1)}\n".encode())
     draw_sheet(pictures).save(output / "overview.png")
     for line in skipped[:5]:
-        console.print(f"skipped {line}")
+        console.print(f"skipped: {line}")
     console.print(
         f"{len(numbers)} images, {len(skipped)} skipped, {np.mean(list(numbers.values())):.1f} clusters an image on "
         f"average; look at {output / 'overview.png'}"
@@ -109,9 +109,9 @@ def read_batches(source: FolderSource, skipped: list[str]) -> Iterator[tuple[lis
 
     def read(index: int) -> tuple[int, np.ndarray | str]:
         try:
-            return index, decode(source[index])
-        except (DecodeError, OSError) as error:
-            return index, f"{source.name(index)}: {error}"
+            return index, decode_image(source, index)
+        except DecodeError as error:
+            return index, str(error)
 
     for batch in load_ahead(read, len(source), BATCH_SIZE.value, num_threads=2):
         good = [(index, image) for index, image in batch if not isinstance(image, str)]

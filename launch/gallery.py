@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from absl import flags
+from absl import flags, logging
 from cli import UserError, run
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
@@ -20,9 +20,8 @@ from PIL import Image, ImageOps
 from rich.console import Console
 from sklearn.datasets import load_sample_images
 
-from croc_jax.data.decoding import DecodeError, decode
-from croc_jax.data.labeled.davis import open_videos
-from croc_jax.data.labeled.label_files import open_image
+from croc_jax.data.decoding import DecodeError, decode_image
+from croc_jax.data.labeled.davis import load_frames, open_videos, turn_with_frame
 from croc_jax.data.labeled.object_masks import read_mask
 from croc_jax.data.sources import FolderSource
 from croc_jax.evaluation.backbones import FrozenBackbone, load_backbone
@@ -84,7 +83,7 @@ def main() -> None:
     heads = pairs.merging[:, :, best, :1], pairs.costs[best, :1], pairs.num_clusters[best, :1]
     figures = {"merging": plot_merging(pairs.views[best], *heads, pairs.grid)}
     pairs, best = find_pair(backbone, source, clusters)
-    labels, valid, scene = pairs.labels[:, best, :4], pairs.valid[best, :4], decode(source[clusters])
+    labels, valid, scene = pairs.labels[:, best, :4], pairs.valid[best, :4], decode_image(source, clusters)
     figures["clusters"] = plot_clusters(pairs.views[best], labels, valid, pairs.grid, scene=(scene, pairs.boxes[best]))
     figures["components"] = draw_components(backbone, source)
     if VIDEO.value:
@@ -134,9 +133,11 @@ def draw_components(backbone: FrozenBackbone, source: FolderSource) -> Figure:
     size, images = (SIZE[0] // patch * patch, SIZE[1] // patch * patch), []
     for index in np.linspace(0, len(source) - 1, min(NUM_COMPONENT_IMAGES, len(source))).astype(int).tolist():
         try:
-            images.append(cover(decode(source[index]), size))
-        except (DecodeError, OSError):
-            continue
+            images.append(cover(decode_image(source, index), size))
+        except DecodeError as error:
+            logging.warning("left out: %s", error)
+    if not images:
+        raise UserError("none of the images above the components can be read")
     features = backbone.encode(np.stack(images))
     return plot_components(np.stack(images), np.asarray(features.patches), (size[0] // patch, size[1] // patch))
 
@@ -145,8 +146,8 @@ def draw_video(backbone: FrozenBackbone, folder: Path) -> tuple[Figure, str]:
     """Returns a strip of a video with its propagated objects, and their mean overlap with the true masks."""
     video, patch = open_videos(folder)[0], backbone.module.patch_size
     config = DavisConfig(short_side=VIDEO_ROWS.value * patch, multiple=patch)
-    frames = [open_image(file).convert("RGB") for file in video.frames]
-    ids = list(label_video(backbone.module, backbone.params, read_mask(video.masks[0]), frames, config))
+    frames, first = load_frames(video), turn_with_frame(read_mask(video.masks[0]), video.frames[0])
+    ids = list(label_video(backbone.module, backbone.params, first, frames, config))
     score = score_video(video, ids, score_ends=True)
     note = f"{video.name} has no other masks with objects of the first one: no score"
     if score.objects:

@@ -28,7 +28,8 @@ def choose_workers(num_workers: int, num_threads: int, *, batch_bytes: int, acce
     """Returns processes, and threads of each, to read with; replaces `BY_MACHINE` by what suits the machine.
 
     Beside an accelerator, that is a process for each core but one, as far as shared memory and
-    the limit of open files reach. On CPU, training takes all cores, and two threads of the main process keep ahead of it.
+    the limit of open files reach. On CPU, training takes all cores, and two threads of the main
+    process keep ahead of it.
 
     Args:
         num_workers: processes; 0 for threads of the main process.

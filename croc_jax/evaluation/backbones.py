@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
-from jaxtyping import Array, UInt8
 
 from croc_jax.checkpoints.pretrained import is_weights_file, load_pretrained
 from croc_jax.checkpoints.restore import restore_backbone
 from croc_jax.data.config import DataConfig, ViewsConfig
 from croc_jax.data.photometric import normalize
+from croc_jax.evaluation.image_batch import EncodeInput, as_batch
 from croc_jax.models import Backbone, Features, VisionTransformer, make_backbone
 from croc_jax.training.config import Recipe
 from croc_jax.training.state import init_state
@@ -38,15 +37,16 @@ class FrozenBackbone(NamedTuple):
     step: int
     which: str
 
-    def encode(self, images: UInt8[np.ndarray | Array, "b H W 3"]) -> Features:
+    def encode(self, images: EncodeInput) -> Features:
         """Returns the features of RGB images of a size that whole patches tile; each size compiles once.
 
+        Args:
+            images: an array `[b H W 3]` in uint8, or a list of arrays `[H W 3]` and Pillow images of one size.
+
         Raises:
-            ValueError: for other shapes or types.
+            ValueError: for other shapes or types, and for no images.
         """
-        if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
-            raise ValueError(f"images {images.shape} {images.dtype}: expected [b H W 3] uint8")
-        return _encode_fn(self.module)(self.params, images)
+        return _encode_fn(self.module)(self.params, as_batch(images))
 
     def with_patch_size(self, patch_size: int) -> "FrozenBackbone":
         """Returns the same convolutional weights with tokens 32, 16 or 8 pixels apart (by dilation).

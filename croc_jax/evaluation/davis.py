@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from croc_jax.data.labeled.davis import Video, open_videos
-from croc_jax.data.labeled.label_files import open_image
+from croc_jax.data.labeled.davis import Video, load_frames, open_videos, turn_with_frame
 from croc_jax.data.labeled.object_masks import read_mask, summarize_ids
 from croc_jax.data.sources.identity import digest_files
 from croc_jax.evaluation.davis_metrics import BOUNDARY_TOLERANCE, boundary_accuracy, region_similarity, summarize
@@ -80,7 +79,7 @@ def evaluate(features: FrozenFeatures, dataset: Videos, config: DavisConfig, out
     timer, found, num_frames = Timer(), {}, sum(len(video.frames) for video in dataset.videos)
     task = progress.add_task("frames", total=num_frames) if progress else None
     for video in dataset.videos:
-        frames, predictions = [open_image(file).convert("RGB") for file in video.frames], []
+        frames, predictions = load_frames(video), []
         first = _read_shaped(video, 0, (frames[0].height, frames[0].width))
         for ids in label_video(backbone, features.params, first, frames, config):
             predictions.append(ids)
@@ -160,7 +159,7 @@ def score_video(video: Video, predictions: Sequence[Ids], *, score_ends: bool) -
 
 
 def _read_shaped(video: Video, number: int, frame_shape: tuple[int, ...]) -> Ids:
-    ids = read_mask(video.masks[number])
+    ids = turn_with_frame(read_mask(video.masks[number]), video.frames[number])
     (height, width), (frame_height, frame_width) = ids.shape, frame_shape
     if abs(height * frame_width / (width * frame_height) - 1) > SHAPE_TOLERANCE:
         raise ValueError(

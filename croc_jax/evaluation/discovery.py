@@ -90,6 +90,7 @@ def find_boxes(
         boxes.append(seed_box(int(seed), mask, backbone.patch_size, size))
         ious.append(box_iou(boxes[-1], truth).max() if len(truth) else np.nan)
         num_boxes += len(truth)
+    split.turned.tell(f"{split.root}, {split.name}")
     return np.array(boxes), np.array(ious), num_boxes
 
 

@@ -155,7 +155,7 @@ def damaged(folder, tmp_path):
     exif[0x0112] = 6
     odd = {
         "cmyk.jpg": _encode(photo.convert("CMYK"), "JPEG"),
-        "deep.png": _encode(Image.fromarray(np.arange(2000, dtype=np.uint16).reshape(40, 50)), "PNG"),
+        "deep.png": _encode(Image.fromarray(np.arange(2000, dtype=np.uint16).reshape(40, 50) * 30), "PNG"),
         "gray.jpg": _encode(photo.convert("L"), "JPEG"),
         "rotated.jpg": _encode(photo, "JPEG", exif=exif),
         "dot.png": _encode(photo.resize((1, 1)), "PNG"),

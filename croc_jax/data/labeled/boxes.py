@@ -1,6 +1,7 @@
 """PASCAL VOC with boxes around objects, as in VOCdevkit."""
 
 import dataclasses
+import io
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
@@ -8,10 +9,13 @@ from xml.etree import ElementTree
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from croc_jax.data.labeled.label_files import read_image
+from croc_jax.data.labeled.label_files import image_header, read_image
 from croc_jax.data.labeled.listing import check_pairs, find_root, read_names
 from croc_jax.data.labeled.segmentation import LabeledPair
+from croc_jax.data.labeled.turned import TurnedImages, fit_of
+from croc_jax.data.orientation import UPRIGHT, turn_boxes
 from croc_jax.machine_errors import is_machine_error
+from croc_jax.regular_files import read_regular
 
 _HOST = "http://host.robots.ox.ac.uk/pascal/VOC"
 URLS = {
@@ -30,12 +34,14 @@ class BoxSplit:
         name: name of the split.
         pairs: image and annotation, in the order of the list.
         hard: whether truncated and difficult objects count.
+        turned: the images that their EXIF orientation turned, of those read so far.
     """
 
     root: Path
     name: str
     pairs: tuple[LabeledPair, ...]
     hard: bool
+    turned: TurnedImages = dataclasses.field(default_factory=TurnedImages, compare=False, repr=False)
 
     def __len__(self) -> int:
         """Returns the number of images."""
@@ -44,11 +50,14 @@ class BoxSplit:
     def load(self, index: int) -> tuple[UInt8[np.ndarray, "H W 3"], Float[np.ndarray, "m 4"]]:
         """Returns an image and its boxes (left, top, right, bottom), in pixels from 0, right and bottom exclusive.
 
+        Boxes are turned with an image that its EXIF orientation turns if their annotation states the size of the
+        image as it is stored.
+
         Raises:
             ValueError: for a file that cannot be read, a box without area, or the boxes of another image.
         """
         image, file = self.pairs[index]
-        annotation, pixels = read_boxes(file, hard=self.hard), read_image(image)
+        annotation, pixels = self._turn_along(read_boxes(file, hard=self.hard), image), read_image(image)
         size, boxes = np.array(pixels.shape[1::-1]), annotation.boxes
         if annotation.size is not None and (abs(size - annotation.size) > 1).any():
             what = f"is about {_product(annotation.size)} pixels"
@@ -58,6 +67,19 @@ class BoxSplit:
         else:
             return pixels, boxes
         raise ValueError(f"{file} {what}, but {image} has {_product(size)}, width x height: use both from one archive")
+
+    def _turn_along(self, annotation: "Annotation", image: Path) -> "Annotation":
+        """Returns an annotation in the pixels of the upright image, and counts images that are turned."""
+        header = image_header(image)
+        if header.orientation == UPRIGHT:
+            return annotation
+        stated = header.size if annotation.size is None else tuple(annotation.size[::-1].astype(int).tolist())
+        self.turned.add(image, header, fit := fit_of(stated, header))
+        if fit != "stored":
+            return annotation
+        height, width = header.size
+        boxes = turn_boxes(annotation.boxes, header.orientation, height=height, width=width)
+        return Annotation(boxes, np.array([width, height], float))
 
 
 def open_voc_boxes(root: str | Path, split: str = "trainval", *, year: int = 2007, hard: bool = True) -> BoxSplit:
@@ -99,7 +121,7 @@ def read_boxes(file: Path, *, hard: bool) -> Annotation:
         ValueError: for a file that cannot be read, or a box without area.
     """
     try:
-        tree = ElementTree.parse(file)
+        tree = ElementTree.parse(io.BytesIO(read_regular(file)))
         boxes = [
             [float(item.findtext(f"bndbox/{side}") or "") for side in _SIDES]
             for item in tree.iterfind("object")

@@ -9,13 +9,15 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from croc_jax.data.decoding import DecodeError, decode
+from croc_jax.data.decoding import DecodeError, decode, read_header
+from croc_jax.data.labeled.turned import TurnedImages
 from croc_jax.data.prefetch import LabeledBatch, load_padded
 from croc_jax.data.sources.base import ImageSource, split_choice
 from croc_jax.data.sources.entries import check_stems, list_entries
 from croc_jax.data.sources.files import FolderSource
 from croc_jax.data.sources.tfds import TfdsSource
 from croc_jax.data.specs import parse_spec
+from croc_jax.machine_errors import is_machine_error
 
 FORMS = {"folder": "ROOT", "tfds": "NAME[@DATA_DIR[@FEATURE]]"}
 
@@ -30,6 +32,7 @@ class ClassificationSplit:
         source: the encoded images, in a fixed order.
         label_of: returns the class of an image by its index; may read it.
         class_names: one a class.
+        turned: the images that their EXIF orientation turned, of those read so far.
     """
 
     root: Path
@@ -37,6 +40,7 @@ class ClassificationSplit:
     source: ImageSource
     label_of: Callable[[int], int]
     class_names: tuple[str, ...]
+    turned: TurnedImages = dataclasses.field(default_factory=TurnedImages, repr=False)
 
     @property
     def num_classes(self) -> int:
@@ -57,10 +61,15 @@ class ClassificationSplit:
 
         Raises:
             ValueError: for an image that cannot be read.
+            OSError: for a fault of the machine.
         """
         try:
-            image = Image.fromarray(decode(self.source[index]))
+            encoded = self.source[index]
+            self.turned.add(self.source.name(index), read_header(encoded))
+            image = Image.fromarray(decode(encoded))
         except (OSError, DecodeError) as error:
+            if is_machine_error(error):
+                raise
             raise ValueError(f"cannot read {self.source.name(index)} ({error}): replace or remove it") from error
         return center_crop(image, resize=resize, image_size=image_size)
 
@@ -82,7 +91,8 @@ class ClassificationSplit:
         def load(index: int) -> tuple[np.ndarray, int]:
             return self.load(index, resize=resize, image_size=image_size), self.label_of(index)
 
-        return load_padded(load, len(self), batch_size, num_threads=num_threads)
+        yield from load_padded(load, len(self), batch_size, num_threads=num_threads)
+        self.turned.tell(f"{self.root}, {self.name}")
 
 
 def center_crop(image: Image.Image, *, resize: int, image_size: int) -> UInt8[np.ndarray, "H W 3"]:

@@ -9,10 +9,11 @@ from typing import TypedDict
 import numpy as np
 from jaxtyping import UInt8, UInt32
 
-from croc_jax.data.labeled.label_files import IGNORED, Ids, LabelReader, RecodedIds, open_image
+from croc_jax.data.labeled.label_files import IGNORED, Ids, LabelReader, RecodedIds, read_colors
 from croc_jax.data.labeled.listing import check_pairs, check_split, find_root, names_in
 from croc_jax.data.labeled.segmentation import LabeledPair, SegmentationSplit
 from croc_jax.machine_errors import is_machine_error
+from croc_jax.regular_files import read_regular
 
 SPLITS = ("train", "val")
 THINGS = (
@@ -60,7 +61,7 @@ class PanopticLabels:
             ValueError: for an unreadable file, or a segment that the annotations do not list.
         """
         known, classes = self.segments[file.name]
-        colors = np.asarray(open_image(file).convert("RGB"), np.uint32)
+        colors = read_colors(file).astype(np.uint32)
         pixels = colors[..., 0] + 256 * colors[..., 1] + 65536 * colors[..., 2]
         places = np.minimum(np.searchsorted(known, pixels), len(known) - 1)
         if (wrong := pixels[known[places] != pixels]).size:
@@ -140,7 +141,7 @@ def _read_panoptic(file: Path, remedy: str) -> PanopticLabels:
     if not file.is_file():
         raise ValueError(f"no file {file}: {remedy}")
     try:
-        content = json.loads(file.read_bytes())
+        content = json.loads(read_regular(file))
     except (OSError, ValueError, RecursionError) as error:
         if is_machine_error(error):
             raise

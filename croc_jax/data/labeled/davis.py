@@ -7,7 +7,13 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from absl import logging
+from PIL import Image
+
+from croc_jax.data.labeled.label_files import Ids, image_header, read_image
 from croc_jax.data.labeled.object_masks import find_objects
+from croc_jax.data.labeled.turned import turn_along
+from croc_jax.data.orientation import UPRIGHT
 from croc_jax.data.sources.base import SUFFIXES, is_image, is_label, report_left_out
 from croc_jax.data.sources.entries import list_entries
 from croc_jax.data.text_lists import check_unique, read_lines
@@ -62,8 +68,36 @@ def open_videos(root: str | Path, split: str = "val") -> list[Video]:
     if not names:
         raise ValueError(f"no sequences in {root}")
     videos = [_open_video(frames / name, masks / name) for name in names]
+    turned = [video.name for video in videos if image_header(video.frames[0]).orientation != UPRIGHT]
+    if turned:
+        logging.warning(
+            "EXIF orientation turns the frames of %d of %d videos, such as %s; masks that only fit the frame as it is "
+            "stored are turned along",
+            len(turned), len(videos), turned[0],
+        )  # fmt: skip
     _report(root, [*above, *(folder / name for folder in (frames, masks) for name in names)], videos)
     return videos
+
+
+def load_frames(video: Video) -> list[Image.Image]:
+    """Returns all frames of a video in RGB, upright by their EXIF orientation.
+
+    Raises:
+        ValueError: for a frame that cannot be read, or of another size than the first.
+    """
+    frames = [Image.fromarray(read_image(file)) for file in video.frames]
+    for file, frame in zip(video.frames, frames, strict=True):
+        if frame.size != (first := frames[0]).size:
+            raise ValueError(
+                f"{file} has {frame.height} x {frame.width} pixels, but {video.frames[0]} has {first.height} x "
+                f"{first.width}: frames of a video need one size"
+            )
+    return frames
+
+
+def turn_with_frame(ids: Ids, frame: Path) -> Ids:
+    """Returns a mask that only fits its frame as it is stored turned as the frame is, and others unchanged."""
+    return turn_along(ids, image_header(frame))
 
 
 def _open_video(frames: Path, masks: Path) -> Video:

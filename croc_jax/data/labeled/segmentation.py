@@ -12,8 +12,9 @@ from PIL import Image
 
 from croc_jax.data.decoding import Pixels
 from croc_jax.data.formats import LABEL_SUFFIXES
-from croc_jax.data.labeled.label_files import IGNORED, Ids, LabelReader, image_size_of, read_ids, read_image
+from croc_jax.data.labeled.label_files import IGNORED, Ids, LabelReader, image_header, read_ids, read_image
 from croc_jax.data.labeled.object_masks import summarize_ids
+from croc_jax.data.labeled.turned import TurnedImages
 from croc_jax.data.prefetch import LabeledBatch, load_ahead, load_padded
 from croc_jax.data.sources.base import SUFFIXES, is_image, is_label, report_left_out
 from croc_jax.data.sources.entries import check_stems, list_entries
@@ -38,6 +39,7 @@ class SegmentationSplit:
         class_names: one a class; their indices are the ids that may occur, besides 255 for ignored pixels.
         read_label: reads a label file as class ids; picklable.
         kind: kind of data set, as in the specs of `croc_jax.data.labeled.open_labeled`.
+        turned: the images that their EXIF orientation turned, of those read so far.
     """
 
     root: Path
@@ -46,6 +48,7 @@ class SegmentationSplit:
     class_names: tuple[str, ...]
     read_label: LabelReader = read_ids
     kind: str = "folder"
+    turned: TurnedImages = dataclasses.field(default_factory=TurnedImages, compare=False, repr=False)
 
     @property
     def num_classes(self) -> int:
@@ -59,7 +62,10 @@ class SegmentationSplit:
     def load(
         self, index: int, *, image_size: tuple[int, int] | None = None, label_size: tuple[int, int] | None = None
     ) -> tuple[Pixels, Ids]:
-        """Returns an image and its labels.
+        """Returns an image, upright by its EXIF orientation, and its labels.
+
+        Labels of the size of the upright image are used as they are; those that only fit the image as it is stored
+        are turned with it.
 
         Args:
             index: index of the pair.
@@ -76,12 +82,13 @@ class SegmentationSplit:
     def load_labels(self, index: int, *, label_size: tuple[int, int] | None = None) -> Ids:
         """Returns the labels of an image; arguments and errors as for `load`."""
         image, file = self.pairs[index]
-        ids = self.read_label(file)
-        width, height = image_size_of(image)
-        if ids.shape != (height, width):
+        labels, header = self.read_label(file), image_header(image)
+        ids = self.turned.turn_along(labels, image, header)
+        if ids.shape != header.size:
+            upright = "" if header.stored == header.size else ", turned upright"
             raise ValueError(
-                f"{file} has {ids.shape[0]} x {ids.shape[1]} pixels, but {image} has {height} x {width}: "
-                "labels need the size of their image"
+                f"{file} has {labels.shape[0]} x {labels.shape[1]} pixels, but {image} has {header.size.height} x "
+                f"{header.size.width}{upright}: labels need the size of their image"
             )
         wrong = ids[(ids >= self.num_classes) & (ids != IGNORED)]
         if wrong.size:
@@ -106,14 +113,16 @@ class SegmentationSplit:
             ValueError: as `load`.
         """
         load = functools.partial(self.load, image_size=image_size, label_size=label_size)
-        return load_padded(load, len(self), batch_size, num_threads=num_threads)
+        yield from load_padded(load, len(self), batch_size, num_threads=num_threads)
+        self.turned.tell(f"{self.root}, {self.name}")
 
     def label_batches(
         self, batch_size: int, *, label_size: tuple[int, int] | None, num_threads: int = 2
     ) -> Iterator[list[Ids]]:
         """Yields the labels of `batches` without the images; arguments and errors as there."""
         load = functools.partial(self.load_labels, label_size=label_size)
-        return load_ahead(load, len(self), batch_size, num_threads=num_threads)
+        yield from load_ahead(load, len(self), batch_size, num_threads=num_threads)
+        self.turned.tell(f"{self.root}, {self.name}")
 
 
 def open_segmentation(

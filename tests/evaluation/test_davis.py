@@ -118,6 +118,7 @@ def test_objects_that_no_mask_holds_have_no_score(tmp_path, masks, objects, abse
     scores = score_masks(tmp_path, masks)
     assert list(scores["objects"]) == [f"dog/{one}" for one in objects] and scores["jf_mean"] == 100
     assert (scores["num_objects"], scores["num_objects_without_truth"]) == (len(objects), len(absent))
+    assert scores["num_ids_not_in_first_mask"] == len(later)
     assert scores["sequences"]["dog"] == {
         "num_frames": len(masks) - 1,
         "num_objects": len(objects),

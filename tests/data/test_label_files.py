@@ -1,12 +1,12 @@
 """Label files give their ids exactly, or one line that names the file."""
 
 import errno
-import pathlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from croc_jax.data.labeled import label_files
 from croc_jax.data.labeled.label_files import image_header, read_colors, read_ids, read_image
 from tests.data.image_bytes import encode, exif, png, png_chunk, smooth, tiff
 
@@ -95,7 +95,7 @@ def test_a_missing_file_is_named_and_a_fault_of_the_machine_is_no_fault_of_the_f
         def fail(file, number=number):
             raise OSError(number, "machine", str(file))
 
-        monkeypatch.setattr(pathlib.Path, "read_bytes", fail)
+        monkeypatch.setattr(label_files, "read_regular", fail)
         with pytest.raises(OSError) as caught:
             read(tmp_path / "a.png")
         assert caught.value.errno == number

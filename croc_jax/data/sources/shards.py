@@ -29,7 +29,11 @@ def find_shards(pattern: str | os.PathLike, *, named: re.Pattern[str], kind: str
     local_path(pattern, name=f"{source}:PATHS")
     pattern = os.path.expanduser(pattern)
     if os.path.isdir(pattern):
-        files = [os.path.join(pattern, name) for name in sorted(os.listdir(pattern)) if named.search(name)]
+        try:
+            found = sorted(os.listdir(pattern))
+        except PermissionError as error:
+            raise ValueError(f"cannot list the folder {pattern}: {error.strerror}") from error
+        files = [os.path.join(pattern, name) for name in found if named.search(name)]
         if not files:
             raise ValueError(f"no {kind} in {pattern}: correct the path (now in {os.getcwd()})")
     elif os.path.exists(pattern):

@@ -61,7 +61,7 @@ class ArrayRecordSource:
         """
         self._files = find_shards(pattern, named=_NAMED, kind="ArrayRecord file (*.array_record)", source="arrayrecord")
         counts = [int(found[1]) for file in self._files if (found := _NUMBERED.search(file))]
-        if os.path.isdir(pattern) and counts and len(counts) != max(counts):
+        if os.path.isdir(os.path.expanduser(pattern)) and counts and len(counts) != max(counts):
             raise ValueError(
                 f"{pattern} holds {len(counts)} of {max(counts)} shards: run the launch/prepare.py that writes it to "
                 "its end"

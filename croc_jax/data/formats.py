@@ -1,7 +1,5 @@
 """Which files are images: the formats that this machine's Pillow decodes, by suffix, and what to do about others."""
 
-import importlib.util
-
 from PIL import features
 
 # Of the formats that Pillow reads, those that images come in; the second table by the decoder that not all builds have.
@@ -11,14 +9,14 @@ _COMMON = (
 _OPTIONAL = {"webp": (".webp",), "avif": (".avif",), "jpg_2000": (".jp2", ".j2k", ".jpx")}
 _HEIF = (".heic", ".heif", ".hif")
 
-if importlib.util.find_spec("pillow_heif"):
+try:
     import pillow_heif  # pyright: ignore[reportMissingImports]
-
+except ImportError:
+    _HEIF_READ = ()
+else:
     # In each process that imports the decoder.
     pillow_heif.register_heif_opener()
     _HEIF_READ = _HEIF
-else:
-    _HEIF_READ = ()
 
 # In any case.
 SUFFIXES = (*_COMMON, *(suffix for name, of in _OPTIONAL.items() if features.check(name) for suffix in of), *_HEIF_READ)

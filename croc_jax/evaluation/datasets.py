@@ -147,8 +147,18 @@ def check_labels(*splits: SegmentationSplit) -> None:
 
 
 def check_classes(train: Int[np.ndarray, " n"], val: Int[np.ndarray, " m"], class_names: tuple[str, ...]) -> None:
-    """Raises ValueError for a split with fewer than two classes, or a class to score without a training image."""
+    """Checks the label of each image of the two splits.
+
+    Raises:
+        ValueError: for labels outside the classes, a split with one class, or a class to score without a training
+            image.
+    """
     for what, labels in (("to learn from", train), ("to score", val)):
+        if not 0 <= labels.min() <= labels.max() < len(class_names):
+            raise ValueError(
+                f"images {what} have labels from {labels.min()} to {labels.max()}, but the classes are 0 to "
+                f"{len(class_names) - 1}: choose a split whose images have classes"
+            )
         if len(held := np.unique(labels)) < 2:
             raise ValueError(
                 f"all images {what} are of the class {class_names[held[0]]}: with one class every score is 100%"

@@ -184,7 +184,10 @@ def join_scores(found: Mapping[str, VideoScore], videos: Sequence[Video]) -> dic
             )
     objects = {name: of for score in found.values() for name, of in score.objects.items()}
     if not objects:
-        raise ValueError("no sequence has a mask between its first frame and its last: nothing to score")
+        raise ValueError(
+            "no sequence has a mask between its first frame and its last, so nothing is scored; score_ends=True counts "
+            "the last frame"
+        )
     means = {name: float(np.mean([of[name] for of in objects.values()])) for name in next(iter(objects.values()))}
     return {
         "jf_mean": (means["j_mean"] + means["f_mean"]) / 2,

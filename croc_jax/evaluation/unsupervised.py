@@ -90,6 +90,8 @@ def evaluate(
         "miou_deviation": float(np.std(percent, ddof=1)) if len(percent) > 1 else None,
         "seed_miou": percent.tolist(),
         "num_images": len(val),
+        "num_tokens": len(tokens),
+        "num_clusters": num_clusters,
         **count_classes(np.isin(every_class, data.labels), predicted, val.class_names),
         "class_iou": name_classes(val.class_names, 100 * ious[0]),
         "inertia": inertia,

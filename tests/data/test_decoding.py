@@ -164,6 +164,7 @@ UNREADABLE = {
         "SyntaxError: broken PNG file",
     ),
     "truncated PNG": (png(GRAY, 8)[:80], "truncated"),
+    "truncated WebP": (encode(smooth(60, 80), "WEBP")[:-20], "OSError: could not create decoder object"),
     "truncated JPEG": (encode(smooth(60, 80), "JPEG")[:800], "truncated"),
     "200 megapixels": (png(GRAY, 8, size=(20_000, 10_000)), "more than 100 million pixels"),
     "absurd PNG": (png(GRAY, 8, size=(2**31 - 1, 2**31 - 1)), "more than 100 million pixels"),

@@ -1,18 +1,24 @@
 """Folders, lists, named layouts, mixtures, and the specs that choose a source."""
 
 import errno
+import importlib.util
+import itertools
 import logging
 import os
+import sys
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
+from PIL import features
 
 from croc_jax.data.config import DataConfig
-from croc_jax.data.sources import FolderSource, files, open_data, open_sources
+from croc_jax.data.decoding import decode
+from croc_jax.data.sources import FolderSource, entries, files, open_data, open_sources
 from croc_jax.data.sources.base import find_image_feature, report_left_out, split_choice
 from croc_jax.data.sources.combined import CombinedSource, mixture_shares
 from croc_jax.data.sources.files import open_list
-from tests.data.tiny_images import check_copies, contents, names
+from tests.data.tiny_images import check_copies, contents, encode, names
 
 
 def write(folder, *paths):
@@ -51,22 +57,68 @@ def test_folder_source_lists_images_by_relative_path_at_any_depth_with_any_name_
     assert logged(caplog) == []
 
 
+KINDS = {".jfif": "JPEG", ".JPE": "JPEG", ".tif": "TIFF", ".BMP": "BMP", ".gif": "GIF", ".ppm": "PPM", ".webp": "WEBP",
+         ".avif": "AVIF", ".jp2": "JPEG2000"}  # fmt: skip
+
+
+def test_what_is_listed_can_be_decoded(tmp_path):
+    for suffix, kind in KINDS.items():
+        (tmp_path / f"a{suffix}").write_bytes(encode(9, kind=kind))
+    for image in map(decode, contents(FolderSource(tmp_path))):
+        assert image.shape == (6, 8, 3) and abs(int(image[0, 0, 0]) - 90) < 8
+    assert len(FolderSource(tmp_path)) == len(KINDS)
+
+
+def test_formats_follow_what_is_installed(monkeypatch):
+    def load():
+        spec = importlib.util.find_spec("croc_jax.data.formats")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    registered = []
+    monkeypatch.setattr(features, "check", lambda name: name == "webp")
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    without = load()
+    monkeypatch.setitem(sys.modules, "pillow_heif", SimpleNamespace(register_heif_opener=lambda: registered.append(1)))
+    assert ".heic" in load().SUFFIXES and ".heic" not in load().HINTS and registered
+    assert not {".heic", ".avif", ".jp2"} & {*without.SUFFIXES} and ".webp" in without.SUFFIXES
+    assert without.HINTS[".heic"] == "pip install pillow-heif"
+    assert without.HINTS[".avif"] == without.HINTS[".jp2"] == "this build of Pillow has no decoder for it"
+
+
 def test_folder_source_follows_links_but_not_in_circles(tmp_path, caplog):
     elsewhere, folder = write(tmp_path / "elsewhere", "far.jpg"), write(tmp_path / "photos", "near.jpg")
-    for target, link in ((elsewhere, "link"), (folder, "circle"), ("self.jpg", "self.jpg"), ("/dev/zero", "zero.jpg")):
+    for target, link in (
+        (elsewhere, "link"),
+        (folder, "circle"),
+        ("self.jpg", "self.jpg"),
+        ("/dev/zero", "zero.jpg"),
+        ("x", "b"),
+    ):
         os.symlink(target, folder / link)
     os.mkfifo(folder / "pipe.jpg")
     source = FolderSource(folder)
     # A link to nothing counts as unreadable when it is read: its disk may only be missing.
     assert names(source) == [f"{folder}/{name}" for name in ("link/far.jpg", "near.jpg", "self.jpg")]
     (message,) = logged(caplog)
-    assert "3 are left out: 1 links to a folder above them, 2 pipes, sockets or devices" in message
+    assert "4 are left out: 1 links to a folder above them, 1 links to nothing, 2 pipes, sockets or devices" in message
     os.remove(elsewhere / "far.jpg")
     with pytest.raises(OSError, match=r"far\.jpg"):
         source[0]
     os.symlink(elsewhere, folder / "once_more")
     FolderSource(folder)
     assert logged(caplog)[0] == f"{folder}: 1 folders are listed again through links, and their files count again"
+
+
+def test_folders_that_link_to_each_other_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(entries, "MAX_AGAIN", 20)
+    for name in "abcd":
+        write(tmp_path, f"{name}/{name}.jpg")
+    for name, other in itertools.permutations("abcd", 2):
+        os.symlink(tmp_path / other, tmp_path / name / f"to_{other}")
+    with pytest.raises(ValueError, match="links lead to the same folders over and over, as .*to_"):
+        FolderSource(tmp_path)
 
 
 @pytest.mark.parametrize(("number", "kind"), [(errno.EACCES, ValueError), (errno.EIO, OSError)])

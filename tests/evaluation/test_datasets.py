@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from croc_jax.evaluation import FrozenFeatures
-from croc_jax.evaluation.datasets import check_labels, open_class_splits, open_pixel_split, open_pixel_splits
+from croc_jax.evaluation.datasets import (
+    check_classes,
+    check_labels,
+    open_class_splits,
+    open_pixel_split,
+    open_pixel_splits,
+)
 from croc_jax.evaluation.results import describe_counts
 from tests.data.tiny_sets import save, write_voc_boxes
 from tests.evaluation.conftest import score
@@ -95,6 +101,12 @@ def test_classes_that_no_score_can_come_from_are_refused(tmp_path, splits, messa
     (root / "train" / "c").mkdir()
     with pytest.raises(ValueError, match=message):
         open_class_splits(root=root, **SPLITS)
+
+
+@pytest.mark.parametrize(("train", "val", "message"), [([0, 1], [0, -1], "-1 to 0"), ([0, 2], [0, 1], "0 to 2")])
+def test_labels_outside_the_classes_are_refused(train, val, message):
+    with pytest.raises(ValueError, match=f"labels from {message}, but the classes are 0 to 1"):
+        check_classes(np.array(train), np.array(val), ("a", "b"))
 
 
 def test_counts_are_told_in_words():

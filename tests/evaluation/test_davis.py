@@ -77,7 +77,7 @@ def test_frames_without_masks_are_not_scored(tmp_path, features):
             if folder == "images" or number in (0, 3):
                 image.save(file)
     dataset = open_dataset(root=tmp_path, split="val")
-    with pytest.raises(ValueError, match="nothing to score"):
+    with pytest.raises(ValueError, match="nothing is scored; score_ends=True counts"):
         evaluate(features, dataset, TINY)
     result = evaluate(features, dataset, DavisConfig(short_side=32, multiple=8, score_ends=True))
     assert len(result.scores["objects"]) == 2 and result.dataset["num_frames"] == 4

@@ -64,7 +64,7 @@ SETTINGS = {
 CLASSES = "3 classes, 3 classes in labels, 3 classes predicted"
 COUNTS = {
     "linear": f"5 images, 9 training images, {CLASSES}",
-    "unsupervised": f"5 images, {CLASSES}",
+    "unsupervised": f"5 images, 360 tokens, 30 clusters, {CLASSES}",
     "retrieval": f"5 images, 9 training images, {CLASSES}",
     "knn": f"20 neighbors, 15 images, 36 training images, {CLASSES}",
     "classification": f"15 images, 36 training images, {CLASSES}",

@@ -6,18 +6,22 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from croc_jax.data.sources.base import is_sidecar, tell
+from croc_jax.data.sources.base import is_image, is_sidecar, tell
 from croc_jax.machine_errors import is_machine_error
+
+# Folders that link to each other are reached along very many ways.
+MAX_AGAIN = 100_000
 
 
 class Entries(NamedTuple):
     """Names in a folder, or paths relative to it, by what they are; in no order.
 
     Attributes:
-        files: regular files, also through links; links to nothing, which cannot be read, are among them.
+        files: regular files, also through links; links to nothing that are called images are among them, since they
+            may come back with a mount, and count as unreadable until then.
         folders: folders, also through links.
         sidecars: hidden and system files and folders (`is_sidecar`).
-        others: how many are something else, by kind: pipes, sockets and devices.
+        others: how many are something else, by kind, such as pipes and devices, which would block a reader.
     """
 
     files: list[str]
@@ -39,12 +43,14 @@ def list_entries(folder: str | os.PathLike) -> Entries:
             for entry in entries:
                 if is_sidecar(entry.name):
                     found.sidecars.append(entry.name)
-                elif _is_folder(entry):
+                    continue
+                kind = _kind_of(entry)
+                if kind == "folder":
                     found.folders.append(entry.name)
-                elif _is_readable(entry):
+                elif kind == "file" or (kind == "link to nothing" and is_image(entry.name)):
                     found.files.append(entry.name)
                 else:
-                    found.others["pipes, sockets or devices"] += 1
+                    found.others["pipes, sockets or devices" if kind == "other" else "links to nothing"] += 1
     except OSError as error:
         if is_machine_error(error):
             raise
@@ -58,7 +64,7 @@ def list_tree(folder: str | os.PathLike) -> Entries:
     """Lists a folder and all below it, through links too but not around in circles; `folders` stays empty.
 
     Raises:
-        ValueError: if one of the folders cannot be listed; see `list_entries`.
+        ValueError: if one of the folders cannot be listed (see `list_entries`), or links tie folders into a knot.
     """
     found, visited, num_again = Entries([], [], [], collections.Counter()), set(), 0
     pending: list[tuple[str, tuple[str, ...]]] = [("", ())]
@@ -70,6 +76,8 @@ def list_tree(folder: str | os.PathLike) -> Entries:
             found.others["links to a folder above them"] += 1
             continue
         num_again += real in visited
+        if num_again > MAX_AGAIN:
+            raise ValueError(f"{folder}: links lead to the same folders over and over, as {path}: remove such links")
         visited.add(real)
         entries = list_entries(path)
         found.files.extend(prefix + name for name in entries.files)
@@ -101,20 +109,14 @@ def check_stems(folder: str | os.PathLike, names: Iterable[str]) -> dict[str, st
     return by_stem
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def _kind_of(entry: os.DirEntry[str]) -> str:
     try:
-        return entry.is_dir()
+        if entry.is_dir():
+            return "folder"
+        if entry.is_file():
+            return "file"
+        return "link to nothing" if entry.is_symlink() and not os.path.exists(entry.path) else "other"
     except OSError as error:  # Such as a link to itself.
         if is_machine_error(error):
             raise
-        return False
-
-
-def _is_readable(entry: os.DirEntry[str]) -> bool:
-    """Returns whether an entry is a regular file, or a link to nothing: one that may come back with a mount."""
-    try:
-        return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
-    except OSError as error:
-        if is_machine_error(error):
-            raise
-        return entry.is_symlink()
+        return "link to nothing"

@@ -11,6 +11,7 @@ from PIL import Image
 from croc_jax.data.labeled.classes import open_classes
 from croc_jax.data.sources import open_sources
 from croc_jax.data.sources.huggingface import HuggingFaceSource
+from croc_jax.data.sources.identity import identify
 from croc_jax.data.sources.tfds import TfdsSource
 from tests.data.tiny_images import check_copies, contents, encode, names
 
@@ -94,6 +95,14 @@ def test_tfds_classes_come_with_their_images(data_dir):
         open_classes(f"tfds:tiny@{data_dir}", "val")
 
 
+def test_tfds_images_are_known_by_their_files_and_rows(data_dir, tmp_path):
+    shutil.copytree(data_dir / "tiny", tmp_path / "tiny")
+    specs = [f"tfds:tiny{part}@{home}" for home in (data_dir, tmp_path) for part in ("", ":train[:40%]", ":train+test")]
+    found = [identify(open_sources([spec])) for spec in specs]
+    assert found[:3] == found[3:] and [images.count for images in found[:3]] == [5, 2, 7]
+    assert len({images.digest for images in found}) == 3
+
+
 UNUSABLE = [
     ("tfds:text@{}", "data set text has no image feature, only text"),
     ("tfds:two@{}", r"several image features \(left, right\), none called image: write tfds:two:train@\S+@left or"),
@@ -159,6 +168,16 @@ def test_hugging_face_images_come_as_they_are_encoded(photos, tmp_path):
     assert contents(source) == [encode(i) for i in range(3)]
     assert names(source) == [f"{folder}:{i}" for i in range(3)]
     check_copies(source)
+
+
+def test_hugging_face_images_are_known_by_their_files(photos, tmp_path):
+    folders = [
+        save(photos.select(range(3)), tmp_path / "set"),
+        save(photos.select([1, 0, 2]), tmp_path / "other" / "set"),
+    ]
+    shutil.copytree(folders[0], tmp_path / "copy")
+    one, other, copy = (identify(HuggingFaceSource(folder)) for folder in (*folders, tmp_path / "copy"))
+    assert one == copy and one.count == 3 and one.digest != other.digest
 
 
 def test_hugging_face_rows_without_an_image_are_os_errors(photos, tmp_path):

@@ -11,7 +11,7 @@ from multiprocessing.pool import ThreadPool
 
 from array_record.python.array_record_module import ArrayRecordReader
 
-from croc_jax.data.sources.shards import find_shards
+from croc_jax.data.sources.shards import describe_shard, find_shards
 from croc_jax.machine_errors import from_library, is_machine_error
 
 _NAMED = re.compile(r"\.(array_record|arrayrecord)(-\d+-of-\d+)?$")
@@ -89,8 +89,8 @@ class ArrayRecordSource:
         return f"{self._pattern}:{index}"
 
     def entries(self) -> Iterator[tuple[str, int]]:
-        """Yields name and size of each file."""
-        yield from ((os.path.basename(file), os.path.getsize(file)) for file in self._files)
+        """Yields what identifies each file."""
+        yield from map(describe_shard, self._files)
 
 
 @functools.cache

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from croc_jax.data.sources.base import find_image_feature, split_choice
+from croc_jax.data.sources.shards import describe_shard
 from croc_jax.machine_errors import from_library, is_machine_error
 from croc_jax.regular_files import read_regular
 
@@ -52,9 +53,8 @@ class HuggingFaceSource:
         return f"{self._folder}:{index}"
 
     def entries(self) -> Iterator[tuple[str, int]]:
-        """Yields name and size of each Arrow file, then the column of images and the number of rows."""
-        for file in self._rows.cache_files:
-            yield os.path.basename(file["filename"]), os.path.getsize(file["filename"])
+        """Yields what identifies each Arrow file, then the column of images and the number of rows."""
+        yield from (describe_shard(file["filename"]) for file in self._rows.cache_files)
         yield self._column, len(self._rows)
 
     def __reduce__(self) -> tuple[type["HuggingFaceSource"], tuple[str]]:

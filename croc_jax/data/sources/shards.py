@@ -5,10 +5,14 @@ import itertools
 import os
 import re
 import stat
+import zlib
 from collections.abc import Iterator, Sequence
 
 from croc_jax.machine_errors import is_machine_error
 from croc_jax.paths import local_path
+from croc_jax.regular_files import open_regular
+
+_END_BYTES = 2**16
 
 
 def find_shards(pattern: str | os.PathLike, *, named: re.Pattern[str], kind: str, source: str) -> list[str]:
@@ -64,6 +68,18 @@ def _check_files(files: Sequence[str], *, where: str, kind: str) -> None:
         if key in known and status.st_ino:
             raise ValueError(f"{known[key]} and {file}{where} are the same file: name it once")
         known[key] = file
+
+
+def describe_shard(file: str | os.PathLike) -> tuple[str, int]:
+    """Returns what identifies a file of records: its name with a checksum of its end, where indices lie, and its size.
+
+    Files of ArrayRecord are padded to 64 KiB, so that their sizes alone say little.
+    """
+    with open_regular(file) as stream:
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, size - _END_BYTES))
+        checksum = zlib.crc32(stream.read())
+    return f"{os.path.basename(file)} ({checksum:08x})", size
 
 
 def expand_braces(pattern: str) -> Iterator[str]:

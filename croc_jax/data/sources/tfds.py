@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from croc_jax.data.sources.arrayrecord import Records
 from croc_jax.data.sources.base import find_image_feature, split_choice
+from croc_jax.data.sources.shards import describe_shard
 from croc_jax.machine_errors import from_library, is_machine_error
 
 # A name may end in a version, such as my_set/config:1.0.0.
@@ -104,10 +105,10 @@ class TfdsSource:
         return f"{self._name}:{index}"
 
     def entries(self) -> Iterator[tuple[str, int]]:
-        """Yields name and size of each file, and which of its rows are read."""
+        """Yields what identifies each file, with the rows of it that are read."""
         for part in self._files:
-            file = os.fspath(part.filename)
-            yield f"{os.path.basename(file)}[{part.skip}:{part.take}]", os.path.getsize(file)
+            name, size = describe_shard(part.filename)
+            yield f"{name}[{part.skip}:{part.take}]", size
         yield self._feature, len(self)
 
     def __reduce__(self) -> tuple[type["TfdsSource"], tuple[str, str, str | None, str]]:

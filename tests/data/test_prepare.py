@@ -51,7 +51,7 @@ def test_prepare_keeps_bytes_and_order_with_any_number_of_workers(run, photos, t
     assert run() == ([(0, 11), (4, 11), (8, 11), (11, 11)], 0)
     assert files(out) == [*NAMES, "prepare.json"] and contents(ArrayRecordSource(out)) == IMAGES
     settings = json.loads((out / "prepare.json").read_text())
-    assert len(settings.pop("names_sha256")) == 64
+    assert len(settings.pop("digest")) == 16
     assert settings == {"sources": [str(photos)], "short_side": None, "shard_size": 4, "num_images": 11}
     expected = {path.name: path.read_bytes() for path in out.iterdir()}
     # Of any source, the shards themselves among them.
@@ -107,10 +107,21 @@ def test_prepare_refuses_a_folder_of_other_shards(run, photos, tmp_path):
     with pytest.raises(ValueError) as error:
         run(short_side=16, shard_size=5)
     assert "short_side: None there, 16 now; shard_size: 4 there, 5 now): choose another --output" in str(error.value)
-    (photos / "00.png").rename(photos / "0.png")
-    with pytest.raises(ValueError, match="names_sha256: "):
-        run()
+    # The same images may have moved; others of the same number have another digest.
+    photos.rename(tmp_path / "moved")
+    assert run(sources=(str(tmp_path / "moved"),)) == ([(11, 11)], 0)
+    with (tmp_path / "moved" / "00.png").open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(ValueError, match=r"shards of other settings or images \(digest: "):
+        run(sources=(str(tmp_path / "moved"),))
+    # Settings of an older version hold no digest.
+    settings = json.loads((tmp_path / "out" / "prepare.json").read_text())
+    del settings["digest"]
+    (tmp_path / "out" / "prepare.json").write_text(json.dumps(settings))
+    assert run(sources=(str(tmp_path / "moved"),)) == ([(11, 11)], 0)
+    assert len(json.loads((tmp_path / "out" / "prepare.json").read_text())["digest"]) == 16
     (tmp_path / "out" / "prepare.json").unlink()
+    (tmp_path / "moved").rename(photos)
     with pytest.raises(ValueError, match=r"holds ArrayRecord files but no prepare\.json: choose another --output"):
         run()
 

@@ -11,6 +11,8 @@ import pytest
 from absl import flags
 from PIL import Image
 
+from croc_jax.evaluation import reuse
+
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = ("images", "workdir", "traceback")
 # Of configs/demo.py, for 400 images.
@@ -98,6 +100,7 @@ def start(demo, monkeypatch, tmp_path):
             if program == "launch/pretrain.py":
                 (tmp_path / "run").mkdir(exist_ok=True)
                 (tmp_path / "run" / "metrics.jsonl").write_text(json.dumps({"step": steps}) + "\n")
+                (tmp_path / "run" / "config.json").write_text(json.dumps(given["config.data.folders"]))
             elif program == "launch/evaluate.py":
                 output, step = Path(given["output"]), 0 if given["checkpoint"] == "random" else steps
                 output.mkdir(parents=True, exist_ok=True)
@@ -135,6 +138,11 @@ def test_main_scores_labeled_images_before_and_after_once(start, labeled, tmp_pa
         assert given["config.dataset.root"] == str(labeled)
     assert programs(start(labeled)) == ["pretrain"]
     assert programs(start(labeled, steps=150)) == ["pretrain", "evaluate"]
+    # Other labels of the same number have another score, and so has a run that began with other settings.
+    (labeled / "labels" / "val" / "0.png").write_bytes(b"other labels")
+    reuse._brief.cache_clear()
+    assert programs(start(labeled, steps=150)) == ["evaluate", "pretrain", "evaluate"]
+    assert programs(start(labeled, steps=150)) == ["pretrain"]
 
 
 def test_main_generates_scenes_without_images(demo, start, tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
+_SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]+):/")
 
 
 def is_remote(path: str | os.PathLike) -> bool:
@@ -20,7 +20,7 @@ def local_path(path: str | os.PathLike, *, name: str) -> Path:
         name: the flag or the field that holds it, for the message, such as "--workdir".
 
     Raises:
-        ValueError: for a URL, or an empty path.
+        ValueError: for a URL, an empty path, or a ~ without a home folder.
 
     Examples:
         >>> local_path("photos/cat.jpg", name="--image").as_posix()
@@ -34,4 +34,7 @@ def local_path(path: str | os.PathLike, *, name: str) -> Path:
             f"{name}={text}: {scheme[1]}:// is not read or written here: name a path on a mounted disk "
             "(mount the bucket, or copy it)"
         )
-    return Path(text).expanduser()
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{name}={text}: there is no such home folder: write the path without ~") from error

@@ -20,7 +20,10 @@ FOLDER = Path(__file__).resolve().parent
 
 def main() -> None:
     """Runs those named, or all."""
-    for name in sys.argv[1:] or sorted(path.stem for path in FOLDER.glob("*.ipynb")):
+    known = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
+    if unknown := [name for name in sys.argv[1:] if name not in known]:
+        raise SystemExit(f"error: no notebook {unknown[0]}: choose among {', '.join(known)}")
+    for name in sys.argv[1:] or known:
         path = FOLDER / f"{name}.ipynb"
         notebook = nbformat.read(path, as_version=4)
         NotebookClient(notebook, timeout=1200, resources={"metadata": {"path": str(FOLDER)}}).execute()

@@ -1,33 +1,30 @@
-"""Shared by the programs: flags, config files, progress bars, and one-line messages for a user's mistakes."""
+"""Config files on the command line, and progress bars, for the programs; `run` also explains mistakes in them."""
 
 import importlib.util
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from absl import app, flags, logging
+from absl import flags
 from ml_collections import ConfigDict, config_flags
 from rich import progress
 from rich.console import Console
 from rich.text import Text
 
-# Packages that only some programs need, and the extra that installs each.
-EXTRAS = {"matplotlib": "report"}
-TRACEBACK = flags.DEFINE_bool("traceback", False, "Show the traceback of an error.")
+from croc_jax.runtime import program
+from croc_jax.runtime.program import UserError, define_path, define_paths, writable_folder
 
-
-class UserError(ValueError):
-    """A mistake on the command line; the message says what to do."""
+__all__ = [
+    "SpeedColumn", "UserError", "define_path", "define_paths", "load_config_file", "make_progress", "parse_config",
+    "parse_configs", "run", "writable_folder",
+]  # fmt: skip
 
 
 def run(main: Callable[[], None], *, config_flag: str = "config") -> None:
-    """Parses flags and runs a program; a user's mistake ends it with one line and status 1.
-
-    ValueError and FileNotFoundError count as such mistakes: the library raises them for unusable settings and data.
-    The flag --traceback shows more.
+    """Runs a program, see `croc_jax.runtime.program.run`; mistakes in config files and overrides are one line, too.
 
     Args:
         main: the program.
@@ -35,42 +32,17 @@ def run(main: Callable[[], None], *, config_flag: str = "config") -> None:
     """
 
     def parse(argv: list[str]) -> list[str]:
+        _check_config_exists(argv, config_flag)
+        # Where --config may be repeated, `parse_configs` reads the overrides.
+        is_repeated = "config" in flags.FLAGS and isinstance(flags.FLAGS["config"], flags.MultiFlag)
         try:
-            _check_config_exists(argv, config_flag)
-            # Where --config may be repeated, `parse_configs` reads the overrides.
-            is_repeated = "config" in flags.FLAGS and isinstance(flags.FLAGS["config"], flags.MultiFlag)
             return flags.FLAGS([flag for flag in argv if not (is_repeated and _is_override(flag))])
         except (AttributeError, KeyError) as error:
-            raise SystemExit(f"error: {_explain_override(error, argv)}") from None
-        except (UserError, flags.Error) as error:
-            # An error in a config file comes with its whole traceback, which ends in the reason.
-            raise SystemExit(f"error: {str(error).strip().splitlines()[-1]}") from None
+            raise UserError(_explain_override(error, argv)) from None
 
-    def guarded(argv: list[str]) -> None:
-        if len(argv) > 1:
-            raise SystemExit(f"error: unexpected argument {argv[1]!r}: flags look like --name=value")
-        try:
-            main()
-        except (ValueError, FileNotFoundError) as error:
-            if TRACEBACK.value:
-                raise
-            raise SystemExit(f"error: {error}") from None
-
-    logging.set_verbosity(logging.WARNING)
-    app.run(guarded, flags_parser=parse)
-
-
-def explain_missing(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Names the extra of croc_jax that installs a missing package, in one line; other errors keep their traceback."""
-    package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
-    if package not in EXTRAS or "--traceback" in sys.argv:
-        sys.__excepthook__(kind, error, trace)
-    else:
-        print(f"error: {package} is not installed: pip install 'croc_jax[{EXTRAS[package]}]'", file=sys.stderr)
-
-
-# Programs import packages before `run` could catch an error.
-sys.excepthook = explain_missing
+    # Shells expand ~ at the start of a word alone.
+    sys.argv[1:] = [re.sub(r"^(--?(?:eval_)?config=)(~.*)", _expand, flag) for flag in sys.argv[1:]]
+    program.run(main, parse=parse)
 
 
 def load_config_file(source: str) -> ConfigDict:
@@ -136,6 +108,10 @@ def make_progress(console: Console) -> progress.Progress:
     """Returns progress bars with speed and time left."""
     columns = ("{task.description}", progress.BarColumn(), progress.MofNCompleteColumn(), SpeedColumn())
     return progress.Progress(*columns, progress.TextColumn("ETA"), progress.TimeRemainingColumn(), console=console)
+
+
+def _expand(flag: re.Match[str]) -> str:
+    return flag[1] + os.path.expanduser(flag[2])
 
 
 def _is_override(flag: str) -> bool:

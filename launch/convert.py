@@ -17,10 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cli
 import jax
 import numpy as np
 from absl import flags
-from cli import UserError, run
+from cli import UserError, define_path, writable_folder
 from rich.console import Console
 
 from croc_jax.checkpoints.export import FORMATS, export_backbone
@@ -33,8 +34,8 @@ from croc_jax.evaluation.backbones import FrozenBackbone, load_backbone
 from croc_jax.models import Backbone, make_backbone
 from croc_jax.training.config import Recipe
 
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A workdir, a checkpoint, a file or a folder.", required=True)
-OUTPUT = flags.DEFINE_string(
+CHECKPOINT = define_path("checkpoint", None, "A workdir, a checkpoint, a file or a folder.", required=True)
+OUTPUT = define_path(
     "output", None, "A .pth, .safetensors or .stablehlo file; a folder for hf and orbax.", required=True
 )
 FORMAT = flags.DEFINE_enum("format", "official", (*FORMATS, "orbax", "stablehlo"), "Whose names the weights get.")
@@ -44,14 +45,15 @@ RUN = flags.DEFINE_bool("run", False, "Write both networks of a run, with heads 
 
 def main() -> None:
     """Converts and compares."""
-    checkpoint, output = Path(CHECKPOINT.value), Path(OUTPUT.value)
-    try:
+    checkpoint, output = CHECKPOINT.value, OUTPUT.value
+    is_folder = FORMAT.value in ("hf", "orbax")
+    if output.is_dir() and not is_folder:
+        raise UserError(f"--output={output} is a folder: --format={FORMAT.value} writes a file")
+    with writable_folder(output if is_folder else output.parent, name="--output"):
         if RUN.value:
             convert_run(checkpoint, output)
         else:
             convert_backbone(load_backbone(checkpoint, which=WHICH.value), output)
-    except OSError as error:
-        raise UserError(str(error)) from error
 
 
 def convert_backbone(backbone: FrozenBackbone, output: Path) -> None:
@@ -139,4 +141,4 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    cli.run(main)

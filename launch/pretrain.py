@@ -25,9 +25,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import cli
 import jax
 from absl import flags
-from cli import run
+from cli import define_path
 from jax.sharding import Mesh
 from ml_collections import config_flags
 from rich.console import Console
@@ -56,7 +57,7 @@ from croc_jax.training.state import TrainState, abstract_batch, abstract_state, 
 from croc_jax.training.step import make_train_step
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="The configuration, such as configs/demo.py.")
-WORKDIR = flags.DEFINE_string("workdir", None, "Where config, metrics and checkpoints are written.", required=True)
+WORKDIR = define_path("workdir", None, "Where config, metrics and checkpoints are written.", required=True)
 COORDINATOR = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0 of several processes.")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes; 1 ignores the environment.")
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Index of this process, from 0.")
@@ -84,7 +85,7 @@ def main() -> None:
 def pretrain() -> int:
     """Reads the configuration, arranges the devices, and trains; returns the exit status."""
     # Configuration.
-    recipe, workdir = read_recipe(), Path(WORKDIR.value)
+    recipe, workdir = read_recipe(), WORKDIR.value
 
     # Mesh.
     memory_bytes = distributed.least(memory.memory_limit(jax.devices()))
@@ -306,4 +307,4 @@ def name_last(workdir: Path) -> str:
 
 
 if __name__ == "__main__":
-    run(main)
+    cli.run(main)

@@ -8,25 +8,26 @@ Several folders (workdirs, or what evaluate.py wrote) are compared: scores with 
 the paper's tables; classes; best and worst images; and every setting that moves a score.
 """
 
-from pathlib import Path
-
-from absl import flags
-from cli import run
+from cli import UserError, define_path, define_paths, run, writable_folder
 from rich.console import Console
 
 from croc_jax.report import build_comparison, build_report
 
-FOLDERS = flags.DEFINE_multi_string("folder", None, "A workdir, or what evaluate.py wrote; repeatable.", required=True)
-OUTPUT = flags.DEFINE_string("output", "", "The page; by default report.html in the first folder.")
+FOLDERS = define_paths("folder", "A workdir, or what evaluate.py wrote; repeatable.", required=True)
+OUTPUT = define_path("output", "", "The page; by default report.html in the first folder.")
 
 
 def main() -> None:
     """Writes the page."""
-    folders = [Path(folder).expanduser() for folder in FOLDERS.value]
-    file = Path(OUTPUT.value) if OUTPUT.value else folders[0] / "report.html"
-    file.parent.mkdir(parents=True, exist_ok=True)
+    folders = FOLDERS.value
+    if missing := [str(folder) for folder in folders if not folder.is_dir()]:
+        raise UserError(f"--folder={missing[0]}: there is no such folder: name a workdir, or what evaluate.py wrote")
+    file = OUTPUT.value or folders[0] / "report.html"
+    if file.is_dir():
+        raise UserError(f"--output={file} is a folder: name a file, such as {file / 'report.html'}")
     alone = len(folders) == 1 and (folders[0] / "checkpoints").is_dir()
-    written = build_report(folders[0], file=file) if alone else build_comparison(folders, file)
+    with writable_folder(file.parent, name="--output"):
+        written = build_report(folders[0], file=file) if alone else build_comparison(folders, file)
     Console().print(f"Open this page in a browser:\n  {written.resolve()}", markup=False, soft_wrap=True)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from croc_jax.data.config import PhotometricConfig
+from croc_jax.float32 import in_float32
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -48,6 +49,7 @@ class Draws(NamedTuple):
     solarize: Bool[Array, ""]
 
 
+@in_float32
 def augment(rng: Array, views: UInt8[Array, "b v H W 3"], config: PhotometricConfig) -> Float[Array, "b v H W 3"]:
     """Returns randomly recolored, blurred and solarized views, ImageNet-normalized.
 
@@ -65,6 +67,7 @@ def augment(rng: Array, views: UInt8[Array, "b v H W 3"], config: PhotometricCon
     return _augment(rng, views, config, _probabilities(config, views.shape[1]))
 
 
+@in_float32
 def augment_local(rng: Array, views: UInt8[Array, "b l h w 3"], config: PhotometricConfig) -> Float[Array, "b l h w 3"]:
     """Returns the local crops augmented as `augment` does, with one blur probability and no solarization (as in DINO).
 

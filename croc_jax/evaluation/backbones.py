@@ -14,6 +14,7 @@ from croc_jax.checkpoints.pretrained import is_weights_file, load_pretrained
 from croc_jax.checkpoints.restore import restore_backbone
 from croc_jax.data.config import DataConfig, ViewsConfig
 from croc_jax.data.photometric import normalize
+from croc_jax.float32 import in_float32
 from croc_jax.models import Backbone, Features, VisionTransformer, make_backbone
 from croc_jax.training.config import Recipe
 from croc_jax.training.state import init_state
@@ -64,7 +65,7 @@ class FrozenBackbone(NamedTuple):
 
 @functools.lru_cache(maxsize=8)
 def _encode_fn(module: Backbone) -> Callable[..., Features]:
-    return jax.jit(lambda params, images: module.apply({"params": params}, normalize(images)))
+    return jax.jit(in_float32(lambda params, images: module.apply({"params": params}, normalize(images))))
 
 
 def load_backbone(checkpoint: str | Path, *, which: str = "teacher", num_heads: int | None = None) -> FrozenBackbone:

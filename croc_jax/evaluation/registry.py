@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from croc_jax.evaluation.features import FrozenFeatures
+from croc_jax.float32 import in_float32
 
 
 class Result(NamedTuple):
@@ -70,9 +71,9 @@ class Protocol:
             ValueError: for settings that cannot work, or data that cannot be used.
         """
         if not config["dataset"]["root"]:
-            raise ValueError("no data set: add --config.dataset.root=ROOT; the config file says what it holds")
+            raise ValueError("dataset.root is empty: name a data set; the config file says what it holds")
         settings, dataset = self.config(**config[self.name]), self.open_dataset(**config["dataset"])
-        return lambda features, output: self.evaluate(features, dataset, settings, output)
+        return in_float32(lambda features, output: self.evaluate(features, dataset, settings, output))
 
     def fingerprint(self, config: Mapping[str, Any], result: Result) -> dict[str, Any]:
         """Returns everything that moves the score of a configs/eval file, apart from the backbone."""
@@ -92,7 +93,7 @@ def find_protocols() -> dict[str, Protocol]:
 def get_protocol(name: str) -> Protocol:
     """Returns a protocol; ValueError for an unknown name."""
     if name not in find_protocols():
-        raise ValueError(f"config.protocol={name!r}: choose one of {', '.join(find_protocols())}")
+        raise ValueError(f"protocol={name!r}: choose one of {', '.join(find_protocols())}")
     return find_protocols()[name]
 
 

@@ -26,7 +26,7 @@ from trial.findings import OK, Report, Row, attempt, print_rows, read_rows, writ
 from trial.phases import environment, run_phase
 from trial.sizes import SIZES, TrialSize
 
-from croc_jax.runtime.program import UserError, define_path, run, writable_folder
+from croc_jax.runtime.program import UserError, define_path, run, writable
 
 IMAGES = define_path("images", "", "A folder of photos; random images if not given.")
 MINUTES = flags.DEFINE_float("minutes", 0.0, "Length of the training run; 3 by default, if they are left.")
@@ -44,7 +44,7 @@ def main() -> None:
         run_here(PHASE.value, size, folder)
         return
     console = Console(soft_wrap=True, highlight=False, markup=False)
-    with writable_folder(folder, name="--output"), found_images(size, IMAGES.value) as images:
+    with writable(folder, name="--output"), found_images(size, IMAGES.value) as images:
         rows = run_all(size, images, folder, console)
     devices = next((row.numbers for row in rows if row.name == "devices"), None)
     title = "Unknown devices"

@@ -16,7 +16,7 @@ from ml_collections import config_flags
 from programs.rows import ROWS, find_figures
 from programs.scaling_page import MEASURED, Entry, make_page, measured_section
 
-from croc_jax.runtime.program import UserError, define_path, run, writable_folder
+from croc_jax.runtime.program import UserError, define_path, run, writable
 from croc_jax.training.config_dict import recipe_config
 
 ONLY = flags.DEFINE_multi_enum("only", None, [row.name for row in ROWS], "Row to compile; repeatable.")
@@ -35,8 +35,8 @@ def main() -> None:
         raise UserError("the page describes the configured recipes: --output takes no --config.FIELD")
     chosen = [row for row in ROWS if not ONLY.value or row.name in ONLY.value]
     rows = [row._replace(fields={**row.fields, **changes}) for row in chosen]
-    folder = OUTPUT.value.parent if OUTPUT.value else RESULTS.value
-    with writable_folder(folder, name="--output" if OUTPUT.value else "--results"):
+    path, name = (OUTPUT.value, "--output") if OUTPUT.value else (RESULTS.value, "--results")
+    with writable(path, name=name, is_file=OUTPUT.value is not None):
         found = find_figures(rows, folder=RESULTS.value, dump=DUMP.value)
     entries = [Entry(row.title, row.topology, figures) for row, figures in zip(rows, found, strict=True)]
     if not OUTPUT.value:

@@ -32,7 +32,7 @@ from croc_jax.data.sources import FolderSource, ImageSource, open_sources
 from croc_jax.data.workers import count_cores
 from croc_jax.runtime.program import define_path, run
 
-IMAGES = define_path("images", None, "Folder of photographs.", required=True)
+IMAGES = define_path("images", None, "Folder of photographs.", required=True, must_exist=True)
 SECONDS = flags.DEFINE_float("seconds", 3.0, "How long each reader works in each turn.")
 TURNS = flags.DEFINE_integer("turns", 5, "Turns; medians are printed.")
 SOAK = flags.DEFINE_integer("soak", 0, "Instead, read so many batches of small crops and print the memory they leave.")

@@ -11,18 +11,22 @@ import io
 import sys
 from pathlib import Path
 
-import nbformat
-from nbclient import NotebookClient
+from absl import flags
 from PIL import Image
+
+from croc_jax.runtime.program import UserError, run
 
 FOLDER = Path(__file__).resolve().parent
 
 
 def main() -> None:
     """Runs those named, or all."""
+    import nbformat
+    from nbclient import NotebookClient
+
     known = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
     if unknown := [name for name in sys.argv[1:] if name not in known]:
-        raise SystemExit(f"error: no notebook {unknown[0]}: choose among {', '.join(known)}")
+        raise UserError(f"no notebook {unknown[0]}: choose among {', '.join(known)}")
     for name in sys.argv[1:] or known:
         path = FOLDER / f"{name}.ipynb"
         notebook = nbformat.read(path, as_version=4)
@@ -49,4 +53,4 @@ def shrink(encoded: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, parse=lambda argv: flags.FLAGS(argv)[:1])

@@ -1,9 +1,9 @@
 """Config files on the command line, and progress bars, for the programs; `run` also explains mistakes in them."""
 
-import importlib.util
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,11 @@ from rich.console import Console
 from rich.text import Text
 
 from croc_jax.runtime import program
-from croc_jax.runtime.program import UserError, define_path, define_paths, writable_folder
+from croc_jax.runtime.program import UserError, define_path, define_paths, writable
 
 __all__ = [
     "SpeedColumn", "UserError", "define_path", "define_paths", "load_config_file", "make_progress", "parse_config",
-    "parse_configs", "run", "writable_folder",
+    "parse_configs", "run", "writable",
 ]  # fmt: skip
 
 
@@ -32,7 +32,7 @@ def run(main: Callable[[], None], *, config_flag: str = "config") -> None:
     """
 
     def parse(argv: list[str]) -> list[str]:
-        _check_config_exists(argv, config_flag)
+        _check_config_files(argv, config_flag)
         # Where --config may be repeated, `parse_configs` reads the overrides.
         is_repeated = "config" in flags.FLAGS and isinstance(flags.FLAGS["config"], flags.MultiFlag)
         try:
@@ -45,14 +45,37 @@ def run(main: Callable[[], None], *, config_flag: str = "config") -> None:
     program.run(main, parse=parse)
 
 
-def load_config_file(source: str) -> ConfigDict:
-    """Returns the config of a file named as on the command line, FILE.py or FILE.py:VARIANT."""
-    name, _, variant = source.partition(":")
-    spec = importlib.util.spec_from_file_location(Path(name).stem, name)
-    assert spec is not None and spec.loader is not None, name
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(variant) if variant else module.get_config()
+def load_config_file(source: str, flag: str = "--config") -> ConfigDict:
+    """Returns the config of a file named as on the command line, FILE.py or FILE.py:VARIANT.
+
+    Args:
+        source: the file.
+        flag: the flag that names it, for messages.
+
+    Raises:
+        UserError: if it is no config file, with the place of the error in it.
+    """
+    file, _, variant = source.partition(":")
+    if not Path(file).is_file():
+        raise UserError(f"{flag}={source}: there is no such file")
+    module: dict[str, Any] = {"__name__": "config", "__file__": file}
+    try:
+        exec(compile(Path(file).read_bytes(), file, "exec"), module)
+        config = module["get_config"](variant) if variant else module["get_config"]()
+    except Exception as error:  # whatever a file can do
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+        text = f"{type(error).__name__}: {error.msg if isinstance(error, SyntaxError) else error}"
+        if isinstance(error, KeyError) and "get_config" not in module:
+            text = "has no function get_config: name a file such as those in configs/"
+        elif isinstance(error, TypeError) and variant and not lines:
+            text = "this file has no variants: leave out what follows the colon"
+        elif isinstance(error, ValueError) and lines:
+            text = str(error)
+        raise UserError(f"{flag}={source}: {text}{f' (line {line})' if line else ''}") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"{flag}={source}: get_config returns a {type(config).__name__}, not a ConfigDict")
+    return config
 
 
 def parse_configs(argv: Sequence[str], files: Sequence[str]) -> dict[str, Any]:
@@ -84,7 +107,8 @@ def parse_configs(argv: Sequence[str], files: Sequence[str]) -> dict[str, Any]:
 
 
 def parse_config(file: str, overrides: Sequence[str]) -> Any:
-    """Returns the config of a file with overrides --config.FIELD=VALUE; UserError names one that has no field."""
+    """Returns the config of a file with overrides --config.FIELD=VALUE; UserError names what is wrong with either."""
+    load_config_file(file)
     argv, values = ["", f"--config={file}", *overrides], flags.FlagValues()
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
     try:
@@ -126,16 +150,16 @@ def _has_field(config: Any, flag: str) -> bool:
     return True
 
 
-def _check_config_exists(argv: Sequence[str], required: str) -> None:
-    """Raises UserError if a program lacks the config file that it needs, or there is no such file."""
-    if required not in flags.FLAGS or any(re.fullmatch("--?help(short|full)?", flag) for flag in argv):
+def _check_config_files(argv: Sequence[str], required: str) -> None:
+    """Raises UserError if a program lacks the config file that it needs, or a file that is given is none."""
+    if any(re.fullmatch("--?help(short|full)?", flag) for flag in argv):
         return
-    files = re.findall(rf"(?:^|\n)--?{required}[=\n]([^\n]*)", "\n".join(argv))
-    if not files:
-        raise UserError(f"no configuration: add --{required}=configs/NAME.py")
-    for file in files:
-        if not Path(file.partition(":")[0]).is_file():
-            raise UserError(f"--{required}={file}: there is no such file")
+    for name in (required, "eval_config"):
+        files = re.findall(rf"(?:^|\n)--?{name}[=\n]([^\n]*)", "\n".join(argv)) if name in flags.FLAGS else ()
+        if name == required and name in flags.FLAGS and not files:
+            raise UserError(f"no configuration: add --{required}=configs/NAME.py")
+        for file in files:
+            load_config_file(file, f"--{name}")
 
 
 def _explain_override(error: Exception, argv: Sequence[str]) -> str:

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from cli import UserError, define_path, make_progress, writable_folder
+from cli import UserError, define_path, make_progress, writable
 from jaxtyping import Array, Int, UInt8
 from PIL import Image
 from rich.console import Console
@@ -34,13 +34,17 @@ from croc_jax.report.overlay import SIDE, enlarge, overlay
 from croc_jax.report.style import CLUSTER_COLORS
 from croc_jax.training.config import Recipe
 
-IMAGES = define_path("images", None, "A folder of images, at any depth.", required=True)
+IMAGES = define_path("images", None, "A folder of images, at any depth.", required=True, must_exist=True)
 CHECKPOINT = define_path(
-    "checkpoint", None, "A workdir, a checkpoint, a file, or 'random'.", required=True, words=[RANDOM]
+    "checkpoint", None, "A workdir, a checkpoint, a file, or 'random'.", required=True, must_exist=True, words=[RANDOM]
 )
 OUTPUT = define_path("output", None, "Folder for labels and pictures.", required=True)
-SIZE = flags.DEFINE_integer("size", 448, "Side of the square that images are resized to, in whole patches.")
-K_START = flags.DEFINE_integer("k_start", 12, "Clusters that merging starts from; 256 at most.", upper_bound=256)
+SIZE = flags.DEFINE_integer(
+    "size", 448, "Side of the square that images are resized to, in whole patches.", lower_bound=1
+)
+K_START = flags.DEFINE_integer(
+    "k_start", 12, "Clusters that merging starts from; 256 at most.", lower_bound=2, upper_bound=256
+)
 LAMBDA_POS = flags.DEFINE_float("lambda_pos", 4.0, "Weight of the positional cost.")
 WHICH = flags.DEFINE_enum("which", "teacher", ("teacher", "student"), "Weights of a run.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Images at a time.", lower_bound=1)
@@ -52,7 +56,7 @@ NUM_SHOWN, COLUMNS = 24, 4
 def main() -> None:
     """Clusters all images that can be read."""
     source = FolderSource(IMAGES.value)
-    with writable_folder(OUTPUT.value, name="--output") as output:
+    with writable(OUTPUT.value, name="--output") as output:
         cluster_all(source, output)
 
 

@@ -21,7 +21,7 @@ import cli
 import jax
 import numpy as np
 from absl import flags
-from cli import UserError, define_path, writable_folder
+from cli import UserError, define_path, writable
 from rich.console import Console
 
 from croc_jax.checkpoints.export import FORMATS, export_backbone
@@ -34,7 +34,9 @@ from croc_jax.evaluation.backbones import FrozenBackbone, load_backbone
 from croc_jax.models import Backbone, make_backbone
 from croc_jax.training.config import Recipe
 
-CHECKPOINT = define_path("checkpoint", None, "A workdir, a checkpoint, a file or a folder.", required=True)
+CHECKPOINT = define_path(
+    "checkpoint", None, "A workdir, a checkpoint, a file or a folder.", required=True, must_exist=True
+)
 OUTPUT = define_path(
     "output", None, "A .pth, .safetensors or .stablehlo file; a folder for hf and orbax.", required=True
 )
@@ -46,10 +48,7 @@ RUN = flags.DEFINE_bool("run", False, "Write both networks of a run, with heads 
 def main() -> None:
     """Converts and compares."""
     checkpoint, output = CHECKPOINT.value, OUTPUT.value
-    is_folder = FORMAT.value in ("hf", "orbax")
-    if output.is_dir() and not is_folder:
-        raise UserError(f"--output={output} is a folder: --format={FORMAT.value} writes a file")
-    with writable_folder(output if is_folder else output.parent, name="--output"):
+    with writable(output, name="--output", is_file=FORMAT.value not in ("hf", "orbax")):
         if RUN.value:
             convert_run(checkpoint, output)
         else:

@@ -73,7 +73,9 @@ def make_plan(images: str | Path | None, workdir: str | Path | None) -> Plan:
     photos = folder / "images" / "train" if labeled else folder
     changes: dict[str, str | int] = {"data.folders": str(photos)}
     if images:
-        changes |= scaled_schedule(len(FolderSource(photos)))
+        if (count := len(FolderSource(photos))) < 2:
+            raise UserError(f"--images={images}: holds {count} photo: training needs at least 2")
+        changes |= scaled_schedule(count)
     name = f"demo-{folder.name}" if images else "demo"
     return Plan(folder, labeled, Path(workdir) if workdir else ROOT / "runs" / name, changes)
 
@@ -81,10 +83,8 @@ def make_plan(images: str | Path | None, workdir: str | Path | None) -> Plan:
 def scaled_schedule(num_images: int) -> dict[str, int]:
     """Returns the epochs with which so many images take as many steps as the scenes do, but at least one epoch.
 
-    Fewer images than a batch make a smaller batch; UserError for less than two.
+    Fewer images than a batch make a smaller batch.
     """
-    if num_images < 2:
-        raise UserError(f"--images={IMAGES.value}: holds {num_images} photo: training needs at least 2")
     config = load_config_file(str(CONFIG))
     whole_batch = operator.attrgetter("schedule.batch_size")(config)
     batch_size = min(whole_batch, num_images)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from absl import flags
-from cli import UserError, define_path, load_config_file, make_progress, parse_configs, run, writable_folder
+from cli import UserError, define_path, load_config_file, make_progress, parse_configs, run, writable
 from rich.console import Console
 from rich.table import Table
 
@@ -33,6 +33,7 @@ CHECKPOINT = define_path(
     None,
     "A workdir, a checkpoint, weights of others, or 'random'.",
     required=True,
+    must_exist=True,
     words=[RANDOM],
 )
 OUTPUT = define_path("output", None, "Folder for results.json and pictures.", required=True)
@@ -46,7 +47,7 @@ def main() -> None:
     configs = {name: config.to_dict() for name, config in parse_configs(sys.argv, CONFIGS.value).items()}
     # All mistakes show before the first hour of work.
     scorers = {name: get_protocol(config["protocol"]).prepare(config) for name, config in configs.items()}
-    with writable_folder(OUTPUT.value, name="--output"):
+    with writable(OUTPUT.value, name="--output"):
         evaluate(configs, scorers)
 
 

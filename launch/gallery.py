@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from absl import flags
-from cli import UserError, define_path, run, writable_folder
+from cli import UserError, define_path, run, writable
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
@@ -29,9 +29,9 @@ from croc_jax.report.figures import plot_clusters, plot_merging
 from croc_jax.report.gallery import plot_components, plot_video
 from croc_jax.report.inspect import Exploration, explore, overlap
 
-CHECKPOINT = define_path("checkpoint", "runs/demo", "A workdir, a checkpoint, a file or a folder.")
-IMAGES = define_path("images", "", "A folder of images.")
-VIDEO = define_path("video", "", "A folder of videos with masks.")
+CHECKPOINT = define_path("checkpoint", "runs/demo", "A workdir, a checkpoint, a file or a folder.", must_exist=True)
+IMAGES = define_path("images", "", "A folder of images.", must_exist=True)
+VIDEO = define_path("video", "", "A folder of videos with masks.", must_exist=True)
 OUTPUT = define_path("output", "gallery", "Folder for the pictures.")
 MERGING_OF = flags.DEFINE_string("merging_of", "", "Name of the image whose merging is drawn; the first by default.")
 CLUSTERS_OF = flags.DEFINE_string("clusters_of", "", "Name of the image whose crops are drawn; the second by default.")
@@ -71,7 +71,7 @@ class Repeated:
 def main() -> None:
     """Draws the pictures of a checkpoint."""
     backbone = load_backbone(CHECKPOINT.value)
-    with writable_folder(OUTPUT.value, name="--output") as output:
+    with writable(OUTPUT.value, name="--output") as output:
         source = FolderSource(IMAGES.value or write_photographs(output / "images"))
         draw_all(backbone, source, output)
 

@@ -10,7 +10,7 @@ interruption, the same command writes the shards that are missing.
 import time
 
 from absl import flags
-from cli import UserError, define_path, make_progress, run, writable_folder
+from cli import UserError, define_path, make_progress, run, writable
 from rich.console import Console
 
 from croc_jax.data.prepare import SKIPPED_NAME, PrepareConfig, prepare
@@ -34,7 +34,7 @@ def main() -> None:
     config = PrepareConfig(sources=tuple(SOURCE.value), short_side=SHORT_SIDE.value, shard_size=SHARD_SIZE.value)
     begin = last_line = time.monotonic()
     try:
-        with writable_folder(output, name="--output"), make_progress(console) as progress:
+        with writable(output, name="--output"), make_progress(console) as progress:
             task = progress.add_task("preparing", total=None)
 
             def show(done: int, total: int) -> None:

@@ -8,7 +8,7 @@ Several folders (workdirs, or what evaluate.py wrote) are compared: scores with 
 the paper's tables; classes; best and worst images; and every setting that moves a score.
 """
 
-from cli import UserError, define_path, define_paths, run, writable_folder
+from cli import UserError, define_path, define_paths, run, writable
 from rich.console import Console
 
 from croc_jax.report import build_comparison, build_report
@@ -20,13 +20,13 @@ OUTPUT = define_path("output", "", "The page; by default report.html in the firs
 def main() -> None:
     """Writes the page."""
     folders = FOLDERS.value
-    if missing := [str(folder) for folder in folders if not folder.is_dir()]:
-        raise UserError(f"--folder={missing[0]}: there is no such folder: name a workdir, or what evaluate.py wrote")
+    if files := [str(path) for path in folders if not path.is_dir()]:
+        raise UserError(f"--folder={files[0]} is a file: name a workdir, or a folder that evaluate.py wrote")
     file = OUTPUT.value or folders[0] / "report.html"
-    if file.is_dir():
-        raise UserError(f"--output={file} is a folder: name a file, such as {file / 'report.html'}")
+    if file.suffix not in (".html", ".htm"):
+        raise UserError(f"--output={file}: name a file that ends in .html")
     alone = len(folders) == 1 and (folders[0] / "checkpoints").is_dir()
-    with writable_folder(file.parent, name="--output"):
+    with writable(file, name="--output", is_file=True):
         written = build_report(folders[0], file=file) if alone else build_comparison(folders, file)
     Console().print(f"Open this page in a browser:\n  {written.resolve()}", markup=False, soft_wrap=True)
 

@@ -56,7 +56,7 @@ def find_checkpoints(path: Path) -> list[Path]:
     inner = path if path.name == CHECKPOINTS_NAME else path / CHECKPOINTS_NAME
     if not inner.is_dir():
         raise CheckpointError(
-            f"{path} is not a workdir: it has no folder {CHECKPOINTS_NAME}; name the --workdir of a run, "
+            f"{path} is not a workdir: it has no folder {CHECKPOINTS_NAME}; name the workdir of a run, "
             f"or one of its {CHECKPOINTS_NAME}/<step>"
         )
     folders = list_checkpoints(inner)

@@ -56,7 +56,13 @@ class _PathParser(flags.ArgumentParser):
 
 
 def define_path(
-    name: str, default: str | None, text: str, *, required: bool = False, words: Sequence[str] = ()
+    name: str,
+    default: str | None,
+    text: str,
+    *,
+    required: bool = False,
+    must_exist: bool = False,
+    words: Sequence[str] = (),
 ) -> flags.FlagHolder[Any]:
     """Defines a flag with a path: ~ is expanded, and a URL is an error before the program starts.
 
@@ -65,31 +71,46 @@ def define_path(
         default: its default; None, or "" for a flag that may be given empty, which is None, too.
         text: its help.
         required: whether it must be given.
+        must_exist: whether a path where nothing is is an error, too.
         words: values that are no paths and are kept as they are, such as "random".
     """
     parser = _PathParser(name, words, may_be_empty=default == "")
-    return flags.DEFINE(parser, name, default, text, serializer=flags.ArgumentSerializer(), required=required)
+    holder = flags.DEFINE(parser, name, default, text, serializer=flags.ArgumentSerializer(), required=required)
+    if must_exist:
+        flags.register_validator(holder, lambda path: path is None or path in words or _check_exists(name, path))
+    return holder
 
 
 def define_paths(name: str, text: str, *, required: bool = False) -> flags.FlagHolder[Any]:
-    """Defines a flag with a path that may be repeated; see `define_path`."""
+    """Defines a flag with a path that exists, and that may be repeated; see `define_path`."""
     parser = _PathParser(name, (), may_be_empty=False)
     flag = flags.MultiFlag(parser, flags.ArgumentSerializer(), name, None, text)
-    return flags.DEFINE_flag(flag, required=required)
+    holder = flags.DEFINE_flag(flag, required=required)
+    flags.register_validator(holder, lambda paths: all(_check_exists(name, path) for path in paths or ()))
+    return holder
+
+
+def _check_exists(name: str, path: Path) -> bool:
+    if not os.path.lexists(path):
+        raise flags.IllegalFlagValueError(f"--{name}={path}: there is no such file or folder (now in {os.getcwd()})")
+    return True
 
 
 @contextlib.contextmanager
-def writable_folder(folder: Path, *, name: str) -> Iterator[Path]:
+def writable(path: Path, *, name: str, is_file: bool = False) -> Iterator[Path]:
     """Makes a folder before any work, and removes what it has made and nothing was written to if the block raises.
 
     Args:
-        folder: where the block writes.
-        name: the flag that names it, such as "--output", or a file in it.
+        path: the folder, or a file in it, that the block writes.
+        name: the flag that names it, such as "--output".
+        is_file: whether the path is that of a file.
 
     Raises:
-        UserError: if it cannot be made, or no file can be made in it.
+        UserError: if the folder cannot be made, no file can be made in it, or the file is a folder.
     """
-    made: list[Path] = []
+    if is_file and path.is_dir():
+        raise UserError(f"{name}={path} is a folder: name a file")
+    folder, made = path.parent if is_file else path, []
     try:
         try:
             made = [one for one in (folder, *folder.parents) if not one.exists()]
@@ -98,9 +119,9 @@ def writable_folder(folder: Path, *, name: str) -> Iterator[Path]:
                 pass
         except OSError as error:
             file = next((one for one in (folder, *folder.parents) if one.is_file()), None)
-            reason = f"{file} is a file" if file else error.strerror
-            raise UserError(f"{name}={folder}: cannot write there: {reason}") from error
-        yield folder
+            reason = f"{file} is a file, not a folder" if file else f"{folder}: {error.strerror}"
+            raise UserError(f"{name}={path}: cannot write there: {reason}") from error
+        yield path
     except BaseException:
         for one in made:
             with contextlib.suppress(OSError):

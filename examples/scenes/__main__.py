@@ -8,7 +8,7 @@ from absl import flags
 # A folder that is run as a program is not a package by itself.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from croc_jax.runtime.program import define_path, run, writable_folder  # noqa: E402
+from croc_jax.runtime.program import define_path, run, writable  # noqa: E402
 from scenes.folder import write_scenes  # noqa: E402
 
 OUTPUT = define_path("output", None, "The folder for images/ and labels/.", required=True)
@@ -19,7 +19,7 @@ SEED = flags.DEFINE_integer("seed", 0, "Seed of all scenes.")
 
 def main() -> None:
     """Writes the folder, unless the same scenes are there already."""
-    with writable_folder(OUTPUT.value, name="--output") as folder:
+    with writable(OUTPUT.value, name="--output") as folder:
         write_scenes(folder, num_train=NUM_TRAIN.value, num_val=NUM_VAL.value, seed=SEED.value)
 
 

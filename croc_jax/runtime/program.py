@@ -30,6 +30,8 @@ _INTERRUPTED = "stopped by an interrupt"
 
 TRACEBACK = flags.DEFINE_bool("traceback", False, "Show the traceback of an error.")
 flags.DEFINE_bool("version", False, "Print the version and end.")
+# Those defined by functions of this module belong to the program, whose help then shows them.
+flags.disclaim_key_flags()
 
 
 class UserError(ValueError):

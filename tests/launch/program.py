@@ -1,6 +1,7 @@
 """Runs the programs of launch/ in this process: the same as from the command line, but for the time of imports."""
 
 import contextlib
+import importlib
 import runpy
 import sys
 from pathlib import Path
@@ -33,7 +34,9 @@ def on_command_line(name, *argv):
         patch.syspath_prepend(str(ROOT / "launch"))
         patch.setattr(sys, "argv", [name, *map(str, argv)])
         patch.chdir(ROOT)
-        __import__("cli")
+        # These define flags that stay.
+        for module in ("cli", "grain"):
+            importlib.import_module(module)
         before, was_parsed = set(flags.FLAGS), flags.FLAGS.is_parsed()
         try:
             yield

@@ -77,7 +77,7 @@ def test_make_plan_trains_on_the_training_images_of_a_labeled_folder(demo, label
     assert (plan.folder, plan.labeled, plan.workdir) == (labeled, not missing, tmp_path / "run")
     assert plan.changes["data.folders"] == str(labeled if missing else labeled / "images" / "train")
     if not missing:
-        assert plan.changes["schedule.epochs"] == 24 * 50
+        assert (plan.changes["schedule.epochs"], plan.changes["schedule.batch_size"]) == (600, 8)
 
 
 def test_scaled_schedule(demo):

@@ -216,7 +216,9 @@ def _leave_modes() -> None:
 
 def show_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Prints an error that `run` has not seen: a missing package and an interrupt in one line."""
-    line = _INTERRUPTED if isinstance(error, KeyboardInterrupt) else None
+    # Modules in C turn an interrupt of their import into an ImportError.
+    causes = (error, error.__cause__, error.__context__)
+    line = _INTERRUPTED if any(isinstance(cause, KeyboardInterrupt) for cause in causes) else None
     if isinstance(error, ModuleNotFoundError) and (remedy := explain(error)):
         line = f"error: {remedy}"
     if line is None or "--traceback" in sys.argv:

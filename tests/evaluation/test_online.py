@@ -38,5 +38,5 @@ def test_k_nn_along_a_run(backbone, params, classes):
 
 def test_several_processes_are_refused(backbone, classes, monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(ValueError, match="this run has 2: leave --eval_config out"):
+    with pytest.raises(ValueError, match="this run has 2: score its checkpoints with launch/evaluate.py"):
         make_online_evaluator(read_config("knn", dataset__root=classes), backbone_module=backbone)

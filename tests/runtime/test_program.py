@@ -146,6 +146,9 @@ def test_errors_that_come_before_a_program_starts(capsys, monkeypatch):
     assert sys.excepthook is program.show_error
     assert show(missing) == "error: matplotlib is not installed: pip install 'croc_jax[report]'\n"
     assert show(KeyboardInterrupt()) == "stopped by an interrupt\n"
+    torn = ImportError("Encountered an error while initializing the extension.")
+    torn.__cause__ = KeyboardInterrupt()
+    assert show(torn) == "stopped by an interrupt\n"
     assert "No module named 'rich'" in show(ModuleNotFoundError("No module named 'rich'", name="rich"))
     monkeypatch.setattr(sys, "argv", ["report.py", "--traceback"])
     assert "ModuleNotFoundError" in show(missing)

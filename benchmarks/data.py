@@ -5,7 +5,6 @@ NumPy, as torchvision does; ours leaves colors to the device, and their time is 
 """
 
 import contextlib
-import io
 import itertools
 import multiprocessing
 import tarfile
@@ -25,6 +24,7 @@ from rich.table import Table
 from timing import median_seconds
 
 from croc_jax.data.config import PhotometricConfig, ViewsConfig
+from croc_jax.data.decoding import decode_image
 from croc_jax.data.photometric import augment
 from croc_jax.data.pipeline import make_dataset
 from croc_jax.data.prepare import PrepareConfig, prepare
@@ -67,8 +67,8 @@ def _collections(folder: Path, scratch: Path) -> Iterator[tuple[str, Path]]:
     resized.mkdir()
     source = FolderSource(folder)
     for index in range(len(source)):
-        with Image.open(io.BytesIO(source[index])) as image:
-            image.convert("RGB").resize((640, 480), Image.Resampling.BICUBIC).save(resized / f"{index}.jpg", quality=90)
+        image = Image.fromarray(decode_image(source, index)).resize((640, 480), Image.Resampling.BICUBIC)
+        image.save(resized / f"{index}.jpg", quality=90)
     yield f"{folder.name} at 640 x 480", resized
 
 
@@ -96,6 +96,9 @@ class _Repeated:
 
     def name(self, index: int) -> str:
         return self._source.name(index % len(self._source))
+
+    def entries(self) -> Iterator[tuple[str, int]]:
+        return self._source.entries()
 
 
 def _our_reader(source: ImageSource, mode: str, cores: int, stack: contextlib.ExitStack) -> Reader:

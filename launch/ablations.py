@@ -21,6 +21,9 @@ from absl import flags
 from cli import define_path, parse_config, run
 from rich.console import Console
 
+from croc_jax.evaluation.reuse import is_done, make_request, mark_done
+from croc_jax.runtime.workdir import CONFIG_NAME, latest_step
+
 WORKDIR = define_path("workdir", None, "Folder of all runs.", required=True)
 TABLE = flags.DEFINE_enum("table", "all", ("all", "lambda_pos", "k_start", "tokens"), "One table alone.")
 RUN = flags.DEFINE_bool("run", False, "Run the commands instead of printing them.")
@@ -40,10 +43,24 @@ TABLES = {
 
 
 class Command(NamedTuple):
-    """A program with its arguments, and the file that exists once it is done; it resumes or starts anew without."""
+    """A program with its arguments; one that evaluates a run, with its folders of results, of the run and of data."""
 
     arguments: list[str]
-    result: Path | None = None
+    output: Path | None = None
+    workdir: Path = Path()
+    data: str = ""
+
+    def run(self) -> int:
+        """Runs the program, unless it has given the same result already; returns its status."""
+        if self.output is None:
+            return run_program(self.arguments)
+        config, step = self.workdir / CONFIG_NAME, latest_step(self.workdir) or 0
+        request = make_request(self.arguments, config=config, step=step, data=self.data)
+        if is_done(self.output, request):
+            return 0
+        if not (status := run_program(self.arguments)):
+            mark_done(self.output, request)
+        return status
 
 
 def main() -> None:
@@ -55,10 +72,10 @@ def main() -> None:
         line = shlex.join(["python", *command.arguments])
         if not RUN.value:
             print(line)
-        elif command.result is None or not command.result.is_file():
-            Console(stderr=True).rule(line, style="dim", align="left")
-            if status := run_program(command.arguments):
-                raise SystemExit(status)
+            continue
+        Console(stderr=True).rule(line, style="dim", align="left")
+        if status := command.run():
+            raise SystemExit(status)
 
 
 def ablation_runs(table: str = "all") -> dict[str, dict[str, Any]]:
@@ -87,7 +104,8 @@ def make_commands(workdir: Path, runs: dict[str, dict[str, Any]], shared: list[s
         for evaluation, flag in evaluations().items():
             output = folder / "eval" / evaluation
             arguments = ["launch/evaluate.py", *flag, f"--checkpoint={folder}", f"--output={output}"]
-            commands.append(Command(arguments, output / "results.json"))
+            data = next(one for one in flag if one.startswith("--config.dataset.root=")).rpartition(":")[2]
+            commands.append(Command(arguments, output, folder, data))
     folders = [f"--folder={workdir / name}" for name in runs]
     commands.append(Command(["launch/report.py", *folders, f"--output={workdir / 'report.html'}"]))
     return commands

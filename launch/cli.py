@@ -18,9 +18,12 @@ from croc_jax.runtime import program
 from croc_jax.runtime.program import UserError, define_path, define_paths, writable
 
 __all__ = [
-    "SpeedColumn", "UserError", "define_path", "define_paths", "load_config_file", "make_progress", "parse_config",
-    "parse_configs", "run", "writable",
+    "SpeedColumn", "UserError", "define_colors", "define_path", "define_paths", "load_config_file", "make_progress",
+    "parse_config", "parse_configs", "run", "writable",
 ]  # fmt: skip
+
+# Flags that functions of this module define belong to the program.
+flags.disclaim_key_flags()
 
 
 def run(main: Callable[[], None], *, config_flag: str = "config") -> None:
@@ -76,6 +79,26 @@ def load_config_file(source: str, flag: str = "--config") -> ConfigDict:
     if not isinstance(config, ConfigDict):
         raise UserError(f"{flag}={source}: get_config returns a {type(config).__name__}, not a ConfigDict")
     return config
+
+
+def define_colors() -> Callable[[], dict[str, tuple[float, ...]]]:
+    """Defines --image_mean and --image_std; returns a function to those that are given, by name."""
+    text = "of red, green and blue, for weights whose files do not state it, such as 0.430,0.411,0.296."
+    values = {
+        name: flags.DEFINE_list(name, None, f"{what} {text}")
+        for name, what in (("image_mean", "Mean"), ("image_std", "Standard deviation"))
+    }
+
+    def read() -> dict[str, tuple[float, ...]]:
+        found = {}
+        for name, flag in values.items():
+            try:
+                found |= {} if flag.value is None else {name: tuple(float(value) for value in flag.value)}
+            except ValueError:
+                raise UserError(f"--{name}={','.join(flag.value or ())}: expected three numbers from 0 to 1") from None
+        return found
+
+    return read
 
 
 def parse_configs(argv: Sequence[str], files: Sequence[str]) -> dict[str, Any]:

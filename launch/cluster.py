@@ -17,19 +17,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from cli import UserError, define_path, make_progress, writable
+from cli import UserError, define_colors, define_path, make_progress, writable
 from jaxtyping import Array, Int, UInt8
 from PIL import Image
 from rich.console import Console
 
 from croc_jax.atomic_write import atomic_write
 from croc_jax.clustering import ClusteringConfig, cluster_features
-from croc_jax.data.decoding import DecodeError, decode
+from croc_jax.data.decoding import DecodeError, decode_image
 from croc_jax.data.photometric import normalize
 from croc_jax.data.prefetch import load_ahead
 from croc_jax.data.sources import FolderSource
 from croc_jax.evaluation.backbones import RANDOM, FrozenBackbone, load_backbone, random_backbone
-from croc_jax.models import patch_grid
+from croc_jax.models import BackboneConfig, patch_grid
 from croc_jax.report.overlay import SIDE, enlarge, overlay
 from croc_jax.report.style import CLUSTER_COLORS
 from croc_jax.training.config import Recipe
@@ -49,6 +49,7 @@ LAMBDA_POS = flags.DEFINE_float("lambda_pos", 4.0, "Weight of the positional cos
 WHICH = flags.DEFINE_enum("which", "teacher", ("teacher", "student"), "Weights of a run.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Images at a time.", lower_bound=1)
 
+read_colors = define_colors()
 # Images of overview.png.
 NUM_SHOWN, COLUMNS = 24, 4
 
@@ -64,8 +65,13 @@ def cluster_all(source: FolderSource, output: Path) -> None:
     """Writes the labels of all images, and what they look like together."""
     console = Console(soft_wrap=True, highlight=False, markup=False)
     # Without a run, the start of a ViT-S/16.
-    random = CHECKPOINT.value == RANDOM
-    backbone = random_backbone(Recipe()) if random else load_backbone(CHECKPOINT.value, which=WHICH.value)
+    colors: Any = read_colors()
+    if CHECKPOINT.value == RANDOM:
+        backbone = random_backbone(Recipe(backbone=BackboneConfig(**colors)))
+    else:
+        backbone = load_backbone(CHECKPOINT.value, which=WHICH.value, **colors)
+    if backbone.note:
+        console.print(f"{CHECKPOINT.value}: {backbone.note}")
     try:
         grid = patch_grid((SIZE.value, SIZE.value), backbone.module.patch_size)
     except ValueError as error:
@@ -95,7 +101,7 @@ def cluster_all(source: FolderSource, output: Path) -> None:
     atomic_write(output / "clusters.json", f"{json.dumps(numbers, indent=1)}\n".encode())
     draw_sheet(pictures).save(output / "overview.png")
     for line in skipped[:5]:
-        console.print(f"skipped {line}")
+        console.print(f"skipped: {line}")
     console.print(
         f"{len(numbers)} images, {len(skipped)} skipped, {np.mean(list(numbers.values())):.1f} clusters an image on "
         f"average; look at {output / 'overview.png'}"
@@ -110,7 +116,8 @@ def make_cluster_fn(backbone: FrozenBackbone, grid: tuple[int, int]) -> Any:
 
     @jax.jit
     def cluster(params: Any, images: UInt8[Array, "b H W 3"]) -> Int[Array, "b n"]:
-        features: Any = backbone.module.apply({"params": params}, normalize(jnp.asarray(images)))
+        pixels = normalize(jnp.asarray(images), backbone.module.image_mean, backbone.module.image_std)
+        features: Any = backbone.module.apply({"params": params}, pixels)
         return cluster_features(features.patches, cls_tokens=features.cls, grid=grid, config=config).labels
 
     return cluster
@@ -121,9 +128,9 @@ def read_batches(source: FolderSource, skipped: list[str]) -> Iterator[tuple[lis
 
     def read(index: int) -> tuple[int, np.ndarray | str]:
         try:
-            return index, decode(source[index])
-        except (DecodeError, OSError) as error:
-            return index, f"{source.name(index)}: {error}"
+            return index, decode_image(source, index)
+        except DecodeError as error:
+            return index, str(error)
 
     for batch in load_ahead(read, len(source), BATCH_SIZE.value, num_threads=2):
         good = [(index, image) for index, image in batch if not isinstance(image, str)]

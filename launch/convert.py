@@ -21,9 +21,10 @@ import cli
 import jax
 import numpy as np
 from absl import flags
-from cli import UserError, define_path, writable
+from cli import UserError, define_colors, define_path, writable
 from rich.console import Console
 
+from croc_jax.checkpoints.description import format_setting
 from croc_jax.checkpoints.export import FORMATS, export_backbone
 from croc_jax.checkpoints.manager import save_backbone
 from croc_jax.checkpoints.official import export_run, load_networks
@@ -42,6 +43,7 @@ OUTPUT = define_path(
 )
 FORMAT = flags.DEFINE_enum("format", "official", (*FORMATS, "orbax", "stablehlo"), "Whose names the weights get.")
 WHICH = flags.DEFINE_enum("which", "teacher", ("teacher", "student"), "Which network of a run.")
+read_colors = define_colors()
 RUN = flags.DEFINE_bool("run", False, "Write both networks of a run, with heads and centers.")
 
 
@@ -52,7 +54,11 @@ def main() -> None:
         if RUN.value:
             convert_run(checkpoint, output)
         else:
-            convert_backbone(load_backbone(checkpoint, which=WHICH.value), output)
+            colors: Any = read_colors()
+            backbone = load_backbone(checkpoint, which=WHICH.value, **colors)
+            if backbone.note:
+                say(f"{checkpoint}: {backbone.note}")
+            convert_backbone(backbone, output)
 
 
 def convert_backbone(backbone: FrozenBackbone, output: Path) -> None:
@@ -107,7 +113,7 @@ def compare_with_file(written: Path, source: Path, backbone: FrozenBackbone, *, 
     found = FrozenBackbone(module, read.params, recipe, read.epoch, backbone.which)
     report(label or written, largest_difference(backbone, found))
     for name, value in lost.items() if label != "student" else ():
-        say(f"{written} has no place for {name}={value:g}: set it where you load the file")
+        say(f"{written} has no place for {name}={format_setting(value)}: set it where you load the file")
 
 
 def largest_difference(one: FrozenBackbone, other: FrozenBackbone) -> float:

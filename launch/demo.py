@@ -18,6 +18,7 @@ from cli import UserError, define_path, load_config_file, run
 from rich.console import Console
 
 from croc_jax.data.sources import FolderSource
+from croc_jax.evaluation.reuse import is_done, make_request, mark_done
 from croc_jax.report import build_report
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -95,18 +96,20 @@ def scaled_schedule(num_images: int) -> dict[str, int]:
 
 
 def evaluate(checkpoint: str, plan: Plan, *, step: int) -> None:
-    """Scores a checkpoint by linear segmentation, unless the score of that step exists."""
+    """Scores a checkpoint by linear segmentation, unless there is the score of the same weights on the same images."""
     output = plan.workdir / ("after" if step else "before")
-    file = output / "results.json"
-    if not file.is_file() or json.loads(file.read_text())["step"] != step:
-        call(
-            "launch/evaluate.py",
-            f"--config={ROOT / 'configs' / 'eval' / 'linear.py'}:demo",
-            f"--config.recipe={CONFIG}",
-            f"--checkpoint={checkpoint}",
-            f"--output={output}",
-            f"--config.dataset.root={plan.folder}",
-        )
+    arguments = (
+        f"--config={ROOT / 'configs' / 'eval' / 'linear.py'}:demo",
+        f"--config.recipe={CONFIG}",
+        f"--checkpoint={checkpoint}",
+        f"--output={output}",
+        f"--config.dataset.root={plan.folder}",
+    )
+    config = plan.workdir / "config.json" if step else CONFIG
+    request = make_request(arguments, config=config, step=step, data=plan.folder)
+    if not is_done(output, request):
+        call("launch/evaluate.py", *arguments)
+        mark_done(output, request)
 
 
 def call(program: str, *arguments: str) -> None:

@@ -15,14 +15,23 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from absl import flags
-from cli import UserError, define_path, load_config_file, make_progress, parse_configs, run, writable
+from cli import (
+    UserError,
+    define_colors,
+    define_path,
+    load_config_file,
+    make_progress,
+    parse_configs,
+    run,
+    writable,
+)  # fmt: skip
 from rich.console import Console
 from rich.table import Table
 
 from croc_jax.evaluation import FrozenFeatures, MemoryBudget, get_protocol
 from croc_jax.evaluation.backbones import RANDOM, FrozenBackbone, load_backbone, random_backbone
 from croc_jax.evaluation.registry import Result
-from croc_jax.evaluation.results import make_results, write_results
+from croc_jax.evaluation.results import describe_counts, make_results, write_results
 from croc_jax.paths import local_path
 from croc_jax.runtime.workdir import CONFIG_NAME, read_recipe
 from croc_jax.training.config import Recipe, recipe_from_dict
@@ -40,6 +49,7 @@ OUTPUT = define_path("output", None, "Folder for results.json and pictures.", re
 PATCH_SIZE = flags.DEFINE_enum(
     "patch_size", None, ("8", "16", "32"), "Pixels between the tokens of a convolutional network, if not its own."
 )
+read_colors = define_colors()
 
 
 def main() -> None:
@@ -68,6 +78,8 @@ def evaluate(configs: Mapping[str, Mapping[str, Any]], scorers: Mapping[str, Cal
             if key not in known:
                 backbone, budget = open_backbone(config), MemoryBudget(**config["budget"])
                 settings = {"budget": budget, "folder": output, "remember": len(configs) > 1}
+                if backbone.note:
+                    console.print(f"{CHECKPOINT.value}: {backbone.note}", markup=False, soft_wrap=True)
                 known[key] = backbone, FrozenFeatures(backbone.module, backbone.params, **settings)
             backbone, features = known[key]
             features.progress = progress
@@ -82,10 +94,13 @@ def evaluate(configs: Mapping[str, Mapping[str, Any]], scorers: Mapping[str, Cal
 
 def open_backbone(config: Mapping[str, Any]) -> FrozenBackbone:
     """Returns the weights to evaluate."""
+    colors: Any = read_colors()
     if CHECKPOINT.value == RANDOM:
+        if colors:
+            raise UserError(f"--{next(iter(colors))}: random weights have the config of their recipe; leave it out")
         backbone = random_backbone(find_recipe(str(config["recipe"])))
     else:
-        backbone = load_backbone(CHECKPOINT.value, which=str(config["which"]))
+        backbone = load_backbone(CHECKPOINT.value, which=str(config["which"]), **colors)
     return backbone if PATCH_SIZE.value is None else backbone.with_patch_size(int(PATCH_SIZE.value))
 
 
@@ -103,7 +118,8 @@ def find_recipe(source: str) -> Recipe:
 def make_table(results: Mapping[str, Any]) -> Table:
     """Returns the scores, and each class's, for the terminal."""
     protocol = get_protocol(results["protocol"])
-    table = Table(title=f"{results['protocol']}: {results['checkpoint']} at step {results['step']}")
+    title = f"{results['protocol']}: {results['checkpoint']} at step {results['step']}"
+    table = Table(title=title, caption=describe_counts(results))
     table.add_column("score")
     table.add_column("%", justify="right")
     for name, label in protocol.score_labels.items():

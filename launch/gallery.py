@@ -8,20 +8,22 @@ scikit-learn. A video is DAVIS-2017, or a folder of images/SEQUENCE/ and masks/S
 """
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from absl import flags
-from cli import UserError, define_path, run, writable
+from absl import flags, logging
+from cli import UserError, define_colors, define_path, run, writable
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 from rich.console import Console
 from sklearn.datasets import load_sample_images
 
-from croc_jax.data.decoding import DecodeError, decode
-from croc_jax.data.labeled.davis import open_videos
-from croc_jax.data.labeled.label_files import open_image, read_ids
+from croc_jax.data.decoding import DecodeError, decode_image
+from croc_jax.data.labeled.davis import load_frames, open_videos, turn_with_frame
+from croc_jax.data.labeled.object_masks import read_mask
 from croc_jax.data.sources import FolderSource
 from croc_jax.evaluation.backbones import FrozenBackbone, load_backbone
 from croc_jax.evaluation.davis import DavisConfig, label_video, score_video
@@ -39,6 +41,7 @@ GRID = flags.DEFINE_integer("grid", 20, "Rows and columns of patches of a crop."
 VIDEO_ROWS = flags.DEFINE_integer(
     "video_rows", 45, "Rows of patches of a frame; DAVIS has 30 of 16 pixels.", lower_bound=2
 )
+read_colors = define_colors()
 
 # Size of the images above their components, in pixels; patches tile them at any size from 1 to 16 and 20.
 SIZE = (240, 320)
@@ -67,10 +70,15 @@ class Repeated:
         """Returns the path of the image."""
         return self.source.name(self.index)
 
+    def entries(self) -> Iterator[tuple[str, int]]:
+        """Yields what identifies all images of the source."""
+        return self.source.entries()
+
 
 def main() -> None:
     """Draws the pictures of a checkpoint."""
-    backbone = load_backbone(CHECKPOINT.value)
+    colors: Any = read_colors()
+    backbone = load_backbone(CHECKPOINT.value, **colors)
     with writable(OUTPUT.value, name="--output") as output:
         source = FolderSource(IMAGES.value or write_photographs(output / "images"))
         draw_all(backbone, source, output)
@@ -79,12 +87,14 @@ def main() -> None:
 def draw_all(backbone: FrozenBackbone, source: FolderSource, output: Path) -> None:
     """Draws and writes the pictures."""
     console = Console(soft_wrap=True, highlight=False, markup=False)
+    if backbone.note:
+        console.print(f"{CHECKPOINT.value}: {backbone.note}")
     merging, clusters = find(source, MERGING_OF.value, default=0), find(source, CLUSTERS_OF.value, default=1)
     pairs, best = find_pair(backbone, source, merging)
     heads = pairs.merging[:, :, best, :1], pairs.costs[best, :1], pairs.num_clusters[best, :1]
     figures = {"merging": plot_merging(pairs.views[best], *heads, pairs.grid)}
     pairs, best = find_pair(backbone, source, clusters)
-    labels, valid, scene = pairs.labels[:, best, :4], pairs.valid[best, :4], decode(source[clusters])
+    labels, valid, scene = pairs.labels[:, best, :4], pairs.valid[best, :4], decode_image(source, clusters)
     figures["clusters"] = plot_clusters(pairs.views[best], labels, valid, pairs.grid, scene=(scene, pairs.boxes[best]))
     figures["components"] = draw_components(backbone, source)
     if VIDEO.value:
@@ -133,9 +143,11 @@ def draw_components(backbone: FrozenBackbone, source: FolderSource) -> Figure:
     size, images = (SIZE[0] // patch * patch, SIZE[1] // patch * patch), []
     for index in np.linspace(0, len(source) - 1, min(NUM_COMPONENT_IMAGES, len(source))).astype(int).tolist():
         try:
-            images.append(cover(decode(source[index]), size))
-        except (DecodeError, OSError):
-            continue
+            images.append(cover(decode_image(source, index), size))
+        except DecodeError as error:
+            logging.warning("left out: %s", error)
+    if not images:
+        raise UserError("none of the images above the components can be read")
     features = backbone.encode(np.stack(images))
     return plot_components(np.stack(images), np.asarray(features.patches), (size[0] // patch, size[1] // patch))
 
@@ -144,11 +156,14 @@ def draw_video(backbone: FrozenBackbone, folder: Path) -> tuple[Figure, str]:
     """Returns a strip of a video with its propagated objects, and their mean overlap with the true masks."""
     video, patch = open_videos(folder)[0], backbone.module.patch_size
     config = DavisConfig(short_side=VIDEO_ROWS.value * patch, multiple=patch)
-    frames = [open_image(file).convert("RGB") for file in video.frames]
-    ids = list(label_video(backbone.module, backbone.params, read_ids(video.masks[0]), frames, config))
-    scores = score_video(video, ids, score_ends=True)
-    mean = np.mean([of["j_mean"] for of in scores.values()]) if scores else np.nan
-    note = f"the objects of {video.name} overlap with the true masks by J = {mean:.1f}% on average"
+    frames, first = load_frames(video), turn_with_frame(read_mask(video.masks[0]), video.frames[0])
+    ids = list(label_video(backbone.module, backbone.params, first, frames, config))
+    score = score_video(video, ids, score_ends=True)
+    note = f"{video.name} has no other masks with objects of the first one: no score"
+    if score.objects:
+        mean = np.mean([of["j_mean"] for of in score.objects.values()])
+        note = f"the objects of {video.name} overlap with the true masks by J = {mean:.1f}% on average"
+        note += f" ({len(score.objects)} objects, {score.num_frames} frames)"
     return plot_video([np.asarray(frame) for frame in frames], ids), note
 
 

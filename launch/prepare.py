@@ -14,6 +14,7 @@ from cli import UserError, define_path, make_progress, run, writable
 from rich.console import Console
 
 from croc_jax.data.prepare import SKIPPED_NAME, PrepareConfig, prepare
+from croc_jax.machine_errors import explain, is_machine_error
 
 SOURCE = flags.DEFINE_multi_string("source", [], "Images: KIND:VALUE, or a folder; repeat it for several.")
 OUTPUT = define_path("output", None, "Folder of the shards.", required=True)
@@ -48,7 +49,7 @@ def main() -> None:
     except KeyboardInterrupt:
         raise SystemExit("stopped; finished shards are kept: run the same command to resume") from None
     except OSError as error:
-        raise UserError(f"cannot write to {output}: {error}") from error
+        raise UserError(explain(error) if is_machine_error(error) else f"cannot write to {output}: {error}") from error
     console.print(f"the shards are complete after {time.monotonic() - begin:.0f} s: {output}")
     if num_skipped:
         console.print(f"{num_skipped} images are left out: see {output / SKIPPED_NAME}")

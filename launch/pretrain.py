@@ -22,8 +22,9 @@ import math
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import cli
 import jax
@@ -36,10 +37,12 @@ from rich.console import Console
 from croc_jax import machine_errors
 from croc_jax.checkpoints import Checkpointer
 from croc_jax.checkpoints.init_from import check_source, init_from
-from croc_jax.checkpoints.restore import CHECKPOINTS_NAME, list_checkpoints
+from croc_jax.checkpoints.manifest import CorruptError
+from croc_jax.checkpoints.restore import CHECKPOINTS_NAME, list_checkpoints, read_manifest
 from croc_jax.data.bad_records import ReadersLostError, UnreadableImagesError
 from croc_jax.data.pipeline import CropDataset, make_dataset
 from croc_jax.data.sources import open_data
+from croc_jax.data.sources.identity import identify
 from croc_jax.evaluation.online import make_online_evaluator
 from croc_jax.models import make_backbone
 from croc_jax.runtime import distributed, memory
@@ -48,7 +51,8 @@ from croc_jax.runtime.metrics_writer import MetricsWriter, NoWriter
 from croc_jax.runtime.preemption import EXIT_STATUS, StopSignals
 from croc_jax.runtime.profile import Profiler, StepTimer, parse_steps
 from croc_jax.runtime.progress import RunProgress
-from croc_jax.runtime.workdir import claim_workdir
+from croc_jax.runtime.starts import environment
+from croc_jax.runtime.workdir import Start, claim_workdir, leaving_nothing, plan_start
 from croc_jax.training.config import Recipe, recipe_from_dict
 from croc_jax.training.forward import make_networks
 from croc_jax.training.loop import Hooks, Row, RunLength, run_training
@@ -64,6 +68,9 @@ PROCESS_ID = flags.DEFINE_integer("process_id", None, "Index of this process, fr
 EVAL_CONFIG = config_flags.DEFINE_config_file("eval_config", help_string="A protocol, such as configs/eval/knn.py.")
 EVAL_EVERY_EPOCHS = flags.DEFINE_integer("eval_every_epochs", 10, "Epochs between two evaluations.", lower_bound=1)
 CONNECT_TIMEOUT = flags.DEFINE_integer("connect_timeout", 300, "Seconds to wait for the other processes at the start.")
+ACCEPT_CHANGED_IMAGES = flags.DEFINE_bool(
+    "accept_changed_images", False, "Resume with other images than the run began with; its length and epochs stay."
+)
 PROFILE_STEPS = flags.DEFINE_string("profile_steps", None, "START:STOP, steps to trace with JAX's profiler.")
 
 # At another start, a file system may answer again. Nothing that needs somebody's hands is here, but for permissions:
@@ -104,8 +111,19 @@ def train(recipe: Recipe, mesh: Mesh, workdir: Path, *, memory_bytes: float) -> 
     console = Console(soft_wrap=True, highlight=False, markup=False, quiet=not is_first)
 
     # Data.
-    dataset = open_dataset(recipe, workdir)
-    steps_per_epoch, batch_size = dataset.steps_per_epoch, recipe.schedule.batch_size
+    dataset, batch_size = open_dataset(recipe, workdir), recipe.schedule.batch_size
+    images = identify(dataset.source)
+    begun = Start(
+        recipe=recipe,
+        images=images,
+        steps_per_epoch=dataset.steps_per_epoch,
+        accept_changed_images=ACCEPT_CHANGED_IMAGES.value,
+        saved_images=saved_images(workdir),
+    )
+    plan = plan_start(workdir, begun)
+    for note in plan.notes:
+        console.print(note)
+    steps_per_epoch = plan.steps_per_epoch
     length = RunLength(recipe.schedule.epochs * steps_per_epoch, steps_per_epoch, batch_size)
     traced = parse_steps(PROFILE_STEPS.value, total_steps=length.total_steps) if PROFILE_STEPS.value else range(0)
     evaluate = make_evaluator(recipe)
@@ -115,25 +133,37 @@ def train(recipe: Recipe, mesh: Mesh, workdir: Path, *, memory_bytes: float) -> 
     shapes = abstract_state(recipe, steps_per_epoch=steps_per_epoch, mesh=mesh)
     shardings = state_shardings(shapes, mesh)
 
-    # Workdir: everything that can be checked without it has been.
-    claim_workdir(workdir, recipe, num_images=dataset.images_per_epoch)
-    checkpointer = Checkpointer(
-        workdir,
-        recipe,
-        keep_every_steps=recipe.runtime.keep_every_epochs * steps_per_epoch,
-        save_every_minutes=recipe.runtime.checkpoint_every_minutes,
-    )
-    if checkpointer.latest_step() is None:
-        check_source(recipe)
-    with StopSignals() as signals, closing(checkpointer):
-        # Restore, or jitted init.
+    with contextlib.ExitStack() as stack:
+        signals = stack.enter_context(StopSignals())
+
+        # Jitted init, unless there is a state. What is wrong with given weights is found before anything is written.
+        def init() -> TrainState:
+            check_source(recipe)
+            return init_from(recipe, jax.jit(init_fn, out_shardings=shardings)(), log=console.print)
+
+        fresh = init() if plan.step == 0 else None
+
+        # Workdir.
+        stack.enter_context(leaving_nothing(workdir))
+        claim_workdir(workdir, begun)
+        checkpointer = Checkpointer(
+            workdir,
+            recipe,
+            keep_every_steps=recipe.runtime.keep_every_epochs * steps_per_epoch,
+            save_every_minutes=recipe.runtime.checkpoint_every_minutes,
+            notes=environment() | {"images": images.brief},
+        )
+        stack.enter_context(closing(checkpointer))
+
+        # Restore.
         state = checkpointer.restore_latest(shapes)
         if state is not None:
             origin = f"resumes after step {int(state.step)}"
         else:
             origin = f"starts from {recipe.init_from.source or 'scratch'}"
-            state = init_from(recipe, jax.jit(init_fn, out_shardings=shardings)(), log=console.print)
-        console.print(f"{describe(recipe, mesh, shapes, dataset)}; {origin}")
+            state = fresh or init()
+        del fresh
+        console.print(f"{describe(recipe, mesh, shapes, dataset, steps_per_epoch)}; {origin}")
         start = int(state.step)
         if start >= length.total_steps:
             console.print(f"finished at step {start}; {name_last(workdir)}")
@@ -170,6 +200,7 @@ def train(recipe: Recipe, mesh: Mesh, workdir: Path, *, memory_bytes: float) -> 
             on_step=progress.advance,
             on_row=on_row,
             should_stop=signals.should_stop,
+            interruptible=signals.interruptible,
             agree=distributed.from_first,
             evaluate=evaluate,
         )
@@ -203,6 +234,9 @@ def train(recipe: Recipe, mesh: Mesh, workdir: Path, *, memory_bytes: float) -> 
     cause = signals.received or "a signal to another process"
     console.print(f"stopped by {cause} at step {outcome.step} after {took}; {where}")
     console.print(f"to resume, run the same command:\n  python {shlex.join(sys.argv)}")
+    if outcome.is_waiting:
+        # The interpreter would wait for the threads that wait for images.
+        distributed.end_at_once(signals.exit_status)
     return signals.exit_status
 
 
@@ -232,6 +266,14 @@ def open_dataset(recipe: Recipe, workdir: Path) -> CropDataset:
     )
 
 
+def saved_images(workdir: Path) -> Mapping[str, Any] | None:
+    """Returns number and digest of the images in the latest checkpoint, if there is one that states them."""
+    with contextlib.suppress(OSError, CorruptError):
+        for folder in list_checkpoints(workdir / CHECKPOINTS_NAME)[:1]:
+            return read_manifest(folder).get("images")
+    return None
+
+
 def make_evaluator(recipe: Recipe) -> Callable[[int, TrainState], dict[str, float]] | None:
     """Returns what scores the teacher of a state, if the command line asks for it."""
     if EVAL_CONFIG.value is None:
@@ -241,7 +283,7 @@ def make_evaluator(recipe: Recipe) -> Callable[[int, TrainState], dict[str, floa
     return lambda step, state: evaluate(step, state.teacher["backbone"])
 
 
-def describe(recipe: Recipe, mesh: Mesh, shapes: TrainState, dataset: CropDataset) -> str:
+def describe(recipe: Recipe, mesh: Mesh, shapes: TrainState, dataset: CropDataset, steps_per_epoch: int) -> str:
     """Returns a line on what is about to run, and on what."""
     millions = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes.student["backbone"])) / 1e6
     backbone, batch = make_networks(recipe, mesh=mesh).backbone, recipe.schedule.batch_size
@@ -252,7 +294,7 @@ def describe(recipe: Recipe, mesh: Mesh, shapes: TrainState, dataset: CropDatase
     return (
         f"{recipe.backbone.variant}/{recipe.backbone.patch_size}, {millions:.1f} M parameters, {backbone.dtype}"
         f"{attention}, on {devices}: {dataset.images_per_epoch} images, batch {batch} "
-        f"({batch // num_data_shards(mesh)} a device), {dataset.steps_per_epoch} steps an epoch, "
+        f"({batch // num_data_shards(mesh)} a device), {steps_per_epoch} steps an epoch, "
         f"{recipe.schedule.epochs} epochs"
     )
 
@@ -282,9 +324,8 @@ def explaining_errors(recipe: Recipe, mesh: Mesh, workdir: Path) -> Iterator[Non
     except OSError as error:
         if error.errno is None:
             raise  # A mistake of the user, found by this package.
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            remedy = "free space on that disk, or raise the quota, and run the same command again"
-            raise SystemExit(f"error: {error}: {remedy}; {name_last(workdir)}") from None
+        if error.errno in machine_errors.EXHAUSTED:
+            raise SystemExit(f"error: {machine_errors.explain(error)}; {name_last(workdir)}") from None
         is_mount_lost = error.errno == errno.ENOENT and str(error.filename or "").startswith(str(workdir))
         if error.errno in _TRANSIENT or is_mount_lost:
             print(f"error: {error}: run the same command again once the disk answers", file=sys.stderr)

@@ -10,11 +10,12 @@ import numpy as np
 import safetensors.numpy
 
 from croc_jax.atomic_write import atomic_write
+from croc_jax.checkpoints.description import HF_CONFIG, HF_PREPROCESSOR
+from croc_jax.checkpoints.file_kinds import HF_WEIGHTS
 from croc_jax.checkpoints.manifest import flatten_tree
 from croc_jax.checkpoints.param_mapping import Params
 from croc_jax.checkpoints.param_mapping_convnet import family_of, hf_config_of_convnet, write_convnet
 from croc_jax.checkpoints.param_mapping_vit import is_gated, write_vit
-from croc_jax.checkpoints.pretrained import HF_CONFIG, HF_WEIGHTS
 from croc_jax.models import BackboneConfig, VisionTransformer, make_backbone
 from croc_jax.models.position_embedding import ROPE_BASE
 
@@ -24,6 +25,10 @@ _RESNET_STEM = 64
 # Hidden features of gated MLPs in the official code come in multiples; Hugging Face's DINOv2 follows it.
 _GATED_MULTIPLE = 8
 _LARGEST_RATIO = 64
+
+# What an image processor does, but for the size, which may be any.
+_HF_IMAGES = {"image_processor_type": "ViTImageProcessor", "do_rescale": True, "rescale_factor": 1 / 255,
+              "do_normalize": True, "do_resize": False}  # fmt: skip
 
 _Flat = Mapping[str, np.ndarray]
 
@@ -47,8 +52,10 @@ def export_backbone(params: Params, config: BackboneConfig, *, image_size: int, 
     if form == "hf":
         flat = _flatten(params)
         hf_config = hf_config_of_convnet(flat) if family_of(flat) else _hf_config(flat, config, image_size=image_size)
+        colors = {"image_mean": config.image_mean, "image_std": config.image_std}
         output.mkdir(parents=True, exist_ok=True)
-        atomic_write(output / HF_CONFIG, (json.dumps(hf_config, indent=2) + "\n").encode())
+        for name, content in ((HF_CONFIG, hf_config), (HF_PREPROCESSOR, _HF_IMAGES | colors)):
+            atomic_write(output / name, (json.dumps(content, indent=2) + "\n").encode())
         output = output / HF_WEIGHTS
     write_arrays(weights, output)
     return output

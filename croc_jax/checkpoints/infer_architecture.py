@@ -1,6 +1,7 @@
 """Infers the architecture of a backbone from its weights, and compares these with what such a backbone has."""
 
 import collections
+import dataclasses
 import functools
 import re
 from collections.abc import Collection, Iterable, Mapping
@@ -9,9 +10,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from croc_jax.checkpoints.description import NOTHING_KNOWN, Description
 from croc_jax.checkpoints.manifest import flatten_tree
 from croc_jax.checkpoints.param_mapping import Params, Reading, Weights, nest
-from croc_jax.checkpoints.param_mapping_convnet import detect_family, read_convnet
+from croc_jax.checkpoints.param_mapping_convnet import detect_family, name_children, read_convnet
 from croc_jax.checkpoints.param_mapping_vit import read_vit
 from croc_jax.models import BackboneConfig, make_backbone
 from croc_jax.models.registry import CONVOLUTIONAL, VARIANTS
@@ -26,6 +28,7 @@ _ROPE_NAMES = re.compile(
     r".*rope_embed\.periods|.*storage_tokens|.*\.gamma_\d|.*embeddings\.patch_embeddings\.(weight|bias)"
     r"|.*\.attn\.[qv]_bias|.*\.mlp\.fc1_g\..*"
 )
+_FIRST = "patch_embedding/projection/kernel"
 _PERIODS = re.compile(r".*rope_embed\.periods")
 # For a model without a learned position embedding, or where the file does not state it.
 _GRID, _PATCH_SIZE = 14, 16
@@ -45,6 +48,8 @@ class PretrainedBackbone(NamedTuple):
         problems: what is unknown, missing, unexpected or of another shape, in words.
         kind: kind of network, for messages.
         epoch: epoch that the file states, or 0.
+        prefix: what the names of its arrays begin with in the file.
+        note: what was taken of the file and what was left out, in a line; empty for a backbone alone.
     """
 
     config: BackboneConfig
@@ -54,6 +59,8 @@ class PretrainedBackbone(NamedTuple):
     problems: list[str]
     kind: str
     epoch: int = 0
+    prefix: str = ""
+    note: str = ""
 
     @property
     def width(self) -> int:
@@ -64,7 +71,7 @@ class PretrainedBackbone(NamedTuple):
 def read_backbone(
     weights: Weights,
     *,
-    description: Mapping[str, Any] | None = None,
+    description: Description = NOTHING_KNOWN,
     num_heads: int | None = None,
     default_heads: int | None = None,
     like: PretrainedBackbone | None = None,
@@ -73,22 +80,29 @@ def read_backbone(
 
     Args:
         weights: arrays by name.
-        description: content of a config.json beside the weights.
+        description: what the files beside the weights say.
         num_heads: heads of a transformer, where the caller knows better than the weights.
         default_heads: heads of a transformer whose weights do not state them, if they divide its width.
         like: a backbone of the same architecture; else the architecture is inferred.
     """
+    weights = name_children(weights)
     found = detect_family(weights)
     if found is not None:
         kind = found[0]
         reading, stages = read_convnet(weights, *found)
         config, image_size, problems = _infer_convnet(reading.flat, kind, stages)
         guessed = {"patch_size": config.patch_size, "norm_epsilon": config.norm_epsilon}
+        problems += description.activation_problems(expected="relu" if kind == "resnet" else "gelu")
     else:
         kind, reading = "vision transformer", read_vit(weights)
-        config, image_size, guessed, problems = _infer_vit(
-            reading, weights, description or {}, num_heads, default_heads
-        )
+        if _FIRST not in reading.flat.keys() | reading.bad:
+            kind = "vision transformer, ResNet with bottlenecks, or ConvNeXt"
+        config, image_size, guessed, problems = _infer_vit(reading, weights, description, num_heads, default_heads)
+    colors = {"image_mean": description.image_mean, "image_std": description.image_std}
+    config = dataclasses.replace(config, **{name: value for name, value in colors.items() if value is not None})
+    guessed |= {name: getattr(config, name) for name, value in colors.items() if value is None}
+    problems += description.problems
+    problems += [f"{path} holds NaN or infinity" for path, array in reading.flat.items() if not _is_finite(array)]
     if like is not None:
         config, image_size = like.config, like.image_size
     try:
@@ -96,6 +110,11 @@ def read_backbone(
     except ValueError as error:
         problems.append(str(error))
     return PretrainedBackbone(config, image_size, nest(reading.flat), guessed, reading.problems + problems, kind)
+
+
+def _is_finite(array: np.ndarray) -> bool:
+    # The sum of many finite values may overflow.
+    return bool(np.isfinite(np.sum(array)) or np.all(np.isfinite(array)))
 
 
 @functools.lru_cache(maxsize=8)
@@ -147,7 +166,7 @@ def _infer_convnet(
 def _infer_vit(
     reading: Reading,
     weights: Weights,
-    description: Mapping[str, Any],
+    description: Description,
     num_heads: int | None,
     default_heads: int | None,
 ) -> tuple[BackboneConfig, int, dict[str, Any], list[str]]:
@@ -158,20 +177,18 @@ def _infer_vit(
     hidden = _most_common(flat, r"block_\d+/mlp_2/kernel", axis=0) or 4 * width
     gated = _most_common(flat, r"block_\d+/mlp_1/(kernel|bias)", axis=-1) == 2 * hidden
     # DINOv2 gates with SiLU whatever its config says.
-    is_dinov3 = description.get("model_type") == "dinov3_vit"
-    if gated and is_dinov3 and (gate := description.get("hidden_act", "silu")) != "silu":
-        problems.append(f"hidden_act={gate!r} gates the MLPs; only silu is supported")
+    if not gated or description.is_dinov3:
+        problems += description.activation_problems(expected="silu" if gated else "gelu")
     has_embedding = "position_embedding" in flat or "position_embedding" in bad
-    rope = not has_embedding and (is_dinov3 or _has_rope(flat, weights))
+    rope = not has_embedding and (description.is_dinov3 or _has_rope(flat, weights))
     side = _learned_grid(flat, bad, problems)
     patch_size = _patch_size(flat, bad, problems)
-    stated = description.get("num_attention_heads") or (description.get("model_args") or {}).get("num_heads")
     sizes = {"width": width, "depth": depth, "rope": rope, "default": default_heads}
-    num_heads, certain, problem = count_heads(weights, num_heads or stated, **sizes)
+    num_heads, certain, problem = count_heads(weights, num_heads or description.num_heads, **sizes)
     problems += problem
     epsilon = 1e-5 if rope else 1e-6
     guessed: dict[str, Any] = {} if certain else {"num_heads": None if width % _HEAD_WIDTH else width // _HEAD_WIDTH}
-    guessed |= {} if "layer_norm_eps" in description else {"norm_epsilon": epsilon}
+    guessed |= {} if description.norm_epsilon else {"norm_epsilon": epsilon}
     variant = next((name for name, size in VARIANTS.items() if size == (width, depth, num_heads)), None)
     named: Any = {"width": width, "depth": depth, "num_heads": num_heads} if variant is None else {"variant": variant}
     config = BackboneConfig(
@@ -181,8 +198,8 @@ def _infer_vit(
         layer_scale=any(re.fullmatch(r"block_\d+/scale_\d", name) for name in flat),
         mlp="swiglu" if gated else "gelu",
         positions="rope" if rope else "learned",
-        position_resizing=_resizing(weights, description),
-        norm_epsilon=description.get("layer_norm_eps", epsilon),
+        position_resizing=_resizing(weights, is_timm=description.is_timm),
+        norm_epsilon=description.norm_epsilon or epsilon,
         **named,
     )
     return config, side * patch_size, guessed, problems
@@ -215,7 +232,7 @@ def _learned_grid(flat: Mapping[str, np.ndarray], bad: set[str], problems: list[
 
 
 def _patch_size(flat: Mapping[str, np.ndarray], bad: set[str], problems: list[str]) -> int:
-    if (path := "patch_embedding/projection/kernel") not in flat:
+    if (path := _FIRST) not in flat:
         return _PATCH_SIZE
     what = f"{path} takes {len(flat[path])} values, expected 3 colors of square patches"
     return _square_root(len(flat[path]) / 3, path, what, bad, problems) or _PATCH_SIZE
@@ -262,15 +279,14 @@ def count_heads(
     return 1, bool(periods), [f"{width} features do not make heads of {head_width}: {hint}"]
 
 
-def _resizing(names: Iterable[str], description: Mapping[str, Any]) -> str:
+def _resizing(names: Iterable[str], *, is_timm: bool) -> str:
     """Returns how the library that ships these weights resizes a position embedding."""
     names = list(names)
     has_registers = any(re.search(r"(reg|register|storage)_tokens?$", name) for name in names)
-    # A config.json of timm's has "architecture"; Hugging Face's has "architectures".
-    if has_registers or "architecture" in description:
+    if has_registers or is_timm:
         return "antialias"
     if any("embeddings." in name for name in names):
         return "plain"
     # DINOv2's own files have a mask token, which timm drops.
-    is_timm = any(name.endswith("ls1.gamma") for name in names) and not any("mask_token" in name for name in names)
-    return "antialias" if is_timm else "offset"
+    is_dinov2_of_timm = any(name.endswith("ls1.gamma") for name in names) and not any("mask_token" in n for n in names)
+    return "antialias" if is_dinov2_of_timm else "offset"

@@ -9,30 +9,50 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from croc_jax.checkpoints.description import format_setting
+from croc_jax.checkpoints.file_kinds import INDEX, identify
 from croc_jax.checkpoints.infer_architecture import compare_shapes, shapes_of
 from croc_jax.checkpoints.manifest import flatten_tree
 from croc_jax.checkpoints.official import load_networks
-from croc_jax.checkpoints.param_mapping import Params
+from croc_jax.checkpoints.param_mapping import Params, list_problems
 from croc_jax.checkpoints.pretrained import is_weights_file, load_pretrained
-from croc_jax.checkpoints.restore import restore_backbone
+from croc_jax.checkpoints.restore import find_checkpoints, restore_backbone
 from croc_jax.models import BackboneConfig, VisionTransformer, make_backbone, patch_grid
 from croc_jax.models.position_embedding import resize_position_embedding
+from croc_jax.paths import local_path
 from croc_jax.training.config import Recipe
 from croc_jax.training.state import TrainState
 
 # Settings that weights are made for. A convolution fits any distance of tokens.
-_CONVOLUTIONAL_SETTINGS = ("width", "stages")
+_COLORS = ("image_mean", "image_std")
+_CONVOLUTIONAL_SETTINGS = ("width", "stages", *_COLORS)
 _TRANSFORMER_SETTINGS = (
     "patch_size", "width", "depth", "num_heads", "mlp_ratio", "num_registers", "layer_scale", "mlp", "positions",
-    "norm_epsilon",
+    "norm_epsilon", *_COLORS,
 )  # fmt: skip
 
 
 def check_source(recipe: Recipe) -> None:
-    """Raises FileNotFoundError if what `recipe.init_from` names does not exist; reads nothing."""
-    source = recipe.init_from.source
-    if source and not Path(source).expanduser().exists():
+    """Checks what `recipe.init_from` names; reads no arrays.
+
+    Raises:
+        FileNotFoundError: if it does not exist.
+        ValueError: if it is neither weights nor a run, or a URL.
+    """
+    if not recipe.init_from.source:
+        return
+    source = _source(recipe)
+    if not source.exists():
         raise FileNotFoundError(f"init_from.source={source}: there is no such file or folder")
+    if source.is_dir():
+        if not is_weights_file(source):
+            find_checkpoints(source)
+    elif not source.name.endswith(INDEX):
+        identify(source)
+
+
+def _source(recipe: Recipe) -> Path:
+    return local_path(recipe.init_from.source, name="init_from.source")
 
 
 def init_from(recipe: Recipe, state: TrainState, *, log: Callable[[str], None] = lambda line: None) -> TrainState:
@@ -41,7 +61,7 @@ def init_from(recipe: Recipe, state: TrainState, *, log: Callable[[str], None] =
     Args:
         recipe: settings of the run.
         state: state before the first step; its optimizer and schedules stay as they are.
-        log: called with a line on what the weights lack, and is left as it was.
+        log: called with a line on what of the file is taken, and what the weights lack and is left as it was.
 
     Raises:
         ValueError: if the weights are for another architecture, listing what is unknown, missing or of another shape;
@@ -50,9 +70,9 @@ def init_from(recipe: Recipe, state: TrainState, *, log: Callable[[str], None] =
     """
     if not recipe.init_from.source:
         return state
-    source = Path(recipe.init_from.source).expanduser()
+    source = _source(recipe)
     if recipe.init_from.parts == "backbone":
-        backbone = {"backbone": _load_backbone(source, recipe)}
+        backbone = {"backbone": _load_backbone(source, recipe, log)}
         return _replace(state, {"student": backbone, "teacher": backbone}, source, keep=("head",))
     networks = load_networks(source, default_heads=_num_heads(recipe.backbone))
     check_architecture(networks.config, recipe.backbone, source, guessed=networks.guessed)
@@ -66,11 +86,13 @@ def init_from(recipe: Recipe, state: TrainState, *, log: Callable[[str], None] =
     return _replace(state, {**new, "center_dense": networks.center_dense}, source, keep=())
 
 
-def _load_backbone(source: Path, recipe: Recipe) -> Params:
+def _load_backbone(source: Path, recipe: Recipe, log: Callable[[str], None]) -> Params:
     which = recipe.init_from.which
     if is_weights_file(source):
         found = load_pretrained(source, which=which, default_heads=_num_heads(recipe.backbone))
         config, size, params, guessed = found.config, found.image_size, found.params, found.guessed
+        if found.note:
+            log(f"{source}: {found.note}")
     else:
         saved, params, _ = restore_backbone(source, which=which)
         config, size, guessed = saved.backbone, saved.data.views.crop_size, {}
@@ -121,7 +143,7 @@ def check_architecture(
         compared = [name for name in names if name not in guessed]
         different, origin = [name for name in compared if getattr(ours, name) != getattr(theirs, name)], theirs
     if different:
-        flags = " ".join(f"--config.backbone.{name}={getattr(origin, name)}" for name in different)
+        flags = " ".join(f"--config.backbone.{name}={format_setting(getattr(origin, name))}" for name in different)
         unclear = "num_heads" in guessed and "width" in different
         hint = "; it does not state num_heads: set what it was trained with" if unclear else ""
         raise ValueError(f"{source} holds another architecture than the run: add {flags}{hint}")
@@ -143,7 +165,7 @@ def _replace(state: TrainState, new: dict[str, Any], source: Path, *, keep: Sequ
     kept = tuple(f"{network}/{part}/" for network in ("student", "teacher") for part in keep)
     expected = {name: shape for name, shape in shapes_of(old).items() if not name.startswith(kept)}
     if problems := compare_shapes(arrays, expected):
-        raise ValueError(f"{source} does not fit: {'; '.join(problems)}; see config.head and config.backbone")
+        raise ValueError(f"{source} does not fit: {list_problems(problems)}; see config.head and config.backbone")
 
     def put(path: Any, leaf: jax.Array) -> jax.Array:
         name = jax.tree_util.keystr(path, simple=True, separator="/")

@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,7 @@ class Checkpointer:
         *,
         keep_every_steps: int | None = None,
         save_every_minutes: float | None = None,
+        notes: Mapping[str, Any] | None = None,
     ) -> None:
         """Opens the folder, and removes what interrupted saves have left.
 
@@ -88,12 +89,13 @@ class Checkpointer:
             recipe: settings of the run; stored in each checkpoint.
             keep_every_steps: steps between two checkpoints that are saved in any case, and kept for good.
             save_every_minutes: minutes from one save (or the start) to the next.
+            notes: what else to store in each checkpoint, as JSON: the images, versions, devices.
 
         Raises:
             OSError: if the folder cannot be written, in any process of the run.
         """
         self._folder = workdir.absolute() / CHECKPOINTS_NAME
-        self._recipe = recipe
+        self._recipe, self._notes = recipe, notes
         self._corrupt: set[int] = set()
         saving: list[checkpoint_managers.SaveDecisionPolicy] = []
         keeping: list[checkpoint_managers.PreservationPolicy] = [checkpoint_managers.LatestN(_KEEP_LATEST)]
@@ -160,7 +162,7 @@ class Checkpointer:
         if step in self._corrupt:
             self._manager.delete(step)
             self._corrupt.remove(step)
-        manifest = make_manifest(self._recipe, step, state)
+        manifest = make_manifest(self._recipe, step, state, self._notes)
         items = {"state": ocp.args.PyTreeSave(state), "metadata": ocp.args.JsonSave(manifest)}  # pyright: ignore
         self._attempt(lambda: self._manager.save(step, args=ocp.args.Composite(**items), force=True))
         if wait:

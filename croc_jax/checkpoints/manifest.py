@@ -18,14 +18,14 @@ class CorruptError(ValueError):
     """What was read from a checkpoint is not what was written."""
 
 
-def make_manifest(recipe: Recipe, step: int, state: PyTree) -> dict[str, Any]:
-    """Returns the JSON metadata of a checkpoint: settings, step, and each array with its checksum."""
+def make_manifest(recipe: Recipe, step: int, state: PyTree, notes: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Returns the JSON metadata of a checkpoint: settings, step, each array with its checksum, and notes."""
     sums = _checksums(state)
     arrays = {
         name: {"shape": list(leaf.shape), "dtype": leaf.dtype.name, "checksum": sums[name]}
         for name, leaf in flatten_tree(state).items()
     }
-    manifest = {"recipe": recipe_to_dict(recipe), "step": step, "arrays": arrays}
+    manifest = {**(notes or {}), "recipe": recipe_to_dict(recipe), "step": step, "arrays": arrays}
     return {**manifest, "digest": _digest(manifest)}
 
 

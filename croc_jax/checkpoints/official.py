@@ -1,7 +1,6 @@
 """Whole checkpoints of the official code of CrOC, in and out, and of DINO, in: both networks, heads and centers."""
 
 import functools
-import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,17 +8,16 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from croc_jax.checkpoints.choose_network import NETWORKS, strip_wrappers
 from croc_jax.checkpoints.export import name_arrays, write_arrays
 from croc_jax.checkpoints.infer_architecture import compare_shapes, read_backbone, shapes_of
 from croc_jax.checkpoints.manifest import flatten_tree
-from croc_jax.checkpoints.param_mapping import Params, Weights, array_problem, nest, unknown_names
+from croc_jax.checkpoints.param_mapping import Params, Weights, array_problem, list_problems, nest, unknown_names
 from croc_jax.checkpoints.pretrained import check_names, flatten_run, is_weights_file, read_contents, read_epoch
 from croc_jax.checkpoints.restore import restore_networks
 from croc_jax.models import BackboneConfig, HeadConfig, make_head
+from croc_jax.paths import local_path
 
-_WRAPPERS = re.compile(r"^(module\.)?(_orig_mod\.)?")
-# The architecture is inferred from the teacher; the student must have the same.
-_NETWORKS = ("teacher", "student")
 # Of each official loss, its centers and the last layers that they belong to.
 _LOSSES = {
     "croc_loss": {"center": "last_layer", "center_c": "last_layer_dense"},
@@ -82,6 +80,7 @@ def load_networks(source: Path, *, num_heads: int | None = None, default_heads: 
         ValueError: for another kind of file; or listing every weight of student, teacher and centers that is unknown,
             missing or of another shape; or if the number of heads is given for a run of this package.
     """
+    source = local_path(source, name="checkpoint")
     if is_weights_file(source):
         return _load_official(source, num_heads=num_heads, default_heads=default_heads)
     if num_heads is not None:
@@ -141,11 +140,11 @@ def split_official(weights: Weights) -> tuple[dict[str, Any], dict[str, Any], li
     """Returns the backbone's weights and the head's, both without that prefix and wrappers, and unknown names."""
     parts, unknown = {"backbone": {}, "head": {}}, []
     for name, array in weights.items():
-        part, _, inner = _WRAPPERS.sub("", name).partition(".")
+        part, _, inner = strip_wrappers(name).partition(".")
         if part in parts and inner:
             parts[part][inner] = array
         else:
-            unknown.append(_WRAPPERS.sub("", name))
+            unknown.append(strip_wrappers(name))
     return parts["backbone"], parts["head"], unknown
 
 
@@ -186,12 +185,13 @@ def _turn(path: str, array: np.ndarray) -> np.ndarray:
 def _load_official(file: Path, *, num_heads: int | None, default_heads: int | None) -> Networks:
     contents = read_contents(file)
     loss = next((name for name in _LOSSES if isinstance(contents.get(name), Mapping)), None)
-    missing = [name for name in _NETWORKS if not isinstance(contents.get(name), Mapping)]
+    missing = [name for name in NETWORKS if not isinstance(contents.get(name), Mapping)]
     if missing or loss is None:
         lost = ", ".join([*missing, *([] if loss else [" or ".join(_LOSSES)])])
         raise ValueError(f"{file} is no whole checkpoint of CrOC or DINO: it lacks {lost}")
     backbones, heads, problems = {}, {}, []
-    for which in _NETWORKS:
+    # The architecture is inferred from the teacher, which comes first; the student must have the same.
+    for which in NETWORKS:
         backbone, head, unknown = split_official(check_names(contents[which], file))
         found = read_backbone(backbone, num_heads=num_heads, default_heads=default_heads, like=backbones.get("teacher"))
         flat, wrong = read_head(head, width=found.width, layers=_LOSSES[loss].values())
@@ -203,7 +203,7 @@ def _load_official(file: Path, *, num_heads: int | None, default_heads: int | No
         problems += [f"student.head, unlike the teacher's: {problem}" for problem in found]
     centers, wrong = _read_centers(contents[loss], loss, heads["teacher"])
     if problems := problems + wrong:
-        raise ValueError(f"{file} is no known whole checkpoint of CrOC or DINO: {'; '.join(problems)}")
+        raise ValueError(f"{file} is no known whole checkpoint of CrOC or DINO: {list_problems(problems)}")
     student, teacher = (
         {"backbone": backbones[which].params, "head": nest(heads[which])} for which in ("student", "teacher")
     )

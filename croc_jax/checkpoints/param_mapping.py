@@ -1,14 +1,21 @@
 """Moves arrays between the names and layouts of PyTorch's libraries and our parameters, as tables of slots say."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from croc_jax.checkpoints.file_kinds import list_some
+
 Params = dict[str, Any]
 # What a file holds by name: arrays, and whatever else.
 Weights = Mapping[str, Any]
+# What programs train on top of a backbone, or beside it.
+HEADS = re.compile(
+    r"(head_drop|fc_norm|pooler|classifier|decoder(_\w+)?|(\w+_)?heads?|fc|proj|projector|projection|predictor|prototypes"
+    r"|mask(ed)?_(token|embed)|queue\w*|center\w*)(\.(?!norm\.).*)?"
+)
 # Types that weights come in; integers and 8-bit floats have scales that lie elsewhere.
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 
@@ -53,14 +60,16 @@ def read_slots(named: Iterable[tuple[str, Any]], slots: Mapping[str, Slot], igno
     found: dict[str, dict[int, np.ndarray]] = {}
     unknown, problems, bad = [], [], set()
     for name, array in named:
-        if isinstance(array, bool | int | float | str | None):
-            continue
         slot = slots.get(name)
         if slot is None:
-            unknown += [] if ignored.fullmatch(name) else [name]
+            is_weight = isinstance(array, np.ndarray) and not ignored.fullmatch(name)
+            unknown += [name] if is_weight and not HEADS.fullmatch(name) else []
             continue
         index = slot.part[0] if slot.part else -1
         problem = array_problem(array, axes=4 if slot.layout == "patches" else None)
+        # Networks without registers may have none of them.
+        if problem is None and not array.size and slot.path != "register_tokens":
+            problem = f"{array.shape}, without any value"
         if problem is None and index in found.get(slot.path, {}):
             problem = "there twice, under different prefixes or names"
         if problem is None:
@@ -111,10 +120,27 @@ def array_problem(array: Any, *, axes: int | None = None) -> str | None:
     return None
 
 
+def count_from_zero(numbers: Iterable[int]) -> int:
+    """Returns how many blocks there are by their numbers; some may be missing, but not most of them.
+
+    Examples:
+        >>> count_from_zero([0, 1, 3]), count_from_zero([0, 1, 999999]), count_from_zero([])
+        (4, 2, 1)
+    """
+    found = set(numbers)
+    # One strange name does not make a million blocks.
+    return 1 + max((number for number in found if number < 2 * len(found)), default=0)
+
+
 def unknown_names(names: Iterable[str]) -> list[str]:
     """Returns one sentence on names that are in no table, or none."""
-    listed = ", ".join(sorted(names))
+    listed = list_some(sorted(names))
     return [f"unknown weights {listed}"] if listed else []
+
+
+def list_problems(problems: Sequence[str]) -> str:
+    """Returns the first problems in a line, and how many more there are."""
+    return list_some(problems, limit=450, separator="; ")
 
 
 def nest(flat: Mapping[str, np.ndarray]) -> Params:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from croc_jax.checkpoints.param_mapping import Reading, Slot, Weights, read_slots, write_slots
+from croc_jax.checkpoints.param_mapping import Reading, Slot, Weights, count_from_zero, read_slots, write_slots
 
 # Our path, and the format's name for it; {s} is a stage, {S} the same counted from 1, {d} a stage but the first, and
 # {i} a block of the stage. A path in parentheses is a batch normalization, one in brackets a scale; all others have
@@ -75,17 +75,26 @@ _MARKS = (
     (r"encoder\.stages\.\d\.layers\.\d+\.dwconv\.weight", "convnext", "hf"),
     (r"stages\.\d\.layers\.\d+\.depthwise_conv\.weight", "convnext", "hf_dinov3"),
 )
-# Classifiers, counters, and DINOv3's second name for its last norm.
-_IGNORED = re.compile(r"(fc|classifier|head)\.(?!norm\.).*|.*\.num_batches_tracked|norms\.3\..*")
-_PREFIXES = re.compile(r"^(module\.|_orig_mod\.|backbone\.|resnet\.|convnext\.|model\.)+")
+# Counters, and DINOv3's second name for its last norm.
+_IGNORED = re.compile(r".*\.num_batches_tracked|norms\.3\..*")
+# A ResNet as a list of its children, as in lightly's examples.
+_CHILDREN = {"0": "conv1", "1": "bn1", **{str(3 + stage): f"layer{stage}" for stage in (1, 2, 3, 4)}}
 _BATCH_NORM = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "variance"}
+
+
+def name_children(weights: Weights) -> Weights:
+    """Returns the arrays of a ResNet whose children have numbers under torchvision's names; all others as they are."""
+    if "4.0.conv1.weight" not in weights:
+        return weights
+    parts = {name: name.partition(".") for name in weights}
+    return {f"{_CHILDREN.get(first, first)}.{rest}": weights[name] for name, (first, _, rest) in parts.items()}
 
 
 def detect_family(names: Iterable[str]) -> tuple[str, str] | None:
     """Returns family ("resnet" or "convnext") and format of these names, or None for other networks."""
-    plain = {_PREFIXES.sub("", name) for name in names}
+    listed = list(names)
     for mark, family, form in _MARKS:
-        if any(re.fullmatch(mark, name) for name in plain):
+        if any(re.fullmatch(mark, name) for name in listed):
             return family, form
     return None
 
@@ -101,9 +110,8 @@ def read_convnet(weights: Weights, family: str, form: str) -> tuple[Reading, tup
     Returns:
         What was read, and the number of blocks of each stage.
     """
-    named = [(_PREFIXES.sub("", name), array) for name, array in weights.items()]
-    stages = _count_blocks(dict(named), _FAMILIES[family][form])
-    return read_slots(named, dict(_slots(family, form, stages)), _IGNORED), stages
+    stages = _count_blocks(weights, _FAMILIES[family][form])
+    return read_slots(weights.items(), dict(_slots(family, form, stages)), _IGNORED), stages
 
 
 def write_convnet(flat: Mapping[str, np.ndarray], form: str) -> dict[str, np.ndarray]:
@@ -180,9 +188,8 @@ def _numbers(ours: str, stages: Sequence[int]) -> Iterator[dict[str, int]]:
 def _count_blocks(names: Weights, table: Mapping[str, str]) -> tuple[int, ...]:
     place = next(theirs for ours, theirs in table.items() if "{i}" in ours)
     pattern = re.escape(place).replace(r"\{s\}", r"(?P<s>\d)").replace(r"\{S\}", r"(?P<S>\d)")
-    pattern = pattern.replace(r"\{i\}", r"(?P<i>\d+)") + r"(\..*)?"
+    pattern = pattern.replace(r"\{i\}", r"(?P<i>\d{1,6})") + r"(\..*)?"
     found = [(int(match[1]), int(match["i"])) for name in names if (match := re.fullmatch(pattern, name))]
     first = 1 if "{S}" in place else 0
-    return tuple(
-        1 + max((index for stage, index in found if stage == number + first), default=-1) for number in range(4)
-    )
+    stages = [[index for stage, index in found if stage == number + first] for number in range(4)]
+    return tuple(count_from_zero(blocks) if blocks else 0 for blocks in stages)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from croc_jax.checkpoints.param_mapping import Reading, Slot, Weights, read_slots, write_slots
+from croc_jax.checkpoints.param_mapping import Reading, Slot, Weights, count_from_zero, read_slots, write_slots
 
 COLUMNS: tuple[str, ...] = ("official", "timm", "hf_vit", "hf_dinov2", "hf_dinov3", "official_dinov3", "timm_dinov3")
 _BLOCKS: dict[str, str] = dict(
@@ -108,12 +108,7 @@ def _table() -> Iterator[Row]:
 TABLE = tuple(_table())
 # What files hold beside a backbone, DINOv3's norm of local crops among it.
 _IGNORED = re.compile(
-    r"(embeddings\.)?mask_token|rope_embed\.periods|local_cls_norm\..*|blocks\.\d+\.attn\.qkv\.bias_mask"
-    r"|(head|head_drop|fc_norm|pooler|classifier|decoder|dino_head|ibot_head)(\..*)?"
-)
-# Names of whole models around a backbone.
-_PREFIXES = re.compile(
-    r"^(module\.|_orig_mod\.|backbone\.|dinov2\.|dinov2_with_registers\.|dinov3_vit\.|vit\.|model\.)+"
+    r"embeddings\.mask_token|rope_embed\.periods|local_cls_norm\..*|blocks\.\d+\.attn\.qkv\.bias_mask"
 )
 
 
@@ -167,8 +162,8 @@ def _slot(row: Row, block: int) -> Slot:
 
 
 def _depth(names: Any) -> int:
-    blocks = [re.match(r"(?:blocks|encoder\.layer|layer)\.(\d+)\.", name) for name in names]
-    return 1 + max((int(block[1]) for block in blocks if block), default=0)
+    found = (re.match(r"(?:blocks|encoder\.layer|layer)\.(\d{1,6})\.", name) for name in names)
+    return count_from_zero(int(block[1]) for block in found if block)
 
 
 def _normalize_names(weights: Weights) -> list[tuple[str, Any]]:
@@ -176,9 +171,8 @@ def _normalize_names(weights: Weights) -> list[tuple[str, Any]]:
     gated = any(name.endswith("mlp.gate_proj.weight") for name in weights)
     renamed = []
     for name, array in weights.items():
-        name = _PREFIXES.sub("", name)
         # The newest Hugging Face names of blocks, and DINOv2's in chunks of blocks.
-        name = re.sub(r"^layers?\.(\d+)\.", r"layer.\1.", name)
+        name = re.sub(r"^(?:model\.)?layers?\.(\d+)\.", r"layer.\1.", name)
         name = re.sub(r"^layer\.(\d+)\.(layernorm_|mlp\.fc)", r"encoder.layer.\1.\2", name)
         name = re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", name)
         # One name for two things: the first matrix, or the half of it that the other one gates.

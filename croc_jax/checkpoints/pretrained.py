@@ -1,6 +1,5 @@
 """Backbones of other programs: CrOC, DINO, DINOv2, DINOv3, ResNet, ConvNeXt, from their owners, timm, Hugging Face."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,83 +8,93 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from croc_jax.checkpoints.choose_network import choose_network, strip_wrappers
+from croc_jax.checkpoints.description import NOTHING_KNOWN, Description, read_description, read_json
+from croc_jax.checkpoints.file_kinds import IN_FOLDERS, INDEX, SAFETENSORS, identify, shorten
 from croc_jax.checkpoints.infer_architecture import PretrainedBackbone, read_backbone
-from croc_jax.checkpoints.param_mapping import Weights
+from croc_jax.checkpoints.param_mapping import Weights, list_problems
 from croc_jax.checkpoints.torch_file import opaque, read_torch_file
 
-_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
-# Files of a folder as Hugging Face ships it; an index names the files that hold the parts.
-HF_WEIGHTS, HF_CONFIG = "model.safetensors", "config.json"
-_TORCH_WEIGHTS, _INDEX = "pytorch_model.bin", ".index.json"
-_IN_FOLDERS = (HF_WEIGHTS, f"{HF_WEIGHTS}{_INDEX}", _TORCH_WEIGHTS, f"{_TORCH_WEIGHTS}{_INDEX}")
 _SAFETENSORS_TYPES = ("F64", "F32", "F16", "BF16", "I64", "U64", "I32", "U32", "I16", "U16", "I8", "U8", "BOOL")
-
-# Where programs put the weights among other things: as trained, and their moving average.
-_AS_TRAINED = ("model", "state_dict", "model_state")
-_AVERAGED = ("model_ema", "state_dict_ema")
-_NETWORKS = ("teacher", "student")
 # A name that a whole run in a .safetensors file has, and no other file.
 _RUN_MARK = "croc_loss.center"
+Colors = tuple[float, float, float]
 
 
 def load_pretrained(
-    file: Path, *, which: str = "teacher", num_heads: int | None = None, default_heads: int | None = None
+    file: Path,
+    *,
+    which: str = "teacher",
+    num_heads: int | None = None,
+    default_heads: int | None = None,
+    image_mean: Colors | None = None,
+    image_std: Colors | None = None,
 ) -> PretrainedBackbone:
     """Reads a backbone in float32.
 
     Args:
-        file: a .pth, .bin or .safetensors file, a whole checkpoint of CrOC or DINO or a backbone alone, also inside
-            "model", "state_dict" and the like; with the names of any of these libraries. Or a folder of Hugging Face,
-            in one file or several, with config.json. A convolutional network gets one token for 32 x 32 pixels.
-        which: "teacher" or "student" of a whole checkpoint; where weights lie beside their moving average, "teacher"
-            is the average. Other files hold one backbone.
+        file: a file of torch.save or safetensors, whatever its name: a backbone alone, or a whole checkpoint with one
+            or two of them behind any prefix; with the names of any of these libraries. Or a folder of Hugging Face, in
+            one file or several, with config.json. A convolutional network gets one token for 32 x 32 pixels.
+        which: "teacher" or "student" of a whole checkpoint, see `choose_network`.
         num_heads: heads of a transformer whose file does not state them; by default, heads have 64 features, or what is
             known of the size.
         default_heads: heads in place of those of 64 features, if they divide the width.
+        image_mean: what images are normalized by, if the caller knows better than the files beside the weights
+            (preprocessor_config.json, or timm's config.json); where nobody says, ImageNet's.
+        image_std: likewise.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: for a file that cannot be read, or another architecture, with all names that are unknown or
-            missing, and all arrays of another shape.
+        ValueError: for a file that cannot be read, or another architecture, with names that are unknown or
+            missing, and arrays of another shape.
     """
     contents = read_contents(file)
-    weights = _choose_weights(contents, file, which=which)
-    found = read_backbone(
-        weights, description=_read_description(file), num_heads=num_heads, default_heads=default_heads
-    )
+    chosen = choose_network(contents, file, which=which)
+    description = _read_description(file)
+    if image_mean is not None:
+        description = description._replace(image_mean=image_mean)
+    if image_std is not None:
+        description = description._replace(image_std=image_std)
+    try:
+        found = read_backbone(chosen.weights, description=description, num_heads=num_heads, default_heads=default_heads)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
     if found.problems:
-        raise ValueError(f"{file} is no known {found.kind}: {'; '.join(found.problems)}")
-    return found._replace(epoch=read_epoch(contents))
+        behind = f" behind {shorten(chosen.prefix, 80)}" if chosen.prefix else ""
+        raise ValueError(f"{file} is no known {found.kind}{behind}: {list_problems(found.problems)}")
+    return found._replace(epoch=read_epoch(contents), prefix=chosen.prefix, note=chosen.note)
 
 
 def is_weights_file(checkpoint: Path) -> bool:
-    """Returns whether this is a file of weights, or a folder of Hugging Face, rather than a workdir."""
-    return checkpoint.suffix in _SUFFIXES or checkpoint.name.endswith(_INDEX) or _locate(checkpoint) != checkpoint
+    """Returns whether this is a file of weights, or a folder of Hugging Face, rather than a run."""
+    return not checkpoint.is_dir() or _locate(checkpoint) != checkpoint
 
 
 def read_contents(path: Path) -> Weights:
-    """Returns what a file or folder holds by name: arrays, and whatever else a .pth has.
+    """Returns what a file or folder holds by name: arrays, and whatever else a file of torch.save has.
 
     Raises:
         FileNotFoundError: if there is no such file, or a part of it is missing.
         ValueError: if it cannot be read, or holds no dictionary with strings as keys.
     """
     file = _locate(path)
-    if not file.is_file():
-        raise FileNotFoundError(f"no file {file}")
-    if file.name.endswith(_INDEX):
-        return _read_parts(file)
-    if file.suffix == ".safetensors":
+    return _read_parts(file) if file.name.endswith(INDEX) and file.is_file() else _read_file(file)
+
+
+def _read_file(file: Path) -> Weights:
+    if identify(file) == SAFETENSORS:
         return _nest_run(_read_safetensors(file))
     contents = read_torch_file(file)
     if not isinstance(contents, Mapping):
-        raise ValueError(f"{file} holds a {type(contents).__name__}, not a dictionary of weights")
+        kind = shorten(type(contents).__name__, 80)
+        raise ValueError(f"{file} holds a {kind}, not a dictionary of weights: save the state_dict of the model")
     return check_names(contents, file)
 
 
 def check_names(contents: Mapping[Any, Any], path: Path) -> Weights:
     """Returns the contents of a file, or of a part of it; raises ValueError if keys are no strings."""
-    others = [repr(name) for name in contents if not isinstance(name, str)]
+    others = [shorten(repr(name), 60) for name in contents if not isinstance(name, str)]
     if others:
         raise ValueError(f"{path} has keys that are no strings, such as {', '.join(others[:3])}: save weights by name")
     return contents
@@ -102,7 +111,7 @@ def flatten_run(contents: Weights) -> dict[str, np.ndarray]:
     flat = {}
     for part, value in contents.items():
         arrays = value if isinstance(value, Mapping) else {}
-        flat |= {f"{part}.{name.removeprefix('module.')}": array for name, array in arrays.items()}
+        flat |= {f"{part}.{strip_wrappers(name)}": array for name, array in arrays.items()}
     return flat | {"epoch": np.asarray(contents["epoch"], np.int64)}
 
 
@@ -123,35 +132,22 @@ def _nest_run(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 def _locate(path: Path) -> Path:
     """Returns the file that holds the weights of a folder of Hugging Face, or names the files that do."""
-    return next((path / name for name in _IN_FOLDERS if (path / name).is_file()), path)
+    return next((path / name for name in IN_FOLDERS if (path / name).is_file()), path)
 
 
-def _read_description(path: Path) -> dict[str, Any]:
-    """Returns the config.json beside the weights of a folder, or nothing."""
+def _read_description(path: Path) -> Description:
+    """Returns what the files beside the weights of a folder say."""
     file = _locate(path)
-    config = file.parent / HF_CONFIG
-    return _read_json(config) if file.name in _IN_FOLDERS and config.is_file() else {}
-
-
-def _choose_weights(contents: Weights, path: Path, *, which: str) -> Weights:
-    """Returns the weights of one network, out of whatever a program has put around them."""
-    networks = [name for name in _NETWORKS if isinstance(contents.get(name), Mapping)]
-    if networks and which not in networks:
-        raise ValueError(f"{path} holds no {which!r}, only {', '.join(sorted(contents))}")
-    if which not in _NETWORKS:
-        raise ValueError(f"which={which!r}: choose 'teacher' or 'student'; {path} holds one backbone")
-    order = (*_AVERAGED, *_AS_TRAINED) if which == "teacher" else (*_AS_TRAINED, *_AVERAGED)
-    wrapped = [name for name in (which, *order) if isinstance(contents.get(name), Mapping)]
-    return _choose_weights(contents[wrapped[0]], path, which=which) if wrapped else check_names(contents, path)
+    return read_description(file.parent) if file.name in IN_FOLDERS else NOTHING_KNOWN
 
 
 def _read_parts(index: Path) -> dict[str, Any]:
-    files = _read_json(index).get("weight_map")
-    if not isinstance(files, dict):
+    files = read_json(index).get("weight_map")
+    if not isinstance(files, dict) or not all(isinstance(name, str) for name in files.values()):
         raise ValueError(f"{index} names no files: it has no weight_map")
     contents: dict[str, Any] = {}
     for name in sorted(set(files.values())):
-        contents |= read_contents(index.parent / name)
+        contents |= _read_file(index.parent / name)
     return contents
 
 
@@ -164,14 +160,5 @@ def _read_safetensors(file: Path) -> dict[str, Any]:
                 for name, kind in types.items()
             }
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{file} is no safetensors file: {error}") from error
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"cannot read {file} ({error})") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"cannot read {file}: it holds a {type(found).__name__}, not a dictionary")
-    return found
+        reason = shorten(str(error), 200)
+        raise ValueError(f"{file} is a corrupt file of safetensors ({reason}): get it again") from error

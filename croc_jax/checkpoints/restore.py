@@ -21,12 +21,15 @@ from jax.experimental import multihost_utils
 from jax.sharding import SingleDeviceSharding
 from jaxtyping import PyTree
 
+from croc_jax.checkpoints.file_kinds import describe_folder
 from croc_jax.checkpoints.manifest import CorruptError, check_arrays, check_digest, find_differences, flatten_tree
 from croc_jax.checkpoints.param_mapping import Params
 from croc_jax.training.config import Recipe, RecipeError, recipe_from_dict
 from croc_jax.training.forward import init_networks, init_params
 
 CHECKPOINTS_NAME = "checkpoints"
+# Of a checkpoint: where its metadata lie.
+_MANIFEST = "metadata/metadata"
 # The warning that a checkpoint is passed over.
 SKIPPING = "skipping the corrupt checkpoint %s: %s"
 # Status codes of TensorStore for files that are cut short, or cannot be decoded.
@@ -51,14 +54,12 @@ def find_checkpoints(path: Path) -> list[Path]:
     """
     if not path.is_dir():
         raise CheckpointError(f"{path} does not exist: expected a workdir or a checkpoint in one")
-    if path.name.isdigit() and path.parent.name == CHECKPOINTS_NAME:
+    # A checkpoint may have been moved elsewhere.
+    if (path.name.isdigit() and path.parent.name == CHECKPOINTS_NAME) or (path / _MANIFEST).is_file():
         return [path]
     inner = path if path.name == CHECKPOINTS_NAME else path / CHECKPOINTS_NAME
     if not inner.is_dir():
-        raise CheckpointError(
-            f"{path} is not a workdir: it has no folder {CHECKPOINTS_NAME}; name the workdir of a run, "
-            f"or one of its {CHECKPOINTS_NAME}/<step>"
-        )
+        raise CheckpointError(f"{path} is no checkpoint: {describe_folder(path)}")
     folders = list_checkpoints(inner)
     if not folders:
         raise CheckpointError(f"no checkpoint in {inner}: the run has not saved one yet")
@@ -181,10 +182,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         OSError: if the file system fails.
     """
     try:
-        manifest = json.loads((folder / "metadata" / "metadata").read_bytes())
+        manifest = json.loads((folder / _MANIFEST).read_bytes())
     except FileNotFoundError as error:
         raise _missing_part(folder, str(error)) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CorruptError(f"its metadata cannot be parsed: {error}") from None
     if not isinstance(manifest, dict):
         raise CorruptError("its metadata are no dictionary")

@@ -67,7 +67,8 @@ def make_encode_fn(
     weights = jax.tree.map(jnp.asarray, params)
 
     def encode(images: UInt8[Array, "b H W 3"]) -> dict[str, Float[Array, "..."]]:
-        features: Features = module.apply({"params": weights}, normalize(images))  # pyright: ignore
+        pixels = normalize(images, module.image_mean, module.image_std)
+        features: Features = module.apply({"params": weights}, pixels)  # pyright: ignore
         grid = patch_grid((images.shape[1], images.shape[2]), module.patch_size)
         return {"cls": features.cls, "patches": features.patches.reshape(images.shape[0], *grid, -1)}
 

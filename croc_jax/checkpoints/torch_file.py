@@ -1,18 +1,22 @@
 """Reads the arrays of PyTorch's .pth files without PyTorch, and without running anything that a file contains."""
 
-import argparse
 import collections
+import errno
 import functools
 import io
+import math
 import pickle
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
+
+from croc_jax.checkpoints.file_kinds import LEGACY, shorten
 
 _STORAGES = {
     "FloatStorage": np.float32,
@@ -32,8 +36,12 @@ _STORAGES = {
 _PLAIN: dict[tuple[str, str], type] = {
     ("torch", "Size"): tuple,
     ("collections", "OrderedDict"): collections.OrderedDict,
-    ("argparse", "Namespace"): argparse.Namespace,
 }
+# What broken files raise, here and in zipfile and pickle.
+_BROKEN = (
+    zipfile.BadZipFile, zlib.error, pickle.UnpicklingError, struct.error, EOFError, LookupError, TypeError,
+    AttributeError, ValueError, OverflowError, RuntimeError, AssertionError, MemoryError,
+)  # fmt: skip
 
 
 class Opaque:
@@ -46,7 +54,7 @@ class Opaque:
     def _ignore(self, *args: object, **kwargs: object) -> None:
         """Ignores what pickle would restore."""
 
-    __init__ = __setstate__ = __setitem__ = append = extend = _ignore
+    __init__ = __setstate__ = __setitem__ = append = extend = add = update = _ignore
 
 
 def opaque(kind: str) -> Opaque:
@@ -61,52 +69,90 @@ def _opaque_type(name: str) -> type[Opaque]:
 def read_torch_file(file: Path) -> Any:
     """Returns what torch.save wrote, with arrays in place of tensors.
 
-    Dictionaries, lists, numbers, strings and argparse's namespaces come as they are; all else, such as tensors of
-    8-bit floats and complex numbers, comes as `Opaque`.
+    Dictionaries, lists, numbers and strings come as they are; all else, such as tensors of 8-bit floats and complex
+    numbers, and objects of any class, comes as `Opaque`.
 
     Args:
-        file: a file in the zip format of PyTorch 1.6 and later.
+        file: a file in the zip format of PyTorch 1.6 and later, or in that before it.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: for any other format, or a corrupt file.
+        ValueError: for another kind of zip file, or a corrupt one.
     """
-    with file.open("rb") as stream:
-        start = stream.read(2)
-    if start != b"PK":
-        raise ValueError(f"{file} is no file of PyTorch 1.6 or later: load it in PyTorch and save it again")
     try:
+        with file.open("rb") as stream:
+            if stream.read(len(LEGACY)) == LEGACY:
+                return _read_legacy(stream)
         with zipfile.ZipFile(file) as archive:
-            names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-            contents = _read_zip(archive, names[0]) if len(names) == 1 else None
-    except (
-        zipfile.BadZipFile, zlib.error, pickle.UnpicklingError, EOFError, KeyError, IndexError, TypeError,
-        AttributeError, ValueError, OverflowError, RuntimeError,
-    ) as error:  # fmt: skip
-        raise ValueError(f"{file} is corrupt ({type(error).__name__}: {error}): get it again") from error
-    if len(names) != 1:
-        raise ValueError(f"{file} is a zip file, but none of PyTorch's: it holds no data.pkl")
-    return contents
+            names = archive.namelist()
+            pickled = [name for name in names if name.endswith("/data.pkl")]
+            if len(pickled) == 1:
+                return _read_zip(archive, pickled[0])
+    except (*_BROKEN, OSError) as error:
+        # A place before the start of the file; all else are faults of the machine.
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
+        reason = shorten(f"{type(error).__name__}: {error}", 200)
+        raise ValueError(f"{file} is corrupt ({reason}): get it again") from error
+    if names and all(name.endswith(".npy") for name in names):
+        raise ValueError(f"{file} holds arrays of NumPy (.npz): load them in PyTorch's model, and save that")
+    raise ValueError(f"{file} is a zip file, but none of PyTorch's: it holds no data.pkl")
 
 
 def _read_zip(archive: zipfile.ZipFile, pickled: str) -> Any:
     folder = pickled.removesuffix("data.pkl")
+
     # Tensors that share memory there share it here.
-    read = functools.cache(archive.read)
+    @functools.cache
+    def read(name: str) -> bytes:
+        # A few compressed bytes could stand for more than the memory.
+        if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
+            raise zipfile.BadZipFile(f"{name} is compressed, which torch.save does not do")
+        return archive.read(name)
+
     load = lambda key, dtype: np.frombuffer(read(f"{folder}data/{key}"), dtype)  # noqa: E731
-    return _Unpickler(io.BytesIO(archive.read(pickled)), load).load()
+    return _Unpickler(io.BytesIO(read(pickled)), load).load()
 
 
-class _Unpickler(pickle.Unpickler):
+def _read_legacy(stream: BinaryIO) -> Any:
+    """Reads a version, sizes of types, the contents, keys of the storages, and the storages, one after another."""
+    size = stream.seek(0, io.SEEK_END)
+    stream.seek(len(LEGACY))
+    for _ in range(2):
+        _Unpickler(stream, _no_storage).load()
+    start, kinds = stream.tell(), {}
+
+    def note_kind(key: str, dtype: np.dtype) -> Opaque:
+        kinds[key] = dtype
+        return opaque("storage")
+
+    _Unpickler(stream, note_kind).load()
+    storages = {}
+    for key in _Unpickler(stream, _no_storage).load():
+        (count,) = struct.unpack("<q", stream.read(8))
+        if not 0 <= count * kinds[key].itemsize <= size:
+            raise pickle.UnpicklingError(f"storage {key} has {count} values")
+        storages[key] = np.frombuffer(stream.read(count * kinds[key].itemsize), kinds[key])
+    stream.seek(start)
+    return _Unpickler(stream, lambda key, dtype: storages[key]).load()
+
+
+def _no_storage(key: str, dtype: np.dtype) -> Any:
+    raise pickle.UnpicklingError(f"storage {key} is out of place")
+
+
+# That of the C library allocates what a corrupt number asks for.
+class _Unpickler(pickle._Unpickler):  # pyright: ignore[reportAttributeAccessIssue]
     """Knows tensors and plain containers; calls nothing else."""
 
-    def __init__(self, data: io.BytesIO, read_storage: Callable[[str, np.dtype], np.ndarray]) -> None:
+    def __init__(self, data: BinaryIO, read_storage: Callable[[str, np.dtype], Any]) -> None:
         super().__init__(data, encoding="latin1")
         self._read_storage = read_storage
 
     def find_class(self, module: str, name: str) -> Any:
         if module in ("torch._utils", "torch._tensor") and name in _REBUILD:
-            return _REBUILD[name]
+            # A function of its own, as a file can set attributes of what it names.
+            return lambda *parts: _REBUILD[name](*parts)
         if module in ("torch", "torch.storage") and name in _STORAGES:
             return np.dtype(_STORAGES[name])
         return _PLAIN.get((module, name)) or _opaque_type(name)
@@ -118,7 +164,7 @@ class _Unpickler(pickle.Unpickler):
         if not isinstance(storage, np.dtype):
             return opaque(storage.__name__)
         values = self._read_storage(key, storage)
-        if len(values) != count:
+        if isinstance(values, np.ndarray) and len(values) != count:
             raise pickle.UnpicklingError(f"storage {key} has {len(values)} values, not {count}")
         return values
 
@@ -129,6 +175,8 @@ def _rebuild_tensor(storage: Any, offset: int, size: Sequence[int], stride: Sequ
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
     if offset < 0 or min(size, default=1) < 0 or min(stride, default=0) < 0 or (0 not in size and last >= len(storage)):
         raise pickle.UnpicklingError("a tensor reaches beyond its storage")
+    if math.prod(size) > len(storage):
+        return opaque("expanded tensor")
     strides = [step * storage.itemsize for step in stride]
     return np.lib.stride_tricks.as_strided(storage[offset:], size, strides).copy()
 
@@ -148,6 +196,7 @@ def _rebuild_with_attributes(rebuild: Callable[..., Any], kind: Any, parts: Sequ
 
 
 _REBUILD = {
+    "_rebuild_tensor": _rebuild_tensor,
     "_rebuild_tensor_v2": _rebuild_tensor,
     "_rebuild_tensor_v3": _rebuild_later_tensor,
     "_rebuild_parameter": _rebuild_parameter,

@@ -9,6 +9,16 @@ from absl import logging
 MIN_IMAGES = 1000
 
 
+def printable(text: str) -> str:
+    r"""Returns a text of one line that any terminal and file can hold: control and surrogate characters as escapes.
+
+    Examples:
+        >>> print(printable("a\nb\udce9.jpg"))
+        a\nb\udce9.jpg
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class UnreadableImagesError(RuntimeError):
     """So many images are unreadable that something is wrong with all of them."""
 
@@ -37,11 +47,10 @@ class BadRecords:
 
     def add(self, name: str, reason: str) -> None:
         """Counts an unreadable image; the reason is logged the first time."""
-        # One line a file, whatever its name holds.
-        name = name.encode(errors="backslashreplace").decode().replace("\n", "\\n").replace("\t", "\\t")
+        name, reason = printable(name), printable(" ".join(reason.split()))
         if name not in self.counts:
             logging.warning("skipping an unreadable image: %s (%s)", name, reason)
-            self._list(name, " ".join(reason.split()))
+            self._list(name, reason)
         self.counts[name] = self.counts.get(name, 0) + 1
 
     def _list(self, name: str, reason: str) -> None:
@@ -50,8 +59,8 @@ class BadRecords:
         # The log has it, too: a full disk ends no run here.
         with contextlib.suppress(OSError):
             # Other processes, and the run before it was resumed, write here too.
-            listed = self._file.read_text(encoding="utf-8").splitlines() if self._file.is_file() else []
-            if name not in (line.partition("\t")[0] for line in listed):
+            listed = self._file.read_bytes().splitlines() if self._file.is_file() else []
+            if name.encode() not in (line.partition(b"\t")[0] for line in listed):
                 with self._file.open("a", encoding="utf-8") as file:
                     file.write(f"{name}\t{reason}\n")
 

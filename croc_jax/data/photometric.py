@@ -16,10 +16,9 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from croc_jax.data.config import PhotometricConfig
 from croc_jax.float32 import in_float32
+from croc_jax.models.config import IMAGENET_MEAN, IMAGENET_STD
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
+Colors = tuple[float, float, float]
 Planes = Float[Array, "3 H W"]
 Bytes = UInt8[Array, "3 H W"]
 Scalar = Float[Array, ""]
@@ -50,8 +49,14 @@ class Draws(NamedTuple):
 
 
 @in_float32
-def augment(rng: Array, views: UInt8[Array, "b v H W 3"], config: PhotometricConfig) -> Float[Array, "b v H W 3"]:
-    """Returns randomly recolored, blurred and solarized views, ImageNet-normalized.
+def augment(
+    rng: Array,
+    views: UInt8[Array, "b v H W 3"],
+    config: PhotometricConfig,
+    mean: Colors = IMAGENET_MEAN,
+    std: Colors = IMAGENET_STD,
+) -> Float[Array, "b v H W 3"]:
+    """Returns randomly recolored, blurred and solarized views, normalized.
 
     Each image draws from its own key, a function of `rng` and of its place in the batch, so
     that the result does not depend on how the batch is spread over devices.
@@ -60,34 +65,51 @@ def augment(rng: Array, views: UInt8[Array, "b v H W 3"], config: PhotometricCon
         rng: key of this augmentation in this step, used for nothing else.
         views: uint8 views from the host.
         config: ranges and probabilities, with as many view-wise ones as there are views.
+        mean: see `normalize`.
+        std: see `normalize`.
 
     Raises:
         ValueError: for another number of views than the configuration has.
     """
-    return _augment(rng, views, config, _probabilities(config, views.shape[1]))
+    return _augment(rng, views, config, _probabilities(config, views.shape[1]), mean, std)
 
 
 @in_float32
-def augment_local(rng: Array, views: UInt8[Array, "b l h w 3"], config: PhotometricConfig) -> Float[Array, "b l h w 3"]:
+def augment_local(
+    rng: Array,
+    views: UInt8[Array, "b l h w 3"],
+    config: PhotometricConfig,
+    mean: Colors = IMAGENET_MEAN,
+    std: Colors = IMAGENET_STD,
+) -> Float[Array, "b l h w 3"]:
     """Returns the local crops augmented as `augment` does, with one blur probability and no solarization (as in DINO).
 
     Args:
         rng: key of this augmentation in this step; never the key of `augment` or one derived from it.
         views: uint8 crops from the host.
         config: ranges and probabilities.
+        mean: see `normalize`.
+        std: see `normalize`.
     """
     one = (config.jitter_probability, config.grayscale_probability, config.local_blur_probability, 0.0)
-    return _augment(rng, views, config, jnp.array([one] * views.shape[1]))
+    return _augment(rng, views, config, jnp.array([one] * views.shape[1]), mean, std)
 
 
-def _augment(rng: Array, views: Array, config: PhotometricConfig, probabilities: Float[Array, "v 4"]) -> Array:
+def _augment(
+    rng: Array,
+    views: Array,
+    config: PhotometricConfig,
+    probabilities: Float[Array, "v 4"],
+    mean: Colors,
+    std: Colors,
+) -> Array:
     batch, num_views = views.shape[:2]
 
     def one_view(key: Array, image: Array, probability: Array) -> Array:
         draws = draw(key, config, probability)
         planes = jnp.moveaxis(image, -1, 0).astype(jnp.float32)
         planes = apply_draws(planes, draws, max_blur_radius=config.blur_radius[1])
-        return normalize(jnp.moveaxis(planes, 0, -1))
+        return normalize(jnp.moveaxis(planes, 0, -1), mean, std)
 
     def one_image(position: Array, images: Array) -> Array:
         keys = jax.random.split(jax.random.fold_in(rng, position), num_views)
@@ -242,15 +264,18 @@ def solarize(planes: Planes) -> Planes:
 
 def normalize(
     images: UInt8[Array, "*batch H W 3"] | Float[Array, "*batch H W 3"],
+    mean: Colors = IMAGENET_MEAN,
+    std: Colors = IMAGENET_STD,
 ) -> Float[Array, "*batch H W 3"]:
-    """Returns (values / 255 - ImageNet mean) / ImageNet standard deviation, in float32.
+    """Returns (values / 255 - mean) / standard deviation, in float32.
 
     Args:
         images: values from 0 to 255, channels last.
+        mean: of red, green and blue; ImageNet's unless the backbone was trained with others (`image_mean`).
+        std: standard deviation, likewise (`image_std`).
     """
-    mean, std = np.array(IMAGENET_MEAN), np.array(IMAGENET_STD)
-    scale = (1 / (255 * std)).astype(np.float32)
-    return images.astype(jnp.float32) * scale - (mean / std).astype(np.float32)
+    scale = (1 / (255 * np.array(std))).astype(np.float32)
+    return images.astype(jnp.float32) * scale - (np.array(mean) / np.array(std)).astype(np.float32)
 
 
 def _blend(planes: Planes, toward: Array, factor: Array) -> Planes:

@@ -13,12 +13,13 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float32, UInt8
 
-from croc_jax.data.bad_records import BadRecords, ReadersLostError, UnreadableImagesError
+from croc_jax.data.bad_records import BadRecords, ReadersLostError, UnreadableImagesError, printable
 from croc_jax.data.config import LocalViewsConfig, ViewsConfig
 from croc_jax.data.crops import NUM_VIEWS, random_crops
 from croc_jax.data.decoding import DecodeError, decode
 from croc_jax.data.sources.base import ImageSource
-from croc_jax.data.workers import BY_MACHINE, choose_workers, init_worker, starting_workers
+from croc_jax.data.workers import BY_MACHINE, choose_workers, init_worker, kill_workers, starting_workers
+from croc_jax.machine_errors import find_fault, read_patiently
 
 _MAX_TRIES = 20
 # grain's text, in a plain RuntimeError.
@@ -91,7 +92,7 @@ class CropDataset:
                 flags.FLAGS.mark_as_parsed()
             stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers), init_worker)
         bad = BadRecords(file=self.skipped_file, max_fraction=self.max_bad_fraction)
-        return BatchIterator(iter(stream), self.source, bad)
+        return BatchIterator(iter(stream), self.source, bad, starts_workers=bool(num_workers))
 
 
 def make_dataset(
@@ -157,32 +158,44 @@ def make_dataset(
 def _load_views(
     index: int, generator: np.random.Generator, *, source: ImageSource, config: ViewsConfig, local: LocalViewsConfig
 ) -> dict[str, np.ndarray]:
-    """Returns the views of an image, or of one drawn in its place if it is unreadable."""
+    """Returns the views of an image, or of one drawn in its place if it is unreadable.
+
+    Raises:
+        OSError: for a fault of the machine, which says nothing about the image.
+        UnreadableImagesError: if many are unreadable, one after another.
+    """
     skipped = np.full(_MAX_TRIES, -1, np.int32)
-    index, error = int(index), None
+    index, errors = int(index), []
     for attempt in range(_MAX_TRIES):
         try:
-            crops = random_crops(source[index], generator, config, local)
-        except (DecodeError, OSError) as unreadable:
-            error = unreadable
+            encoded = read_patiently(functools.partial(source.__getitem__, index))
+            crops = random_crops(encoded, generator, config, local)
+        except (DecodeError, OSError, MemoryError) as error:
+            if fault := find_fault(error, source.name(index)):
+                raise fault from error
+            errors.append(error)
             skipped[attempt] = index
             index = int(generator.integers(len(source)))
         else:
             return crops | {"skipped": skipped}
+    are_gone = all(isinstance(error, FileNotFoundError) for error in errors)
     raise UnreadableImagesError(
-        f"{_MAX_TRIES} images in a row are unreadable, the last of them {source.name(int(skipped[-1]))} "
-        f"({error}): check the files and the disk they are on"
+        f"{_MAX_TRIES} images in a row {'are gone' if are_gone else 'are unreadable'}, the last of them "
+        f"{printable(source.name(int(skipped[-1])))} ({printable(str(errors[-1]))}): "
+        f"{'is their disk still mounted?' if are_gone else 'check the files and the disk they are on'}"
     )
 
 
 class BatchIterator(Iterator[HostBatch]):
     """Yields batches, and counts unreadable images."""
 
-    def __init__(self, batches: grain.DatasetIterator, source: ImageSource, bad: BadRecords) -> None:
+    def __init__(
+        self, batches: grain.DatasetIterator, source: ImageSource, bad: BadRecords, *, starts_workers: bool
+    ) -> None:
         """Wraps grain's iterator over batches of `source`."""
         self._batches: grain.DatasetIterator | None = batches
         self._source, self._bad = source, bad
-        self._started, self._reasons = False, dict[int, str]()
+        self._starts_workers, self._is_waiting, self._reasons = starts_workers, False, dict[int, str]()
 
     @property
     def skipped(self) -> dict[str, int]:
@@ -193,16 +206,18 @@ class BatchIterator(Iterator[HostBatch]):
         """Returns the next batch.
 
         Raises:
+            OSError: for a fault of the machine.
             ReadersLostError: if a worker process died.
             UnreadableImagesError: if too many images are unreadable.
         """
         if self._batches is None:
             raise StopIteration
+        self._is_waiting = True
         try:
             # The first call starts the worker processes.
-            with contextlib.nullcontext() if self._started else starting_workers():
+            with starting_workers() if self._starts_workers else contextlib.nullcontext():
                 batch = next(self._batches)
-            self._started = True
+            self._starts_workers = self._is_waiting = False
         except RuntimeError as error:
             if _WORKER_DIED not in str(error):
                 raise
@@ -222,6 +237,9 @@ class BatchIterator(Iterator[HostBatch]):
         """Stops prefetching and ends the worker processes."""
         # Grain's iterator complains if it lives until the interpreter ends, so nothing of it stays.
         batches, self._batches = self._batches, None
+        if self._is_waiting:
+            # grain would wait for each of them, and they for images.
+            kill_workers()
         if batches is not None:
             batches.close()
 
@@ -235,9 +253,11 @@ class BatchIterator(Iterator[HostBatch]):
 
 
 def _reason(source: ImageSource, index: int) -> str:
-    """Reads the image again: the error itself stayed in the worker that met it."""
+    """Reads the image again: the error itself stayed in the worker that met it; raises OSError as `_load_views`."""
     try:
-        decode(source[index])
-    except (DecodeError, OSError) as error:
+        decode(read_patiently(functools.partial(source.__getitem__, index)))
+    except (DecodeError, OSError, MemoryError) as error:
+        if fault := find_fault(error, source.name(index)):
+            raise fault from error
         return str(error)
     return "readable by now"

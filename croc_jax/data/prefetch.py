@@ -1,7 +1,7 @@
 """Loads the next batch in threads while the one before is in use."""
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing.pool import AsyncResult, ThreadPool
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -34,14 +34,15 @@ def load_ahead(
         batch_size: indices a batch.
         num_threads: threads that load.
     """
-    with ThreadPoolExecutor(num_threads) as pool:
+    # Threads of this pool end with the program, also those that wait for a disk that does not answer.
+    with ThreadPool(num_threads) as pool:
 
-        def submit(start: int) -> list[Future]:
-            return [pool.submit(load, index) for index in range(start, min(start + batch_size, count))]
+        def submit(start: int) -> list[AsyncResult]:
+            return [pool.apply_async(load, (index,)) for index in range(start, min(start + batch_size, count))]
 
         pending = submit(0)
         for start in range(0, count, batch_size):
-            loaded = [future.result() for future in pending]
+            loaded = [result.get() for result in pending]
             pending = submit(start + batch_size)
             yield loaded
 

@@ -1,7 +1,7 @@
 """Writes the images of any source to ArrayRecord shards, with several processes."""
 
 import dataclasses
-import hashlib
+import functools
 import io
 import json
 import multiprocessing
@@ -12,13 +12,17 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
+from absl import logging
 from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
 from croc_jax.atomic_write import atomic_write
+from croc_jax.data.bad_records import printable
 from croc_jax.data.decoding import DecodeError, decode
 from croc_jax.data.sources import ImageSource, open_sources
+from croc_jax.data.sources.identity import identify
 from croc_jax.data.workers import count_cores, init_worker
+from croc_jax.machine_errors import find_fault, read_patiently
 
 SETTINGS_NAME = "prepare.json"
 SKIPPED_NAME = "skipped.txt"
@@ -71,7 +75,7 @@ def prepare(
     Raises:
         ValueError: if a source cannot be opened, the folder holds something else, a worker died, or no image can
             be read.
-        OSError: if a shard cannot be written.
+        OSError: if a shard cannot be written, or for a fault of the machine.
     """
     source = open_sources(config.sources)
     count = -(-len(source) // config.shard_size)
@@ -118,30 +122,30 @@ def prepare(
 
 def _check_settings(folder: Path, config: PrepareConfig, source: ImageSource) -> None:
     """Writes the settings beside the shards; raises ValueError if the folder holds shards of others."""
-    digest = hashlib.sha256()
-    for index in range(len(source)):
-        digest.update(source.name(index).encode(errors="surrogateescape") + b"\n")
-    settings = dataclasses.asdict(config) | {"sources": list(config.sources)}
-    settings |= {"num_images": len(source), "names_sha256": digest.hexdigest()}
+    images = identify(source)
+    settings = dataclasses.asdict(config) | {"num_images": images.count, "digest": images.digest}
     file = folder / SETTINGS_NAME
     if file.is_file():
         there = json.loads(file.read_text(encoding="utf-8"))
-        changes = [(name, there.get(name), now) for name, now in settings.items() if there.get(name) != now]
-        if changes:
+        # The same images may lie in another place.
+        names = [name for name in settings if name != "sources" and name in there]
+        if changes := [(name, there[name], settings[name]) for name in names if there[name] != settings[name]]:
             listed = "; ".join(f"{name}: {old!r} there, {now!r} now" for name, old, now in changes)
-            raise ValueError(f"{folder} holds shards of other settings ({listed}): choose another --output")
+            raise ValueError(f"{folder} holds shards of other settings or images ({listed}): choose another --output")
+        if "digest" not in names:
+            logging.warning("%s does not state the images of its shards: only their number could be compared", file)
     elif folder.is_dir() and any(folder.glob("*.array_record")):
         raise ValueError(f"{folder} holds ArrayRecord files but no {SETTINGS_NAME}: choose another --output")
-    else:
-        folder.mkdir(parents=True, exist_ok=True)
-        atomic_write(file, json.dumps(settings, indent=1).encode())
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic_write(file, json.dumps(settings, indent=1).encode())
 
 
 def _list_skipped(folder: Path, skipped: dict[str, str]) -> int:
     """Adds images to the list of those left out; returns their number."""
     if skipped:
-        with (folder / SKIPPED_NAME).open("a", encoding="utf-8", errors="backslashreplace") as file:
-            file.writelines(f"{name}\t{' '.join(reason.split())}\n" for name, reason in skipped.items())
+        with (folder / SKIPPED_NAME).open("a", encoding="utf-8") as file:
+            for name, reason in skipped.items():
+                file.write(f"{printable(name)}\t{printable(' '.join(reason.split()))}\n")
     return len(skipped)
 
 
@@ -167,7 +171,7 @@ def write_shard(file: Path, start: int, size: int, short_side: int | None) -> di
         short_side: see `PrepareConfig`.
 
     Raises:
-        OSError: if the file cannot be written.
+        OSError: if the file cannot be written, or for a fault of the machine that says nothing about an image.
     """
     temporary, skipped = file.with_name(f"{file.name}.tmp"), {}
     try:
@@ -178,8 +182,12 @@ def write_shard(file: Path, start: int, size: int, short_side: int | None) -> di
                 temporary.unlink()
                 return {}
             try:
-                encoded = shrink(_source[index], short_side)
-            except (DecodeError, OSError) as error:
+                encoded = shrink(read_patiently(functools.partial(_source.__getitem__, index)), short_side)
+            except (DecodeError, OSError, MemoryError) as error:
+                if fault := find_fault(error, _source.name(index)):
+                    writer.close()
+                    temporary.unlink()
+                    raise fault from error
                 skipped[_source.name(index)] = str(error)
             else:
                 writer.write(encoded)

@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
-from jaxtyping import Array, UInt8
 
-from croc_jax.checkpoints.pretrained import is_weights_file, load_pretrained
-from croc_jax.checkpoints.restore import restore_backbone
+from croc_jax.checkpoints.description import format_setting
+from croc_jax.checkpoints.pretrained import Colors, is_weights_file, load_pretrained
+from croc_jax.checkpoints.restore import find_checkpoints, restore_backbone
 from croc_jax.data.config import DataConfig, ViewsConfig
 from croc_jax.data.photometric import normalize
+from croc_jax.evaluation.image_batch import EncodeInput, as_batch
 from croc_jax.float32 import in_float32
 from croc_jax.models import Backbone, Features, VisionTransformer, make_backbone
+from croc_jax.paths import local_path
 from croc_jax.training.config import Recipe
 from croc_jax.training.state import init_state
 
@@ -31,6 +32,8 @@ class FrozenBackbone(NamedTuple):
         recipe: settings of the run that they come from.
         step: step of the run; of another library's checkpoint, the epoch.
         which: "teacher", "student" or "random".
+        prefix: what the names of its arrays begin with in another library's file.
+        note: what was taken of such a file, and what is assumed, in a line; may be empty.
     """
 
     module: Backbone
@@ -38,16 +41,19 @@ class FrozenBackbone(NamedTuple):
     recipe: Recipe
     step: int
     which: str
+    prefix: str = ""
+    note: str = ""
 
-    def encode(self, images: UInt8[np.ndarray | Array, "b H W 3"]) -> Features:
+    def encode(self, images: EncodeInput) -> Features:
         """Returns the features of RGB images of a size that whole patches tile; each size compiles once.
 
+        Args:
+            images: an array `[b H W 3]` in uint8, or a list of arrays `[H W 3]` and Pillow images of one size.
+
         Raises:
-            ValueError: for other shapes or types.
+            ValueError: for other shapes or types, and for no images.
         """
-        if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
-            raise ValueError(f"images {images.shape} {images.dtype}: expected [b H W 3] uint8")
-        return _encode_fn(self.module)(self.params, images)
+        return _encode_fn(self.module)(self.params, as_batch(images))
 
     def with_patch_size(self, patch_size: int) -> "FrozenBackbone":
         """Returns the same convolutional weights with tokens 32, 16 or 8 pixels apart (by dilation).
@@ -65,10 +71,18 @@ class FrozenBackbone(NamedTuple):
 
 @functools.lru_cache(maxsize=8)
 def _encode_fn(module: Backbone) -> Callable[..., Features]:
-    return jax.jit(in_float32(lambda params, images: module.apply({"params": params}, normalize(images))))
+    mean, std = module.image_mean, module.image_std
+    return jax.jit(in_float32(lambda params, images: module.apply({"params": params}, normalize(images, mean, std))))
 
 
-def load_backbone(checkpoint: str | Path, *, which: str = "teacher", num_heads: int | None = None) -> FrozenBackbone:
+def load_backbone(
+    checkpoint: str | Path,
+    *,
+    which: str = "teacher",
+    num_heads: int | None = None,
+    image_mean: Colors | None = None,
+    image_std: Colors | None = None,
+) -> FrozenBackbone:
     """Returns the weights of a run or of another library, ready to encode images.
 
     Args:
@@ -76,23 +90,33 @@ def load_backbone(checkpoint: str | Path, *, which: str = "teacher", num_heads: 
             another library: CrOC, DINO, DINOv2, DINOv3, ResNet, ConvNeXt, timm, Hugging Face.
         which: "teacher" or "student".
         num_heads: heads of another library's transformer whose file does not say.
+        image_mean: what another library's weights want their images normalized by, as red, green and blue from 0 to 1;
+            by default, what preprocessor_config.json or timm's config.json beside them says, or else ImageNet's.
+        image_std: likewise.
 
     Raises:
         ValueError: if there is no usable checkpoint, `which` is neither, a file's weights do not fit, or the number
-            of heads is given for a run, whose config has it.
+            of heads, mean or deviation is given for a run, whose config has it.
         FileNotFoundError: if there is no such file.
     """
-    checkpoint = Path(checkpoint).expanduser()
-    if is_weights_file(checkpoint):
-        found = load_pretrained(checkpoint, which=which, num_heads=num_heads)
+    path = local_path(checkpoint, name="checkpoint")
+    known: dict[str, Any] = {"num_heads": num_heads, "image_mean": image_mean, "image_std": image_std}
+    prefix, notes, guessed = "", [], {}
+    if is_weights_file(path):
+        found = load_pretrained(path, which=which, **known)
         recipe = Recipe(backbone=found.config, data=DataConfig(views=ViewsConfig(crop_size=found.image_size)))
-        params, step = found.params, found.epoch
+        params, step, prefix, guessed = found.params, found.epoch, found.prefix, found.guessed
+        notes = [found.note] if found.note else []
     else:
-        if num_heads is not None:
-            raise ValueError(f"num_heads={num_heads}: the config of the run {checkpoint} has it; leave it out")
-        recipe, params, step = restore_backbone(checkpoint, which=which)
+        find_checkpoints(path)
+        for name, value in known.items():
+            if value is not None:
+                raise ValueError(f"{name}={value}: the config of the run {path} has it; leave it out")
+        recipe, params, step = restore_backbone(path, which=which)
     module = make_backbone(recipe.backbone, image_size=recipe.data.views.crop_size)
-    return FrozenBackbone(module, params, recipe, step, which)
+    assumed = [f"{name}={format_setting(getattr(module, name))}" for name in guessed if hasattr(module, name)]
+    notes += [f"not stated, and assumed: {', '.join(assumed)}"] if assumed else []
+    return FrozenBackbone(module, params, recipe, step, which, prefix, "; ".join(notes))
 
 
 def random_backbone(recipe: Recipe) -> FrozenBackbone:

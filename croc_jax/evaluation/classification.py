@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Int
+from jaxtyping import Array
 from rich.progress import Progress
 
-from croc_jax.evaluation.datasets import ClassSplits, describe_classes, open_class_splits
+from croc_jax.evaluation.datasets import ClassSplits, count_classified, describe_classes, open_class_splits
 from croc_jax.evaluation.features import FrozenFeatures, ImageFeatures, MemoryBudget
-from croc_jax.evaluation.metrics import class_accuracy, class_ranks, name_classes, top_accuracy
+from croc_jax.evaluation.metrics import Ranks, class_accuracy, class_ranks, name_classes, top_accuracy
 from croc_jax.evaluation.probe import LinearHead, ProbeFit, apply_head, fit_probe, make_sgd
 from croc_jax.evaluation.registry import Protocol, Result, Timer
 from croc_jax.evaluation.settings import PoolingConfig, ProbeConfig
@@ -46,17 +46,18 @@ def evaluate(
 ) -> Result:
     """Trains a linear layer on the features of one split and scores it on another; see `Protocol` for the arguments."""
     timer, num_classes = Timer(), dataset.train.num_classes
-    train, val = (features.collect_pooled(split, config) for split in dataset)
+    train, val = (features.collect_pooled(split, config) for split in dataset[:2])
     timer.end("features")
     device_gib, progress = features.budget.device_gib, features.progress
     fit = fit_classifier(train, config, num_classes=num_classes, device_gib=device_gib, progress=progress)
     timer.end("training")
     ranks = classifier_ranks(fit.head, val)
     timer.end("scoring")
-    per_class = class_accuracy(ranks, val.labels, num_classes=num_classes)
+    per_class = class_accuracy(ranks.true, val.labels, num_classes=num_classes)
     scores = {
-        "top1": top_accuracy(ranks, 1),
-        "top5": top_accuracy(ranks, 5),
+        "top1": top_accuracy(ranks.true, 1),
+        "top5": top_accuracy(ranks.true, 5),
+        **count_classified(dataset, train.labels, val.labels, ranks.predicted),
         "class_accuracy": name_classes(dataset.val.class_names, per_class),
         "final_train_loss": float(fit.losses[-1]),
     }
@@ -89,11 +90,17 @@ def fit_classifier(
     )
 
 
-def classifier_ranks(head: LinearHead, data: ImageFeatures) -> Int[np.ndarray, " n"]:
+def classifier_ranks(head: LinearHead, data: ImageFeatures) -> Ranks:
     """Returns the rank of the true class of each image among the logits, a few thousand images at a time."""
-    rank_fn = jax.jit(lambda head, features, labels: class_ranks(apply_head(head, features), labels))
+
+    @jax.jit
+    def rank_fn(head: LinearHead, features: Array, labels: Array) -> tuple[Array, Array]:
+        logits = apply_head(head, features)
+        return class_ranks(logits, labels), jnp.argmax(logits, axis=1)
+
     parts = [slice(start, start + SCORED_AT_ONCE) for start in range(0, len(data.labels), SCORED_AT_ONCE)]
-    return np.concatenate([np.asarray(rank_fn(head, data.features[part], data.labels[part])) for part in parts])
+    found = [jax.device_get(rank_fn(head, data.features[part], data.labels[part])) for part in parts]
+    return Ranks(*map(np.concatenate, zip(*found, strict=True)))
 
 
 PROTOCOL = Protocol(

@@ -1,58 +1,206 @@
-"""Opens the labeled splits that a config names, and describes them for the fingerprint."""
+"""Opens the labeled splits that a config names, refuses those that no score can come from, and describes them."""
 
+import filecmp
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from jaxtyping import Int
+
 from croc_jax.data.labeled import open_labeled
 from croc_jax.data.labeled.classes import ClassificationSplit, open_classes
-from croc_jax.data.labeled.segmentation import SegmentationSplit
+from croc_jax.data.labeled.label_files import IGNORED
+from croc_jax.data.labeled.object_masks import summarize_ids
+from croc_jax.data.labeled.segmentation import SegmentationSplit, check_found
+from croc_jax.data.sources.combined import CombinedSource
+from croc_jax.data.sources.identity import digest_files, identify
+from croc_jax.data.sources.tfds import TfdsSource
 
 
 class PixelSplits(NamedTuple):
-    """Images with pixel labels: to learn from, and to score."""
+    """Images with pixel labels: to learn from, and to score.
+
+    `num_copies` is the number of images to score that are also images to learn from, if known.
+    """
 
     train: SegmentationSplit
     val: SegmentationSplit
+    num_copies: int | None = None
 
 
 class ClassSplits(NamedTuple):
-    """Images with one class each: to learn from, and to score."""
+    """Images with one class each: to learn from, and to score.
+
+    `num_copies` is the number of images to score that are also images to learn from, if known.
+    """
 
     train: ClassificationSplit
     val: ClassificationSplit
+    num_copies: int | None = None
 
 
 def open_pixel_splits(
     *, root: str | Path, train_split: str, val_split: str, num_classes: int | None = None, train_fraction: float = 1
 ) -> PixelSplits:
-    """Opens both splits of a data set with pixel labels; arguments and errors as for `open_labeled`."""
+    """Opens both splits of a data set with pixel labels.
+
+    Raises:
+        ValueError: as `open_labeled`, for labels that no score can come from (see `check_labels`), or for a split
+            that is scored on its own training images.
+    """
+    check_splits_differ(train_split, val_split)
     common = {"num_classes": num_classes, "train_split": train_split}
-    return PixelSplits(
-        open_labeled(root, train_split, fraction=train_fraction, **common), open_labeled(root, val_split, **common)
-    )
+    train = open_labeled(root, train_split, fraction=train_fraction, **common)
+    val = open_labeled(root, val_split, **common)
+    check_labels(train, val)
+    train_files, val_files = (((pair.image.name, str(pair.image)) for pair in split.pairs) for split in (train, val))
+    return PixelSplits(train, val, count_copies(dict(val_files), train_files))
 
 
 def open_pixel_split(
     *, root: str | Path, train_split: str, val_split: str, num_classes: int | None = None
 ) -> SegmentationSplit:
-    """Opens the scored split alone; arguments and errors as for `open_labeled`."""
-    return open_labeled(root, val_split, num_classes=num_classes, train_split=train_split)
+    """Opens the scored split alone; ValueError as `open_labeled`, or for labels that no score can come from."""
+    val = open_labeled(root, val_split, num_classes=num_classes, train_split=train_split)
+    check_labels(val)
+    return val
 
 
 def open_class_splits(*, root: str | Path, train_split: str, val_split: str) -> ClassSplits:
-    """Opens both splits of a data set with one class an image; arguments and errors as for `open_classes`."""
-    return ClassSplits(*(open_classes(root, split, train_split=train_split) for split in (train_split, val_split)))
+    """Opens both splits of a data set with one class an image.
+
+    Raises:
+        ValueError: as `open_classes`, for classes that no score can come from (see `check_classes`), or for a split
+            that is scored on its own training images.
+    """
+    check_splits_differ(train_split, val_split)
+    train, val = (open_classes(root, split, train_split=train_split) for split in (train_split, val_split))
+    if isinstance(train.source, TfdsSource):
+        # Its labels lie in the records with the images: they are checked once these have been read.
+        return ClassSplits(train, val)
+    train_labels, val_labels = (np.array([of.label_of(index) for index in range(len(of))]) for of in (train, val))
+    check_classes(train_labels, val_labels, train.class_names)
+    return ClassSplits(train, val, count_copies(dict(_class_files(val)), _class_files(train)))
+
+
+def _class_files(split: ClassificationSplit) -> Iterable[tuple[str, str]]:
+    """Yields each image as CLASS/NAME, and its file."""
+    folder, files = f"{split.root / split.name}/", (split.source.name(index) for index in range(len(split)))
+    return ((file.removeprefix(folder), file) for file in files)
+
+
+def check_splits_differ(train_split: str, val_split: str) -> None:
+    """Raises ValueError if the images to score are those to learn from."""
+    if train_split == val_split:
+        raise ValueError(
+            f"train_split and val_split are both {val_split!r}: a score on training images is no evaluation; "
+            "name two splits"
+        )
+
+
+def count_copies(val: Mapping[str, str], train: Iterable[tuple[str, str]]) -> int:
+    """Returns the number of images to score that are also images to learn from, under the same name.
+
+    Args:
+        val: files to score by name.
+        train: names and files to learn from.
+
+    Raises:
+        ValueError: if all of them are the very same files, through links or lists that overlap.
+    """
+    num_same = num_copies = 0
+    for name, file in train:
+        other = val.get(name)
+        if other is None or not (os.path.isfile(other) and os.path.isfile(file)):
+            continue
+        same = os.path.samefile(file, other)
+        num_same += same
+        num_copies += same or filecmp.cmp(file, other, shallow=False)
+    if num_same == len(val):
+        raise ValueError(
+            f"all {num_same} images to score, such as {next(iter(val.values()))}, are training images, too: a score "
+            "on training images is no evaluation; name other splits"
+        )
+    return num_copies
+
+
+def check_labels(*splits: SegmentationSplit) -> None:
+    """Reads labels until each split has shown two classes, and all splits one in common.
+
+    Raises:
+        ValueError: for a split of fewer than two classes, splits without a common class, or unusable labels.
+    """
+    found: list[set[int]] = [set() for _ in splits]
+    for index in range(max(map(len, splits))):
+        for split, ids in zip(splits, found, strict=True):
+            if index < len(split):
+                ids.update(np.unique(split.load_labels(index)).tolist())
+        if min(len(ids - {IGNORED}) for ids in found) > 1 and set.intersection(*found) - {IGNORED}:
+            return
+    held = [check_found(ids, where=str(split.pairs[0].label.parent)) for split, ids in zip(splits, found, strict=True)]
+    names = (summarize_ids([split.class_names[index] for index in of]) for split, of in zip(splits, held, strict=True))
+    raise ValueError(
+        f"the labels to learn from and those to score have no class in common ({'; '.join(names)}): correct one of them"
+    )
+
+
+def check_classes(train: Int[np.ndarray, " n"], val: Int[np.ndarray, " m"], class_names: tuple[str, ...]) -> None:
+    """Checks the label of each image of the two splits.
+
+    Raises:
+        ValueError: for labels outside the classes, a split with one class, or a class to score without a training
+            image.
+    """
+    for what, labels in (("to learn from", train), ("to score", val)):
+        if not 0 <= labels.min() <= labels.max() < len(class_names):
+            raise ValueError(
+                f"images {what} have labels from {labels.min()} to {labels.max()}, but the classes are 0 to "
+                f"{len(class_names) - 1}: choose a split whose images have classes"
+            )
+        if len(held := np.unique(labels)) < 2:
+            raise ValueError(
+                f"all images {what} are of the class {class_names[held[0]]}: with one class every score is 100%"
+            )
+    if len(missing := np.setdiff1d(val, train)):
+        raise ValueError(
+            f"{len(missing)} classes to score, such as {class_names[missing[0]]}, have no training image: add some, "
+            "or leave these classes out"
+        )
+
+
+def count_images(splits: PixelSplits | ClassSplits) -> dict[str, int | None]:
+    """Returns the numbers of images to score, to learn from, and of copies, as results.json holds them."""
+    train, val, *copies = splits
+    counts: dict[str, int | None] = {"num_images": len(val), "num_training_images": len(train)}
+    return counts | {"num_copies_of_training_images": copies[0] if copies else None}
+
+
+def count_classified(
+    splits: ClassSplits, train: Int[np.ndarray, " n"], val: Int[np.ndarray, " m"], predicted: Int[np.ndarray, " m"]
+) -> dict[str, int | None]:
+    """Returns what a score of classification is of, as results.json holds it; errors as for `check_classes`."""
+    check_classes(train, val, splits.val.class_names)
+    return count_images(splits) | {
+        "num_classes": splits.val.num_classes,
+        "num_classes_in_labels": len(np.unique(val)),
+        "num_classes_predicted": len(np.unique(predicted)),
+    }
 
 
 def describe_pixels(val: SegmentationSplit, train: SegmentationSplit | None = None) -> dict[str, Any]:
     """Returns what identifies the images that are scored, and those that are learned from, if any."""
     described = {"kind": val.kind, "name": val.root.resolve().name}
     described |= {"val_split": val.name, "num_val": len(val), "num_classes": val.num_classes}
-    return described | ({"train_split": train.name, "num_train": len(train)} if train else {})
+    described |= {"train_split": train.name, "num_train": len(train)} if train else {}
+    files = [file for split in (train, val) if split for pair in split.pairs for file in pair]
+    return described | {"digest": digest_files(val.root, files)}
 
 
 def describe_classes(splits: ClassSplits) -> dict[str, Any]:
     """Returns what identifies images with one class each."""
-    train, val = splits
+    train, val = splits[:2]
     described = {"name": val.root.resolve().name, "train_split": train.name, "val_split": val.name}
-    return described | {"num_train": len(train), "num_val": len(val), "num_classes": val.num_classes}
+    described |= {"num_train": len(train), "num_val": len(val), "num_classes": val.num_classes}
+    return described | {"digest": identify(CombinedSource([train.source, val.source])).digest}

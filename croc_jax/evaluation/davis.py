@@ -1,23 +1,28 @@
 """DAVIS video object segmentation: the first mask is propagated through a video and compared with the others."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from croc_jax.data.labeled.davis import Video, open_videos
-from croc_jax.data.labeled.label_files import open_image, read_ids
+from croc_jax.data.labeled.davis import Video, load_frames, open_videos, turn_with_frame
+from croc_jax.data.labeled.object_masks import read_mask, summarize_ids
+from croc_jax.data.sources.identity import digest_files
 from croc_jax.evaluation.davis_metrics import BOUNDARY_TOLERANCE, boundary_accuracy, region_similarity, summarize
-from croc_jax.evaluation.features import FrozenFeatures, Params, make_extract_fn
+from croc_jax.evaluation.features import FrozenFeatures, Params, check_finite, make_extract_fn
 from croc_jax.evaluation.propagation import LabelQueue, PropagationConfig, segment
 from croc_jax.evaluation.registry import Protocol, Result, Timer
 from croc_jax.evaluation.settings import check_positive
 from croc_jax.evaluation.visualize import Ids, draw_strip, save_gif, save_indexed
 from croc_jax.models import Backbone
+from croc_jax.paths import local_path
+
+# Height by width of a mask differs from its frame's by at most this share.
+SHAPE_TOLERANCE = 0.05
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,7 +60,7 @@ class Videos(NamedTuple):
 
 def open_dataset(*, root: str | Path, split: str) -> Videos:
     """Opens the sequences of a split; errors as for `open_videos`."""
-    root = Path(root).expanduser()
+    root = local_path(root, name="dataset.root")
     return Videos(root, open_videos(root, split))
 
 
@@ -71,26 +76,24 @@ def evaluate(features: FrozenFeatures, dataset: Videos, config: DavisConfig, out
             f"short_side={config.short_side}, multiple={config.multiple}: both need to be multiples of the "
             f"patches of {backbone.patch_size} pixels"
         )
-    timer, objects, num_frames = Timer(), {}, sum(len(video.frames) for video in dataset.videos)
+    timer, found, num_frames = Timer(), {}, sum(len(video.frames) for video in dataset.videos)
     task = progress.add_task("frames", total=num_frames) if progress else None
     for video in dataset.videos:
-        frames, predictions = [open_image(file).convert("RGB") for file in video.frames], []
-        for ids in label_video(backbone, features.params, read_ids(video.masks[0]), frames, config):
+        frames, predictions = load_frames(video), []
+        first = _read_shaped(video, 0, (frames[0].height, frames[0].width))
+        for ids in label_video(backbone, features.params, first, frames, config):
             predictions.append(ids)
             if progress and task is not None:
                 progress.advance(task)
+        found[video.name] = score_video(video, predictions, score_ends=config.score_ends)
         if output is not None:
             write_predictions(video, frames, predictions, output)
-        objects |= score_video(video, predictions, score_ends=config.score_ends)
-    if not objects:
-        raise ValueError("no sequence has a mask between its first frame and its last: nothing to score")
     timer.end("labeling")
     sequences = [video.name for video in dataset.videos]
     described = {"name": dataset.root.resolve().name, "sequences": sequences, "num_frames": num_frames}
-    means = {name: float(np.mean([of[name] for of in objects.values()])) for name in next(iter(objects.values()))}
-    each = {name: {"j_mean": of["j_mean"], "f_mean": of["f_mean"]} for name, of in objects.items()}
-    scores = {"jf_mean": (means["j_mean"] + means["f_mean"]) / 2, **means, "objects": each}
-    return Result(scores, described, dataset.root, timer.seconds)
+    files = [file for video in dataset.videos for file in (*video.frames, *video.masks.values())]
+    described["digest"] = digest_files(dataset.root, files)
+    return Result(join_scores(found, dataset.videos), described, dataset.root, timer.seconds)
 
 
 def label_video(
@@ -100,41 +103,110 @@ def label_video(
     extract_fn, patch_size = make_extract_fn(backbone, jnp.float32), backbone.patch_size
     height, width = config.frame_size(first.shape[1], first.shape[0])
     small = _resize(first, (height // patch_size, width // patch_size))
-    one_hot = jnp.asarray(np.eye(int(first.max()) + 1, dtype=np.float32)[small])
+    # Background and the ids that occur: any others would be channels of zeros.
+    known = np.unique(np.append(first, np.uint8(0)))
+    one_hot = jnp.asarray(np.eye(len(known), dtype=np.float32)[np.searchsorted(known, small)])
     queue = None
-    for frame in frames:
+    for number, frame in enumerate(frames):
         pixels = np.asarray(frame.resize((width, height), Image.Resampling.BILINEAR))[None]
         tokens = extract_fn(params, pixels)[0]
+        check_finite(tokens, f"frame {number}")
         if queue is None:
             queue, ids = LabelQueue(tokens, one_hot, config), first
         else:
-            ids = np.asarray(segment(queue.label(tokens), patch_size=patch_size))
+            ids = known[np.asarray(segment(queue.label(tokens), patch_size=patch_size))]
         yield _resize(ids, (frame.height, frame.width))
 
 
-def score_video(video: Video, predictions: Sequence[Ids], *, score_ends: bool) -> dict[str, dict[str, float]]:
-    """Returns the scores of each SEQUENCE/OBJECT in percent, over the frames with masks; none without such frames.
+class VideoScore(NamedTuple):
+    """The scores of one sequence, and what they are of.
 
-    Scores are J and F ("j_" and "f_") with the statistics of `summarize`. Masks of another size than their frame,
-    which happens by a pixel, are compared at their own.
+    Attributes:
+        objects: J and F of each SEQUENCE/OBJECT in percent ("j_" and "f_") with the statistics of `summarize`.
+        num_frames: frames that are scored.
+        absent: objects of the first mask that none of these frames holds; they have no score.
+        later: ids of these frames that the first mask does not hold; they count as background.
+    """
+
+    objects: dict[str, dict[str, float]]
+    num_frames: int
+    absent: list[int]
+    later: list[int]
+
+
+def score_video(video: Video, predictions: Sequence[Ids], *, score_ends: bool) -> VideoScore:
+    """Returns the scores of a sequence over its frames with masks, but the first.
+
+    Masks of another size than their frame, which happens by a pixel, are compared at their own.
 
     Raises:
-        ValueError: for a mask that cannot be read.
+        ValueError: for a mask that cannot be read, or whose height by width is not that of its frame.
     """
     last = len(video.frames) - 1
     scored = [number for number in sorted(video.masks) if number and (score_ends or number != last)]
-    if not scored:
-        return {}
-    truths = {number: read_ids(video.masks[number]) for number in scored}
+    truths = {number: _read_shaped(video, number, predictions[number].shape) for number in scored}
     resized = {number: _resize(predictions[number], truth.shape) for number, truth in truths.items()}
-    scores: dict[str, dict[str, float]] = {}
-    for object_id in range(1, int(read_ids(video.masks[0]).max()) + 1):
+    held = set().union(*(np.unique(truth).tolist() for truth in truths.values()))
+    objects: dict[str, dict[str, float]] = {}
+    for object_id in (one for one in video.objects if one in held):
         pairs = [(resized[number] == object_id, truths[number] == object_id) for number in scored]
-        own = scores[f"{video.name}/{object_id}"] = {}
+        own = objects[f"{video.name}/{object_id}"] = {}
         for prefix, metric in (("j", region_similarity), ("f", boundary_accuracy)):
             found = summarize(np.array([metric(*pair) for pair in pairs]))
             own |= {f"{prefix}_{name}": 100 * value for name, value in found.items()}
-    return scores
+    later = sorted(held - {0, *video.objects})
+    return VideoScore(objects, len(scored), [one for one in video.objects if one not in held], later)
+
+
+def _read_shaped(video: Video, number: int, frame_shape: tuple[int, ...]) -> Ids:
+    ids = turn_with_frame(read_mask(video.masks[number]), video.frames[number])
+    (height, width), (frame_height, frame_width) = ids.shape, frame_shape
+    if abs(height * frame_width / (width * frame_height) - 1) > SHAPE_TOLERANCE:
+        raise ValueError(
+            f"{video.masks[number]} has {height} x {width} pixels, but {video.frames[number]} has {frame_height} x "
+            f"{frame_width}: masks need the shape of their frame"
+        )
+    return ids
+
+
+def join_scores(found: Mapping[str, VideoScore], videos: Sequence[Video]) -> dict[str, Any]:
+    """Returns the scores of all sequences as results.json holds them.
+
+    Raises:
+        ValueError: if no frame is scored, or a sequence's scored frames hold none of its objects.
+    """
+    for video in videos:
+        score = found[video.name]
+        if score.num_frames and not score.objects:
+            raise ValueError(
+                f"{video.masks[0]} holds {summarize_ids([0, *video.objects])}, but the other masks that "
+                f"are scored hold {summarize_ids([0, *score.later])}: use the same ids in all masks"
+            )
+    objects = {name: of for score in found.values() for name, of in score.objects.items()}
+    if not objects:
+        raise ValueError(
+            "no sequence has a mask between its first frame and its last, so nothing is scored; score_ends=True counts "
+            "the last frame"
+        )
+    means = {name: float(np.mean([of[name] for of in objects.values()])) for name in next(iter(objects.values()))}
+    return {
+        "jf_mean": (means["j_mean"] + means["f_mean"]) / 2,
+        **means,
+        "num_sequences": sum(bool(score.objects) for score in found.values()),
+        "num_frames": sum(score.num_frames for score in found.values()),
+        "num_objects": len(objects),
+        "num_objects_without_truth": sum(len(score.absent) for score in found.values() if score.num_frames),
+        "objects": {name: {"j_mean": of["j_mean"], "f_mean": of["f_mean"]} for name, of in objects.items()},
+        "sequences": {
+            name: {
+                "num_frames": score.num_frames,
+                "num_objects": len(score.objects),
+                "objects_without_truth": score.absent,
+                "ids_not_in_first_mask": score.later,
+            }
+            for name, score in found.items()
+        },
+    }
 
 
 def _resize(ids: Ids, size: tuple[int, ...]) -> Ids:
@@ -178,6 +250,7 @@ PROTOCOL = Protocol(
         "frame_resize": "bilinear, antialiased; masks to patches: nearest",
         "upsampling": "bilinear soft labels, each stretched to [0, 1]; to the frame's size: nearest",
         "boundary_tolerance": BOUNDARY_TOLERANCE,
+        "objects": "ids of the first mask; void (255) is background; an object in no scored mask has no score",
         "scores": "percent, mean over the objects of all sequences, over frames with masks but the first",
     },
 )

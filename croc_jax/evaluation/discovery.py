@@ -12,12 +12,14 @@ from scipy import ndimage
 
 from croc_jax.data.labeled.boxes import BoxSplit, open_voc_boxes
 from croc_jax.data.photometric import normalize
-from croc_jax.evaluation.features import FrozenFeatures, Params
+from croc_jax.data.sources.identity import digest_files
+from croc_jax.evaluation.features import FrozenFeatures, Params, check_finite
 from croc_jax.evaluation.registry import Protocol, Result, Timer
 from croc_jax.evaluation.settings import check_choice, check_positive
 from croc_jax.evaluation.visualize import draw_boxes
 from croc_jax.models import Backbone, clustering_tokens
 from croc_jax.models.features import TOKENS
+from croc_jax.paths import local_path
 
 # Least IoU with a true box for an image to count as found.
 CORLOC_IOU = 0.5
@@ -49,53 +51,62 @@ def evaluate(
 ) -> Result:
     """Finds one object in each image; see `Protocol` for the arguments."""
     timer = Timer()
-    boxes, ious = find_boxes(features, dataset, config)
+    boxes, ious, num_boxes = find_boxes(features, dataset, config)
     scored = ~np.isnan(ious)
     if not scored.any():
         raise ValueError(f"no image of {dataset.root}, split {dataset.name}, has a box that counts: set hard=True")
     if output is not None:
         draw_boxes(dataset, boxes, ious).save(output / "typical.png")
     timer.end("discovery")
-    scores = {"corloc": 100 * float(np.mean(ious[scored] >= CORLOC_IOU)), "num_scored": int(scored.sum())}
+    scores = {"corloc": 100 * float(np.mean(ious[scored] >= CORLOC_IOU)), "num_images": len(dataset)}
+    scores |= {"num_scored": int(scored.sum()), "num_boxes": num_boxes}
     described = {"name": dataset.root.resolve().name, "split": dataset.name, "num_images": len(dataset)}
-    described |= {"hard": dataset.hard}
+    files = [file for pair in dataset.pairs for file in pair]
+    described |= {"hard": dataset.hard, "digest": digest_files(dataset.root, files)}
     return Result(scores, described, dataset.root, timer.seconds)
 
 
 def find_boxes(
     features: FrozenFeatures, split: BoxSplit, config: DiscoveryConfig
-) -> tuple[Float[np.ndarray, "n 4"], Float[np.ndarray, " n"]]:
-    """Returns the predicted box (left, top, right, bottom) of each image in pixels, and its IoU with the best true box.
+) -> tuple[Float[np.ndarray, "n 4"], Float[np.ndarray, " n"], int]:
+    """Returns a box (left, top, right, bottom) for each image in pixels, its IoU, and the number of true boxes.
 
-    The IoU of an image without boxes is NaN.
+    The IoU is that with the best true box; NaN for an image without boxes.
+
+    Raises:
+        ValueError: for a file that cannot be used, or a feature that is not finite.
     """
-    backbone, progress = features.module, features.progress
+    backbone, progress, num_boxes = features.module, features.progress, 0
     discover_fn, boxes, ious = make_discover_fn(backbone, config), [], []
     indices = range(len(split))
     for index in progress.track(indices, description="objects") if progress else indices:
         image, truth = split.load(index)
         padded, size = pad_image(image, backbone.patch_size), image.shape[:2]
-        seed, mask = jax.device_get(discover_fn(features.params, padded, np.array(size)))
+        seed, mask, tokens = discover_fn(features.params, padded, np.array(size))
+        check_finite(tokens, str(split.pairs[index].image))
+        seed, mask = jax.device_get((seed, mask))
         mask = mask.reshape(padded.shape[0] // backbone.patch_size, -1)
         boxes.append(seed_box(int(seed), mask, backbone.patch_size, size))
         ious.append(box_iou(boxes[-1], truth).max() if len(truth) else np.nan)
-    return np.array(boxes), np.array(ious)
+        num_boxes += len(truth)
+    split.turned.tell(f"{split.root}, {split.name}")
+    return np.array(boxes), np.array(ious), num_boxes
 
 
-def make_discover_fn(backbone: Backbone, config: DiscoveryConfig) -> Callable[..., tuple[Array, Array]]:
-    """Returns a jitted `lost` of (params, padded image uint8 `[H W 3]`, its true height and width).
+def make_discover_fn(backbone: Backbone, config: DiscoveryConfig) -> Callable[..., tuple[Array, Array, Array]]:
+    """Returns a jitted `lost`, and its tokens, of (params, padded image uint8 `[H W 3]`, its true height and width).
 
     It compiles once for each number of patches, not for each size of image.
     """
 
     @jax.jit
-    def discover(params: Params, image: UInt8[Array, "H W 3"], size: Int[Array, "2"]) -> tuple[Array, Array]:
+    def discover(params: Params, image: UInt8[Array, "H W 3"], size: Int[Array, "2"]) -> tuple[Array, Array, Array]:
         inside = (jnp.arange(image.shape[0]) < size[0])[:, None] & (jnp.arange(image.shape[1]) < size[1])
-        pixels = normalize(image[None]) * inside[None, ..., None]
+        pixels = normalize(image[None], backbone.image_mean, backbone.image_std) * inside[None, ..., None]
         heads, _ = clustering_tokens(backbone.apply({"params": params}, pixels), config.tokens)
         tokens = jnp.swapaxes(heads[0], 0, 1).reshape(heads.shape[2], -1)
         tokens -= config.centered * jnp.mean(tokens, axis=0)
-        return lost(tokens, num_patches=config.num_patches)
+        return *lost(tokens, num_patches=config.num_patches), tokens
 
     return discover
 
@@ -160,7 +171,7 @@ PROTOCOL = Protocol(
         "overlaps with the box of any object by half."
     ),
     config=DiscoveryConfig,
-    open_dataset=lambda root, **settings: open_voc_boxes(Path(root).expanduser(), **settings),
+    open_dataset=lambda root, **settings: open_voc_boxes(local_path(root, name="dataset.root"), **settings),
     evaluate=evaluate,
     main_score="corloc",
     score_labels={"corloc": "CorLoc"},

@@ -59,6 +59,15 @@ class ImageFeatures(NamedTuple):
     labels: Int32[np.ndarray, " n"]
 
 
+def check_finite(features: Array, of: str) -> None:
+    """Raises ValueError if features are infinite or NaN, which any score would hide."""
+    if not jnp.isfinite(features).all():
+        raise ValueError(
+            f"the features of {of} are not finite: the weights hold NaN, or the features exceed their precision "
+            f"({features.dtype}); use another checkpoint"
+        )
+
+
 # Cached, so that another instance, or the same one with later weights, compiles nothing anew.
 @functools.lru_cache(maxsize=8)
 def make_extract_fn(
@@ -69,7 +78,8 @@ def make_extract_fn(
     @jax.jit
     def extract(params: Params, images: Images) -> Float[Array, "b r c d"]:
         rows, columns = patch_grid((images.shape[1], images.shape[2]), backbone.patch_size)
-        patches = backbone.apply({"params": params}, normalize(jnp.asarray(images))).patches
+        pixels = normalize(jnp.asarray(images), backbone.image_mean, backbone.image_std)
+        patches = backbone.apply({"params": params}, pixels).patches
         return patches.reshape(images.shape[0], rows, columns, -1).astype(dtype)
 
     return extract
@@ -81,7 +91,8 @@ def make_pool_fn(backbone: Backbone, pooling: str) -> Callable[[Params, Images],
 
     @jax.jit
     def pool(params: Params, images: Images) -> Float[Array, "b d"]:
-        tokens = backbone.apply({"params": params}, normalize(jnp.asarray(images)))
+        pixels = normalize(jnp.asarray(images), backbone.image_mean, backbone.image_std)
+        tokens = backbone.apply({"params": params}, pixels)
         known = {"cls": tokens.cls, "mean": jnp.mean(tokens.patches, axis=1)}
         return jnp.concatenate([known[name] for name in pooling.split("_")], axis=-1)
 
@@ -134,13 +145,15 @@ class FrozenFeatures:
             label_size: height and width that labels are resized to; None leaves each at its own size.
 
         Raises:
-            ValueError: if whole patches do not tile the images, or a file cannot be used.
+            ValueError: if whole patches do not tile the images, a file cannot be used, or a feature is not finite.
         """
         grid, size = self.grid(image_size), self.budget.batch_size
         if not self.remember:
             extract_fn = make_extract_fn(self.module, jnp.float16)
             for images, labels in self._batches(split, image_size=image_size, label_size=label_size):
-                yield extract_fn(self.params, images), labels
+                tokens = extract_fn(self.params, images)
+                check_finite(tokens, f"the split {split.name}")
+                yield tokens, labels
             return
         key = _key(split, image_size)
         if key not in self._tokens:
@@ -171,7 +184,7 @@ class FrozenFeatures:
         """Returns one vector for each image of a split.
 
         Raises:
-            ValueError: if whole patches do not tile the images, or an image cannot be read.
+            ValueError: if whole patches do not tile the images, an image cannot be read, or a feature is not finite.
         """
         self.grid((config.image_size, config.image_size))
         key = split.root.resolve(), split.name, config.feature, config.resize, config.image_size
@@ -196,7 +209,9 @@ class FrozenFeatures:
         all_labels = []
         for images, labels in self._batches(split, **sizes):
             part = slice(len(all_labels), len(all_labels) + len(labels))
-            features[part] = np.asarray(encode_fn(self.params, images))[: len(labels)]
+            encoded = encode_fn(self.params, images)
+            check_finite(encoded, f"the split {split.name}")
+            features[part] = np.asarray(encoded)[: len(labels)]
             release_pages(features)
             all_labels.extend(labels)
         return all_labels

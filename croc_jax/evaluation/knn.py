@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from croc_jax.evaluation.datasets import ClassSplits, describe_classes, open_class_splits
+from croc_jax.evaluation.datasets import ClassSplits, count_classified, describe_classes, open_class_splits
 from croc_jax.evaluation.features import FrozenFeatures, ImageFeatures, MemoryBudget
-from croc_jax.evaluation.metrics import class_ranks, top_accuracy
+from croc_jax.evaluation.metrics import Ranks, class_ranks, top_accuracy
 from croc_jax.evaluation.registry import Protocol, Result, Timer
 from croc_jax.evaluation.search import QUERY_CHUNK, search_host
 from croc_jax.evaluation.settings import PoolingConfig, check_positive
@@ -41,13 +41,16 @@ class KnnConfig(PoolingConfig):
 def evaluate(features: FrozenFeatures, dataset: ClassSplits, config: KnnConfig, output: Path | None = None) -> Result:
     """Classifies each validation image by its nearest training images; see `Protocol` for the arguments."""
     timer, num_classes = Timer(), dataset.train.num_classes
-    bank, queries = (features.collect_pooled(split, config) for split in dataset)
+    bank, queries = (features.collect_pooled(split, config) for split in dataset[:2])
     timer.end("features")
     ranks = knn_ranks(bank, queries, config, num_classes=num_classes, device_gib=features.budget.device_gib)
     timer.end("neighbors")
-    first = ranks[min(config.neighbors[0], len(bank.labels))]
-    scores = {"top1": top_accuracy(first, 1), "top5": top_accuracy(first, 5)}
-    scores |= {f"top1_{count}_neighbors": top_accuracy(found, 1) for count, found in ranks.items()}
+    num_neighbors = min(config.neighbors[0], len(bank.labels))
+    first = ranks[num_neighbors]
+    scores = {"top1": top_accuracy(first.true, 1), "top5": top_accuracy(first.true, 5)}
+    scores |= {f"top1_{count}_neighbors": top_accuracy(found.true, 1) for count, found in ranks.items()}
+    scores |= {"num_neighbors": num_neighbors}
+    scores |= count_classified(dataset, bank.labels, queries.labels, first.predicted)
     return Result(scores, describe_classes(dataset), dataset.val.root, timer.seconds)
 
 
@@ -58,8 +61,8 @@ def knn_ranks(
     *,
     num_classes: int,
     device_gib: float = MemoryBudget.device_gib,
-) -> dict[int, Int[np.ndarray, " q"]]:
-    """Returns, for each number of neighbors, the rank of the true class of each query.
+) -> dict[int, Ranks]:
+    """Returns, for each number of neighbors, the rank of the true class of each query, and the class with most votes.
 
     Args:
         bank: images that vote; a number of neighbors beyond them becomes theirs.
@@ -70,15 +73,15 @@ def knn_ranks(
     """
     counts = sorted({min(count, len(bank.labels)) for count in config.neighbors})
     found = search_host(queries.features, bank.features, count=counts[-1], device_gib=device_gib)
-    ranks: dict[int, list[np.ndarray]] = {count: [] for count in counts}
+    parts: dict[int, list[Ranks]] = {count: [] for count in counts}
     for start in range(0, len(queries.labels), QUERY_CHUNK):
         part = slice(start, start + QUERY_CHUNK)
         votes, labels = bank.labels[found.indices[part]], queries.labels[part]
         for count in counts:
             similarities = found.similarities[part, :count]
             scores = vote(similarities, votes[:, :count], config.temperature, num_classes=num_classes)
-            ranks[count].append(np.asarray(_voted_ranks(scores, labels)))
-    return {count: np.concatenate(parts) for count, parts in ranks.items()}
+            parts[count].append(Ranks(*map(np.asarray, _voted_ranks(scores, labels))))
+    return {count: Ranks(*map(np.concatenate, zip(*found, strict=True))) for count, found in parts.items()}
 
 
 @functools.partial(jax.jit, static_argnames="num_classes")
@@ -96,9 +99,9 @@ def vote(
 
 
 @jax.jit
-def _voted_ranks(scores: Float[Array, "q k"], labels: Int[Array, " q"]) -> Int[Array, " q"]:
+def _voted_ranks(scores: Float[Array, "q k"], labels: Int[Array, " q"]) -> tuple[Array, Array]:
     true = jnp.take_along_axis(scores, labels[:, None], axis=1)[:, 0]
-    return jnp.where(true > 0, class_ranks(scores, labels), scores.shape[1])
+    return jnp.where(true > 0, class_ranks(scores, labels), scores.shape[1]), jnp.argmax(scores, axis=1)
 
 
 PROTOCOL = Protocol(

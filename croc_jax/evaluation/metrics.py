@@ -6,10 +6,17 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 from scipy.optimize import linear_sum_assignment
 
 from croc_jax.data.labeled.label_files import IGNORED
+
+
+class Ranks(NamedTuple):
+    """The rank of the true class of each image, 0 for the best, and the class that ranks first."""
+
+    true: Int[np.ndarray, " n"]
+    predicted: Int[np.ndarray, " n"]
 
 
 class Matching(NamedTuple):
@@ -65,9 +72,32 @@ def mean_iou(confusion: Int[np.ndarray, "k k"]) -> float:
 
 
 def iou_scores(confusion: Int[np.ndarray, "k k"], class_names: Sequence[str]) -> dict:
-    """Returns the scores of a segmentation as results.json holds them, in percent: "miou" and "class_iou"."""
+    """Returns the scores of a segmentation as results.json holds them, in percent, and the number of classes.
+
+    Raises:
+        ValueError: if fewer than two classes occur in the labels.
+    """
     per_class = name_classes(class_names, 100 * class_iou(confusion))
-    return {"miou": 100 * mean_iou(confusion), "class_iou": per_class}
+    counts = count_classes(confusion.sum(axis=1) > 0, confusion.sum(axis=0) > 0, class_names)
+    return {"miou": 100 * mean_iou(confusion), **counts, "class_iou": per_class}
+
+
+def count_classes(
+    in_labels: Bool[np.ndarray, " k"], predicted: Bool[np.ndarray, " k"], class_names: Sequence[str]
+) -> dict[str, int]:
+    """Returns the number of classes, of those in labels and of those in predictions, as results.json holds them.
+
+    Raises:
+        ValueError: if fewer than two classes occur in the labels.
+    """
+    if in_labels.sum() < 2:
+        held = [name for name, occurs in zip(class_names, in_labels, strict=True) if occurs]
+        raise ValueError(
+            f"of {len(class_names)} classes the labels that are scored hold {f'only {held[0]}' if held else 'none'}: "
+            "with fewer than two there is nothing to score; correct the labels, or score them at a larger size"
+        )
+    counts = {"num_classes": len(class_names), "num_classes_in_labels": int(in_labels.sum())}
+    return counts | {"num_classes_predicted": int(predicted.sum())}
 
 
 def name_classes(names: Iterable[str], values: Iterable[float]) -> dict[str, float | None]:
@@ -101,7 +131,8 @@ def class_ranks(scores: Float[Array, "n k"], labels: Int[Array, " n"]) -> Int[Ar
     """
     true = jnp.take_along_axis(scores, labels[:, None], axis=1)
     earlier = jnp.arange(scores.shape[1]) < labels[:, None]
-    return jnp.sum((scores > true) | ((scores == true) & earlier), axis=1)
+    # NaN is not at least any other score, so that it never ranks first.
+    return jnp.sum(~(true >= scores) | ((scores == true) & earlier), axis=1)
 
 
 def top_accuracy(ranks: Int[np.ndarray, " n"], top: int) -> float:

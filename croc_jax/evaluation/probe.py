@@ -64,6 +64,9 @@ def fit_probe(
         num_classes: outputs of the layer.
         device_gib: larger features stay on the host and go to the device a few batches at a time.
         progress: shows the epochs.
+
+    Raises:
+        ValueError: if the loss or the layer becomes infinite or NaN.
     """
     mean, transform = fit_scale(features, config.normalization)
     train_fn = _make_train_fn(tx, loss_fn, mean, transform)
@@ -81,8 +84,12 @@ def fit_probe(
             # No more than one part ahead, or all of them would wait in memory.
             jax.block_until_ready(epoch_losses[-2:-1])
         losses.append(np.concatenate(epoch_losses).mean())
+        if not np.isfinite(losses[-1]):
+            raise ValueError(f"lr={config.lr}: the loss of the linear layer is {losses[-1]} in epoch {epoch}; lower lr")
     kernel = jnp.matmul(transform, head.kernel, precision=PRECISION)
     bias = head.bias - jnp.matmul(mean, kernel, precision=PRECISION)
+    if not jnp.isfinite(kernel).all() or not jnp.isfinite(bias).all():
+        raise ValueError(f"lr={config.lr}: the linear layer is not finite at the end; lower lr")
     return ProbeFit(LinearHead(kernel, bias), np.array(losses))
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import importlib
+import math
 import pkgutil
 import time
 from collections.abc import Callable, Mapping
@@ -73,7 +74,16 @@ class Protocol:
         if not config["dataset"]["root"]:
             raise ValueError("dataset.root is empty: name a data set; the config file says what it holds")
         settings, dataset = self.config(**config[self.name]), self.open_dataset(**config["dataset"])
-        return in_float32(lambda features, output: self.evaluate(features, dataset, settings, output))
+
+        @in_float32
+        def score(features: FrozenFeatures, output: Path | None) -> Result:
+            result = self.evaluate(features, dataset, settings, output)
+            for name in self.score_labels:
+                if not math.isfinite(result.scores.get(name) or 0):
+                    raise ValueError(f"{name} is {result.scores[name]}: there is nothing to score, or no finite number")
+            return result
+
+        return score
 
     def fingerprint(self, config: Mapping[str, Any], result: Result) -> dict[str, Any]:
         """Returns everything that moves the score of a configs/eval file, apart from the backbone."""

@@ -19,8 +19,9 @@ def make_results(
 ) -> dict[str, Any]:
     """Returns the content of results.json; `checkpoint` is named as the caller did."""
     module = {"compute_dtype": str(backbone.module.dtype), "pretrained_grid": backbone.module.grid_size}
+    origin = {"prefix": backbone.prefix}
     settings = protocol.fingerprint(config, result) | {
-        "backbone": dataclasses.asdict(backbone.recipe.backbone) | module,
+        "backbone": dataclasses.asdict(backbone.recipe.backbone) | module | origin,
         "which": backbone.which,
     }
     return {
@@ -32,6 +33,12 @@ def make_results(
         "seconds": result.seconds | {"total": sum(result.seconds.values())},
         "fingerprint": settings | {"digest": digest(settings)},
     }
+
+
+def describe_counts(results: Mapping[str, Any]) -> str:
+    """Returns what a score is of, such as "5 images, 3 classes, 3 classes in labels": the keys that begin with num_."""
+    counts = {name.removeprefix("num_"): value for name, value in results.items() if name.startswith("num_")}
+    return ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in counts.items() if value)
 
 
 def digest(settings: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, UInt8
 
 from croc_jax.data.labeled.label_files import IGNORED
 from croc_jax.data.labeled.segmentation import SegmentationSplit
-from croc_jax.evaluation.datasets import PixelSplits, describe_pixels, open_pixel_splits
+from croc_jax.evaluation.datasets import PixelSplits, count_images, describe_pixels, open_pixel_splits
 from croc_jax.evaluation.features import FrozenFeatures
 from croc_jax.evaluation.metrics import iou_scores
 from croc_jax.evaluation.pixel_scoring import score_split
@@ -58,7 +58,7 @@ def evaluate(
     features: FrozenFeatures, dataset: PixelSplits, config: RetrievalConfig, output: Path | None = None
 ) -> Result:
     """Labels one split with the patches of another, and scores it; see `Protocol` for the arguments."""
-    train, val = dataset
+    train, val = dataset[:2]
     timer = Timer()
     memory = jax.device_put(build_memory(features, train, config))
     timer.end("memory")
@@ -73,7 +73,7 @@ def evaluate(
     timer.end("scoring")
     save_examples(examples, val.class_names, output)
     settings = {"memory_patches": len(memory.tokens)}
-    scores = iou_scores(confusion, val.class_names)
+    scores = count_images(dataset) | iou_scores(confusion, val.class_names)
     return Result(scores, describe_pixels(val, train), val.root, timer.seconds, settings)
 
 

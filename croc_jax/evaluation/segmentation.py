@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, UInt8
 from rich.progress import Progress
 
 from croc_jax.data.labeled.label_files import IGNORED
-from croc_jax.evaluation.datasets import PixelSplits, describe_pixels, open_pixel_splits
+from croc_jax.evaluation.datasets import PixelSplits, count_images, describe_pixels, open_pixel_splits
 from croc_jax.evaluation.features import FrozenFeatures, LabeledTokens, MemoryBudget
 from croc_jax.evaluation.interpolation import bilinear_matrix, resize_with
 from croc_jax.evaluation.metrics import iou_scores
@@ -56,7 +56,7 @@ def evaluate(
     features: FrozenFeatures, dataset: PixelSplits, config: SegmentationConfig, output: Path | None = None
 ) -> Result:
     """Trains a linear layer on the tokens of one split and scores it on another; see `Protocol` for the arguments."""
-    train, val = dataset
+    train, val = dataset[:2]
     timer = Timer()
     data = features.collect_tokens(train, image_size=config.image_size, label_size=config.train_size)
     timer.end("features")
@@ -67,7 +67,9 @@ def evaluate(
     confusion, examples = score_split(lambda tokens: apply_head(fit.head, tokens), features, val, **sizes)
     timer.end("scoring")
     save_examples(examples, val.class_names, output)
-    scores = iou_scores(confusion, val.class_names) | {"final_train_loss": float(fit.losses[-1])}
+    scores = (
+        count_images(dataset) | iou_scores(confusion, val.class_names) | {"final_train_loss": float(fit.losses[-1])}
+    )
     return Result(scores, describe_pixels(val, train), val.root, timer.seconds)
 
 

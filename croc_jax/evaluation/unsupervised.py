@@ -13,7 +13,7 @@ from croc_jax.data.labeled.segmentation import SegmentationSplit
 from croc_jax.evaluation.datasets import describe_pixels, open_pixel_split
 from croc_jax.evaluation.features import FrozenFeatures
 from croc_jax.evaluation.kmeans import assign_clusters, fit_kmeans
-from croc_jax.evaluation.metrics import class_iou, confusion_matrix, match_clusters, name_classes
+from croc_jax.evaluation.metrics import class_iou, confusion_matrix, count_classes, match_clusters, name_classes
 from croc_jax.evaluation.registry import Protocol, Result, Timer
 from croc_jax.evaluation.settings import check_choice, check_positive
 from croc_jax.evaluation.visualize import ExampleSelector, save_examples
@@ -67,10 +67,13 @@ def evaluate(
     mesh = Mesh(np.array(jax.local_devices()), ("data",)) if jax.local_device_count() > 1 else None
     settings = {"max_iterations": config.max_iterations, "unit_length": config.l2_normalize, "mesh": mesh}
     ious, inertia, selector = [], [], ExampleSelector(val, config.image_size)
+    every_class, predicted = np.arange(val.num_classes), np.zeros(val.num_classes, bool)
     for seed in progress.track(config.seeds, description="k-means") if progress else config.seeds:
         fit = fit_kmeans(tokens, num_clusters, seed=seed, **settings)
         maps = assign_clusters(tokens, fit.centroids, unit_length=config.l2_normalize).reshape(data.tokens.shape[:3])
         classes, per_class = name_clusters(maps, data.labels, num_clusters, config.matching, val.num_classes)
+        if not ious:
+            predicted = np.isin(every_class, classes[np.unique(maps)])
         if output is not None and not ious:
             # A cluster without a class is wrong everywhere.
             ids = np.where(classes < 0, IGNORED, classes).astype(np.uint8)
@@ -86,6 +89,10 @@ def evaluate(
         "miou": float(percent.mean()),
         "miou_deviation": float(np.std(percent, ddof=1)) if len(percent) > 1 else None,
         "seed_miou": percent.tolist(),
+        "num_images": len(val),
+        "num_tokens": len(tokens),
+        "num_clusters": num_clusters,
+        **count_classes(np.isin(every_class, data.labels), predicted, val.class_names),
         "class_iou": name_classes(val.class_names, 100 * ious[0]),
         "inertia": inertia,
     }

@@ -2,6 +2,9 @@
 
 import dataclasses
 
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BackboneConfig:
@@ -32,6 +35,8 @@ class BackboneConfig:
             "plain" (Hugging Face) or "antialias" (DINOv2 with registers, timm).
         norm_epsilon: epsilon of the layer normalizations (ConvNeXt too).
         stages: blocks of each of the four stages (convolutional networks).
+        image_mean: what is subtracted from each color, from 0 to 1, before the network (any); ImageNet's by default.
+        image_std: what each color is divided by then.
     """
 
     variant: str = "vit_small"
@@ -51,6 +56,15 @@ class BackboneConfig:
     position_resizing: str = "offset"
     norm_epsilon: float = 1e-6
     stages: tuple[int, ...] | None = None
+    image_mean: tuple[float, float, float] = IMAGENET_MEAN
+    image_std: tuple[float, float, float] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, naming the field and the value, for colors that cannot be normalized."""
+        if len(self.image_mean) != 3 or not all(0 <= value <= 1 for value in self.image_mean):
+            raise ValueError(f"image_mean={self.image_mean}: three numbers from 0 to 1, of red, green and blue")
+        if len(self.image_std) != 3 or not all(0 < value <= 1 for value in self.image_std):
+            raise ValueError(f"image_std={self.image_std}: three numbers above 0, up to 1, of red, green and blue")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from croc_jax.models.config import IMAGENET_MEAN, IMAGENET_STD
 from croc_jax.models.drop_path import DropPath
 from croc_jax.models.features import Features
 from croc_jax.models.initializers import truncated_normal
@@ -31,6 +32,8 @@ class ConvNeXt(nn.Module):
         dtype: type of the computation; parameters are float32.
         remat: recompute each block in the backward pass instead of storing it.
         norm_epsilon: epsilon of the layer normalizations.
+        image_mean: what its images are normalized by, before they come here; see `BackboneConfig`.
+        image_std: likewise.
     """
 
     patch_size: int
@@ -40,6 +43,8 @@ class ConvNeXt(nn.Module):
     dtype: Any = jnp.float32
     remat: bool = False
     norm_epsilon: float = 1e-6
+    image_mean: tuple[float, float, float] = IMAGENET_MEAN
+    image_std: tuple[float, float, float] = IMAGENET_STD
     # No positions are learned.
     grid_size = None
     has_batch_statistics = False

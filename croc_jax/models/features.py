@@ -56,6 +56,16 @@ class Backbone(Protocol):
         ...
 
     @property
+    def image_mean(self) -> tuple[float, float, float]:
+        """What is subtracted from each color, from 0 to 1, before the module is called."""
+        ...
+
+    @property
+    def image_std(self) -> tuple[float, float, float]:
+        """What each color is divided by then."""
+        ...
+
+    @property
     def has_batch_statistics(self) -> bool:
         """Whether a training pass normalizes by statistics over the batch, which all devices share."""
         ...

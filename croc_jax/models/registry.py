@@ -33,7 +33,10 @@ CONVOLUTIONAL = {
 CHOICES = {"mlp": ("gelu", "swiglu"), "positions": ("learned", "rope"), "position_resizing": RESIZINGS}
 CONVOLUTIONAL_PATCHES = (8, 16, 32)
 # Fields that apply to a convolutional network.
-_CONVOLUTIONAL_FIELDS = {"variant", "patch_size", "width", "stages", "drop_path_rate", "remat", "dtype", "norm_epsilon"}
+_CONVOLUTIONAL_FIELDS = {
+    "variant", "patch_size", "width", "stages", "drop_path_rate", "remat", "dtype", "norm_epsilon",
+    "image_mean", "image_std",
+}  # fmt: skip
 
 
 def make_backbone(config: BackboneConfig, *, image_size: int, device: Any = None) -> Backbone:
@@ -91,6 +94,8 @@ def _make_transformer(config: BackboneConfig, *, image_size: int, device: Any) -
         positions=config.positions,
         position_resizing=config.position_resizing,
         norm_epsilon=config.norm_epsilon,
+        image_mean=config.image_mean,
+        image_std=config.image_std,
     )
 
 
@@ -113,7 +118,8 @@ def _make_convolutional(config: BackboneConfig, *, image_size: int, device: Any)
     parts = 32 if resnet else 8
     if width % parts:
         raise ValueError(f"width={width}: must be a multiple of {parts} for {config.variant}")
-    settings = {"patch_size": config.patch_size, "width": width, "stages": stages, "remat": config.remat}
+    settings: Any = {"patch_size": config.patch_size, "width": width, "stages": stages, "remat": config.remat}
+    settings |= {"image_mean": config.image_mean, "image_std": config.image_std}
     dtype = compute_dtype(config.dtype, device)
     if resnet:
         return ResNet(**settings, dtype=dtype)

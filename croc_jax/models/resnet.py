@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from croc_jax.models.batch_norm import BatchNorm
+from croc_jax.models.config import IMAGENET_MEAN, IMAGENET_STD
 from croc_jax.models.features import Features
 from croc_jax.models.patches import patch_grid, plan_strides
 
@@ -24,6 +25,8 @@ class ResNet(nn.Module):
         stages: bottlenecks of each of the four stages.
         dtype: type of the computation; parameters are float32.
         remat: recompute each bottleneck in the backward pass instead of storing it.
+        image_mean: what its images are normalized by, before they come here; see `BackboneConfig`.
+        image_std: likewise.
     """
 
     patch_size: int
@@ -31,6 +34,8 @@ class ResNet(nn.Module):
     stages: tuple[int, ...]
     dtype: Any = jnp.float32
     remat: bool = False
+    image_mean: tuple[float, float, float] = IMAGENET_MEAN
+    image_std: tuple[float, float, float] = IMAGENET_STD
     # No positions are learned.
     grid_size = None
     has_batch_statistics = True

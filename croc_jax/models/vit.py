@@ -12,6 +12,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from croc_jax.models.attention import Attention, is_cudnn_attention
+from croc_jax.models.config import IMAGENET_MEAN, IMAGENET_STD
 from croc_jax.models.drop_path import DropPath
 from croc_jax.models.features import Features
 from croc_jax.models.initializers import truncated_normal, uniform_initializer
@@ -45,6 +46,8 @@ class VisionTransformer(nn.Module):
         positions: "learned", or "rope": rotations of queries and keys in every block.
         position_resizing: how a learned embedding fits other grids, see `RESIZINGS`.
         norm_epsilon: epsilon of the layer normalizations.
+        image_mean: what its images are normalized by, before they come here; see `BackboneConfig`.
+        image_std: likewise.
         all_gather: applied to the parameters of one block just before it runs, where devices split them.
     """
 
@@ -65,6 +68,8 @@ class VisionTransformer(nn.Module):
     positions: str = "learned"
     position_resizing: str = "offset"
     norm_epsilon: float = LAYER_NORM_EPSILON
+    image_mean: tuple[float, float, float] = IMAGENET_MEAN
+    image_std: tuple[float, float, float] = IMAGENET_STD
     all_gather: Callable[[Any], Any] | None = None
     has_batch_statistics = False
 

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 
 from croc_jax.evaluation.registry import find_protocols
-from croc_jax.evaluation.results import RESULTS
+from croc_jax.evaluation.results import RESULTS, describe_counts
 from croc_jax.report import html
 from croc_jax.report.evaluations import RANDOM_LABEL, Group, differing_settings
 from croc_jax.report.figures import SERIES_COLORS, plot_class_scores
@@ -87,7 +87,9 @@ def _score_table(group: Group) -> str:
         rows.append([entry.label, f"{entry.score:.1f}", *spread, *scores, seconds, first.fingerprint["digest"]])
     header = ["weights", f"{protocol.score_labels[main]} (%)", "deviation", "seeds", *others.values()]
     best = max(range(len(rows)), key=lambda index: group.entries[index].score)
+    counts = describe_counts(group.entries[best].evaluations[0].results)
     caption = "Deviation: of the scores of several seeds. The fingerprint differs wherever a setting does."
+    caption += f" The best is a score of {counts}." if counts else ""
     return html.table([*header, "seconds", "fingerprint"], rows, own=[best], caption=caption)
 
 

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from croc_jax.atomic_write import atomic_write
+from croc_jax.data.labeled.label_files import read_image
 from croc_jax.report.style import GRID, INK, MUTED
 
 # Narrower figures share a row where there is room.
@@ -101,10 +102,9 @@ def picture(figure: Figure, caption: str = "", *, description: str = "") -> str:
 
 
 def photo(file: Path, caption: str) -> str:
-    """Returns the picture in a file, in any format that Pillow reads."""
+    """Returns the picture in a file; ValueError, naming it, if it cannot be read."""
     buffer = io.BytesIO()
-    with Image.open(file) as image:
-        image.convert("RGB").save(buffer, format="webp", quality=85)
+    Image.fromarray(read_image(file)).save(buffer, format="webp", quality=85)
     return _figure("wide", _embed(buffer, escape(caption)), caption)
 
 

@@ -8,12 +8,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from croc_jax.clustering import Clustering, ClusteringConfig, patch_positions
 from croc_jax.clustering.cross_view import cluster_arrays
 from croc_jax.data.crops import two_views
-from croc_jax.data.decoding import DecodeError, decode
+from croc_jax.data.decoding import DecodeError, decode_image
 from croc_jax.data.photometric import normalize
 from croc_jax.data.sources import ImageSource
 from croc_jax.evaluation.backbones import FrozenBackbone
@@ -62,7 +63,7 @@ def explore(
 
     Args:
         backbone: weights, and the settings of their run for crops, clustering and tokens.
-        source: images; unreadable ones are left out.
+        source: images; unreadable ones are left out, and counted in the log.
         num_images: how many images.
         crop_size: side of the crops in pixels, by default as in training; larger ones have finer clusters.
         seed: seed of the crops and the first centroids.
@@ -73,14 +74,16 @@ def explore(
     recipe = backbone.recipe
     views = dataclasses.replace(recipe.data.views, crop_size=crop_size or recipe.data.views.crop_size)
     chosen = np.linspace(0, len(source) - 1, min(num_images, len(source))).astype(int)
-    pairs = []
+    pairs, errors = [], []
     for index in chosen.tolist():
         try:
-            pairs.append((index, *two_views(decode(source[index]), np.random.default_rng([seed, index]), views)))
-        except (DecodeError, OSError):
-            continue
+            pairs.append((index, *two_views(decode_image(source, index), np.random.default_rng([seed, index]), views)))
+        except DecodeError as error:
+            errors.append(error)
     if not pairs:
-        raise ValueError(f"none of {len(chosen)} images of the source can be read: check the files")
+        raise ValueError(f"none of {len(chosen)} images of the source can be read: {errors[0]}")
+    if errors:
+        logging.warning("left out %d of %d images: %s", len(errors), len(chosen), errors[0])
     indices, views, boxes = (np.stack(parts) for parts in zip(*pairs, strict=True))
     grid = patch_grid(views.shape[2:4], recipe.backbone.patch_size)
     cluster_fn = _make_cluster_fn(backbone.module, recipe.clustering, recipe.objective, grid)
@@ -97,7 +100,7 @@ def _make_cluster_fn(
     @jax.jit
     def cluster(params: Params, views: Array, boxes: Array, rng: Array) -> tuple[Clustering, Array | None]:
         # View by view: `[v b H W 3]`.
-        pixels = normalize(jnp.moveaxis(views, 1, 0))
+        pixels = normalize(jnp.moveaxis(views, 1, 0), module.image_mean, module.image_std)
         features = jax.vmap(lambda images: module.apply({"params": params}, images))(pixels)
         tokens, cls_tokens = clustering_tokens(features, objective.tokens, groups=objective.token_groups)
         positions = patch_positions(jnp.moveaxis(boxes, 1, 0), grid)

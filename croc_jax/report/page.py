@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from croc_jax.data.decoding import decode
+from croc_jax.data.decoding import decode_image
 from croc_jax.data.sources import open_data
 from croc_jax.evaluation.backbones import FrozenBackbone, load_backbone
 from croc_jax.models import VisionTransformer
@@ -173,7 +173,7 @@ def _cluster_sections(backbone: FrozenBackbone) -> tuple[list[str], int]:
     names = [Path(source.name(int(index))).name for index in pairs.indices]
     clusters, mergings = [], []
     for i in order[:NUM_PAIRS].tolist():
-        scene = (decode(source[int(pairs.indices[i])]), pairs.boxes[i])
+        scene = (decode_image(source, int(pairs.indices[i])), pairs.boxes[i])
         figure = plot_clusters(pairs.views[i], pairs.labels[:, i], pairs.valid[i], pairs.grid, scene=scene)
         clusters.append(picture(figure, names[i]))
     for i in order[:NUM_MERGINGS].tolist():

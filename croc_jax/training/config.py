@@ -204,6 +204,17 @@ class Recipe:
     runtime: RuntimeConfig = RuntimeConfig()
 
 
+# Where a run finds what it reads. The images themselves are compared, and weights count at the start of a run alone.
+PATHS = ("data.folders", "data.sources", "init_from.source")
+# Settings, or groups of them, that change no number of a run: they may differ when it is resumed. All others decide it.
+HARMLESS = (*PATHS, "data.max_bad_fraction", "backbone.remat", "runtime")
+
+
+def decides_numbers(name: str) -> bool:
+    """Returns whether a setting decides the numbers of a run, by a name such as "optimizer.base_lr"."""
+    return not any(name == harmless or name.startswith(f"{harmless}.") for harmless in HARMLESS)
+
+
 class RecipeError(ValueError):
     """A setting is unknown or of the wrong type; the message names it and suggests a remedy."""
 

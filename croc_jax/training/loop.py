@@ -22,6 +22,13 @@ _SECONDS_TO_RETRY = 60.0
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
+class Interrupted(BaseException):
+    """A request to stop has ended a wait for images, or an evaluation.
+
+    It is no Exception, which a decoder could take for a damaged image.
+    """
+
+
 class HasStep(Protocol):
     """A pytree of arrays that counts its updates."""
 
@@ -104,6 +111,7 @@ class Hooks(Generic[State]):
         on_step: (steps done), once their numbers are known.
         on_row: (a logged row) -> a reason to end the run, or "".
         should_stop: (steps done) -> whether to save and end; all processes get the same answer.
+        interruptible: (steps done) -> context in which a request to stop may raise `Interrupted`.
         agree: (flag of this process) -> flag of process 0, for decisions that depend on a clock.
         evaluate: (steps done, state) -> numbers by name, which are added to the row of that step.
     """
@@ -112,6 +120,7 @@ class Hooks(Generic[State]):
     on_step: Callable[[int], None] = lambda step: None
     on_row: Callable[[Row], str] = lambda row: ""
     should_stop: Callable[[int], bool] = lambda step: False
+    interruptible: Callable[[int], AbstractContextManager[None]] = lambda step: nullcontext()
     agree: Callable[[bool], bool] = lambda flag: flag
     evaluate: Callable[[int, State], Row] | None = None
 
@@ -124,12 +133,14 @@ class Outcome(NamedTuple, Generic[State]):
         step: steps done in all.
         finished: whether these are all steps of the run.
         reason: what `Hooks.on_row` returned, if that ended the run.
+        is_waiting: whether a wait for images was given up, so that a thread of the stream may wait forever.
     """
 
     state: State
     step: int
     finished: bool
     reason: str = ""
+    is_waiting: bool = False
 
 
 def run_training(
@@ -180,16 +191,23 @@ def run_training(
     # for the step before.
     is_alone = jax.process_count() == 1
 
+    is_waiting = False
+
     def load() -> object:
-        with timer.waiting_for("data"):
-            batch = next(stream)
+        nonlocal is_waiting
+        try:
+            with timer.waiting_for("data"), hooks.interruptible(step):
+                batch = next(stream)
+        except Interrupted:
+            is_waiting = True
+            return None
         with _transfer("a batch to the devices"):
             return shard_batch(batch, mesh)
 
     with jax.transfer_guard("disallow_explicit"):
         batch = load() if step < total else None
         timer.restart()
-        while step < total and not report.reason and not hooks.should_stop(step):
+        while step < total and not is_waiting and not report.reason and not hooks.should_stop(step):
             with hooks.trace(step + 1, state):
                 state, metrics = train_step(state, batch)
             step += 1
@@ -218,7 +236,7 @@ def run_training(
         if step > start:
             saver.save(step, state, wait=True)
     finished = step >= total
-    return Outcome(state, step, finished, "" if finished else report.reason)
+    return Outcome(state, step, finished, "" if finished else report.reason, is_waiting)
 
 
 def _transfer(what: str) -> AbstractContextManager[None]:
@@ -262,8 +280,10 @@ class _Reporter:
         scores: Row = {}
         failure: Exception | None = None
         try:
-            with _transfer("what an evaluation reads"):
+            with _transfer("what an evaluation reads"), self._hooks.interruptible(step):
                 scores = evaluate()
+        except Interrupted:
+            pass  # The run ends after this step.
         except Exception as error:  # raised below, so that the row is not lost
             failure = error
         if scores or failure or self.is_logged(step):

@@ -80,6 +80,7 @@ def make_train_step(recipe: Recipe, *, steps_per_epoch: int, mesh: Mesh) -> jax.
     update = make_update(recipe, steps_per_epoch=steps_per_epoch, mesh=mesh)
     size = recipe.data.views.crop_size
     grid = patch_grid((size, size), recipe.backbone.patch_size)
+    settings = recipe.data.photometric, recipe.backbone.image_mean, recipe.backbone.image_std
 
     @in_float32
     def train_step(state: TrainState, batch: HostBatch) -> tuple[TrainState, Metrics]:
@@ -87,10 +88,10 @@ def make_train_step(recipe: Recipe, *, steps_per_epoch: int, mesh: Mesh) -> jax.
         keys = step_keys(train_rng, state.step)
         # Scopes name the parts of a step in its trace: benchmarks/trial/trace_parts.py reads them.
         with jax.named_scope("augmentation"):
-            images = augment(keys.augment, batch["views"], recipe.data.photometric)
+            images = augment(keys.augment, batch["views"], *settings)
         local_images = None
         if recipe.data.local_views.count:
-            local_images = augment_local(keys.augment_local, batch["local_views"], recipe.data.photometric)
+            local_images = augment_local(keys.augment_local, batch["local_views"], *settings)
         return update(state, ViewPair(images, patch_positions(batch["boxes"], grid), local_images), keys)
 
     state = state_shardings(state_shapes(recipe, steps_per_epoch=steps_per_epoch), mesh)

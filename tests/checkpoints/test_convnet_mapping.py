@@ -74,6 +74,24 @@ def test_other_networks_are_refused_by_name(tmp_path):
             load_pretrained(write(tmp_path / "model.safetensors", weights))
 
 
+def test_children_with_numbers_and_basic_blocks(monkeypatch):
+    params = random_params(RESNET)
+    names = to_official({"backbone": params}, RESNET)
+    numbers = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"}
+    numbered = {}
+    for name, array in names.items():
+        first, _, rest = name.removeprefix("backbone.").partition(".")
+        numbered[f"backbone.{numbers[first]}.{rest}"] = array
+    monkeypatch.setattr(pretrained, "read_contents", lambda file: {"state_dict": numbered})
+    found = load_pretrained(Path("model.ckpt"))
+    assert found.prefix == "state_dict.backbone."
+    equal_trees(found.params, params)
+    for name in [name for name in numbered if "conv3" in name]:
+        del numbered[name]
+    with pytest.raises(ValueError, match="no known vision transformer, ResNet with bottlenecks, or ConvNeXt behind"):
+        load_pretrained(Path("model.ckpt"))
+
+
 @pytest.mark.parametrize("family", CONFIGS)
 def test_whole_checkpoints_hold_them_among_other_things(monkeypatch, family):
     params = random_params(CONFIGS[family])
@@ -100,7 +118,7 @@ def test_the_same_weights_give_denser_tokens(tmp_path):
 
 def test_runs_start_from_them_at_any_distance_of_tokens(tmp_path):
     check_architecture(RESNET, dataclasses.replace(RESNET, patch_size=8), tmp_path)
-    with pytest.raises(ValueError, match=r"add --config.backbone.stages=\(1, 2, 1, 1\)$"):
+    with pytest.raises(ValueError, match=r"add --config.backbone.stages=1,2,1,1$"):
         check_architecture(RESNET, dataclasses.replace(RESNET, stages=None), tmp_path)
     with pytest.raises(ValueError, match="add --config.backbone.variant=resnet_50$"):
         check_architecture(RESNET, CONVNEXT, tmp_path)

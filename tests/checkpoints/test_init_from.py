@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from croc_jax.checkpoints.init_from import _load_backbone, check_source, init_from
+from croc_jax.checkpoints.init_from import _load_backbone, check_architecture, check_source, init_from
 from croc_jax.checkpoints.official import export_run, load_networks
 from croc_jax.models import BackboneConfig
 from croc_jax.models.position_embedding import resize_position_embedding
@@ -78,6 +78,12 @@ def test_another_architecture_is_answered_with_the_flags_that_fit(run):
     other = dataclasses.replace(recipe.backbone, depth=3, layer_scale=True)
     with pytest.raises(ValueError, match="add --config.backbone.depth=2 --config.backbone.layer_scale=False"):
         start(with_init(dataclasses.replace(recipe, backbone=other), source=run[0]))
+    # The run would see other colors than the weights did.
+    other = dataclasses.replace(recipe.backbone, image_mean=(0.5, 0.25, 0.5))
+    with pytest.raises(ValueError, match="add --config.backbone.image_mean=0.485,0.456,0.406$"):
+        start(with_init(dataclasses.replace(recipe, backbone=other), source=run[0]))
+    # A lone file says nothing of colors: those of the run hold.
+    check_architecture(recipe.backbone, other, run[0], guessed=("image_mean", "image_std"))
     head = dataclasses.replace(recipe.head, num_prototypes=13)
     with pytest.raises(ValueError, match=r"center is \(12,\), expected \(13,\).*config.head"):
         start(with_init(dataclasses.replace(recipe, head=head), source=run[0], parts="networks"))
@@ -89,6 +95,14 @@ def test_mistakes_are_named_before_weights_are_read(run, tmp_path):
     check_source(with_init(recipe, source=run[0]))
     with pytest.raises(FileNotFoundError, match=r"init_from.source=.*nowhere.pth: there is no such file or folder"):
         check_source(with_init(recipe, source=tmp_path / "nowhere.pth"))
+    (tmp_path / "weights.ckpt").write_bytes(b"<!DOCTYPE html>")
+    for source, message in (
+        (tmp_path / "weights.ckpt", "is a web page"),
+        (tmp_path, "is no checkpoint: .*name one of its files: weights.ckpt"),
+        ("https://a/b.pth", "init_from.source=https://a/b.pth"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check_source(with_init(recipe, source=source))
     for settings in ({"parts": "heads"}, {"which": "ema"}):
         with pytest.raises(ValueError, match=f"init_from.{next(iter(settings))}="):
             InitConfig(**settings)
@@ -148,13 +162,18 @@ def test_the_recipe_gives_what_a_file_does_not_state(narrow):
     file, saved, _ = narrow
     state = start(with_init(NARROW, source=file, parts="networks"))
     equal_trees(state.teacher, saved.teacher)
-    equal_trees(_load_backbone(file, with_init(NARROW, which="student")), saved.student["backbone"])
+    equal_trees(_load_backbone(file, with_init(NARROW, which="student"), print), saved.student["backbone"])
 
 
 def test_no_flags_are_made_from_guesses(narrow):
     file, _, workdir = narrow
     found = load_networks(file)
-    assert found.config.num_heads == 1 and found.guessed == {"num_heads": 1, "norm_epsilon": 1e-6}
+    assert found.config.num_heads == 1 and set(found.guessed) == {
+        "num_heads",
+        "norm_epsilon",
+        "image_mean",
+        "image_std",
+    }
     assert load_networks(file, num_heads=4).config.num_heads == 4
     with pytest.raises(ValueError, match="num_heads=4: .* is a run, whose settings are known"):
         load_networks(workdir, num_heads=4)

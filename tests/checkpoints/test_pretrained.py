@@ -79,8 +79,6 @@ def test_teacher_and_student_of_pytorch_files(tmp_path):
         found = load_pretrained(tmp_path / "checkpoint.pth", which=which)
         np.testing.assert_array_equal(found.params["position_embedding"], weights["pos_embed"])
         assert found.epoch == 300
-    with pytest.raises(ValueError, match="holds no 'ema', only epoch, student, teacher"):
-        load_pretrained(tmp_path / "checkpoint.pth", which="ema")
 
 
 def test_weights_among_other_things_are_found(monkeypatch):
@@ -96,9 +94,7 @@ def test_weights_among_other_things_are_found(monkeypatch):
     read = read_as(monkeypatch, {"model": weights, "model_ema": averaged})
     for which, expected in (("student", weights), ("teacher", averaged)):
         np.testing.assert_array_equal(read(which=which).params["cls_token"], expected["cls_token"])
-    with pytest.raises(ValueError, match="holds no 'student', only teacher"):
-        read_as(monkeypatch, {"teacher": weights})(which="student")
-    with pytest.raises(ValueError, match="which='ema': choose 'teacher' or 'student'; model.pth holds one"):
+    with pytest.raises(ValueError, match="which='ema': choose 'teacher' or 'student'$"):
         read_as(monkeypatch, weights)(which="ema")
 
 
@@ -132,7 +128,12 @@ OTHERS = [
     ({"norm.bias": np.ones(WIDTH, np.uint16)}, "norm.bias is of type uint16"),
     ({"module.norm.bias": ONES}, "norm.bias is there twice"),
     ({"blocks.0.attn.q_bias": ONES}, "block_0/attention/qkv/bias is there twice"),
-    ({0: ONES, 1: ONES}, "model.pth has keys that are no strings, such as 0, 1: save"),
+    (
+        {"blocks.999999.norm1.bias": ONES, "blocks.99999999999.x": ONES},
+        "unknown weights blocks.999999.norm1.*, bl.*x$",
+    ),
+    ({"norm.bias": np.ones(0, np.float32)}, r"norm.bias is \(0,\), without any value$"),
+    ({"norm.bias": np.full(WIDTH, np.nan, np.float32)}, "norm/bias holds NaN or infinity$"),
 ]
 
 
@@ -152,7 +153,7 @@ def test_one_error_lists_all(monkeypatch):
     with pytest.raises(ValueError) as caught:
         read_as(monkeypatch, weights)()
     assert str(caught.value) == (
-        "model.pth is no known vision transformer: unknown weights blocks.0.adapter, optimizer; "
+        "model.pth is no known vision transformer: unknown weights blocks.0.adapter; "
         "patch_embed.proj.weight is (3,), but 4 axes are needed; missing block_0/mlp_1/bias; "
         "missing block_0/norm_1/scale; missing cls_token; missing norm/scale; norm/bias is (3,), expected (64,)"
     )
@@ -226,11 +227,12 @@ def test_safetensors_of_other_types_and_files_that_are_none(tmp_path):
     with pytest.raises(FileNotFoundError, match="none.pth"):
         load_pretrained(tmp_path / "none.pth")
     (tmp_path / "text.safetensors").write_text("no weights")
-    with pytest.raises(ValueError, match="is no safetensors file"):
+    with pytest.raises(ValueError, match="is no file of weights: it begins with b'no weights'"):
         load_pretrained(tmp_path / "text.safetensors")
 
 
 def test_the_number_of_heads_is_inferred_or_stated(monkeypatch, tmp_path):
+    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
     with pytest.raises(ValueError, match="num_heads=4.*is a run|num_heads=4: the config of the run"):
         croc_jax.load_backbone(tmp_path, num_heads=4)
     assert read_as(monkeypatch, dinov3_weights(periods=16))().config.num_heads == 4

@@ -214,7 +214,7 @@ def test_a_wrong_path_is_explained(tmp_path):
     (tmp_path / "run" / "checkpoints" / "9.orbax-checkpoint-tmp").mkdir(parents=True)
     for place, message in {
         "nowhere": "nowhere does not exist",
-        "photos": "photos is not a workdir: it has no folder checkpoints",
+        "photos": "photos is no checkpoint: it has neither a folder checkpoints, as runs have, nor model.safetensors",
         "run": "no checkpoint in .*run/checkpoints",
     }.items():
         with pytest.raises(CheckpointError, match=message):

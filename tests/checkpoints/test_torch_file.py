@@ -2,32 +2,18 @@
 
 import argparse
 import collections
-import io
-import pickle
 import sys
-import types
 import zipfile
 from collections import OrderedDict
+from pathlib import PurePosixPath
+from unittest import mock
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 from croc_jax.checkpoints.torch_file import Opaque, read_torch_file
-
-
-class Tensor:
-    """Pickles as PyTorch's does: a call with a reference to its storage."""
-
-    def __init__(self, storage, offset, size, stride):
-        self.parts = (storage, offset, size, stride, False, OrderedDict())
-
-    def __reduce__(self):
-        return sys.modules["torch._utils"]._rebuild_tensor_v2, self.parts
-
-
-class Storage:
-    def __init__(self, key, values):
-        self.key, self.values = key, values
+from tests.checkpoints.torch_writer import Storage, Tensor, fake_modules, write_torch
 
 
 class Parameter:
@@ -56,43 +42,10 @@ class Stranger:
         return print, ("this must not be called",)
 
 
-STORAGES = {"float32": "FloatStorage", "int64": "LongStorage", "uint8": "UntypedStorage", "complex64": "ComplexStorage"}
-GLOBALS = {
-    "torch": (*STORAGES.values(), "float8_e4m3fn"),
-    "torch._utils": ("_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_parameter_with_state"),
-}
-
-
 @pytest.fixture
-def save(monkeypatch, tmp_path):
+def save(tmp_path):
     """Writes a file as torch.save does."""
-    for module, names in GLOBALS.items():
-        made = types.ModuleType(module)
-        for name in names:
-            setattr(made, name, type(name, (), {"__module__": module, "__qualname__": name}))
-        monkeypatch.setitem(sys.modules, module, made)
-
-    def write(contents, name="weights.pth", drop=()):
-        file, storages = tmp_path / name, {}
-
-        class Pickler(pickle.Pickler):
-            def persistent_id(self, obj):
-                if isinstance(obj, Storage):
-                    storages[obj.key] = obj.values
-                    kind = getattr(sys.modules["torch"], STORAGES[obj.values.dtype.name])
-                    return ("storage", kind, obj.key, "cpu", len(obj.values))
-                return None
-
-        data = io.BytesIO()
-        Pickler(data, 2).dump(contents)
-        with zipfile.ZipFile(file, "w") as archive:
-            archive.writestr("weights/data.pkl", data.getvalue())
-            for key, values in storages.items():
-                if key not in drop:
-                    archive.writestr(f"weights/data/{key}", values.tobytes())
-        return file
-
-    return write
+    return lambda contents, **options: write_torch(tmp_path / "weights.pth", contents, **options)
 
 
 def test_arrays_and_plain_values_come_back(save):
@@ -103,7 +56,6 @@ def test_arrays_and_plain_values_come_back(save):
         "counts": Tensor(Storage("1", np.array([3, 4])), 0, (2,), (1,)),
         "scalar": Tensor(shared, 5, (), ()),
         "empty": Tensor(shared, 0, (0, 3), (3, 1)),
-        "args": argparse.Namespace(arch="vit_small"),
         "epoch": 7,
     }
     read = read_torch_file(save(contents))
@@ -111,13 +63,49 @@ def test_arrays_and_plain_values_come_back(save):
     np.testing.assert_array_equal(read["model"]["b"], [[2, 8], [4, 10], [6, 12]])
     np.testing.assert_array_equal(read["counts"], [3, 4])
     assert read["scalar"] == 5 and read["scalar"].shape == () and read["empty"].shape == (0, 3)
-    assert read["args"].arch == "vit_small" and read["epoch"] == 7
+    assert read["epoch"] == 7
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_every_type_of_weights_is_read(save, legacy):
+    values = np.random.default_rng(0).standard_normal((3, 4))
+    arrays = {name: values.astype(name) for name in ("float32", "float64", "float16", "int64", "int8")}
+    arrays |= {"bfloat16": values.astype(ml_dtypes.bfloat16), "scalar": np.full((), 3.0), "none": values[:0]}
+    # Columns of one storage, as a transposed view.
+    view = Tensor(Storage("shared", values.ravel()), 1, (4, 2), (1, 4))
+    read = read_torch_file(file := save({"model": arrays, "view": view, "epoch": 3}, legacy=legacy))
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(read["model"][name], array)
+        assert read["model"][name].dtype == array.dtype
+    np.testing.assert_array_equal(read["view"], values.ravel()[1:].reshape(-1)[[[0, 4], [1, 5], [2, 6], [3, 7]]])
+    assert read["epoch"] == 3
+    octets = file.read_bytes()
+    for end in (40, len(octets) // 2, len(octets) - 1):
+        file.write_bytes(octets[:end])
+        with pytest.raises(ValueError, match="is corrupt.*get it again"):
+            read_torch_file(file)
 
 
 def test_nothing_in_a_file_is_called(save, capsys):
-    read = read_torch_file(save({"stranger": Stranger(), "epoch": 1}))
-    assert isinstance(read["stranger"], Opaque) and read["epoch"] == 1
+    # As Lightning and others save their settings.
+    known = {"stranger": Stranger(), "args": argparse.Namespace(lr=1), "counts": collections.Counter("aab")}
+    read = read_torch_file(save({**known, "path": PurePosixPath("a"), "set": {1}, "epoch": 1}))
+    assert all(isinstance(read[name], Opaque) for name in ("stranger", "args", "counts", "path")) and read["epoch"] == 1
     assert capsys.readouterr().out == ""
+
+
+def test_no_number_in_a_file_allocates_memory(save):
+    values = Storage("0", np.zeros(2, np.float32))
+    read = read_torch_file(save({"b": Tensor(values, 0, (10**6, 10**6), (0, 0))}))
+    assert isinstance(read["b"], Opaque)
+    data = zipfile.ZipFile(save({"epoch": 1})).read("weights/data.pkl")
+    for broken in (b"r\xff\xff\xff\x7f" + data, data[:-1] + b"\x8e" + b"\xff" * 7 + b"\x0f."):
+        with zipfile.ZipFile(file := save({}).parent / "memo.pth", "w") as archive:
+            archive.writestr("weights/data.pkl", broken)
+        with pytest.raises(ValueError, match="is corrupt"):
+            read_torch_file(file)
+    with pytest.raises(ValueError, match="is compressed, which torch.save does not do"):
+        read_torch_file(save({"epoch": 1}, compression=zipfile.ZIP_DEFLATED))
 
 
 def test_corrupt_files_are_explained(save, tmp_path):
@@ -127,28 +115,28 @@ def test_corrupt_files_are_explained(save, tmp_path):
             read_torch_file(file)
     with pytest.raises(ValueError, match="is corrupt"):
         read_torch_file(save({"a": Tensor(Storage("0", np.zeros(2, np.float32)), 0, (2,), (1,))}, drop=("0",)))
-    (tmp_path / "old.pth").write_bytes(pickle.dumps({"a": 1}))
-    with pytest.raises(ValueError, match="is no file of PyTorch 1.6 or later: load it in PyTorch and save it again"):
-        read_torch_file(tmp_path / "old.pth")
     (tmp_path / "cut.pth").write_bytes(save({"a": 1}).read_bytes()[:40])
     with pytest.raises(ValueError, match="is corrupt.*get it again"):
         read_torch_file(tmp_path / "cut.pth")
     with zipfile.ZipFile(tmp_path / "other.pth", "w") as archive:
         archive.writestr("readme.txt", "hello")
-    with pytest.raises(ValueError, match="holds no data.pkl"):
-        read_torch_file(tmp_path / "other.pth")
+    np.savez(tmp_path / "arrays.npz", a=np.ones(3))
+    for name, message in (("other.pth", "holds no data.pkl"), ("arrays.npz", r"arrays of NumPy \(.npz\)")):
+        with pytest.raises(ValueError, match=message):
+            read_torch_file(tmp_path / name)
     with pytest.raises(FileNotFoundError):
         read_torch_file(tmp_path / "none.pth")
 
 
 def test_other_types_of_numbers_are_named(save):
-    octets = Storage("0", np.zeros(12, np.uint8))
+    octets, modules = Storage("0", np.zeros(12, np.uint8)), fake_modules()
     contents = {
-        "float8": LaterTensor(octets, (12,), (1,), sys.modules["torch"].float8_e4m3fn),
+        "float8": LaterTensor(octets, (12,), (1,), modules["torch"].float8_e4m3fn),
         "complex": Tensor(Storage("1", np.zeros(2, np.complex64)), 0, (2,), (1,)),
         "parameter": Parameter(Tensor(Storage("2", np.ones(3, np.float32)), 0, (3,), (1,))),
     }
-    read = read_torch_file(save(contents))
+    with mock.patch.dict(sys.modules, modules):
+        read = read_torch_file(save(contents))
     np.testing.assert_array_equal(read["parameter"], np.ones(3))
     for name, kind in {"float8": "float8_e4m3fn", "complex": "ComplexStorage"}.items():
         assert isinstance(read[name], Opaque) and type(read[name]).__name__ == kind
@@ -179,4 +167,4 @@ def test_files_of_pytorch_itself(tmp_path):
     for name in ("parameter", "tagged"):
         np.testing.assert_array_equal(read[name], tensor[1:].numpy())
     np.testing.assert_array_equal(read["bfloat16"].astype(np.float32), tensor.numpy())
-    assert read["args"].lr == 1.0 and read["optimizer"]["param_groups"][0]["lr"] == 0.1
+    assert read["optimizer"]["param_groups"][0]["lr"] == 0.1

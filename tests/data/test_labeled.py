@@ -46,9 +46,39 @@ def test_number_of_classes_comes_from_training_labels_names_or_the_caller(folder
     root, _ = folder
     assert open_segmentation(root, "val").class_names == ("0", "1", "2")
     assert open_segmentation(root, "val", num_classes=7).num_classes == 7
-    (root / "classes.txt").write_text("sky\nroad\ncar\ntree\n")
-    split = open_segmentation(root, "val")
-    assert split.num_classes == 4 and split.class_names == ("sky", "road", "car", "tree")
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        (root / "classes.txt").write_text("# mine\r\nsky\r\nroad\n\ncar\ntree\x1a", encoding=encoding)
+        split = open_segmentation(root, "val")
+        assert split.num_classes == 4 and split.class_names == ("sky", "road", "car", "tree")
+
+
+def add_sidecars(*folders):
+    """Writes, into each folder, what is neither image, class, label nor frame."""
+    for folder in folders:
+        for path in ("._a.png", ".DS_Store", "Thumbs.db", "@eaDir/a.png", ".ipynb_checkpoints/a.png", "note.txt"):
+            file = folder / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(b"no image")
+
+
+def test_a_segmentation_folder_holds_more_than_pairs(folder, caplog):
+    root, pairs = folder
+    images, labels = root / "images" / "val", root / "labels" / "val"
+    add_sidecars(images, labels, root / "images", root / "labels")
+    for kind in ("TIF", "bmp", "PNG"):
+        save(images / f"{kind}.{kind}", pairs["val", "c"][0])
+        save(labels / f"{kind}.{kind}", pairs["val", "c"][1])
+    save(labels / "spare.png", pairs["val", "c"][1])
+    split = open_segmentation(root, "val", num_classes=3)
+    assert [(pair.image.name, pair.label.name) for pair in split.pairs] == [
+        (name, name) for name in ("PNG.PNG", "TIF.TIF", "bmp.bmp", "c.png")
+    ]
+    np.testing.assert_array_equal(split.load(1)[1], pairs["val", "c"][1])
+    open_segmentation(root, "val", num_classes=3)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{images}: 4 files are read, 6 are left out: 1 .txt, 5 hidden or of the system",
+        f"{labels}: 4 files are read, 7 are left out: 1 .txt, 5 hidden or of the system, 1 labels without an image",
+    ]
 
 
 def test_palette_labels_and_deep_images_are_read_as_stored(folder):
@@ -107,8 +137,11 @@ def test_what_a_segmentation_folder_lacks_is_named(folder):
     (labels / "b.png").unlink()
     assert f"no labels {labels / 'b.png'} for {images / 'b.png'}" in error()
     save(images / "a.jpg", pairs["train", "a"][0])
-    assert "a.png and a.jpg" in error()
+    assert f"{images}/a.jpg and a.png have the same stem" in error()
     (images / "a.jpg").unlink()
+    save(labels / "a.bmp", pairs["train", "a"][1])
+    assert f"{labels}/a.bmp and a.png have the same stem" in error()
+    (labels / "a.bmp").unlink()
     save(labels / "b.png", pairs["train", "b"][1])
     save(labels / "a.png", pairs["train", "a"][0])
     assert "labels/train/a.png has pixels of mode RGB" in error()
@@ -119,17 +152,32 @@ def test_what_a_segmentation_folder_lacks_is_named(folder):
     assert f"cannot read {images / 'b.png'}" in error()
     (root / "classes.txt").write_text("sky\nroad\n")
     assert "classes.txt names 2 classes, but num_classes=3" in error(num_classes=3)
+    (root / "classes.txt").write_text("sky\n\nroad\nsky\n")
+    assert "classes.txt, line 4, 'sky': line 1 names it already" in error()
 
 
-@pytest.mark.parametrize(("values", "held"), [((255,), "255"), ((0, 255), "0 or 255")])
+HELD = [((255,), "255"), ((0, 255), "0 or 255"), ((3, 255), "3 or 255"), ((1,), "1")]
+
+
+@pytest.mark.parametrize(("values", "held"), HELD)
 def test_labels_of_no_or_one_class_are_refused(tmp_path, values, held):
     write_pair(tmp_path, "train", "a", random_pair()[0], np.resize(np.array(values, np.uint8), (6, 8)))
     message = f"all labels in {tmp_path}/labels/train are {held}, and 255 is ignored"
     assert message in error_of(lambda: open_segmentation(tmp_path, "train"))
-    assert open_segmentation(tmp_path, "train", num_classes=2).num_classes == 2
+    assert open_segmentation(tmp_path, "train", num_classes=4).num_classes == 4
 
 
-def test_open_videos_orders_frames_by_number_and_needs_objects(tmp_path):
+@pytest.mark.parametrize("values", [(0, 100, 200), (0, 128), (38, 75, 113, 255)])
+def test_labels_without_most_ids_need_a_number_of_classes(tmp_path, values):
+    write_pair(tmp_path, "train", "a", random_pair()[0], np.resize(np.array(values, np.uint8), (6, 8)))
+    ids = [value for value in values if value != 255]
+    message = error_of(lambda: open_segmentation(tmp_path, "train"))
+    assert f"of {max(ids) + 1} classes (0 to {max(ids)}) {max(ids) + 1 - len(ids)} never occur" in message
+    assert f"number the classes 0 to {len(ids) - 1}, or set num_classes={max(ids) + 1}" in message
+    assert open_segmentation(tmp_path, "train", num_classes=max(ids) + 1).num_classes == max(ids) + 1
+
+
+def test_open_videos_orders_frames_by_number(tmp_path, caplog):
     for number in range(12):
         save(tmp_path / "images" / "dog" / f"{number}.jpg", random_pair()[0])
     mask = np.zeros((6, 8), np.uint8)
@@ -139,9 +187,31 @@ def test_open_videos_orders_frames_by_number_and_needs_objects(tmp_path):
     (video,) = open_videos(tmp_path)
     assert [frame.stem for frame in video.frames] == [str(number) for number in range(12)]
     assert {number: file.stem for number, file in video.masks.items()} == {0: "0", 10: "10"}
-    save(tmp_path / "masks" / "dog" / "0.png", 255 * mask)
-    with pytest.raises(ValueError, match=r"dog/0\.png holds no object, only 255, which is ignored: number objects"):
-        open_videos(tmp_path)
+    add_sidecars(tmp_path / "images", tmp_path / "images" / "dog", tmp_path / "masks", tmp_path / "masks" / "dog")
+    (tmp_path / "masks" / "dog" / "10.png").rename(tmp_path / "masks" / "dog" / "10.PNG")
+    assert open_videos(tmp_path)[0].frames == video.frames and open_videos(tmp_path)[0].masks.keys() == {0, 10}
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message == f"{tmp_path}: 24 are left out: 4 .txt, 20 hidden or of the system"
+    for second in ("3.PNG", "003.jpg"):
+        save(tmp_path / "images" / "dog" / second, random_pair()[0])
+        with pytest.raises(ValueError, match=r"dog/(003|3)\.\w+ and (003|3)\.\w+ are the same frame: remove one"):
+            open_videos(tmp_path)
+        (tmp_path / "images" / "dog" / second).unlink()
+
+
+def test_the_list_of_davis_is_read_with_care(tmp_path):
+    frames, masks = tmp_path / "JPEGImages" / "480p", tmp_path / "Annotations" / "480p"
+    for stem in ("frame_10", "frame_9", "frame_0100"):
+        save(frames / "dog 1" / f"{stem}.jpg", random_pair()[0])
+    save(masks / "dog 1" / "frame_9.png", np.eye(6, 8))
+    listed = tmp_path / "ImageSets" / "2017" / "val.txt"
+    write_text(listed, "\ufeffdog 1\r\n\r\n# bear\r\n\x1a")
+    (video,) = open_videos(tmp_path)
+    assert [frame.stem for frame in video.frames] == ["frame_9", "frame_10", "frame_0100"]
+    for text, message in (("dog 1\ncat\n", r"val\.txt, line 2, 'cat': no folder"), ("dog 1\ndog 1", "line 2, 'dog 1'")):
+        write_text(listed, text)
+        with pytest.raises(ValueError, match=message):
+            open_videos(tmp_path)
 
 
 @pytest.fixture
@@ -154,6 +224,7 @@ def classes(tmp_path):
 
 
 def test_classes_are_the_training_folders_sorted_by_name(classes):
+    add_sidecars(classes, *(classes / split / name for split in ("train", "val") for name in ("", "cat")))
     train, val = open_class_folder(classes, "train"), open_classes(f"folder:{classes}", "val")
     assert train.class_names == val.class_names == ("ant", "cat") and train.num_classes == 2
     assert [val.label_of(index) for index in range(2)] == [1, 1] and len(open_classes(classes, "val")) == 2
@@ -184,6 +255,9 @@ def test_what_a_class_folder_lacks_is_named(classes):
     assert f"no images in {classes / 'test'}" in error("test")
     save(classes / "test/cow/a.png", image(0))
     assert f"{classes / 'test' / 'cow'} is no class of {classes / 'train'}" in error("test")
+    save(classes / "val/cat/d.JPEG", image(0))
+    assert f"{classes}/val/cat/d.JPEG and d.png have the same stem" in error("val")
+    (classes / "val/cat/d.JPEG").unlink()
     save(classes / "val/stray.png", image(0))
     assert f"{classes / 'val' / 'stray.png'} lies outside" in error("val")
     (classes / "train" / "cat" / "a.png").write_bytes(b"no image")
@@ -216,6 +290,21 @@ def test_what_voc_with_boxes_lacks_is_named(tmp_path):
     for broken in ("<annotation><object></object></annotation>", "<annotation><object>"):
         write_text(folder / "Annotations" / "000001.xml", broken)
         assert f"cannot read the boxes of {folder / 'Annotations' / '000001.xml'}" in error()
+    for wrong, message in (
+        ((4, 1, 2, 3, "0"), "000001.xml has the box xmin=4, ymin=1, xmax=2, ymax=3: xmin and ymin must not exceed"),
+        ((1, 4, 2, 2, "0"), "has the box xmin=1, ymin=4, xmax=2, ymax=2: xmin and ymin must not exceed"),
+        ((1, 1, "nan", 2, "0"), "has the box xmin=1, ymin=1, xmax=nan, ymax=2: xmin"),
+        ((1, 1, 60, 40, "0"), "has the box xmin=1, ymin=1, xmax=60, ymax=40, but"),
+        ((-9, 1, 2, 2, "0"), "000001.jpg has 6 x 4, width x height"),
+    ):
+        write_voc_boxes(tmp_path, [image(0), image(5)], [BOXES[0], [wrong]])
+        assert message in error()
+    for size, refused in (("<width>12</width><height>8</height>", True), ("<width>0</width><height>0</height>", False)):
+        write_text(folder / "Annotations" / "000001.xml", f"<annotation><size>{size}</size></annotation>")
+        if refused:
+            assert "000001.xml is about 12 x 8 pixels, but" in error()
+        else:
+            assert len(open_voc_boxes(tmp_path).load(1)[1]) == 0
     (folder / "Annotations" / "000000.xml").unlink()
     assert f"no labels {folder / 'Annotations' / '000000.xml'}" in error()
     write_text(folder / "ImageSets" / "Main" / "trainval.txt", "\n")

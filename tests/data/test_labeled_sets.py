@@ -1,5 +1,6 @@
 """Labeled data sets are read as their owners ship them, and what is missing is named with its origin."""
 
+import json
 import pickle
 
 import numpy as np
@@ -41,8 +42,10 @@ def test_voc_has_its_splits_wherever_the_root_points(tmp_path, inside):
     assert stems(trainaug) == ["2007_000032", "2007_000039", "2008_000002"]
     np.testing.assert_array_equal(trainaug.load(2)[1], fill([3, 20, 255]))
     (folder / "ImageSets/Segmentation/trainaug.txt").unlink()
-    write_text(folder / "ImageSets/Segmentation/train_aug.txt", "2008_000002\n\n")
+    write_text(folder / "ImageSets/Segmentation/train_aug.txt", "\ufeff2008_000002\r\n\r\n# no name\r\n\x1a")
     assert stems(open_labeled(f"voc:{tmp_path}", "trainaug")) == ["2008_000002"]
+    write_text(folder / "ImageSets/Segmentation/train_aug.txt", "2008_000002\n2007_000032\n\n2008_000002 -1\n")
+    assert "train_aug.txt, line 4, '2008_000002': line 1 names it already" in error_of(f"voc:{tmp_path}", "trainaug")
 
 
 def test_what_voc_lacks_is_named(tmp_path):
@@ -90,9 +93,25 @@ def test_what_coco_things_lacks_is_named(tmp_path):
         ('{"annotations": [], "categories": []}', "supercategories of things"),
         ('{"annotations": []}', "is no panoptic annotation (KeyError: 'categories')"),
         ('{"annotations": [', "cannot read"),
+        ("[" * 100_000, "cannot read"),
     ):
         write_text(file, text)
         assert message in error_of(spec, "val")
+    write_panoptic(tmp_path)
+    content = json.loads(file.read_text())
+    first, second, _ = content["annotations"]
+    for change, message in (
+        ({"file_name": second["file_name"]}, f"file_name {second['file_name']!r} occurs twice"),
+        ({"file_name": f"val/{first['file_name']}"}, "is in a folder"),
+        ({"segments_info": [{"id": -1, "category_id": 1}]}, "OverflowError"),
+        ({"segments_info": 5}, "TypeError"),
+    ):
+        write_text(file, json.dumps(content | {"annotations": [first | change, second]}))
+        message_found = error_of(spec, "val")
+        assert f"{file} is no panoptic annotation" in message_found and message in message_found
+    # As some editors save it.
+    file.write_text(json.dumps(content), encoding="utf-8-sig")
+    assert len(open_labeled(spec, "val")) == 3
 
 
 def test_coco_stuff_is_without_other_and_things(tmp_path):
@@ -115,7 +134,7 @@ def test_what_coco_stuff_lacks_is_named(tmp_path):
     assert f"no folder {tmp_path / 'train2017'}: get http://images.cocodataset.org/zips" in error_of(spec, "train")
 
 
-def test_ade20k_counts_from_one_and_ignores_zero(tmp_path):
+def test_ade20k_counts_from_one_and_ignores_zero(tmp_path, caplog):
     assert "ADEChallengeData2016.zip" in error_of(f"ade20k:{tmp_path}", "val")
     folder = write_ade20k(tmp_path, [0, 1, 150, 3])
     for spec, name in ((f"ade20k:{tmp_path}", "val"), (f"ade20k:{folder}", "validation")):
@@ -123,6 +142,10 @@ def test_ade20k_counts_from_one_and_ignores_zero(tmp_path):
         np.testing.assert_array_equal(split.load(0)[1], fill([255, 0, 149, 2]))
     assert split.num_classes == len(set(split.class_names)) == 150
     assert (split.class_names[0], split.class_names[12], split.class_names[149]) == ("wall", "person", "flag")
+    for name in ("._ADE_val_00000001.jpg", ".ipynb_checkpoints/ADE_val_00000001.jpg", "Thumbs.db"):
+        write_text(folder / "images" / "validation" / name, "no image")
+    assert len(open_labeled(f"ade20k:{folder}", "val")) == 1
+    assert "validation: 1 files are read, 3 are left out: 3 hidden or of the system" in caplog.records[-1].getMessage()
     write_ade20k(tmp_path, [151])
     assert "holds id 151" in error_of(f"ade20k:{tmp_path}", "val")
     assert f"no folder {folder / 'images' / 'training'}" in error_of(f"ade20k:{tmp_path}", "train")
@@ -138,6 +161,9 @@ def test_cityscapes_has_the_official_train_ids(tmp_path):
     assert stems(split) == [f"{frame}_leftImg8bit" for frame in frames]
     np.testing.assert_array_equal(split.load(0)[1], fill([*range(19), 255, 255, 255]))
     assert split.class_names[0] == "road" and split.class_names[13] == "car" and split.num_classes == 19
+    for name in (".DS_Store", "README.txt", "@eaDir/a_leftImg8bit.png", "aachen/._a_leftImg8bit.png"):
+        write_text(tmp_path / "leftImg8bit" / "val" / name, "no image")
+    assert len(open_labeled(spec, "val")) == 3
     write_cityscapes(tmp_path, [34])
     assert "labelIds.png holds id 34" in error_of(spec, "val")
 

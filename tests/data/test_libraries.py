@@ -11,6 +11,7 @@ from PIL import Image
 from croc_jax.data.labeled.classes import open_classes
 from croc_jax.data.sources import open_sources
 from croc_jax.data.sources.huggingface import HuggingFaceSource
+from croc_jax.data.sources.identity import identify
 from croc_jax.data.sources.tfds import TfdsSource
 from tests.data.tiny_images import check_copies, contents, encode, names
 
@@ -67,6 +68,9 @@ def test_tfds_images_come_as_they_are_encoded(data_dir):
         assert sorted(contents(images)) == sorted(encode(i) for i in range(5))
     assert names(source) == [f"tiny/1.0.0:train:{i}" for i in range(5)]
     check_copies(source)
+    chosen = open_sources([f"tfds:two@{data_dir}@right"])
+    assert sorted(contents(chosen)) == sorted(encode(i) for i in range(5))
+    check_copies(chosen)
 
 
 def test_tfds_splits_and_versions_are_chosen_in_the_spec(data_dir):
@@ -91,13 +95,22 @@ def test_tfds_classes_come_with_their_images(data_dir):
         open_classes(f"tfds:tiny@{data_dir}", "val")
 
 
+def test_tfds_images_are_known_by_their_files_and_rows(data_dir, tmp_path):
+    shutil.copytree(data_dir / "tiny", tmp_path / "tiny")
+    specs = [f"tfds:tiny{part}@{home}" for home in (data_dir, tmp_path) for part in ("", ":train[:40%]", ":train+test")]
+    found = [identify(open_sources([spec])) for spec in specs]
+    assert found[:3] == found[3:] and [images.count for images in found[:3]] == [5, 2, 7]
+    assert len({images.digest for images in found}) == 3
+
+
 UNUSABLE = [
     ("tfds:text@{}", "data set text has no image feature, only text"),
-    ("tfds:two@{}", r"several image features \(left, right\)"),
+    ("tfds:two@{}", r"several image features \(left, right\), none called image: write tfds:two:train@\S+@left or"),
+    ("tfds:two@{}@mask", "'mask' is no image feature of the data set two: write tfds:two:train@"),
     ("tfds:tiny:val@{}", r"cannot open split 'val' of tiny in .*'train', 'test'"),
     ("tfds:tiny:train[:0]@{}", r"cannot open split 'train\[:0\]' of tiny in .* 0 length"),
     ("tfds:cifar10@{}", r"no data set cifar10 in .*array_record'\)\.download_and_prepare\(\)"),
-    ("tfds:@{}", r"write tfds:NAME\[:SPLIT\]\[@DATA_DIR\]"),
+    ("tfds:@{}", r"write tfds:NAME\[:SPLIT\]\[@DATA_DIR\[@FEATURE\]\]"),
 ]
 
 
@@ -157,6 +170,16 @@ def test_hugging_face_images_come_as_they_are_encoded(photos, tmp_path):
     check_copies(source)
 
 
+def test_hugging_face_images_are_known_by_their_files(photos, tmp_path):
+    folders = [
+        save(photos.select(range(3)), tmp_path / "set"),
+        save(photos.select([1, 0, 2]), tmp_path / "other" / "set"),
+    ]
+    shutil.copytree(folders[0], tmp_path / "copy")
+    one, other, copy = (identify(HuggingFaceSource(folder)) for folder in (*folders, tmp_path / "copy"))
+    assert one == copy and one.count == 3 and one.digest != other.digest
+
+
 def test_hugging_face_rows_without_an_image_are_os_errors(photos, tmp_path):
     source = HuggingFaceSource(save(photos, tmp_path / "set"))
     (tmp_path / "2.png").unlink(missing_ok=True)
@@ -169,6 +192,8 @@ def test_hugging_face_splits_are_folders(datasets, photos, tmp_path):
     assert contents(open_sources([f"hf:{folder}/test"])) == [encode(1)]
     with pytest.raises(ValueError, match=r"several splits: name one of them, hf:\S+/train or hf:\S+/test"):
         HuggingFaceSource(folder)
+    with pytest.raises(ValueError, match=r"no folder \S+/val \(its splits are train, test\)"):
+        HuggingFaceSource(f"{folder}/val")
     only = save(datasets.DatasetDict({"test": photos.select([1])}), tmp_path / "only")
     assert contents(HuggingFaceSource(only)) == [encode(1)]
 
@@ -177,9 +202,18 @@ def test_hugging_face_data_sets_that_cannot_be_used_are_explained(datasets, phot
     with pytest.raises(ValueError, match="no image feature, only label"):
         HuggingFaceSource(save(photos.select_columns(["label"]), tmp_path / "labels"))
     both = photos.add_column("second", [None] * 4, feature=datasets.Image())
-    with pytest.raises(ValueError, match=r"several image features \(photo, second\)"):
-        HuggingFaceSource(save(both, tmp_path / "both"))
-    with pytest.raises(ValueError, match=r"no Hugging Face data set in .*nowhere .*save_to_disk"):
+    folder = save(both, tmp_path / "both")
+    with pytest.raises(ValueError, match=rf"several image features \(photo, second\), .*hf:{folder}@photo or hf:"):
+        HuggingFaceSource(folder)
+    assert HuggingFaceSource(f"{folder}@photo")[1] == encode(1)
+    with pytest.raises(ValueError, match="'label' is no image feature of the data set"):
+        HuggingFaceSource(f"{folder}@label")
+    listed = photos.select_columns(["label"]).add_column(
+        "frames", [[None]] * 4, feature=datasets.List(datasets.Image())
+    )
+    with pytest.raises(ValueError, match="images in sequences and groups, as in frames, are not read"):
+        HuggingFaceSource(save(listed, tmp_path / "listed"))
+    with pytest.raises(ValueError, match=r"no folder .*nowhere: hf: reads what save_to_disk wrote"):
         HuggingFaceSource(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="is empty"):
         HuggingFaceSource(save(photos.select([]), tmp_path / "empty"))

@@ -3,6 +3,7 @@
 import io
 import logging
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -154,7 +155,7 @@ def damaged(folder, tmp_path):
     exif[0x0112] = 6
     odd = {
         "cmyk.jpg": _encode(photo.convert("CMYK"), "JPEG"),
-        "deep.png": _encode(Image.fromarray(np.arange(2000, dtype=np.uint16).reshape(40, 50)), "PNG"),
+        "deep.png": _encode(Image.fromarray(np.arange(2000, dtype=np.uint16).reshape(40, 50) * 30), "PNG"),
         "gray.jpg": _encode(photo.convert("L"), "JPEG"),
         "rotated.jpg": _encode(photo, "JPEG", exif=exif),
         "dot.png": _encode(photo.resize((1, 1)), "PNG"),
@@ -221,9 +222,14 @@ def test_bad_records_allow_a_share_and_list_each_image_once(tmp_path, caplog):
         first.add("a.jpg", "torn\nacross lines")
         second.add("a.jpg", "torn")
         for _ in range(9):
-            second.add("b\n\udcff.jpg", "empty")
-    assert file.read_text() == "a.jpg\ttorn across lines\nb\\n\\udcff.jpg\tempty\n"
-    assert second.counts == {"a.jpg": 1, "b\\n\\udcff.jpg": 9} and len(caplog.records) == 3
+            second.add("b\n\udcff\r\x85\t\u2028.jpg", "b\udcff is empty")
+    name = r"b\n\udcff\r\x85\t\u2028.jpg"
+    assert (
+        file.read_bytes()
+        == rf"a.jpg|torn across lines/{name}|b\udcff is empty/".translate({ord("|"): "\t", ord("/"): "\n"}).encode()
+    )
+    assert second.counts == {"a.jpg": 1, name: 9} and len(caplog.records) == 3
+    caplog.text.encode("ascii")
     second.check(990)
     second.add("one more", "reason")
     with pytest.raises(UnreadableImagesError, match="^11 of 1001 images could not be read, such as a.jpg, b.*"):
@@ -241,6 +247,10 @@ def test_make_dataset_refuses_too_few_images_and_odd_shares(folder):
 @pytest.mark.parametrize(
     ("cores", "room", "accelerated", "given", "expected"),
     [
+        # Room below zero is the limit of open files.
+        (16, -48, True, (BY_MACHINE, BY_MACHINE), (0, 2)),
+        (16, -256, True, (BY_MACHINE, BY_MACHINE), (10, 1)),
+        (16, -48, False, (2, 1), "2 worker processes need 100 open files, but the limit is 48: .*ulimit -n"),
         (16, 1000, True, (BY_MACHINE, BY_MACHINE), (15, 1)),
         (128, 1000, True, (BY_MACHINE, BY_MACHINE), (32, 1)),
         (1, 1000, True, (BY_MACHINE, BY_MACHINE), (0, 1)),
@@ -256,6 +266,8 @@ def test_make_dataset_refuses_too_few_images_and_odd_shares(folder):
 )
 def test_choose_workers(monkeypatch, cores, room, accelerated, given, expected):
     monkeypatch.setattr(workers, "count_cores", lambda: cores)
+    files, room = (-room, 1000) if room < 0 else (resource.RLIM_INFINITY, room)
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (files, files))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, room * 2**20))
     monkeypatch.setattr("os.path.isdir", lambda path: True)
     if isinstance(expected, tuple):

@@ -91,7 +91,7 @@ def test_array_record_source_names_useless_files(tmp_path):
     for number in (0, 2):
         write_records(tmp_path / "lost" / f"images-0000{number}-of-00003.array_record", b"0")
     for pattern, message in {
-        "torn": "cannot read the ArrayRecord files in .*torn",
+        "torn": r"cannot read the ArrayRecord file .*torn\.array_record \(ArrayRecord file should",
         "empty": "no ArrayRecord file .* in .*empty",
         "x-{0..1}.array_record": r"called .*x-1\.array_record of .*x-{0\.\.1}",
         "none": "are empty",
@@ -116,11 +116,12 @@ def test_tar_source_reads_members_in_their_order(tmp_path, form):
     check_copies(TarSource(write_tar(tmp_path / "0.tar", {"1.jpg": b"1", "2.jpg": b"2"})))
 
 
-def test_tar_source_reads_on_after_the_end_of_an_archive(tmp_path):
+def test_tar_source_reads_on_after_the_end_of_an_archive(tmp_path, caplog):
     parts = [write_tar(tmp_path / f"{i}.tar", {f"{i}.jpg": bytes([i]) * 2000}) for i in range(3)]
     joined = tmp_path / "joined.tar"
     joined.write_bytes(b"".join(part.read_bytes() for part in parts))
     assert contents(TarSource(joined)) == [bytes([i]) * 2000 for i in range(3)]
+    assert "1 tar files hold several archives in a row; all of them are read" in caplog.text
     joined.write_bytes(parts[0].read_bytes() + b"?" * 1024)
     with pytest.raises(ValueError, match=r"joined\.tar \(a corrupt header at byte 10240\)"):
         TarSource(joined)
@@ -129,7 +130,7 @@ def test_tar_source_reads_on_after_the_end_of_an_archive(tmp_path):
 def test_tar_source_asks_which_image_of_a_sample(tmp_path):
     members = {f"{i}.{kind}": kind.encode() for i in "01" for kind in ("jpg", "seg.png", "json")}
     file = write_tar(tmp_path / "a.tar", members | {"._0.jpg": b"", "__MACOSX/1.jpg": b""})
-    message = r"such as 2 of 0 \(\.jpg, \.seg\.png\): choose one kind, as in tar:\S+a\.tar@jpg"
+    message = r"such as 2 of 0; in all there are 2 \.jpg, 2 \.seg\.png: choose one kind, as in tar:\S+a\.tar@jpg"
     with pytest.raises(ValueError, match=message):
         TarSource(file)
     assert contents(TarSource(f"{file}@jpg")) == [b"jpg"] * 2
@@ -137,7 +138,7 @@ def test_tar_source_asks_which_image_of_a_sample(tmp_path):
     with pytest.raises(ValueError, match="looked for .gif"):
         TarSource(f"{file}@gif")
     # Dots in names are no extensions, and every shard may count from 0.
-    assert len(TarSource(write_tar(tmp_path / "dots" / "0.tar", {"a.1.jpg": b"", "a.2.jpg": b"", ".b.jpg": b""}))) == 3
+    assert len(TarSource(write_tar(tmp_path / "dots" / "0.tar", {"a.1.jpg": b"", "a.2.jpg": b"", "b.jpg": b""}))) == 3
     write_tar(tmp_path / "dots" / "1.tar", {"a.1.jpg": b""})
     assert len(TarSource(tmp_path / "dots")) == 4
 
@@ -169,3 +170,90 @@ def test_tar_source_raises_os_error_for_an_image_that_is_cut_later(tmp_path):
     assert source[0] == b"1" * 2000
     with pytest.raises(OSError, match=r"0\.tar:2\.jpg: the tar file ends within it"):
         source[1]
+
+
+def add(file, *members):
+    """Appends members that are (name, type, target of a link)."""
+    with tarfile.open(file, "a") as archive:
+        for name, kind, target in members:
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, target
+            archive.addfile(member)
+    return file
+
+
+def test_tar_source_follows_links_and_counts_what_leads_nowhere(tmp_path, caplog):
+    hard, soft = tarfile.LNKTYPE, tarfile.SYMTYPE
+    file = write_tar(tmp_path / "a.tar", {"./blobs/0": b"zero", "1.jpg": b"one", "1.json": b"{}"})
+    good = (
+        ("2.jpg", hard, "1.jpg"),
+        ("c/3.jpg", soft, "../2.jpg"),
+        ("4.jpg", hard, "blobs/0"),
+        ("c/5.jpg", soft, "3.jpg"),
+    )
+    bad = ("6.jpg", soft, "/etc/hosts"), ("7.jpg", hard, "nowhere.jpg"), ("8.jpg", soft, "8.jpg")
+    source = TarSource(add(file, *good, *bad, ("9.jpg", tarfile.FIFOTYPE, ""), ("folder.jpg", tarfile.DIRTYPE, "")))
+    assert contents(source) == [b"one", b"one", b"one", b"zero", b"one"]
+    assert names(source)[1:] == [f"{file}:{name}" for name, *_ in good]
+    assert "3 links to no file in it, 1 not regular" in caplog.text and "1 .json" in caplog.text
+
+
+def test_tar_source_reads_all_names_and_forms(tmp_path):
+    members = {"./a.jpg": b"1", "b\udce9.jpg": b"2", "c\nd.jpg": b"3"}
+    for form in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        file = write_tar(tmp_path / f"{form}.tar", members, form)
+        assert names(TarSource(file)) == [f"{file}:{name}" for name in members]
+    # The oldest form has no magic number.
+    header = bytearray(tarfile.TarInfo("v7.jpg").tobuf(tarfile.USTAR_FORMAT))
+    header[124:136], header[257:] = b"%011o\0" % 3, bytes(255)
+    header[148:156] = b"%06o\0 " % tarfile.calc_chksums(bytes(header))[0]
+    (tmp_path / "v7.tar").write_bytes(header + b"abc" + bytes(509 + 1024))
+    assert contents(TarSource(tmp_path / "v7.tar")) == [b"abc"]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "found"),
+    [
+        (["jpg", "png"], "4 .jpg, 4 .png: choose one kind, as in tar:PATH@jpg, or all by @*"),
+        (["png", "depth.png", "seg.png"], "4 .depth.png, 4 .png, 4 .seg.png: choose one kind, as in tar:PATH@png"),
+        (["0.jpg", "1.jpg", "seg.png"], "4 .jpg, 4 .seg.png: choose one kind, as in tar:PATH@jpg"),
+        ([f"part{letter}.png" for letter in "abcdefghijkl"], "choose one kind"),
+        (["0.jpg", "1.png"], ""),
+    ],
+)
+def test_kinds_of_images_are_told_from_names_with_dots(tmp_path, kinds, found):
+    file = write_tar(tmp_path / "a.tar", {f"{i}.{kind}": b"" for i in range(4) for kind in sorted(kinds)})
+    if not found:
+        assert len(TarSource(file)) == 4 * len(kinds)
+        return
+    with pytest.raises(ValueError) as caught:
+        TarSource(file)
+    assert found.replace("PATH", str(file)) in str(caught.value)
+    assert len(TarSource(f"{file}@*")) == 4 * len(kinds)
+    assert len(TarSource(f"{file}@{kinds[0].removeprefix('0.')}")) == 4 * (1 + (kinds[0] == "0.jpg"))
+
+
+def test_many_rare_kinds_are_names_with_dots(tmp_path):
+    members = {f"trip.{letter}.jpg": b"" for letter in "abcdefghijkl"} | {"trip.jpg": b"", "other.jpg": b""}
+    assert len(TarSource(write_tar(tmp_path / "a.tar", members))) == 14
+
+
+def test_shards_are_regular_files_named_once(tmp_path):
+    write_tar(tmp_path / "a.tar", {"1.jpg": b"1"})
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "b.tar").symlink_to(tmp_path / "a.tar")
+    (tmp_path / "odd" / "folder.tar").mkdir(parents=True)
+    os.mkfifo(tmp_path / "fifo.array_record")
+    write_tar(tmp_path / "zip.tar", {}).write_bytes(b"PK\x03\x04" + bytes(600))
+    for source, pattern, message in (
+        (TarSource, f"{tmp_path}/{{a,a}}.tar", "are the same file: name it once"),
+        (TarSource, f"{tmp_path}/{{a.tar,links/b.tar}}", "are the same file: name it once"),
+        (TarSource, f"{tmp_path}/odd", r"folder\.tar of .*odd is not a regular file"),
+        (TarSource, f"{tmp_path}/zip.tar", "is compressed, .*unzip"),
+        (TarSource, f"{tmp_path}/none*.tar", "no tar file .* called .*none"),
+        (TarSource, "gs://bucket/{0..3}.tar", "^tar:PATHS=gs://bucket.*mounted disk"),
+        (ArrayRecordSource, f"{tmp_path}/fifo.array_record", "not a regular file"),
+        (ArrayRecordSource, "s3://bucket/x.array_record", "^arrayrecord:PATHS=s3://bucket"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            source(pattern)

@@ -61,8 +61,9 @@ def test_ranks_and_accuracies_equal_scikit_learn(monkeypatch):
     monkeypatch.setattr("croc_jax.evaluation.classification.SCORED_AT_ONCE", 16)
     data, rng = make_data(43, 1), np.random.default_rng(2)
     head = LinearHead(rng.standard_normal((5, CLASSES)).astype(np.float32), rng.standard_normal(CLASSES))
-    ranks = classifier_ranks(head, data)
+    ranks, predicted = classifier_ranks(head, data)
     logits = data.features.astype(float) @ head.kernel + head.bias
+    np.testing.assert_array_equal(predicted, logits.argmax(1))
     for top in (1, 2, 5):
         expected = top_k_accuracy_score(data.labels, logits, k=top, labels=range(CLASSES))
         assert top_accuracy(ranks, top) == pytest.approx(100 * expected, abs=1e-9)

@@ -112,10 +112,10 @@ def test_corloc_equals_the_definition(backbone, params, tokens_of, tmp_path, kin
     write_voc_boxes(tmp_path, images, truths)
     split, config = open_voc_boxes(tmp_path, hard=False), DiscoveryConfig(tokens=kind, num_patches=12)
     features = FrozenFeatures(backbone, params)
-    boxes, ious = find_boxes(features, split, config)
+    boxes, ious, num_boxes = find_boxes(features, split, config)
     np.testing.assert_array_equal(boxes, expected)
     np.testing.assert_allclose(ious, [1, 0.4, np.nan], atol=1e-12)
-    assert evaluate(features, split, config).scores == {"corloc": 50, "num_scored": 2}
+    assert evaluate(features, split, config).scores == {"corloc": 50, "num_images": 3, "num_scored": 2, "num_boxes": 3}
     write_voc_boxes(tmp_path / "none", images[:1], [[(1, 1, 2, 2, "1")]])
     with pytest.raises(ValueError, match="hard=True"):
         evaluate(features, open_voc_boxes(tmp_path / "none", hard=False), config)

@@ -72,8 +72,9 @@ def test_ranks_equal_scikit_learn(temperature):
         scores = reference_scores(bank, queries, count, temperature)
         true = scores[np.arange(37), queries.labels]
         expected = np.where(true > 0, (scores > true[:, None] * (1 + 1e-9)).sum(1), CLASSES)
-        np.testing.assert_array_equal(ranks[count], expected)
-    assert 0.3 < np.mean(ranks[20] == 0) < 1
+        np.testing.assert_array_equal(ranks[count].true, expected)
+        np.testing.assert_array_equal(ranks[count].predicted, scores.argmax(1))
+    assert 0.3 < np.mean(ranks[20].true == 0) < 1
 
 
 def test_vote_sums_weights_of_each_class():
@@ -89,4 +90,4 @@ def test_a_class_without_votes_is_never_found():
     bank = ImageFeatures(features, np.array([0, 0, 0], np.int32))
     queries = ImageFeatures(features, np.array([0, 1, 2], np.int32))
     ranks = knn_ranks(bank, queries, KnnConfig(neighbors=(2,)), num_classes=3)
-    np.testing.assert_array_equal(ranks[2], [0, 3, 3])
+    np.testing.assert_array_equal(ranks[2].true, [0, 3, 3])

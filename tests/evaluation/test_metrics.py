@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from croc_jax.evaluation.metrics import class_iou, confusion_matrix, match_clusters, mean_iou
+from croc_jax.evaluation.metrics import class_iou, confusion_matrix, iou_scores, match_clusters, mean_iou
 
 RNG = np.random.default_rng(0)
 
@@ -57,3 +57,15 @@ def test_matching_undoes_a_permutation_of_perfect_clusters():
     matching = match_clusters(confusion_matrix(labels, order[labels], num_classes=6))
     np.testing.assert_array_equal(matching.clusters, order)
     assert matching.miou == 1
+
+
+def test_scores_say_how_many_classes_occur():
+    scores = iou_scores(np.array([[3, 0, 0, 1], [0, 2, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]), "abcd")
+    assert [scores[f"num_{name}"] for name in ("classes", "classes_in_labels", "classes_predicted")] == [4, 2, 3]
+    assert scores["class_iou"] == {"a": 75, "b": 100, "c": None, "d": 0} and scores["miou"] == pytest.approx(175 / 3)
+
+
+@pytest.mark.parametrize(("pixels", "held"), [((9, 0), "only b"), ((4, 5), "only b"), ((0, 0), "none")])
+def test_labels_of_one_class_have_no_score(pixels, held):
+    with pytest.raises(ValueError, match=f"of 3 classes the labels that are scored hold {held}: with fewer than two"):
+        iou_scores(np.array([[0, 0, 0], [*pixels, 0], [0, 0, 0]]), "abc")

@@ -76,6 +76,12 @@ def test_sgd_takes_the_steps_of_numpy():
     np.testing.assert_allclose(fit.losses, losses, atol=1e-5)
 
 
+def test_a_layer_that_is_not_finite_is_refused():
+    settings = make_config(optimizer="sgd", schedule="step", lr=3e38, epochs=4, batch_size=6)
+    with pytest.raises(ValueError, match=r"lr=3e\+38: the loss of the linear layer is (nan|inf) in epoch"):
+        fit_segmentation(make_data(count=6), settings, num_classes=CLASSES)
+
+
 @pytest.mark.parametrize("normalization", ["none", "standardize", "whiten"])
 def test_a_long_run_reaches_the_optimum_of_scipy(normalization):
     data = make_data(count=6)

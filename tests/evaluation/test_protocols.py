@@ -12,6 +12,7 @@ from croc_jax.evaluation.classification import ClassificationConfig
 from croc_jax.evaluation.davis import DavisConfig
 from croc_jax.evaluation.discovery import DiscoveryConfig
 from croc_jax.evaluation.knn import KnnConfig
+from croc_jax.evaluation.results import describe_counts
 from croc_jax.evaluation.retrieval import RetrievalConfig
 from croc_jax.evaluation.segmentation import SegmentationConfig
 from croc_jax.evaluation.unsupervised import UnsupervisedConfig
@@ -60,6 +61,16 @@ SETTINGS = {
     "davis": ({"short_side": 64, "multiple": 8, "topk": 1}, 50),
     "discovery": ({"tokens": "last", "centered": True}, 0),
 }
+CLASSES = "3 classes, 3 classes in labels, 3 classes predicted"
+COUNTS = {
+    "linear": f"5 images, 9 training images, {CLASSES}",
+    "unsupervised": f"5 images, 360 tokens, 30 clusters, {CLASSES}",
+    "retrieval": f"5 images, 9 training images, {CLASSES}",
+    "knn": f"20 neighbors, 15 images, 36 training images, {CLASSES}",
+    "classification": f"15 images, 36 training images, {CLASSES}",
+    "davis": "1 sequences, 1 frames, 2 objects",
+    "discovery": "1 images, 1 scored, 1 boxes",
+}
 PICTURES = {"davis": ["still.png"], "discovery": ["typical.png"], "knn": [], "classification": []}
 
 
@@ -74,6 +85,7 @@ def check(name, features, roots, output):
     assert bool(protocol.class_scores) == (protocol.class_scores in result.scores)
     assert json.loads(json.dumps(fingerprint))[protocol.name].items() >= json.loads(json.dumps(settings)).items()
     assert fingerprint["conventions"] == protocol.conventions and fingerprint["dataset"] == result.dataset
+    assert describe_counts(result.scores) == COUNTS[name]
     assert result.root == roots[name] or result.root.is_relative_to(roots[name])
     assert min(result.seconds.values()) >= 0
     expected = PICTURES.get(name, ["best.png", "typical.png", "worst.png"])

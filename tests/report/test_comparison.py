@@ -38,6 +38,7 @@ def test_a_group_shows_scores_classes_pictures_and_fingerprints(tmp_path):
         (False, ["random weights", "10.0", "–", "1"]),
         (True, ["one, step 3", "30.0", "–", "1"]),
     ]
+    assert "The best is a score of 7 images, 4 classes in labels." in section
     assert [len(row[-1]) for _, row in rows[:2]] == [12, 12]
     assert section.count("<svg ") == 1 and section.count("<img ") == 4
     folded = section[section.index("<details>") : section.index("</details>")]

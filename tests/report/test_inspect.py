@@ -61,7 +61,7 @@ def test_another_seed_fewer_images_and_larger_crops(found, backbone, photos):
 def test_nothing_but_unreadable_images_is_an_error(backbone, tmp_path):
     (tmp_path / "a.png").write_bytes(b"")
     (tmp_path / "b.jpg").write_bytes(b"no image")
-    with pytest.raises(ValueError, match="none of 2 images of the source can be read: check the files"):
+    with pytest.raises(ValueError, match="none of 2 images of the source can be read: cannot read "):
         explore(backbone, FolderSource(tmp_path), num_images=64)
 
 

@@ -29,6 +29,6 @@ def write(folder, protocol, scores, *, checkpoint="random", step=0, settings=Non
 
 def write_linear(folder, *, miou, seed=0, checkpoint="random", step=0, dataset=None, settings=None, **class_iou):
     """Writes that of linear segmentation."""
-    scores = {"miou": miou, "class_iou": class_iou}
+    scores = {"miou": miou, "num_images": 7, "num_classes_in_labels": 4, "class_iou": class_iou}
     settings = {"epochs": 3, "seed": seed} | (settings or {})
     return write(folder, "linear", scores, checkpoint=checkpoint, step=step, settings=settings, dataset=dataset)

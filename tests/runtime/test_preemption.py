@@ -2,12 +2,15 @@
 
 import os
 import signal
+import threading
 
 import jax
 import pytest
 from jax.experimental import multihost_utils
 
+from croc_jax.runtime import preemption
 from croc_jax.runtime.preemption import StopSignals
+from croc_jax.training.loop import Interrupted
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
@@ -44,3 +47,46 @@ def test_only_an_interrupt_asks_for_no_other_start(received, status):
     signals = StopSignals()
     signals.received = received
     assert signals.exit_status == status
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_ends_a_wait(number):
+    with StopSignals() as signals:
+        threading.Timer(0.05, os.kill, [os.getpid(), number]).start()
+        with pytest.raises(Interrupted), signals.interruptible(3):
+            threading.Event().wait(60)
+        assert signals.should_stop(3) and signals.received == number.name
+        # Later ones disturb no save.
+        os.kill(os.getpid(), signal.SIGTERM)
+        # One that came before ends a wait, too.
+        with pytest.raises(Interrupted), signals.interruptible(3):
+            pytest.fail("must not start to wait")
+
+
+def test_a_signal_outside_of_a_wait_raises_nothing():
+    with StopSignals() as signals:
+        with signals.interruptible(3):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert signals.received == "SIGTERM"
+
+
+@pytest.mark.parametrize(("stops_after", "ends"), [(4, True), (6, True), (None, False)])
+def test_one_of_several_processes_ends_a_wait_that_is_too_long(monkeypatch, stops_after, ends):
+    ended, asked = threading.Event(), []
+
+    def reached(step):
+        asked.append(step)
+        return step == stops_after
+
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", reached)
+    monkeypatch.setattr(preemption, "end_at_once", lambda status, message: (asked.append(message), ended.set()))
+    monkeypatch.setattr(preemption, "_SECONDS_TO_WAIT", 0.0)
+    monkeypatch.setattr(preemption, "_SECONDS_BETWEEN_LOOKS", 0.01)
+    with StopSignals() as signals, signals.interruptible(4):
+        assert ended.wait(60 if ends else 0.2) is ends
+    # The service takes the last number for the step of this process.
+    numbers = [one for one in asked if isinstance(one, int)]
+    assert numbers[: preemption._STEPS_AHEAD] == list(range(11, 3, -1))
+    assert any("images of step 5 have not come" in str(one) for one in asked) is ends

@@ -211,6 +211,46 @@ def test_a_stream_that_fails_ends_the_run_with_its_state_saved():
     assert list(saver.saved) == saver.waited == [8]
 
 
+def refuse():
+    raise loop.Interrupted
+
+
+@pytest.mark.parametrize("step, saved", [(0, []), (1, [1]), (8, [8])])
+def test_a_wait_for_images_that_is_interrupted_ends_the_run_with_its_state_saved(step, saved):
+    outcome, rows, saver = run(at={step: refuse}, every=1)
+    assert (outcome.step, outcome.finished, outcome.is_waiting) == (step, False, True)
+    assert list(saver.saved) == saver.waited == saved and [row["step"] for row in rows] == list(range(1, step + 1))
+
+
+def test_an_evaluation_that_is_interrupted_ends_the_run_with_its_state_saved():
+    asked = []
+
+    def evaluate(step, state):
+        asked.append(step)
+        refuse()
+
+    outcome, rows, saver = run(evaluate=evaluate, epochs=2, should_stop=lambda step: bool(asked))
+    assert (outcome.step, outcome.finished, outcome.is_waiting) == (8, False, False)
+    assert [row["step"] for row in rows] == [1, 5] and list(saver.saved) == saver.waited == [8]
+
+
+def test_waits_and_evaluations_are_interruptible_and_steps_are_not():
+    entered, inside = [], []
+
+    @contextlib.contextmanager
+    def interruptible(step):
+        entered.append(step)
+        yield
+        entered.append("out")
+
+    def trace(number, state):
+        inside.append(entered[-1])
+        return contextlib.nullcontext()
+
+    run(interruptible=interruptible, trace=trace, length=RunLength(3, 4, 2), evaluate=lambda step, state: {})
+    assert entered.count(0) == 1 and set(entered) == {0, 1, 2, 3, "out"} and set(inside) == {"out"}
+
+
 def test_a_full_disk_does_not_end_a_run_and_the_save_is_tried_again(monkeypatch, caplog):
     monkeypatch.setattr(loop, "_SECONDS_TO_RETRY", 0.0)
     with caplog.at_level(logging.WARNING):

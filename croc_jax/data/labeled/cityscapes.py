@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from croc_jax.data.labeled.label_files import IGNORED, RecodedIds
-from croc_jax.data.labeled.listing import check_pairs, check_split, names_in
+from croc_jax.data.labeled.listing import check_pairs, check_split, folders_in, names_in
 from croc_jax.data.labeled.segmentation import LabeledPair, SegmentationSplit
 
 # The id in *_labelIds.png of each class, in the order of the official train ids.
@@ -36,7 +36,7 @@ def open_cityscapes(root: str | Path, split: str) -> SegmentationSplit:
     suffix = "_leftImg8bit.png"
     pairs = (
         LabeledPair(images / city / f"{name}{suffix}", labels / city / f"{name}_gtFine_labelIds.png")
-        for city in names_in(images, remedy=remedy)
+        for city in folders_in(images, remedy=remedy)
         for name in names_in(images / city, suffix=suffix, remedy=remedy)
     )
     ignored = dict.fromkeys((*range(NUM_IDS), IGNORED), IGNORED)

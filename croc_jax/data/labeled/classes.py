@@ -9,14 +9,17 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from croc_jax.data.decoding import DecodeError, decode
+from croc_jax.data.decoding import DecodeError, decode, read_header
+from croc_jax.data.labeled.turned import TurnedImages
 from croc_jax.data.prefetch import LabeledBatch, load_padded
-from croc_jax.data.sources.base import ImageSource
+from croc_jax.data.sources.base import ImageSource, split_choice
+from croc_jax.data.sources.entries import check_stems, list_entries
 from croc_jax.data.sources.files import FolderSource
 from croc_jax.data.sources.tfds import TfdsSource
 from croc_jax.data.specs import parse_spec
+from croc_jax.machine_errors import is_machine_error
 
-FORMS = {"folder": "ROOT", "tfds": "NAME[@DATA_DIR]"}
+FORMS = {"folder": "ROOT", "tfds": "NAME[@DATA_DIR[@FEATURE]]"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,6 +32,7 @@ class ClassificationSplit:
         source: the encoded images, in a fixed order.
         label_of: returns the class of an image by its index; may read it.
         class_names: one a class.
+        turned: the images that their EXIF orientation turned, of those read so far.
     """
 
     root: Path
@@ -36,6 +40,7 @@ class ClassificationSplit:
     source: ImageSource
     label_of: Callable[[int], int]
     class_names: tuple[str, ...]
+    turned: TurnedImages = dataclasses.field(default_factory=TurnedImages, repr=False)
 
     @property
     def num_classes(self) -> int:
@@ -56,10 +61,15 @@ class ClassificationSplit:
 
         Raises:
             ValueError: for an image that cannot be read.
+            OSError: for a fault of the machine.
         """
         try:
-            image = Image.fromarray(decode(self.source[index]))
+            encoded = self.source[index]
+            self.turned.add(self.source.name(index), read_header(encoded))
+            image = Image.fromarray(decode(encoded))
         except (OSError, DecodeError) as error:
+            if is_machine_error(error):
+                raise
             raise ValueError(f"cannot read {self.source.name(index)} ({error}): replace or remove it") from error
         return center_crop(image, resize=resize, image_size=image_size)
 
@@ -81,7 +91,8 @@ class ClassificationSplit:
         def load(index: int) -> tuple[np.ndarray, int]:
             return self.load(index, resize=resize, image_size=image_size), self.label_of(index)
 
-        return load_padded(load, len(self), batch_size, num_threads=num_threads)
+        yield from load_padded(load, len(self), batch_size, num_threads=num_threads)
+        self.turned.tell(f"{self.root}, {self.name}")
 
 
 def center_crop(image: Image.Image, *, resize: int, image_size: int) -> UInt8[np.ndarray, "H W 3"]:
@@ -103,8 +114,8 @@ def open_classes(spec: str | Path, split: str, *, train_split: str = "train") ->
     """Lists a split of images with classes.
 
     Args:
-        spec: tfds:NAME[@DATA_DIR] of a prepared data set with a feature "label", folder:ROOT, or the path of a class
-            folder.
+        spec: tfds:NAME[@DATA_DIR[@FEATURE]] of a prepared data set with a feature "label", folder:ROOT, or the path of
+            a class folder.
         split: such as "train" or "val"; of tfds also "validation" or "train[:10%]".
         train_split: see `open_class_folder`.
 
@@ -115,7 +126,8 @@ def open_classes(spec: str | Path, split: str, *, train_split: str = "train") ->
     if kind != "tfds":
         return open_class_folder(value, split, train_split=train_split)
     name, _, data_dir = value.partition("@")
-    source = TfdsSource(name, split, os.path.expanduser(data_dir) or None)
+    data_dir, feature = split_choice(data_dir)
+    source = TfdsSource(name, split, os.path.expanduser(data_dir) or None, feature)
     if not source.class_names:
         raise ValueError(f"the data set {name} has no class feature called label: choose another")
     return ClassificationSplit(Path(data_dir or name), split, source, source.label, source.class_names)
@@ -130,8 +142,8 @@ def open_class_folder(root: str | Path, split: str, *, train_split: str = "train
         train_split: its folders are the classes, so that these agree between the splits.
 
     Raises:
-        ValueError: for a missing or empty split, an image outside the folders of classes, or a
-            class that the training split does not have.
+        ValueError: for a missing or empty split, an image outside the folders of classes, two images
+            that differ by their suffix alone, or a class that the training split does not have.
     """
     train_folder, folder = Path(root) / train_split, Path(root) / split
     class_names = _list_classes(train_folder)
@@ -140,9 +152,11 @@ def open_class_folder(root: str | Path, split: str, *, train_split: str = "train
             f"{folder / unknown[0]} is no class of {train_folder}: use the same folder names in both splits"
         )
     source, ids = FolderSource(folder), {name: index for index, name in enumerate(class_names)}
+    names = [source.name(index)[len(str(folder)) + 1 :] for index in range(len(source))]
+    check_stems(folder, names)
     labels = []
-    for index in range(len(source)):
-        class_name, slash, _ = source.name(index)[len(str(folder)) + 1 :].partition("/")
+    for name in names:
+        class_name, slash, _ = name.partition("/")
         if not slash:
             raise ValueError(f"{folder / class_name} lies outside the folders of the classes: move or remove it")
         labels.append(ids[class_name])
@@ -152,7 +166,7 @@ def open_class_folder(root: str | Path, split: str, *, train_split: str = "train
 def _list_classes(folder: Path) -> tuple[str, ...]:
     if not folder.is_dir():
         raise ValueError(f"no folder {folder}: class folders hold {folder.name}/CLASS/*.jpg, one folder a class")
-    names = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir()))
+    names = tuple(sorted(list_entries(folder).folders))
     if not names:
         raise ValueError(f"no folders in {folder}: make one a class, with its images")
     return names

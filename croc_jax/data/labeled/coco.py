@@ -9,9 +9,11 @@ from typing import TypedDict
 import numpy as np
 from jaxtyping import UInt8, UInt32
 
-from croc_jax.data.labeled.label_files import IGNORED, Ids, LabelReader, RecodedIds, open_image
+from croc_jax.data.labeled.label_files import IGNORED, Ids, LabelReader, RecodedIds, read_colors
 from croc_jax.data.labeled.listing import check_pairs, check_split, find_root, names_in
 from croc_jax.data.labeled.segmentation import LabeledPair, SegmentationSplit
+from croc_jax.machine_errors import is_machine_error
+from croc_jax.regular_files import read_regular
 
 SPLITS = ("train", "val")
 THINGS = (
@@ -59,7 +61,7 @@ class PanopticLabels:
             ValueError: for an unreadable file, or a segment that the annotations do not list.
         """
         known, classes = self.segments[file.name]
-        colors = np.asarray(open_image(file).convert("RGB"), np.uint32)
+        colors = read_colors(file).astype(np.uint32)
         pixels = colors[..., 0] + 256 * colors[..., 1] + 65536 * colors[..., 2]
         places = np.minimum(np.searchsorted(known, pixels), len(known) - 1)
         if (wrong := pixels[known[places] != pixels]).size:
@@ -136,36 +138,38 @@ class _Category(TypedDict):
 
 def _read_panoptic(file: Path, remedy: str) -> PanopticLabels:
     """Returns the segments that the JSON file lists, in a few bytes a segment."""
+    if not file.is_file():
+        raise ValueError(f"no file {file}: {remedy}")
     try:
-        content = json.loads(file.read_bytes())
-    except FileNotFoundError:
-        raise ValueError(f"no file {file}: {remedy}") from None
-    except (OSError, ValueError) as error:
+        content = json.loads(read_regular(file))
+    except (OSError, ValueError, RecursionError) as error:
+        if is_machine_error(error):
+            raise
         raise ValueError(f"cannot read {file} ({error}): {remedy}") from error
     try:
-        class_of = _things_classes(file, content["categories"])
+        class_of = _things_classes(content["categories"])
         segments = {}
         for annotation in content["annotations"]:
             found = ((segment["id"], class_of[segment["category_id"]]) for segment in annotation["segments_info"])
             # 0 is the color of pixels of no segment.
             ids, classes = zip((0, IGNORED), *sorted(found), strict=True)
-            segments[annotation["file_name"]] = np.array(ids, np.uint32), np.array(classes, np.uint8)
-    except (KeyError, TypeError) as error:
-        reason = f"{type(error).__name__}: {error}"
+            name = str(annotation["file_name"])
+            if "/" in name or name in segments:
+                raise ValueError(f"file_name {name!r} {'occurs twice' if name in segments else 'is in a folder'}")
+            segments[name] = np.array(ids, np.uint32), np.array(classes, np.uint8)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise ValueError(f"{file} is no panoptic annotation ({reason}): {remedy}") from error
     if not segments:
         raise ValueError(f"{file} annotates no images: {remedy}")
     return PanopticLabels(segments)
 
 
-def _things_classes(file: Path, categories: list[_Category]) -> dict[int, int]:
-    """Returns the class of each category; 255 for stuff."""
+def _things_classes(categories: list[_Category]) -> dict[int, int]:
+    """Returns the class of each category, 255 for stuff; raises ValueError if they are not those of COCO."""
     found = sorted({category["supercategory"] for category in categories if category["isthing"]})
     if tuple(found) != THINGS:
-        raise ValueError(
-            f"{file} has the supercategories of things {', '.join(found)}, but COCO has {', '.join(THINGS)}: "
-            "use COCO's own file"
-        )
+        raise ValueError(f"the supercategories of things are {', '.join(found)}, but COCO has {', '.join(THINGS)}")
     return {
         category["id"]: THINGS.index(category["supercategory"]) if category["isthing"] else IGNORED
         for category in categories

@@ -1,13 +1,22 @@
 """Videos with object masks: DAVIS as it is distributed, or plain folders."""
 
+import itertools
 import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
+from absl import logging
+from PIL import Image
 
-from croc_jax.data.labeled.label_files import IGNORED, read_ids
-from croc_jax.data.sources.base import is_image
+from croc_jax.data.labeled.label_files import Ids, image_header, read_image
+from croc_jax.data.labeled.object_masks import find_objects
+from croc_jax.data.labeled.turned import turn_along
+from croc_jax.data.orientation import UPRIGHT
+from croc_jax.data.sources.base import SUFFIXES, is_image, is_label, report_left_out
+from croc_jax.data.sources.entries import list_entries
+from croc_jax.data.text_lists import check_unique, read_lines
 
 DAVIS_URL = "https://davischallenge.org/davis2017/code.html (DAVIS-2017-trainval-480p.zip)"
 
@@ -19,11 +28,13 @@ class Video(NamedTuple):
         name: name of its folder.
         frames: image files in order.
         masks: files of object ids, by the number of the frame; 0 is always there.
+        objects: ids of the objects, those of the first mask.
     """
 
     name: str
     frames: tuple[Path, ...]
     masks: dict[int, Path]
+    objects: tuple[int, ...]
 
 
 def open_videos(root: str | Path, split: str = "val") -> list[Video]:
@@ -35,13 +46,13 @@ def open_videos(root: str | Path, split: str = "val") -> list[Video]:
         split: split of DAVIS.
 
     Raises:
-        ValueError: for a missing file or folder, with where to get it, or a sequence without a
-            mask of its first frame.
+        ValueError: for a missing file or folder, with where to get it, two files of the same frame, or a
+            sequence without a mask of its first frame or without objects in it (see `find_objects`).
     """
     root = Path(root)
     if (root / "images").is_dir() and (root / "masks").is_dir():
-        names = sorted(folder.name for folder in (root / "images").iterdir() if folder.is_dir())
         frames, masks = root / "images", root / "masks"
+        names, above = sorted(list_entries(frames).folders), [frames, masks]
     else:
         listed = root / "ImageSets" / "2017" / f"{split}.txt"
         if not listed.is_file():
@@ -49,31 +60,88 @@ def open_videos(root: str | Path, split: str = "val") -> list[Video]:
                 f"no file {listed}, nor folders images and masks in {root}: unpack DAVIS-2017 there, from {DAVIS_URL}"
             )
         frames, masks = root / "JPEGImages" / "480p", root / "Annotations" / "480p"
-        names = listed.read_text().split()
+        lines = read_lines(listed, what="list of sequences")
+        check_unique(listed, lines)
+        names, above = [line.text for line in lines], []
+        if missing := [line for line in lines if not (frames / line.text).is_dir()]:
+            raise missing[0].error(listed, f"no folder {frames / missing[0].text}: unpack all of {DAVIS_URL}")
     if not names:
         raise ValueError(f"no sequences in {root}")
-    return [_open_video(frames / name, masks / name) for name in names]
+    videos = [_open_video(frames / name, masks / name) for name in names]
+    turned = [video.name for video in videos if image_header(video.frames[0]).orientation != UPRIGHT]
+    if turned:
+        logging.warning(
+            "EXIF orientation turns the frames of %d of %d videos, such as %s; masks that only fit the frame as it is "
+            "stored are turned along",
+            len(turned), len(videos), turned[0],
+        )  # fmt: skip
+    _report(root, [*above, *(folder / name for folder in (frames, masks) for name in names)], videos)
+    return videos
+
+
+def load_frames(video: Video) -> list[Image.Image]:
+    """Returns all frames of a video in RGB, upright by their EXIF orientation.
+
+    Raises:
+        ValueError: for a frame that cannot be read, or of another size than the first.
+    """
+    frames = [Image.fromarray(read_image(file)) for file in video.frames]
+    for file, frame in zip(video.frames, frames, strict=True):
+        if frame.size != (first := frames[0]).size:
+            raise ValueError(
+                f"{file} has {frame.height} x {frame.width} pixels, but {video.frames[0]} has {first.height} x "
+                f"{first.width}: frames of a video need one size"
+            )
+    return frames
+
+
+def turn_with_frame(ids: Ids, frame: Path) -> Ids:
+    """Returns a mask that only fits its frame as it is stored turned as the frame is, and others unchanged."""
+    return turn_along(ids, image_header(frame))
 
 
 def _open_video(frames: Path, masks: Path) -> Video:
-    for folder in (frames, masks):
-        if not folder.is_dir():
-            raise ValueError(f"no folder {folder}: unpack the whole of DAVIS-2017, from {DAVIS_URL}")
-    files = tuple(sorted((file for file in frames.iterdir() if is_image(file.name)), key=_frame_order))
+    files = _list_sequence(frames, is_image)
+    if not files:
+        raise ValueError(f"no frames in {frames}: put {', '.join(SUFFIXES)} files there, or leave the sequence out")
     numbers = {file.stem: number for number, file in enumerate(files)}
     found = {}
-    for mask in sorted(masks.glob("*.png"), key=_frame_order):
+    for mask in _list_sequence(masks, is_label):
         if mask.stem not in numbers:
             raise ValueError(f"{mask} has no frame in {frames}: remove it, or add {mask.stem}.jpg")
         found[numbers[mask.stem]] = mask
     if 0 not in found:
-        raise ValueError(f"no mask of the first frame of {frames} in {masks}: add it, or leave the sequence out")
-    ids = np.unique(read_ids(found[0])).tolist()
-    if set(ids) <= {0, IGNORED} and IGNORED in ids:
-        raise ValueError(f"{found[0]} holds no object, only {IGNORED}, which is ignored: number objects from 1")
-    return Video(frames.name, files, found)
+        raise ValueError(
+            f"no mask of the first frame, {files[0]}, in {masks}: add {files[0].stem}.png, or leave the sequence out"
+        )
+    return Video(frames.name, files, found, tuple(find_objects(found[0])))
 
 
-def _frame_order(file: Path) -> list[tuple[int, str]]:
+def _list_sequence(folder: Path, is_kind: Callable[[str], bool]) -> tuple[Path, ...]:
+    """Returns frames or masks in order; raises ValueError if two have the same name or number."""
+    if not folder.is_dir():
+        raise ValueError(f"no folder {folder}: a sequence needs frames and masks; DAVIS-2017 comes from {DAVIS_URL}")
+    names = sorted(filter(is_kind, list_entries(folder).files), key=_frame_order)
+    for first, second in itertools.pairwise(names):
+        if _frame_order(first) == _frame_order(second):
+            raise ValueError(f"{folder / first} and {second} are the same frame: remove one")
+    return tuple(folder / name for name in names)
+
+
+def _report(root: Path, folders: Sequence[Path], videos: Iterable[Video]) -> None:
+    """Logs what the folders hold besides sequences, frames and masks."""
+    known = {*folders}.union(*((*video.frames, *video.masks.values()) for video in videos))
+    left_out, others = list[str](), Counter[str]()
+    for folder in folders:
+        found = list_entries(folder)
+        left_out += [name for name in found.files if folder / name not in known]
+        left_out += found.sidecars
+        others.update(found.others + Counter(folders=sum(folder / name not in known for name in found.folders)))
+    report_left_out(root, left_out, others=others)
+
+
+def _frame_order(name: str) -> list[tuple[int, str]]:
     """Orders numbers in file names by value, so that 10 follows 9 without leading zeros, too."""
-    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", file.stem)]
+    # Split by a group, every second part is a number.
+    parts = re.split(r"(\d+)", name.rpartition(".")[0].lower())
+    return [(int(part), "") if i % 2 else (0, part) for i, part in enumerate(parts)]

@@ -1,16 +1,25 @@
 """Image and label files: from what data sets ship to pixels and 8-bit class ids."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
-from croc_jax.data.decoding import Pixels, decode
+from croc_jax.data.decoding import Header, Pixels, Stored, decode, load_stored, read_header
+from croc_jax.data.orientation import turn
+from croc_jax.data.pixel_modes import WHITE_IS_ZERO, photometric, to_rgb
+from croc_jax.machine_errors import is_machine_error
+from croc_jax.regular_files import read_regular
 
 IGNORED = 255
+
+# Formats that keep every value, by Pillow's names.
+_LOSSLESS = ("PNG", "BMP", "TIFF")
+# Pillow stretches gray values of 2 and 4 bits to 0 ... 255.
+_STRETCHED_BY = {"L;2": 85, "L;4": 17}
 
 Ids = UInt8[np.ndarray, "h w"]
 # Picklable, since a split may go to another process.
@@ -18,46 +27,69 @@ LabelReader = Callable[[Path], Ids]
 
 
 def read_image(file: Path) -> Pixels:
-    """Returns an image as RGB, by the decoder of training; raises ValueError, naming the file, if it cannot be read."""
-    try:
-        return decode(file.read_bytes())
-    except (OSError, ValueError) as error:
-        raise _unreadable(file, error) from error
+    """Returns an image as RGB, upright, by the decoder of training.
+
+    Raises:
+        ValueError: naming the file, if it cannot be read.
+        OSError: for a fault of the machine.
+    """
+    with _naming(file):
+        return decode(read_regular(file))
 
 
-def open_image(file: Path) -> Image.Image:
-    """Returns an image in the mode of its file; raises ValueError, naming the file, if it cannot be read."""
-    try:
-        image = Image.open(file)
-        image.load()
-    except Exception as error:  # Pillow's parsers raise exceptions of many types.
-        raise _unreadable(file, error) from error
-    return image
-
-
-def image_size_of(file: Path) -> tuple[int, int]:
-    """Returns width and height from the header of an image; raises ValueError if it cannot be read."""
-    try:
-        with Image.open(file) as image:
-            return image.size
-    except Exception as error:
-        raise _unreadable(file, error) from error
-
-
-def _unreadable(file: Path, error: Exception) -> ValueError:
-    return ValueError(f"cannot read {file} ({error}): replace or remove it")
+def image_header(file: Path) -> Header:
+    """Returns size and orientation from the header of an image; errors as for `read_image`."""
+    with _naming(file):
+        return read_header(read_regular(file))
 
 
 def read_ids(file: Path) -> Ids:
-    """Returns 8-bit ids as they are stored, gray or with a palette.
+    """Returns 8-bit ids as they are stored, gray or with a palette; those of more bits only if all of them fit.
 
     Raises:
-        ValueError: for an unreadable file, or one in color.
+        ValueError: for an unreadable file, one in color, ids above 255, or a format that changes ids.
+        OSError: for a fault of the machine.
     """
-    label = open_image(file)
-    if label.mode not in ("L", "P"):
-        raise ValueError(f"{file} has pixels of mode {label.mode}: save 8-bit class ids (mode L or P)")
-    return np.asarray(label)
+    image, raw, orientation = _load_label(file)
+    values = np.asarray(image)
+    if image.mode.startswith("I"):
+        if values.size and not 0 <= values.min() <= values.max() <= 255:
+            wrong = values.max() if values.max() > 255 else values.min()
+            raise ValueError(f"{file} holds {wrong}, and class ids are 0 to 255: save 8-bit class ids (mode L or P)")
+    elif image.mode not in ("1", "L", "P"):
+        raise ValueError(f"{file} has pixels of mode {image.mode}: save 8-bit class ids (mode L or P)")
+    elif image.mode != "P" and photometric(image) == WHITE_IS_ZERO:
+        raise ValueError(f"{file} is a TIFF whose white is zero, which inverts ids: save 8-bit class ids as PNG")
+    ids = values.astype(np.uint8, copy=False)
+    return turn(ids // _STRETCHED_BY[raw] if raw in _STRETCHED_BY else ids, orientation)
+
+
+def read_colors(file: Path) -> Pixels:
+    """Returns the exact colors of a file whose ids are coded as colors; errors as for `read_ids`."""
+    image, raw, orientation = _load_label(file)
+    if image.mode not in ("RGB", "RGBA", "P", "L") or ";16" in raw:
+        kind = f"{image.mode} of 16 bits" if ";16" in raw else image.mode
+        raise ValueError(f"{file} has pixels of mode {kind}: its ids are coded as 8-bit colors (mode RGB)")
+    with _naming(file):
+        return turn(to_rgb(image), orientation)
+
+
+def _load_label(file: Path) -> Stored:
+    with _naming(file):
+        stored = load_stored(read_regular(file))
+    if stored.image.format not in _LOSSLESS:
+        raise ValueError(f"{file} is a {stored.image.format} file, which may change ids: save labels as PNG")
+    return stored
+
+
+@contextlib.contextmanager
+def _naming(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        if is_machine_error(error):
+            raise
+        raise ValueError(f"cannot read {file} ({error}): replace or remove it") from error
 
 
 @dataclasses.dataclass(frozen=True)

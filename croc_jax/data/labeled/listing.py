@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from croc_jax.data.labeled.segmentation import LabeledPair, SegmentationSplit
+from croc_jax.data.sources.base import report_left_out
+from croc_jax.data.sources.entries import Entries, list_entries
+from croc_jax.data.text_lists import check_unique, read_lines
 
 
 def find_root(root: str | Path, *, marker: str, below: tuple[str, ...], remedy: str) -> Path:
@@ -34,28 +37,48 @@ def check_split(split: str, known: Iterable[str], *, kind: str) -> None:
         raise ValueError(f"{kind} has no split {split!r}: choose one of {', '.join(names)}")
 
 
-def names_in(folder: Path, *, suffix: str = "", remedy: str) -> list[str]:
-    """Returns the sorted names of the files in a folder that end in a suffix, without it.
+def names_in(folder: Path, *, suffix: str, remedy: str) -> list[str]:
+    """Returns the sorted names of the files in a folder that end in a suffix, without it; reports the others.
 
     Raises:
         ValueError: for a missing folder, or one without such files.
     """
+    found = _entries(folder, remedy)
+    names = sorted(name for name in found.files if name.endswith(suffix))
+    if not names:
+        raise ValueError(f"no {suffix} in {folder}: {remedy}")
+    report_left_out(folder, sorted({*found.files} - {*names}) + found.sidecars, others=found.others, taken=len(names))
+    return [name.removesuffix(suffix) for name in names]
+
+
+def folders_in(folder: Path, *, remedy: str) -> list[str]:
+    """Returns the sorted names of the folders in a folder; raises ValueError if it is missing, or has none."""
+    found = _entries(folder, remedy)
+    if not found.folders:
+        raise ValueError(f"no folders in {folder}: {remedy}")
+    report_left_out(folder, found.files + found.sidecars, others=found.others)
+    return sorted(found.folders)
+
+
+def _entries(folder: Path, remedy: str) -> Entries:
     if not folder.is_dir():
         raise ValueError(f"no folder {folder}: {remedy}")
-    names = sorted(entry.name.removesuffix(suffix) for entry in folder.iterdir() if entry.name.endswith(suffix))
-    if not names:
-        raise ValueError(f"no {suffix or 'files'} in {folder}: {remedy}")
-    return names
+    return list_entries(folder)
 
 
 def read_names(file: Path, *, remedy: str) -> list[str]:
-    """Returns the first word of each line of a list; raises ValueError if there are none."""
-    if not file.is_file():
+    """Returns the first word of each line of a list.
+
+    Raises:
+        ValueError: for a missing or unreadable list, one without names, or at a line that repeats a name.
+    """
+    if not file.exists():
         raise ValueError(f"no list {file}: {remedy}")
-    names = [line.split()[0] for line in file.read_text().splitlines() if line.strip()]
-    if not names:
+    lines = [line._replace(text=line.text.split()[0]) for line in read_lines(file, what="list of images")]
+    if not lines:
         raise ValueError(f"{file} names no images: write one name a line")
-    return names
+    check_unique(file, lines)
+    return [line.text for line in lines]
 
 
 def check_pairs(pairs: Iterable[LabeledPair], *, remedy: str) -> tuple[LabeledPair, ...]:
@@ -68,7 +91,7 @@ def check_pairs(pairs: Iterable[LabeledPair], *, remedy: str) -> tuple[LabeledPa
     for pair in pairs:
         for what, file in zip(("image", "labels"), pair, strict=True):
             if file.parent not in contents:
-                contents[file.parent] = set(names_in(file.parent, remedy=remedy))
+                contents[file.parent] = set(_entries(file.parent, remedy).files)
             if file.name not in contents[file.parent]:
                 raise ValueError(f"no {what} {file}: {remedy}")
     return pairs

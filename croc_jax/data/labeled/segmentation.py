@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -10,9 +11,14 @@ import numpy as np
 from PIL import Image
 
 from croc_jax.data.decoding import Pixels
-from croc_jax.data.labeled.label_files import IGNORED, Ids, LabelReader, image_size_of, read_ids, read_image
+from croc_jax.data.formats import LABEL_SUFFIXES
+from croc_jax.data.labeled.label_files import IGNORED, Ids, LabelReader, image_header, read_ids, read_image
+from croc_jax.data.labeled.object_masks import summarize_ids
+from croc_jax.data.labeled.turned import TurnedImages
 from croc_jax.data.prefetch import LabeledBatch, load_ahead, load_padded
-from croc_jax.data.sources.base import SUFFIXES, is_image
+from croc_jax.data.sources.base import SUFFIXES, is_image, is_label, report_left_out
+from croc_jax.data.sources.entries import check_stems, list_entries
+from croc_jax.data.text_lists import check_unique, read_lines
 
 
 class LabeledPair(NamedTuple):
@@ -33,6 +39,7 @@ class SegmentationSplit:
         class_names: one a class; their indices are the ids that may occur, besides 255 for ignored pixels.
         read_label: reads a label file as class ids; picklable.
         kind: kind of data set, as in the specs of `croc_jax.data.labeled.open_labeled`.
+        turned: the images that their EXIF orientation turned, of those read so far.
     """
 
     root: Path
@@ -41,6 +48,7 @@ class SegmentationSplit:
     class_names: tuple[str, ...]
     read_label: LabelReader = read_ids
     kind: str = "folder"
+    turned: TurnedImages = dataclasses.field(default_factory=TurnedImages, compare=False, repr=False)
 
     @property
     def num_classes(self) -> int:
@@ -54,7 +62,10 @@ class SegmentationSplit:
     def load(
         self, index: int, *, image_size: tuple[int, int] | None = None, label_size: tuple[int, int] | None = None
     ) -> tuple[Pixels, Ids]:
-        """Returns an image and its labels.
+        """Returns an image, upright by its EXIF orientation, and its labels.
+
+        Labels of the size of the upright image are used as they are; those that only fit the image as it is stored
+        are turned with it.
 
         Args:
             index: index of the pair.
@@ -71,12 +82,13 @@ class SegmentationSplit:
     def load_labels(self, index: int, *, label_size: tuple[int, int] | None = None) -> Ids:
         """Returns the labels of an image; arguments and errors as for `load`."""
         image, file = self.pairs[index]
-        ids = self.read_label(file)
-        width, height = image_size_of(image)
-        if ids.shape != (height, width):
+        labels, header = self.read_label(file), image_header(image)
+        ids = self.turned.turn_along(labels, image, header)
+        if ids.shape != header.size:
+            upright = "" if header.stored == header.size else ", turned upright"
             raise ValueError(
-                f"{file} has {ids.shape[0]} x {ids.shape[1]} pixels, but {image} has {height} x {width}: "
-                "labels need the size of their image"
+                f"{file} has {labels.shape[0]} x {labels.shape[1]} pixels, but {image} has {header.size.height} x "
+                f"{header.size.width}{upright}: labels need the size of their image"
             )
         wrong = ids[(ids >= self.num_classes) & (ids != IGNORED)]
         if wrong.size:
@@ -101,14 +113,16 @@ class SegmentationSplit:
             ValueError: as `load`.
         """
         load = functools.partial(self.load, image_size=image_size, label_size=label_size)
-        return load_padded(load, len(self), batch_size, num_threads=num_threads)
+        yield from load_padded(load, len(self), batch_size, num_threads=num_threads)
+        self.turned.tell(f"{self.root}, {self.name}")
 
     def label_batches(
         self, batch_size: int, *, label_size: tuple[int, int] | None, num_threads: int = 2
     ) -> Iterator[list[Ids]]:
         """Yields the labels of `batches` without the images; arguments and errors as there."""
         load = functools.partial(self.load_labels, label_size=label_size)
-        return load_ahead(load, len(self), batch_size, num_threads=num_threads)
+        yield from load_ahead(load, len(self), batch_size, num_threads=num_threads)
+        self.turned.tell(f"{self.root}, {self.name}")
 
 
 def open_segmentation(
@@ -117,21 +131,23 @@ def open_segmentation(
     """Lists a split of a segmentation folder.
 
     Args:
-        root: holds images/SPLIT/* and labels/SPLIT/*.png of equal stems, and perhaps classes.txt
-            with one class name a line.
+        root: holds images/SPLIT/* and labels/SPLIT/* (PNG, BMP or TIFF) of equal stems, and perhaps
+            classes.txt with one class name a line.
         split: such as "train" or "val".
         num_classes: by default the lines of classes.txt, or else one more than the largest id
             in the labels of `train_split`.
         train_split: the split whose labels give the number of classes.
 
     Raises:
-        ValueError: for a missing folder, an empty split, an image without labels, two images of
-            the same stem, labels of a single class, or a wrong number of names.
+        ValueError: for a missing folder, an empty split, an image without labels, two images or
+            labels of the same stem, a wrong number of names, or, where labels give the number of classes, labels of a
+            single class or without most of the ids up to the largest.
     """
     root = Path(root)
     pairs, file = _list_pairs(root, split), root / "classes.txt"
-    lines = file.read_text().splitlines() if file.is_file() else []
-    names = tuple(line.strip() for line in lines if line.strip())
+    lines = read_lines(file, what="list of classes") if file.exists() else []
+    check_unique(file, lines)
+    names = tuple(line.text for line in lines)
     if num_classes is None:
         num_classes = len(names) or _count_classes(pairs if split == train_split else _list_pairs(root, train_split))
     if not 1 <= num_classes <= IGNORED:
@@ -148,30 +164,56 @@ def _list_pairs(root: Path, split: str) -> tuple[LabeledPair, ...]:
             raise ValueError(
                 f"no folder {folder}: segmentation folders hold images/{split}/*.jpg and labels/{split}/*.png"
             )
-    images = sorted(file for file in folders[0].iterdir() if is_image(file.name))
-    if not images:
+    images, labels = map(list_entries, folders)
+    names = sorted(filter(is_image, images.files))
+    if not names:
         raise ValueError(f"no images in {folders[0]}: put {', '.join(SUFFIXES)} files there")
-    pairs: dict[str, LabeledPair] = {}
-    for image in images:
-        label = folders[1] / f"{image.stem}.png"
-        if image.stem in pairs:
-            raise ValueError(f"{image} and {pairs[image.stem].image.name} have the same stem: rename one of them")
-        if not label.is_file():
-            raise ValueError(f"no labels {label} for {image}: add them, or remove the image")
-        pairs[image.stem] = LabeledPair(image, label)
-    return tuple(pairs.values())
+    check_stems(folders[0], names)
+    label_of = check_stems(folders[1], sorted(filter(is_label, labels.files)))
+    pairs = []
+    for name in names:
+        stem = name.rpartition(".")[0]
+        if stem not in label_of:
+            raise ValueError(
+                f"no labels {folders[1] / stem}.png for {folders[0] / name}: add them "
+                f"({', '.join(LABEL_SUFFIXES)}), or remove the image"
+            )
+        pairs.append(LabeledPair(folders[0] / name, folders[1] / label_of[stem]))
+    without_image = {"labels without an image": len(label_of) - len(pairs)}
+    for folder, found, is_kind, more in (
+        (folders[0], images, is_image, {}),
+        (folders[1], labels, is_label, without_image),
+    ):
+        left_out = [name for name in found.files if not is_kind(name)] + found.sidecars
+        others = found.others + Counter(more | {"folders": len(found.folders)})
+        report_left_out(folder, left_out, others=others, taken=len(pairs))
+    return tuple(pairs)
 
 
 def _count_classes(pairs: tuple[LabeledPair, ...]) -> int:
-    """Returns one more than the largest id in label files; raises ValueError if they hold fewer than two classes."""
+    """Returns one more than the largest id in label files; raises ValueError if most smaller ids never occur."""
+    folder = pairs[0].label.parent
     found = set().union(*(np.unique(read_ids(pair.label)).tolist() for pair in pairs))
-    classes = found - {IGNORED}
-    if max(classes, default=0) == 0:
+    classes = check_found(found, where=str(folder))
+    num_classes = classes[-1] + 1
+    if 2 * len(classes) < num_classes:
         raise ValueError(
-            f"all labels in {pairs[0].label.parent} are {' or '.join(map(str, sorted(found)))}, and {IGNORED} is "
-            "ignored: nothing to learn or score. Number classes from 0, such as 0 and 1 for a mask; or set num_classes"
+            f"the labels in {folder} hold {summarize_ids(classes)}: of {num_classes} classes (0 to {classes[-1]}) "
+            f"{num_classes - len(classes)} never occur; number the classes 0 to {len(classes) - 1}, or set "
+            f"num_classes={num_classes} if these are missing by chance"
         )
-    return max(classes) + 1
+    return num_classes
+
+
+def check_found(found: set[int], *, where: str) -> list[int]:
+    """Returns the classes among the ids that labels hold; raises ValueError for fewer than two."""
+    classes = sorted(found - {IGNORED})
+    if len(classes) < 2:
+        raise ValueError(
+            f"all labels in {where} are {' or '.join(map(str, sorted(found)))}, and {IGNORED} is ignored: with fewer "
+            "than two classes there is nothing to learn or score. Number classes from 0, such as 0 and 1 for a mask"
+        )
+    return classes
 
 
 def _resize(pixels: np.ndarray, size: tuple[int, int] | None, resampling: Image.Resampling) -> np.ndarray:

@@ -3,7 +3,7 @@
 import bisect
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
 from croc_jax.data.sources.base import ImageSource
@@ -46,6 +46,12 @@ class CombinedSource:
         """Returns the name that the image has in its source."""
         source, position = self._find(index)
         return source.name(position)
+
+    def entries(self) -> Iterator[tuple[str, int]]:
+        """Yields the entries of each source, in front of them its index if there are several."""
+        for index, source in enumerate(self._sources):
+            prefix = f"{index}/" if len(self._sources) > 1 else ""
+            yield from ((prefix + name, size) for name, size in source.entries())
 
     def _find(self, index: int) -> tuple[ImageSource, int]:
         part = bisect.bisect_right(self._ends, index)

@@ -1,16 +1,32 @@
 """Image files: a folder, a list of paths, and the folders of COCO and ImageNet."""
 
 import os
+import re
+import stat
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from croc_jax.data.sources.base import SUFFIXES, ImageSource, is_image, report_left_out
+from croc_jax.data.formats import HINTS
+from croc_jax.data.sources.base import SUFFIXES, ImageSource, is_image, is_in_system_folder, report_left_out, tell
 from croc_jax.data.sources.combined import CombinedSource
+from croc_jax.data.sources.entries import list_entries, list_tree
+from croc_jax.data.text_lists import Line, read_lines
+from croc_jax.machine_errors import is_machine_error
+from croc_jax.paths import is_remote, local_path
+from croc_jax.regular_files import read_regular
+
+# Files of a list that are looked for when it is opened: all of them would take minutes on a network file system.
+NUM_CHECKED = 1000
+# A path, then labels or another path.
+_WITH_MORE = re.compile(rf".*({'|'.join(map(re.escape, SUFFIXES))})[\"']?[\s,;|:]", re.IGNORECASE)
 
 _COCO_URL = "http://images.cocodataset.org/zips"
 _IMAGENET_URL = "https://image-net.org/download.php"
+# Sizes of files, at most, and threads that ask for them: on a network file system, each is a round trip.
+_MAX_SIZES, _THREADS = 100_000, 16
 
 
 class FileSource:
@@ -28,11 +44,35 @@ class FileSource:
 
     def __getitem__(self, index: int) -> bytes:
         """Returns the bytes of one file; raises OSError if it cannot be read."""
-        return Path(self.name(index)).read_bytes()
+        return read_regular(self.name(index))
 
     def name(self, index: int) -> str:
         """Returns the path of one file."""
         return os.path.join(self._folder, os.fsdecode(self._paths[index]))
+
+    def entries(self) -> Iterator[tuple[str, int]]:
+        """Yields each path, and its size; see `ImageSource.entries`.
+
+        Of more than 100,000 files, the sizes of as many are read, evenly spaced; those of the others count as 0. A
+        file that cannot be read has the size -1.
+
+        Raises:
+            OSError: if the file system fails.
+        """
+        paths, stride = [os.fsdecode(path) for path in self._paths], -(-len(self) // _MAX_SIZES)
+        if all(map(os.path.isabs, paths)):
+            # A list may name its images so: what they have in common is their place.
+            common = len(os.path.dirname(os.path.commonprefix([min(paths), max(paths)])))
+            paths = [path[common:].lstrip("/") for path in paths]
+        sizes = np.zeros(len(self), np.int64)
+        with ThreadPoolExecutor(_THREADS) as pool:
+            parts = np.array_split(np.arange(0, len(self), stride), _THREADS)
+            for part, found in zip(parts, pool.map(self._sizes, parts), strict=True):
+                sizes[part] = found
+        yield from zip(paths, sizes.tolist(), strict=True)
+
+    def _sizes(self, indices: np.ndarray) -> list[int]:
+        return [_size(self.name(index)) for index in indices]
 
 
 class FolderSource(FileSource):
@@ -42,50 +82,108 @@ class FolderSource(FileSource):
         """Lists the files that have the suffix of an image (`SUFFIXES`, in any case).
 
         Raises:
-            ValueError: for a missing folder, or one without images.
+            ValueError: for a missing folder, one without images, or one below it that cannot be listed.
         """
+        folder = str(local_path(folder, name="folder"))
         if not os.path.isdir(folder):
-            reason = "is a file" if os.path.exists(folder) else "does not exist"
-            raise ValueError(f"the image folder {folder} {reason}: correct the path (now in {os.getcwd()})")
-        files = sorted(os.path.relpath(file, folder).replace(os.sep, "/") for file in _walk(os.fspath(folder)))
-        paths = [file for file in files if is_image(file)]
+            raise ValueError(
+                f"the image folder {folder} {_why_no_folder(folder)}: correct the path (now in {os.getcwd()})"
+            )
+        found = list_tree(folder)
+        paths = sorted(file for file in found.files if is_image(file))
+        left_out = [file for file in found.files if not is_image(file)] + found.sidecars
+        report_left_out(folder, left_out, others=found.others, taken=len(paths))
         if not paths:
             raise ValueError(f"no images in {folder} or below it: looked for {', '.join(SUFFIXES)} files (in any case)")
-        report_left_out(folder, [file for file in files if not is_image(file)])
         super().__init__(folder, paths)
 
 
-def _walk(folder: str, above: tuple[str, ...] = ()) -> Iterator[str]:
-    """Yields all regular files below a folder, through links too, but not around in circles."""
-    real = os.path.realpath(folder)
-    if real in above:
-        return
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir():
-                yield from _walk(entry.path, (*above, real))
-            elif entry.is_file() or entry.is_symlink():  # a broken link is an unreadable image; a FIFO would block
-                yield entry.path
+def _size(file: str) -> int:
+    """Returns the size of a file, or -1 if there is none; raises OSError if the file system fails."""
+    try:
+        return os.stat(file).st_size
+    except OSError as error:
+        if is_machine_error(error):
+            raise
+        return -1
 
 
 def open_list(file: str | os.PathLike) -> FileSource:
     """Returns the image files that a text file lists, one path a line, relative to its folder, in its order.
 
-    Empty lines and those that start with # do not count.
+    Empty lines do not count, nor those that start with # unless a file has this name. `NUM_CHECKED`
+    files are looked for, and all without the suffix of an image: what is no path is found here, not
+    as unreadable images later. Of proper paths, the first must exist; others that do not are told.
 
     Raises:
-        ValueError: for a missing, unreadable or empty list.
+        ValueError: for a missing, unreadable or empty list, and at the first line that is no path.
     """
-    try:
-        # Editors on Windows begin a text with a byte order mark.
-        lines = [line.strip() for line in Path(file).read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
-        raise ValueError(f"cannot read the list of images {file}: {reason} (now in {os.getcwd()})") from error
-    paths = [line for line in lines if line and not line.startswith("#")]
+    folder, paths, left_out, num_commented = os.path.dirname(os.fspath(file)), [], [], 0
+    missing: list[Line] = []
+    for line in read_lines(file, what="list of images", comments=False):
+        if line.text.startswith("#") and not os.path.exists(os.path.join(folder, line.text)):
+            num_commented += is_image(line.text)
+            continue
+        path = os.path.expanduser(line.text) if line.text.startswith("~") else line.text
+        if is_in_system_folder(path):
+            left_out.append(path)
+            continue
+        has_suffix = path.lower().endswith(SUFFIXES)
+        if line.number <= NUM_CHECKED or not has_suffix:
+            exists = _check_listed(file, line, os.path.join(folder, path), may_miss=has_suffix and len(paths) > 0)
+            missing += [] if exists else [line]
+        is_known = has_suffix or os.path.splitext(path)[1].lower() not in HINTS
+        (paths if is_known else left_out).append(path)
+    commented = {"images in lines that start with #": num_commented} if num_commented else {}
+    report_left_out(file, left_out, others=commented, taken=len(paths))
+    if missing:
+        example = f"line {missing[0].number}, {missing[0].text!r}"
+        tell(f"{file}: {len(missing)} files do not exist ({example}), and will count as unreadable images")
     if not paths:
         raise ValueError(f"the list {file} names no images: write one path a line, relative to the list")
-    return FileSource(os.path.dirname(os.fspath(file)), paths)
+    return FileSource(folder, paths)
+
+
+def _why_no_folder(path: str) -> str:
+    """Returns why a path is no folder; raises OSError for a fault of the machine."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return "does not exist"
+    except OSError as error:
+        if is_machine_error(error):
+            raise
+        return f"cannot be reached ({error.strerror})"
+    return "is a file"
+
+
+def _check_listed(file: str | os.PathLike, line: Line, path: str, *, may_miss: bool) -> bool:
+    """Returns whether the file of a line exists; raises ValueError, with what is wrong, if the line is no path.
+
+    Where a file may not miss, or is no regular file, this is an error, too.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        if is_machine_error(error):
+            raise
+        if is_remote(line.text):
+            reason = "no URL is read here: name a path on a mounted disk"
+        elif line.text[0] in "\"'":
+            reason = "write the path without quotes"
+        elif "\\" in line.text:
+            reason = "write / between folders, and paths relative to the list"
+        elif _WITH_MORE.match(line.text):
+            reason = "write the path alone: more stands behind it"
+        elif may_miss and isinstance(error, FileNotFoundError):
+            return False
+        else:
+            reason = f"{error.strerror}; write one path a line, relative to the list, without a header"
+        raise line.error(file, reason) from None
+    if not stat.S_ISREG(mode):
+        kind = "a folder: read it with folder:PATH" if stat.S_ISDIR(mode) else "no regular file: remove the line"
+        raise line.error(file, f"this is {kind}")
+    return True
 
 
 def open_coco(root: str | os.PathLike, parts: tuple[str, ...] = ("train2017",)) -> ImageSource:
@@ -122,7 +220,7 @@ def open_imagenet(root: str | os.PathLike) -> FolderSource:
     train = Path(root) / "train"
     folder = train if train.is_dir() else Path(root)
     # Without train, what lies beside it must not be taken for classes.
-    parts = {entry.name for entry in folder.iterdir() if entry.is_dir()} if folder.is_dir() else set()
+    parts = set(list_entries(folder).folders) if folder.is_dir() else set()
     if not parts - {"val", "test"}:
         raise ValueError(
             f"no folder {train} with one folder of images a class, nor such folders in {root}: get "

@@ -19,10 +19,10 @@ KINDS: dict[str, tuple[str, Callable[[str], ImageSource]]] = {
     "coco": ("ROOT", open_coco),
     "coco+": ("ROOT", open_coco_plus),
     "imagenet": ("ROOT", open_imagenet),
-    "tfds": ("NAME[/CONFIG][:VERSION][:SPLIT][@DATA_DIR]", open_tfds),
+    "tfds": ("NAME[/CONFIG][:VERSION][:SPLIT][@DATA_DIR[@FEATURE]]", open_tfds),
     "arrayrecord": ("PATHS", ArrayRecordSource),
     "tar": ("PATHS[@EXTENSION]", TarSource),
-    "hf": ("FOLDER[/SPLIT]", HuggingFaceSource),
+    "hf": ("FOLDER[/SPLIT][@COLUMN]", HuggingFaceSource),
 }
 
 

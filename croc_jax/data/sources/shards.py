@@ -4,10 +4,18 @@ import glob
 import itertools
 import os
 import re
-from collections.abc import Iterator
+import stat
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from croc_jax.machine_errors import is_machine_error
+from croc_jax.paths import local_path
+
+_END_BYTES = 2**16
 
 
-def find_shards(pattern: str | os.PathLike, *, named: re.Pattern[str], kind: str) -> list[str]:
+def find_shards(pattern: str | os.PathLike, *, named: re.Pattern[str], kind: str, source: str) -> list[str]:
     """Returns the files of a folder, or those that a pattern stands for, in order.
 
     Args:
@@ -15,23 +23,59 @@ def find_shards(pattern: str | os.PathLike, *, named: re.Pattern[str], kind: str
             (all must exist) and `*`, `?` and `[...]` for the files that exist.
         named: matches the file names of a folder that count.
         kind: name of such a file in messages.
+        source: kind of the source, as in KIND:PATHS.
 
     Raises:
-        ValueError: if a file is missing, or there are none.
+        ValueError: if a file is missing or no regular one, or named twice, or there are none, or for a URL.
+        OSError: for a fault of the machine.
     """
     pattern = os.fspath(pattern)
+    local_path(pattern, name=f"{source}:PATHS")
+    pattern = os.path.expanduser(pattern)
     if os.path.isdir(pattern):
         files = [os.path.join(pattern, name) for name in sorted(os.listdir(pattern)) if named.search(name)]
+        if not files:
+            raise ValueError(f"no {kind} in {pattern}: correct the path (now in {os.getcwd()})")
     elif os.path.exists(pattern):
         files = [pattern]
     else:
         files = [file for path in expand_braces(pattern) for file in (sorted(glob.glob(path)) or [path])]
-    missing = next((file for file in files if not os.path.isfile(file)), None if files else pattern)
-    if missing is not None:
-        where = f" of {pattern}" if missing != pattern else ""
-        verb = "in" if os.path.isdir(missing) else "called"
-        raise ValueError(f"no {kind} {verb} {missing}{where}: correct the path (now in {os.getcwd()})")
+    _check_files(files, where="" if files == [pattern] else f" of {pattern}", kind=kind)
     return files
+
+
+def _check_files(files: Sequence[str], *, where: str, kind: str) -> None:
+    """Raises ValueError for files that are missing, not regular, or named twice."""
+    known: dict[tuple[int, int], str] = {}
+    for file in files:
+        try:
+            status = os.stat(file)
+        except OSError as error:
+            if is_machine_error(error):
+                raise
+            reason = "" if isinstance(error, FileNotFoundError) else f" ({error.strerror})"
+            raise ValueError(
+                f"no {kind} called {file}{where}{reason}: correct the path (now in {os.getcwd()})"
+            ) from error
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError(f"{file}{where} is not a regular file, but a folder, a FIFO or a device: move it away")
+        key = status.st_dev, status.st_ino
+        # Some network file systems have no numbers of files.
+        if key in known and status.st_ino:
+            raise ValueError(f"{known[key]} and {file}{where} are the same file: name it once")
+        known[key] = file
+
+
+def describe_shard(file: str | Path) -> tuple[str, int]:
+    """Returns what identifies a file of records: its name with a checksum of its end, where indices lie, and its size.
+
+    Files of ArrayRecord are padded to 64 KiB, so that their sizes alone say little.
+    """
+    with (Path(file) if isinstance(file, str) else file).open("rb") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, size - _END_BYTES))
+        checksum = zlib.crc32(stream.read())
+    return f"{os.path.basename(file)} ({checksum:08x})", size
 
 
 def expand_braces(pattern: str) -> Iterator[str]:

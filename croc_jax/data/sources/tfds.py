@@ -2,11 +2,14 @@
 
 import os
 import re
+from collections.abc import Iterator
 
-from croc_jax.data.sources.base import find_image_feature
+from croc_jax.data.sources.base import find_image_feature, split_choice
+from croc_jax.data.sources.shards import describe_shard
+from croc_jax.machine_errors import from_library, is_machine_error
 
 # A name may end in a version, such as my_set/config:1.0.0.
-_SPEC = re.compile(r"(?P<name>[^:@]+(?::\d+\.[\d*]+\.[\d*]+)?)(?::(?P<split>[^@]+))?(?:@(?P<data_dir>.+))?")
+_SPEC = re.compile(r"(?P<name>[^:@]+(?::\d+\.[\d*]+\.[\d*]+)?)(?::(?P<split>[^@]+))?(?:@(?P<data_dir>.+))?", re.DOTALL)
 # What tfds calls the class of an image.
 _LABEL = "label"
 
@@ -18,19 +21,20 @@ class TfdsSource:
         class_names: names of the feature "label"; empty if there is no such feature.
     """
 
-    def __init__(self, name: str, split: str = "train", data_dir: str | None = None) -> None:
+    def __init__(self, name: str, split: str = "train", data_dir: str | None = None, feature: str = "") -> None:
         """Opens a prepared data set.
 
         Args:
             name: such as "coco/2017" or "my_set/my_config:1.0.0".
             split: such as "train", "train[:10%]" or "train+unlabeled".
             data_dir: where it was prepared; by default tfds' own folder.
+            feature: which image of an example, where it has several; by default the one called image.
 
         Raises:
             ValueError: if tfds is not installed, or the data set is not prepared in a format
-                with random access, or has no such split, no images, or several per example.
+                with random access, or has no such split, no images, or several an example and no choice.
         """
-        self._arguments = name, split, data_dir
+        self._arguments = name, split, data_dir, feature
         try:
             import tensorflow_datasets as tfds  # pyright: ignore[reportMissingImports]
             from tensorflow_datasets.core import read_only_builder  # pyright: ignore[reportMissingImports]
@@ -46,17 +50,30 @@ class TfdsSource:
             builder = read_only_builder.builder_from_files(name, data_dir=data_dir)
         except tfds.core.DatasetNotFoundError as error:
             raise ValueError(f"no data set {name} in {where}: {remedy}.download_and_prepare()") from error
+        except Exception as error:  # A library for the bucket is missing, or a file is damaged, by many parsers.
+            if is_machine_error(error):
+                raise
+            raise ValueError(f"cannot open {name} in {where}: {' '.join(str(error).split())}") from error
         kinds = dict(builder.info.features.items())
         label = kinds.get(_LABEL)
         is_class = isinstance(label, tfds.features.ClassLabel)
         self.class_names: tuple[str, ...] = tuple(label.names) if label is not None and is_class else ()
         pictures = sorted(key for key, kind in kinds.items() if isinstance(kind, tfds.features.Image))
         images = [key for key in pictures if not isinstance(kinds[key], tfds.features.LabeledImage)]
-        self._feature = find_image_feature(name, images, list(kinds))
+        nested = [key for key, kind in kinds.items() if key not in pictures and "Image(" in repr(kind)]
+        self._feature = find_image_feature(
+            name,
+            images,
+            list(kinds),
+            nested=nested,
+            chosen=feature,
+            form=f"tfds:{name}:{split}@{data_dir or ''}@",
+        )
         self._name = f"{builder.info.full_name}:{split}"
         try:
             encoded = {key: tfds.decode.SkipDecoding() for key in pictures}
             self._rows = builder.as_data_source(split, decoders=encoded)
+            self._files = builder.info.splits[split].file_instructions
         except NotImplementedError as error:
             raise ValueError(
                 f"{name} in {where} is prepared in a format without random access: {remedy}.download_and_prepare(), "
@@ -81,7 +98,18 @@ class TfdsSource:
         """Returns NAME/VERSION:SPLIT:INDEX."""
         return f"{self._name}:{index}"
 
-    def __reduce__(self) -> tuple[type["TfdsSource"], tuple[str, str, str | None]]:
+    def entries(self) -> Iterator[tuple[str, int]]:
+        """Yields what identifies each file, with the rows of it that are read."""
+        # A data set may lie in a bucket, which tfds reads by this library.
+        from etils import epath
+
+        for part in self._files:
+            file = epath.Path(part.filename)
+            name, size = describe_shard(file)  # pyright: ignore[reportArgumentType]
+            yield f"{name}[{part.skip}:{part.take}]", size
+        yield self._feature, len(self)
+
+    def __reduce__(self) -> tuple[type["TfdsSource"], tuple[str, str, str | None, str]]:
         """Opens the data set again in each worker process."""
         return TfdsSource, self._arguments
 
@@ -89,17 +117,19 @@ class TfdsSource:
         try:
             return self._rows[index]
         except (RuntimeError, ValueError) as error:
-            raise OSError(f"{self.name(index)}: {error}") from error
+            raise from_library(error, self.name(index)) from error
 
 
 def open_tfds(value: str) -> TfdsSource:
-    """Opens `NAME[:SPLIT][@DATA_DIR]`.
+    """Opens `NAME[:SPLIT][@DATA_DIR[@FEATURE]]`, of which DATA_DIR may be empty.
 
     Raises:
         ValueError: for another form, and as `TfdsSource`.
     """
     parts = _SPEC.fullmatch(value)
     if parts is None:
-        raise ValueError(f"tfds:{value}: write tfds:NAME[:SPLIT][@DATA_DIR], such as tfds:coco/2017:train@data/tfds")
-    data_dir = parts["data_dir"]
-    return TfdsSource(parts["name"], parts["split"] or "train", os.path.expanduser(data_dir) if data_dir else None)
+        raise ValueError(
+            f"tfds:{value}: write tfds:NAME[:SPLIT][@DATA_DIR[@FEATURE]], such as coco/2017:train@data/tfds"
+        )
+    data_dir, feature = split_choice(parts["data_dir"] or "")
+    return TfdsSource(parts["name"], parts["split"] or "train", os.path.expanduser(data_dir) or None, feature)

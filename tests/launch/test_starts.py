@@ -1,0 +1,110 @@
+"""Starts of the pre-training program that fail, in this process: what they leave, and what a corrected one finds."""
+
+import runpy
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import grain  # noqa: F401 - it defines flags, which have to stay
+import pytest
+from absl import flags
+
+from croc_jax.runtime import lock, memory
+from croc_jax.training import loop, step
+from tests.data.tiny_images import encode
+from tests.launch.test_pretrain import OVERRIDES
+
+ROOT = Path(__file__).resolve().parents[2]
+# No network: what it takes to get to the first step.
+TINY = OVERRIDES | {"head.num_prototypes": 4, "head.num_prototypes_dense": 4, "schedule.epochs": 2}
+
+
+@pytest.fixture
+def photos(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for index in range(24):
+        (tmp_path / "photos" / f"{index:02d}.png").write_bytes(encode(index % 20))
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def start(monkeypatch, photos, tmp_path):
+    """Starts the program in the workdir runs/new; what it would compile is left out."""
+    compiled = SimpleNamespace(lower=lambda *_: SimpleNamespace(compile=lambda: None))
+    monkeypatch.setattr(step, "make_train_step", lambda *_, **__: compiled)
+    monkeypatch.setattr(memory, "measure", lambda *_: memory.Needs(0, 0, 0))
+    monkeypatch.setattr(lock, "_held", {})
+    monkeypatch.setattr(loop, "run_training", lambda *_, **__: loop.Outcome(None, 6, True))
+
+    def start(*arguments, images=photos):
+        for file in lock._held.values():
+            file.close()
+        lock._held.clear()
+        changes = [f"--config.{name}={value}" for name, value in (TINY | {"data.folders": images}).items()]
+        flag_names = ["--config=configs/demo.py", f"--workdir={tmp_path / 'runs' / 'new'}", "--num_processes=1"]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(ROOT)
+            patch.syspath_prepend(str(ROOT / "launch"))
+            patch.setattr(sys, "argv", ["pretrain", *flag_names, *changes, *arguments])
+            before, was_parsed = set(flags.FLAGS), flags.FLAGS.is_parsed()
+            try:
+                main = runpy.run_path("launch/pretrain.py", run_name="pretrain")["main"]
+                flags.FLAGS(sys.argv)
+                main()
+            finally:
+                for flag in set(flags.FLAGS) - before:
+                    delattr(flags.FLAGS, flag)
+                if not was_parsed:
+                    flags.FLAGS.unparse_flags()
+
+    return start
+
+
+MISTAKES = {
+    "--config.init_from.source=nowhere.pth": "init_from.source=nowhere.pth: there is no such file or folder",
+    "--config.schedule.batch_size=48": "24 images cannot fill a batch of 48",
+    "--config.runtime.mesh.fsdp=3": "does not give the 8 device",
+    "--profile_steps=9:3": "expected 1 <= START < STOP",
+    "--config.data.sources=tar:nowhere.tar": "no tar file",
+    "--config.optimizer.base_lr=fast": "base_lr",
+}
+
+
+def test_mistakes_leave_nothing_and_a_run_keeps_its_images(start, photos, tmp_path, capsys):
+    workdir, weights = tmp_path / "runs" / "new", tmp_path / "weights.pth"
+    weights.write_text("no weights")
+    for flag, message in (MISTAKES | {f"--config.init_from.source={weights}": "weights.pth"}).items():
+        with pytest.raises((ValueError, FileNotFoundError, flags.Error, SystemExit), match=message):
+            start(flag)
+        assert not workdir.parent.exists(), flag
+    start()
+    assert "starts from scratch" in capsys.readouterr().out
+    assert sorted(file.name for file in workdir.iterdir() if file.name != "tensorboard") == [
+        *("checkpoints", "config.json", "images.json", "lock", "metrics.jsonl", "starts.jsonl"),
+    ]
+
+    row = '{"step": 1, "epoch": 0.3333}\n'
+    (workdir / "metrics.jsonl").write_text(row)
+    (photos / "new.png").write_bytes(encode(1))
+    before = {file: file.read_bytes() for file in workdir.iterdir() if file.is_file()}
+    with pytest.raises(ValueError, match=r"24 images then, 25 now \(1 new: 'new.png'\)\. Restore them, choose another"):
+        start()
+    assert {file: file.read_bytes() for file in before} == before
+    capsys.readouterr()
+    photos.rename(tmp_path / "scratch")
+    start("--accept_changed_images", images=tmp_path / "scratch")
+    output = capsys.readouterr().out
+    assert f"data.folders was ('{photos}',), is ('{tmp_path}/scratch',); other images: 24 images then, 25 now" in output
+    assert "as accepted, the run keeps its length, its schedules and its count of epochs (3 steps each)" in output
+
+
+@pytest.mark.parametrize("error", [FloatingPointError("the loss is nan"), ValueError("wrong")])
+def test_a_first_step_that_fails_leaves_nothing(start, tmp_path, monkeypatch, error):
+    def fail(*_, **__):
+        (tmp_path / "runs" / "new" / "skipped.txt").write_text("a.png\tdamaged\n")
+        raise error
+
+    monkeypatch.setattr(loop, "run_training", fail)
+    with pytest.raises((SystemExit, ValueError), match=str(error)):
+        start()
+    assert not (tmp_path / "runs").exists()

@@ -45,6 +45,7 @@ from croc_jax.data.sources import open_data
 from croc_jax.data.sources.identity import identify
 from croc_jax.evaluation.online import make_online_evaluator
 from croc_jax.models import make_backbone
+from croc_jax.paths import local_path
 from croc_jax.runtime import distributed, memory
 from croc_jax.runtime.collapse import Watchdog, explain_divergence
 from croc_jax.runtime.metrics_writer import MetricsWriter, NoWriter
@@ -247,7 +248,10 @@ def read_recipe() -> Recipe:
         for name in ("folders", "sources", "weights"):
             if f"data.{name}" not in given:
                 config.data[name] = ()
-    return recipe_from_dict(config.to_dict())
+    recipe = recipe_from_dict(config.to_dict())
+    for folder in recipe.data.folders:
+        local_path(folder, name="--config.data.folders")
+    return recipe
 
 
 def open_dataset(recipe: Recipe, workdir: Path) -> CropDataset:

@@ -69,6 +69,7 @@ def cases():
         for program in ("launch/evaluate.py", "launch/pretrain.py"):
             yield f"{program} {config}", program, {"config": config}, f"--config={config}: .*{words}"
     for flag, value, words in (
+        ("config.data.folders", "s3://b/x", "--config.data.folders=s3://b/x: s3:// is not read or written here"),
         ("config.schedule.epochs", "abc", "--config.schedule.epochs=abc: invalid literal"),
         ("config.schedule.epochs", "-3", "schedule.epochs=-3: must be 1 or more"),
         ("config.schedule.batch_size", "0", "schedule.batch_size=0: must be 1 or more"),

@@ -89,6 +89,7 @@ def evaluate(configs: Mapping[str, Mapping[str, Any]], scorers: Mapping[str, Cal
         results = make_results(protocol, config, result, backbone=backbone, checkpoint=str(CHECKPOINT.value))
         file = write_results(results, folder)
         console.print(make_table(results))
+        console.print(f"scored: {describe_counts(results)}", highlight=False, soft_wrap=True)
         console.print(f"{file}, and pictures beside it", markup=False, soft_wrap=True)
 
 
@@ -118,8 +119,7 @@ def find_recipe(source: str) -> Recipe:
 def make_table(results: Mapping[str, Any]) -> Table:
     """Returns the scores, and each class's, for the terminal."""
     protocol = get_protocol(results["protocol"])
-    title = f"{results['protocol']}: {results['checkpoint']} at step {results['step']}"
-    table = Table(title=title, caption=describe_counts(results))
+    table = Table(title=f"{results['protocol']}: {results['checkpoint']} at step {results['step']}")
     table.add_column("score")
     table.add_column("%", justify="right")
     for name, label in protocol.score_labels.items():

@@ -180,7 +180,7 @@ def join_scores(found: Mapping[str, VideoScore], videos: Sequence[Video]) -> dic
         if score.num_frames and not score.objects:
             raise ValueError(
                 f"{video.masks[0]} holds {summarize_ids([0, *video.objects])}, but the other masks that "
-                f"are scored hold {summarize_ids([0, *score.later])}: use the same ids in all masks"
+                f"are scored hold {summarize_ids([0, *score.later])} besides void: use the same ids in all masks"
             )
     objects = {name: of for score in found.values() for name, of in score.objects.items()}
     if not objects:
@@ -196,6 +196,7 @@ def join_scores(found: Mapping[str, VideoScore], videos: Sequence[Video]) -> dic
         "num_frames": sum(score.num_frames for score in found.values()),
         "num_objects": len(objects),
         "num_objects_without_truth": sum(len(score.absent) for score in found.values() if score.num_frames),
+        "num_ids_not_in_first_mask": sum(len(score.later) for score in found.values()),
         "objects": {name: {"j_mean": of["j_mean"], "f_mean": of["f_mean"]} for name, of in objects.items()},
         "sequences": {
             name: {

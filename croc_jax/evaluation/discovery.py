@@ -54,7 +54,8 @@ def evaluate(
     boxes, ious, num_boxes = find_boxes(features, dataset, config)
     scored = ~np.isnan(ious)
     if not scored.any():
-        raise ValueError(f"no image of {dataset.root}, split {dataset.name}, has a box that counts: set hard=True")
+        remedy = "choose another split" if dataset.hard else "set hard=True"
+        raise ValueError(f"no image of {dataset.root}, split {dataset.name}, has a box that counts: {remedy}")
     if output is not None:
         draw_boxes(dataset, boxes, ious).save(output / "typical.png")
     timer.end("discovery")

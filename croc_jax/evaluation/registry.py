@@ -18,7 +18,8 @@ class Result(NamedTuple):
     """Scores on one data set.
 
     Attributes:
-        scores: scores under their usual names, in percent, as results.json holds them.
+        scores: scores under their usual names, in percent, as results.json holds them; and what they are of, under
+            names that begin with "num_", which are shown beside the score.
         dataset: what identifies the images, for the fingerprint.
         root: folder of the data set.
         seconds: duration of each phase.

@@ -287,7 +287,11 @@ def test_what_voc_with_boxes_lacks_is_named(tmp_path):
     assert "VOCtrainval_11-May-2012.tar" in error(year=2012) and "year=2010" in error(year=2010)
     folder = write_voc_boxes(tmp_path, [image(0), image(5)], BOXES)
     assert f"no list {folder / 'ImageSets' / 'Main' / 'test.txt'}" in error("test")
-    for broken in ("<annotation><object></object></annotation>", "<annotation><object>"):
+    for broken in (
+        "<annotation><object></object></annotation>",
+        "<annotation><object>",
+        '<?xml version="1.0" encoding="no"?>',
+    ):
         write_text(folder / "Annotations" / "000001.xml", broken)
         assert f"cannot read the boxes of {folder / 'Annotations' / '000001.xml'}" in error()
     for wrong, message in (

@@ -50,7 +50,8 @@ def features():
 def test_what_stands_still_is_kept_and_what_moves_is_found(tmp_path, features):
     dataset = open_dataset(root=write_davis(tmp_path / "davis"), split="val")
     result = evaluate(features, dataset, TINY, tmp_path)
-    assert result.dataset == {"name": "davis", "sequences": ["still", "slide"], "num_frames": 10}
+    described = {"name": "davis", "sequences": ["still", "slide"], "num_frames": 10}
+    assert result.dataset == described | {"digest": result.dataset["digest"]}
     scores, objects = result.scores, result.scores["objects"]
     assert list(objects) == ["still/1", "still/2", "slide/1", "slide/2"]
     assert scores["j_mean"] == pytest.approx(np.mean([of["j_mean"] for of in objects.values()]))
@@ -117,6 +118,7 @@ def test_objects_that_no_mask_holds_have_no_score(tmp_path, masks, objects, abse
     scores = score_masks(tmp_path, masks)
     assert list(scores["objects"]) == [f"dog/{one}" for one in objects] and scores["jf_mean"] == 100
     assert (scores["num_objects"], scores["num_objects_without_truth"]) == (len(objects), len(absent))
+    assert scores["num_ids_not_in_first_mask"] == len(later)
     assert scores["sequences"]["dog"] == {
         "num_frames": len(masks) - 1,
         "num_objects": len(objects),

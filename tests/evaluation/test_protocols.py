@@ -100,7 +100,8 @@ def test_every_protocol_scores_and_describes_what_moves_the_score(features, root
         assert fingerprint["retrieval"]["memory_patches"] == 90
         counts = {"num_train": 9, "num_val": 5, "num_classes": 3}
         names = {"kind": "folder", "name": roots[name].name, "train_split": "train", "val_split": "val"}
-        assert fingerprint["dataset"] == names | counts
+        digest = fingerprint["dataset"]["digest"]
+        assert fingerprint["dataset"] == names | counts | {"digest": digest} and len(digest) == 16
 
 
 @pytest.mark.parametrize("name", ["linear", "knn", "discovery"])

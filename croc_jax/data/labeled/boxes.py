@@ -129,10 +129,10 @@ def read_boxes(file: Path, *, hard: bool) -> Annotation:
         ]
         # Some programs write 0 for an unknown size.
         size = np.array([float(tree.findtext(f"size/{side}") or 0) for side in ("width", "height")])
-    except (OSError, ValueError, ElementTree.ParseError) as error:
+    except (OSError, LookupError, ValueError, ElementTree.ParseError) as error:
         if is_machine_error(error):
             raise
-        raise ValueError(f"cannot read the boxes of {file} ({error}): replace it") from error
+        raise ValueError(f"cannot read the boxes of {file} ({str(error)[:200]}): replace it") from error
     found = np.array(boxes).reshape(-1, 4) - [1, 1, 0, 0]
     if (wrong := found[~(found[:, 2:] > found[:, :2]).all(axis=1) | ~np.isfinite(found).all(axis=1)]).size:
         raise ValueError(f"{file} has the box {_as_written(wrong[0])}: xmin and ymin must not exceed xmax and ymax")

@@ -18,15 +18,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from absl import flags
-from cli import parse_config, run
+from cli import define_path, parse_config, run
 from rich.console import Console
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of all runs.", required=True)
+WORKDIR = define_path("workdir", None, "Folder of all runs.", required=True)
 TABLE = flags.DEFINE_enum("table", "all", ("all", "lambda_pos", "k_start", "tokens"), "One table alone.")
 RUN = flags.DEFINE_bool("run", False, "Run the commands instead of printing them.")
 BASE = flags.DEFINE_multi_string("config", ["configs/croc_vits16_coco.py"], "The config that all runs start from.")
-VOC = flags.DEFINE_string("voc", "data/VOCdevkit", "Folder of VOC 2012 with the augmented training set.")
-COCO = flags.DEFINE_string("coco", "data/coco", "Folder of COCO with things and stuff annotations.")
+VOC = define_path("voc", "data/VOCdevkit", "Folder of VOC 2012 with the augmented training set.")
+COCO = define_path("coco", "data/coco", "Folder of COCO with things and stuff annotations.")
 
 # What an ablation does not vary.
 CENTER = {"clustering.lambda_pos": 3.0, "clustering.k_start": 12, "clustering.k_max": 12, "objective.tokens": "keys"}
@@ -68,7 +68,7 @@ def main() -> None:
     """Prints or runs all commands."""
     overrides = [flag for flag in sys.argv[1:] if re.match(r"--?config\.", flag)]
     parse_config(BASE.value[0], overrides)  # an unknown field is an error before anything runs
-    commands = make_commands(Path(WORKDIR.value), ablation_runs(TABLE.value), [f"--config={BASE.value[0]}", *overrides])
+    commands = make_commands(WORKDIR.value, ablation_runs(TABLE.value), [f"--config={BASE.value[0]}", *overrides])
     for command in commands:
         line = shlex.join(["python", *command.arguments])
         if not RUN.value:

@@ -44,5 +44,5 @@ def test_images_that_patches_do_not_tile_are_found_before_the_run(backbone, clas
 
 def test_several_processes_are_refused(backbone, classes, monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(ValueError, match="this run has 2: leave --eval_config out"):
+    with pytest.raises(ValueError, match="this run has 2: score its checkpoints with launch/evaluate.py"):
         make_online_evaluator(read_config("knn", dataset__root=classes), backbone_module=backbone)

@@ -11,6 +11,7 @@ from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from typing import Any
 
 from absl import logging
 from array_record.python.array_record_module import ArrayRecordWriter
@@ -126,7 +127,7 @@ def _check_settings(folder: Path, config: PrepareConfig, source: ImageSource) ->
     settings = dataclasses.asdict(config) | {"num_images": images.count, "digest": images.digest}
     file = folder / SETTINGS_NAME
     if file.is_file():
-        there = json.loads(file.read_text(encoding="utf-8"))
+        there = _read_settings(file)
         # The same images may lie in another place.
         names = [name for name in settings if name != "sources" and name in there]
         if changes := [(name, there[name], settings[name]) for name in names if there[name] != settings[name]]:
@@ -138,6 +139,14 @@ def _check_settings(folder: Path, config: PrepareConfig, source: ImageSource) ->
         raise ValueError(f"{folder} holds ArrayRecord files but no {SETTINGS_NAME}: choose another --output")
     folder.mkdir(parents=True, exist_ok=True)
     atomic_write(file, json.dumps(settings, indent=1).encode())
+
+
+def _read_settings(file: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+        return settings | {name: settings[name] for name in ("short_side", "shard_size", "num_images")}
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise ValueError(f"cannot read {file} ({error}): remove {file.parent}, or choose another --output") from error
 
 
 def _list_skipped(folder: Path, skipped: dict[str, str]) -> int:

@@ -16,6 +16,8 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+# Of Linux; other systems allow less.
+_LONGEST_PATH = 4096
 
 
 class Line(NamedTuple):
@@ -64,9 +66,12 @@ def read_lines(file: str | os.PathLike, *, what: str, comments: bool = True) -> 
         raise ValueError(f"the {what} {file} is no text: it holds bytes of value 0; save it as UTF-8")
     # Not splitlines: names may hold other characters that it splits at. Ctrl-Z ended a text on DOS.
     lines = (line.strip() for line in re.split("\r\n|\r|\n", text.rstrip("\x1a")))
-    return [
+    found = [
         Line(number, line) for number, line in enumerate(lines, 1) if line and not (comments and line.startswith("#"))
     ]
+    if long := next((line for line in found if len(line.text) > _LONGEST_PATH), None):
+        raise long.error(file, f"{len(long.text)} characters are no path: write one a line")
+    return found
 
 
 def check_unique(file: str | os.PathLike, lines: list[Line]) -> None:

@@ -110,13 +110,34 @@ def read_evaluations(folders: Sequence[Path]) -> list[Evaluation]:
 def _read(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        needed = {find_protocols()[content["protocol"]].main_score, "checkpoint", "step", "seconds"}
-        complete = needed <= set(content) and "dataset" in content["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError):
+        complete = _is_complete(content)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         complete = False
     if not complete:
         raise ValueError(f"{file} was not written by evaluate.py, or by another version of it: remove or repeat it")
     return content
+
+
+def _is_complete(content: Any) -> bool:
+    """Returns whether all that a comparison shows is there; raises what a look at other contents raises."""
+    protocol, fingerprint = find_protocols()[content["protocol"]], content["fingerprint"]
+    groups = (
+        fingerprint["dataset"],
+        fingerprint[protocol.name],
+        content["seconds"],
+        content.get(protocol.class_scores, {}),
+    )
+    classes = [score for of in groups[-1].values() for score in (of.values() if isinstance(of, dict) else [of])]
+    scores = [content[protocol.main_score], *content.get(f"seed_{protocol.main_score}", [])]
+    return (
+        all(isinstance(group, dict) for group in groups)
+        and all(
+            isinstance(name, str)
+            for name in (content["checkpoint"], fingerprint["digest"], fingerprint["dataset"]["name"])
+        )
+        and all(isinstance(number, int | float) for number in (content["step"], *scores))
+        and all(isinstance(score, int | float | None) for score in classes)
+    )
 
 
 def _label_checkpoints(contents: Sequence[dict[str, Any]]) -> list[str]:

@@ -3,10 +3,11 @@
 import datetime
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
+from absl import logging
 
 from croc_jax.data.decoding import decode_image
 from croc_jax.data.sources import open_data
@@ -19,6 +20,13 @@ from croc_jax.report.html import picture, section, write_page
 from croc_jax.report.inspect import explore, overlap
 from croc_jax.training.config import flatten, recipe_to_dict
 
+# What the facts and the figures show.
+COLUMNS = (
+    "step", "images_per_sec", "loss", "loss_dense", "loss_global", "teacher_entropy", "teacher_entropy_c",
+    "num_clusters", "valid_fraction",
+)  # fmt: skip
+# Longer than any run: a number in the file is wrong.
+_MOST_SECONDS = 1e10
 NUM_CANDIDATES, NUM_PAIRS, NUM_MERGINGS, NUM_MERGING_HEADS = 24, 4, 2, 3
 # Of all candidates, pairs that neither repeat nor miss each other show the method best.
 BEST_OVERLAP = 0.6
@@ -65,7 +73,7 @@ def build_report(workdir: Path, *, file: Path | None = None) -> Path:
     Raises:
         ValueError: if there are no metrics or no checkpoint yet, no image can be read, or a results.json is unusable.
     """
-    rows = read_metrics(workdir / "metrics.jsonl")
+    rows = read_metrics(workdir / "metrics.jsonl", columns=COLUMNS)
     backbone, groups = load_backbone(workdir), group_evaluations(read_evaluations([workdir]))
     recipe, file = backbone.recipe, file or workdir / "report.html"
     cluster_sections, num_images = _cluster_sections(backbone)
@@ -109,27 +117,42 @@ def build_comparison(folders: Sequence[Path], file: Path) -> Path:
     return file
 
 
-def read_metrics(file: Path) -> list[dict[str, float]]:
+def read_metrics(file: Path, *, columns: Collection[str] = ()) -> list[dict[str, float]]:
     """Returns the rows of a metrics.jsonl; what is null there is NaN here.
 
+    Args:
+        file: path of the file.
+        columns: names that every row must have.
+
     Raises:
-        ValueError: if there are none.
+        ValueError: if there are no rows, or one lacks a column.
     """
     rows = _parse_rows(file)
     if not rows:
         raise ValueError(f"{file} holds no metrics: train first (launch/pretrain.py)")
+    if lacking := {name for row in rows for name in columns if name not in row}:
+        raise ValueError(f"{file} has rows without {', '.join(sorted(lacking))}: name the workdir of a run")
     return rows
 
 
 def _parse_rows(file: Path) -> list[dict[str, float]]:
-    rows = []
-    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
-        try:
-            row = json.loads(line)
-        except ValueError:  # A line that is being written.
-            continue
-        rows.append({name: math.nan if value is None else value for name, value in row.items()})
+    # One that is being written may be torn.
+    lines = file.read_bytes().splitlines() if file.is_file() else []
+    rows = [row for line in lines if (row := _parse_row(line))]
+    if len(rows) < len(lines) - 1:
+        logging.warning(
+            "%s: %d of %d lines are left out, as they hold no metrics", file, len(lines) - len(rows), len(lines)
+        )
     return rows
+
+
+def _parse_row(line: bytes) -> dict[str, float] | None:
+    """Returns the numbers in a line, or None if it holds something else."""
+    try:
+        row = {name: math.nan if value is None else float(value) for name, value in json.loads(line).items()}
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+        return None
+    return row if 0 <= row.get("step", math.nan) < math.inf else None
 
 
 def describe(backbone: FrozenBackbone, num_images: int) -> str:
@@ -150,12 +173,15 @@ def describe(backbone: FrozenBackbone, num_images: int) -> str:
 def collect_facts(rows: Rows, *, batch_size: int) -> list[tuple[str, str]]:
     """Returns the numbers to read first, and what they are, from the rows of metrics.jsonl."""
     # Each row's speed holds for the steps since the row before, whatever happened between two runs.
-    speeds, steps = [row["images_per_sec"] for row in rows], np.diff([0, *(row["step"] for row in rows)])
-    seconds = float(np.sum(steps * batch_size / speeds))
+    speeds, steps = np.array([row["images_per_sec"] for row in rows]), np.diff([0, *(row["step"] for row in rows)])
+    known = speeds > 0
+    seconds = float(np.sum(steps[known] * batch_size / speeds[known]))
+    if not known.any() or seconds > _MOST_SECONDS:
+        return []
     hours = str(datetime.timedelta(minutes=round(seconds / 60))).removesuffix(":00")
     facts = [
         (f"{seconds / 60:.1f} min" if seconds < 3600 else f"{hours} h", "of training"),
-        (f"{np.median(speeds):.0f}", "images a second"),
+        (f"{np.median(speeds[known]):.0f}", "images a second"),
     ]
     if rows[-1]["num_clusters"]:
         facts.append((f"{rows[-1]['num_clusters']:.1f}", "clusters in a pair of crops, on average"))

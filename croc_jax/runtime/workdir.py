@@ -257,8 +257,9 @@ def read_recipe(path: Path) -> Recipe:
     """
     try:
         return recipe_from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, AttributeError) as error:
-        raise WorkdirError(f"{path} is no configuration of this version: {error}") from error
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        # It may quote whatever stands there.
+        raise WorkdirError(f"{path} is no configuration of this version: {str(error)[:500]}") from error
 
 
 def differing_fields(old: Recipe, new: Recipe) -> dict[str, tuple[object, object]]:

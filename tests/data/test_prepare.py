@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 
 import numpy as np
@@ -124,6 +125,15 @@ def test_prepare_refuses_a_folder_of_other_shards(run, photos, tmp_path):
     (tmp_path / "moved").rename(photos)
     with pytest.raises(ValueError, match=r"holds ArrayRecord files but no prepare\.json: choose another --output"):
         run()
+
+
+@pytest.mark.parametrize("damaged", [b"", b"[]", b"{}", b"\xff\xfe", b"[" * 100_000])
+def test_prepare_names_damaged_settings(run, tmp_path, damaged):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "prepare.json").write_bytes(damaged)
+    with pytest.raises(ValueError, match=re.escape(f"cannot read {tmp_path / 'out' / 'prepare.json'} (")) as caught:
+        run()
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("size", "expected"), [((400, 300), (133, 100)), ((101, 101), (100, 100))])

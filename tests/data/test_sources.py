@@ -260,6 +260,7 @@ MISTAKES = [
     (["a.txt"], "list:b.txt", r"cannot read the list of images b\.txt: No such file"),
     ([], "list:binary.txt", r"binary\.txt is no text .*: save it as UTF-8"),
     ([], "list:zeros.txt", r"zeros\.txt is no text: it holds bytes of value 0"),
+    ([], "list:long.txt", r"long\.txt, line 2, 'x{100}\.\.\.': 5000 characters are no path"),
     ([], "list:pipe", "cannot read the list of images pipe: pipe is a FIFO.*not a regular file"),
     ([], "list:.", "cannot read the list of images .: . is a folder, not a regular file"),
     ([], "list:comment.txt", r"comment\.txt names no images"),
@@ -285,6 +286,7 @@ def test_open_sources_explains_what_is_wrong(tmp_path, monkeypatch):
         (folder / "binary.txt").write_bytes(b"\xff\xfe\x00")
         (folder / "comment.txt").write_text("# nothing\n")
         (folder / "zeros.txt").write_text("a.jpg\n", encoding="utf-16-le")
+        (folder / "long.txt").write_text(f"# all\n{5000 * 'x'}\n")
         os.mkfifo(folder / "pipe")
         with pytest.raises(ValueError, match=message):
             open_sources([spec])

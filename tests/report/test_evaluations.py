@@ -1,5 +1,7 @@
 """Evaluations are put beside those that they compare with."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -50,6 +52,25 @@ def test_objects_of_videos_have_scores_as_classes_do(tmp_path):
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"protocol": "linear", "miou": 3}', '{"protocol": "other"}'])
 def test_a_file_of_another_kind_is_named(tmp_path, content):
     (tmp_path / "results.json").write_text(content)
+    with pytest.raises(ValueError, match="results.json was not written by evaluate.py"):
+        read_evaluations([tmp_path])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"checkpoint": 3},
+        {"step": "3"},
+        {"miou": None},
+        {"class_iou": []},
+        {"class_iou": {"sky": "x"}},
+        {"fingerprint": {"dataset": 1}},
+        {"seconds": 1},
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path, change):
+    file = write_linear(tmp_path, miou=20.0, sky=20.0) / "results.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(ValueError, match="results.json was not written by evaluate.py"):
         read_evaluations([tmp_path])
 

@@ -106,8 +106,21 @@ def test_read_metrics(tmp_path):
     file.write_text('{"step": 1, "loss": null}\n{"step": 5, "loss": 0.5}\n')
     first, second = read_metrics(file)
     assert first["step"] == 1 and math.isnan(first["loss"]) and second == {"step": 5, "loss": 0.5}
-    with pytest.raises(ValueError, match="workdir"):
+    with pytest.raises(
+        ValueError, match="metrics.jsonl has rows without images_per_sec, .*: name the workdir of a run"
+    ):
         build_report(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"\xff\xfe", b"[1, 2]", b"{}", b'{"step": null}', b'{"step": "x"}', b"[" * 100_000, b'{"step": 1, "a": []}'],
+)
+def test_lines_that_hold_no_metrics_are_left_out(tmp_path, line, caplog):
+    file = tmp_path / "metrics.jsonl"
+    file.write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 2}\n{"step": 3}\n{"st')
+    assert [row["step"] for row in read_metrics(file)] == [1, 2, 3]
+    assert "2 of 5 lines are left out" in caplog.text
 
 
 def facts_of(*steps_and_speeds, **last):
@@ -124,6 +137,7 @@ def test_facts_by_hand():
         ("3.0", "clusters in a pair of crops, on average"),
         ("75%", "of clusters lie in both crops"),
     ]
+    assert facts_of((10, 0.0)) == facts_of((10, math.nan)) == facts_of((1e30, 1.0)) == []
     for seconds, text in ((9, "0.1 min"), (3540, "59.0 min"), (3600, "1:00 h"), (9930, "2:46 h"),
                           (86400 + 7200, "1 day, 2:00 h")):  # fmt: skip
         assert facts_of((seconds, 800.0))[0][0] == text

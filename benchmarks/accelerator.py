@@ -19,31 +19,32 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 from PIL import Image
 from rich.console import Console
 from trial.findings import OK, Report, Row, attempt, print_rows, read_rows, write_findings
 from trial.phases import environment, run_phase
 from trial.sizes import SIZES, TrialSize
 
-IMAGES = flags.DEFINE_string("images", "", "A folder of photos; random images if not given.")
+from croc_jax.runtime.program import UserError, define_path, run, writable
+
+IMAGES = define_path("images", "", "A folder of photos; random images if not given.")
 MINUTES = flags.DEFINE_float("minutes", 0.0, "Length of the training run; 3 by default, if they are left.")
 SIZE = flags.DEFINE_enum("size", "full", list(SIZES), "full for an accelerator, toy for a test on CPU.")
-OUTPUT = flags.DEFINE_string("output", "runs/accelerator", "Where tables, logs and the trace go.")
+OUTPUT = define_path("output", "runs/accelerator", "Where tables, logs and the trace go.")
 PHASE = flags.DEFINE_string("phase", "", "Runs this phase alone, in this process; for the program itself.")
 # Two starts and a few steps, where the other phases took long.
 _LEAST_MINUTES = 2.0
 
 
-def main(_: Sequence[str]) -> None:
+def main() -> None:
     """Runs all phases, one after the other, and prints what they found."""
-    size, folder = SIZES[SIZE.value], Path(OUTPUT.value)
+    size, folder = SIZES[SIZE.value], OUTPUT.value
     if PHASE.value:
         run_here(PHASE.value, size, folder)
         return
-    folder.mkdir(parents=True, exist_ok=True)
     console = Console(soft_wrap=True, highlight=False, markup=False)
-    with found_images(size, IMAGES.value) as images:
+    with writable(folder, name="--output"), found_images(size, IMAGES.value) as images:
         rows = run_all(size, images, folder, console)
     devices = next((row.numbers for row in rows if row.name == "devices"), None)
     title = "Unknown devices"
@@ -85,7 +86,7 @@ def run_here(phase: str, size: TrialSize, folder: Path) -> None:
     report = Report(phase, folder / f"{phase}.jsonl", say=functools.partial(print, flush=True))
     functions = {
         "devices": lambda: device_phases.name_devices(size, report),
-        "numbers": lambda: numeric_checks.check_numbers(size, IMAGES.value, report),
+        "numbers": lambda: numeric_checks.check_numbers(size, str(IMAGES.value), report),
         "speed": lambda: device_phases.time_steps(size, report),
         "parts": lambda: device_phases.split_step(size, report, folder / "trace"),
     }
@@ -113,12 +114,12 @@ def train(
 
 
 @contextlib.contextmanager
-def found_images(size: TrialSize, folder: str) -> Iterator[Path]:
+def found_images(size: TrialSize, folder: Path | None) -> Iterator[Path]:
     """Yields the given folder, or a temporary one of random images."""
     if folder:
-        if not Path(folder).is_dir():
-            raise app.UsageError(f"--images={folder}: there is no such folder")
-        yield Path(folder).resolve()
+        if not folder.is_dir():
+            raise UserError(f"--images={folder}: there is no such folder")
+        yield folder.resolve()
         return
     rng, (height, width) = np.random.default_rng(0), size.image_size
     with tempfile.TemporaryDirectory(prefix="images-") as temporary:
@@ -132,4 +133,4 @@ def found_images(size: TrialSize, folder: str) -> Iterator[Path]:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run(main)

@@ -4,10 +4,11 @@ import time
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 from timing import median_seconds, peak_memory_gib, print_table
 
 from croc_jax.clustering import ClusteringConfig, cluster_views, patch_positions
+from croc_jax.runtime.program import run
 
 IMAGES = flags.DEFINE_integer("images", 32, "Images a call.")
 HEADS = flags.DEFINE_integer("heads", 6, "Heads.")
@@ -16,7 +17,7 @@ K_START = flags.DEFINE_integer("k_start", 12, "First centroids.")
 REPEATS = flags.DEFINE_integer("repeats", 10, "Calls that are timed.")
 
 
-def main(_: list[str]) -> None:
+def main() -> None:
     """Prints the median time an image, with the time to compile."""
     rng = np.random.default_rng(0)
     lead, count = (2, IMAGES.value, HEADS.value), GRID.value**2
@@ -47,4 +48,4 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run(main)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 from memory import soak
 from PIL import Image
 from plain import load_views
@@ -30,8 +30,9 @@ from croc_jax.data.pipeline import make_dataset
 from croc_jax.data.prepare import PrepareConfig, prepare
 from croc_jax.data.sources import FolderSource, ImageSource, open_sources
 from croc_jax.data.workers import count_cores
+from croc_jax.runtime.program import define_path, run
 
-IMAGES = flags.DEFINE_string("images", None, "Folder of photographs.", required=True)
+IMAGES = define_path("images", None, "Folder of photographs.", required=True, must_exist=True)
 SECONDS = flags.DEFINE_float("seconds", 3.0, "How long each reader works in each turn.")
 TURNS = flags.DEFINE_integer("turns", 5, "Turns; medians are printed.")
 SOAK = flags.DEFINE_integer("soak", 0, "Instead, read so many batches of small crops and print the memory they leave.")
@@ -41,14 +42,14 @@ BATCH, REPEATS = 16, 32
 Reader = Callable[[float], float]
 
 
-def main(_: list[str]) -> None:
+def main() -> None:
     """Prints images/s on one core and on all, of each way to store and read, and the ratios."""
     if SOAK.value:
         soak(IMAGES.value, batches=SOAK.value)
         return
     console = Console()
     with tempfile.TemporaryDirectory() as scratch:
-        for title, folder in _collections(Path(IMAGES.value), Path(scratch)):
+        for title, folder in _collections(IMAGES.value, Path(scratch)):
             stored = _stored(folder, Path(scratch) / f"{folder.name}-stored")
             for cores in dict.fromkeys((1, count_cores())):
                 with contextlib.ExitStack() as stack:
@@ -163,4 +164,4 @@ def _augmented_per_second() -> float:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run(main)

@@ -12,7 +12,7 @@ from croc_jax.data.sources import FolderSource
 PARTS = 20
 
 
-def soak(folder: str, *, batches: int, workers: int = 2) -> None:
+def soak(folder: Path, *, batches: int, workers: int = 2) -> None:
     """Prints the memory of this process and its workers after each twentieth of the batches."""
     dataset = make_dataset(FolderSource(folder), views=ViewsConfig(crop_size=32), batch_size=8, seed=0)
     with dataset.iterate(num_workers=workers, num_threads=1) as stream:

@@ -4,13 +4,14 @@ import time
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 from flops import model_flops, transformer
 from timing import median_seconds, peak_memory_gib, print_table, random_batch
 
 from croc_jax.clustering import cluster_views, patch_positions
 from croc_jax.losses import ObjectiveConfig
 from croc_jax.models import BackboneConfig
+from croc_jax.runtime.program import run
 from croc_jax.training.config import Recipe, ScheduleConfig
 from croc_jax.training.sharding import make_mesh, replicated, shard_batch
 from croc_jax.training.state import init_state
@@ -25,7 +26,7 @@ REPEATS = flags.DEFINE_integer("repeats", 5, "Steps that are timed.")
 PEAK = flags.DEFINE_float("peak_tflops", 0.0, "The device's peak, to print the share of it that is used.")
 
 
-def main(_: list[str]) -> None:
+def main() -> None:
     """Prints images/s, model FLOP/s, the share of the clustering, compile time and peak memory."""
     backbone = BackboneConfig(variant=VARIANT.value, dtype=DTYPE.value, remat=REMAT.value)
     recipe = Recipe(
@@ -82,4 +83,4 @@ def clustering_seconds(recipe: Recipe) -> float:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run(main)

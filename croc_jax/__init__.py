@@ -2,10 +2,12 @@
 
 from typing import TYPE_CHECKING, Any
 
+from croc_jax.version import __version__
+
 if TYPE_CHECKING:
     from croc_jax.evaluation.backbones import load_backbone
 
-__all__ = ["load_backbone"]
+__all__ = ["__version__", "load_backbone"]
 
 
 def __getattr__(name: str) -> Any:

@@ -11,16 +11,23 @@ import io
 import sys
 from pathlib import Path
 
-import nbformat
-from nbclient import NotebookClient
+from absl import flags
 from PIL import Image
+
+from croc_jax.runtime.program import UserError, run
 
 FOLDER = Path(__file__).resolve().parent
 
 
 def main() -> None:
     """Runs those named, or all."""
-    for name in sys.argv[1:] or sorted(path.stem for path in FOLDER.glob("*.ipynb")):
+    import nbformat
+    from nbclient import NotebookClient
+
+    known = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
+    if unknown := [name for name in sys.argv[1:] if name not in known]:
+        raise UserError(f"no notebook {unknown[0]}: choose among {', '.join(known)}")
+    for name in sys.argv[1:] or known:
         path = FOLDER / f"{name}.ipynb"
         notebook = nbformat.read(path, as_version=4)
         NotebookClient(notebook, timeout=1200, resources={"metadata": {"path": str(FOLDER)}}).execute()
@@ -46,4 +53,4 @@ def shrink(encoded: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, parse=lambda argv: flags.FLAGS(argv)[:1])

@@ -6,7 +6,7 @@ r"""The paper's ablations on COCO (Tables 4 to 6): prints the commands of all ru
 Each run is pre-trained in WORKDIR/NAME and scored by linear and by unsupervised segmentation on three data sets; in
 the end, WORKDIR/report.html compares them. The run that all tables share is trained once. --config.FIELD=VALUE changes
 all runs. With --run, commands run one after another on this host; after a stop, the same command resumes, and a score
-that exists is kept. On a cluster, print the commands and give each to a launch template.
+of the same run and images is kept. On a cluster, print the commands and give each to a launch template.
 """
 
 import re
@@ -18,18 +18,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from absl import flags
-from cli import parse_config, run
+from cli import define_path, parse_config, run
 from rich.console import Console
 
-from croc_jax.evaluation.reuse import is_done, make_request, mark_done
-from croc_jax.runtime.workdir import CONFIG_NAME, latest_step
-
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of all runs.", required=True)
+WORKDIR = define_path("workdir", None, "Folder of all runs.", required=True)
 TABLE = flags.DEFINE_enum("table", "all", ("all", "lambda_pos", "k_start", "tokens"), "One table alone.")
 RUN = flags.DEFINE_bool("run", False, "Run the commands instead of printing them.")
 BASE = flags.DEFINE_multi_string("config", ["configs/croc_vits16_coco.py"], "The config that all runs start from.")
-VOC = flags.DEFINE_string("voc", "data/VOCdevkit", "Folder of VOC 2012 with the augmented training set.")
-COCO = flags.DEFINE_string("coco", "data/coco", "Folder of COCO with things and stuff annotations.")
+VOC = define_path("voc", "data/VOCdevkit", "Folder of VOC 2012 with the augmented training set.")
+COCO = define_path("coco", "data/coco", "Folder of COCO with things and stuff annotations.")
 
 # What an ablation does not vary.
 CENTER = {"clustering.lambda_pos": 3.0, "clustering.k_start": 12, "clustering.k_max": 12, "objective.tokens": "keys"}
@@ -54,6 +51,10 @@ class Command(NamedTuple):
         """Runs the program, unless it has given the same result already; returns its status."""
         if self.output is None:
             return run_program(self.arguments)
+        # Only here: they import jax, for seconds that printing commands does not need.
+        from croc_jax.evaluation.reuse import is_done, make_request, mark_done
+        from croc_jax.runtime.workdir import CONFIG_NAME, latest_step
+
         config, step = self.workdir / CONFIG_NAME, latest_step(self.workdir) or 0
         request = make_request(self.arguments, config=config, step=step, data=self.data)
         if is_done(self.output, request):
@@ -67,7 +68,7 @@ def main() -> None:
     """Prints or runs all commands."""
     overrides = [flag for flag in sys.argv[1:] if re.match(r"--?config\.", flag)]
     parse_config(BASE.value[0], overrides)  # an unknown field is an error before anything runs
-    commands = make_commands(Path(WORKDIR.value), ablation_runs(TABLE.value), [f"--config={BASE.value[0]}", *overrides])
+    commands = make_commands(WORKDIR.value, ablation_runs(TABLE.value), [f"--config={BASE.value[0]}", *overrides])
     for command in commands:
         line = shlex.join(["python", *command.arguments])
         if not RUN.value:

@@ -1,33 +1,33 @@
-"""Shared by the programs: flags, config files, progress bars, and one-line messages for a user's mistakes."""
+"""Config files on the command line, and progress bars, for the programs; `run` also explains mistakes in them."""
 
-import importlib.util
+import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from absl import app, flags, logging
+from absl import flags
 from ml_collections import ConfigDict, config_flags
 from rich import progress
 from rich.console import Console
 from rich.text import Text
 
-# Packages that only some programs need, and the extra that installs each.
-EXTRAS = {"matplotlib": "report"}
-TRACEBACK = flags.DEFINE_bool("traceback", False, "Show the traceback of an error.")
+from croc_jax.runtime import program
+from croc_jax.runtime.program import UserError, define_path, define_paths, writable
 
+__all__ = [
+    "SpeedColumn", "UserError", "define_colors", "define_path", "define_paths", "load_config_file", "make_progress",
+    "parse_config", "parse_configs", "run", "writable",
+]  # fmt: skip
 
-class UserError(ValueError):
-    """A mistake on the command line; the message says what to do."""
+# Flags that functions of this module define belong to the program.
+flags.disclaim_key_flags()
 
 
 def run(main: Callable[[], None], *, config_flag: str = "config") -> None:
-    """Parses flags and runs a program; a user's mistake ends it with one line and status 1.
-
-    ValueError and FileNotFoundError count as such mistakes: the library raises them for unusable settings and data.
-    The flag --traceback shows more.
+    """Runs a program, see `croc_jax.runtime.program.run`; mistakes in config files and overrides are one line, too.
 
     Args:
         main: the program.
@@ -35,42 +35,50 @@ def run(main: Callable[[], None], *, config_flag: str = "config") -> None:
     """
 
     def parse(argv: list[str]) -> list[str]:
+        _check_config_files(argv, config_flag)
+        # Where --config may be repeated, `parse_configs` reads the overrides.
+        is_repeated = "config" in flags.FLAGS and isinstance(flags.FLAGS["config"], flags.MultiFlag)
         try:
-            _check_config_exists(argv, config_flag)
-            # Where --config may be repeated, `parse_configs` reads the overrides.
-            is_repeated = "config" in flags.FLAGS and isinstance(flags.FLAGS["config"], flags.MultiFlag)
             return flags.FLAGS([flag for flag in argv if not (is_repeated and _is_override(flag))])
         except (AttributeError, KeyError) as error:
-            raise SystemExit(f"error: {_explain_override(error, argv)}") from None
-        except (UserError, flags.Error) as error:
-            # An error in a config file comes with its whole traceback, which ends in the reason.
-            raise SystemExit(f"error: {str(error).strip().splitlines()[-1]}") from None
+            raise UserError(_explain_override(error, argv)) from None
 
-    def guarded(argv: list[str]) -> None:
-        if len(argv) > 1:
-            raise SystemExit(f"error: unexpected argument {argv[1]!r}: flags look like --name=value")
-        try:
-            main()
-        except (ValueError, FileNotFoundError) as error:
-            if TRACEBACK.value:
-                raise
-            raise SystemExit(f"error: {error}") from None
-
-    logging.set_verbosity(logging.WARNING)
-    app.run(guarded, flags_parser=parse)
+    # Shells expand ~ at the start of a word alone.
+    sys.argv[1:] = [re.sub(r"^(--?(?:eval_)?config=)(~.*)", _expand, flag) for flag in sys.argv[1:]]
+    program.run(main, parse=parse)
 
 
-def explain_missing(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Names the extra of croc_jax that installs a missing package, in one line; other errors keep their traceback."""
-    package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
-    if package not in EXTRAS or "--traceback" in sys.argv:
-        sys.__excepthook__(kind, error, trace)
-    else:
-        print(f"error: {package} is not installed: pip install 'croc_jax[{EXTRAS[package]}]'", file=sys.stderr)
+def load_config_file(source: str, flag: str = "--config") -> ConfigDict:
+    """Returns the config of a file named as on the command line, FILE.py or FILE.py:VARIANT.
 
+    Args:
+        source: the file.
+        flag: the flag that names it, for messages.
 
-# Programs import packages before `run` could catch an error.
-sys.excepthook = explain_missing
+    Raises:
+        UserError: if it is no config file, with the place of the error in it.
+    """
+    file, _, variant = source.partition(":")
+    if not Path(file).is_file():
+        raise UserError(f"{flag}={source}: there is no such file")
+    module: dict[str, Any] = {"__name__": "config", "__file__": file}
+    try:
+        exec(compile(Path(file).read_bytes(), file, "exec"), module)
+        config = module["get_config"](variant) if variant else module["get_config"]()
+    except Exception as error:  # whatever a file can do
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+        text = f"{type(error).__name__}: {error.msg if isinstance(error, SyntaxError) else error}"
+        if isinstance(error, KeyError) and "get_config" not in module:
+            text = "has no function get_config: name a file such as those in configs/"
+        elif isinstance(error, TypeError) and variant and not lines:
+            text = "this file has no variants: leave out what follows the colon"
+        elif isinstance(error, ValueError) and lines:
+            text = str(error)
+        raise UserError(f"{flag}={source}: {text}{f' (line {line})' if line else ''}") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"{flag}={source}: get_config returns a {type(config).__name__}, not a ConfigDict")
+    return config
 
 
 def define_colors() -> Callable[[], dict[str, tuple[float, ...]]]:
@@ -91,16 +99,6 @@ def define_colors() -> Callable[[], dict[str, tuple[float, ...]]]:
         return found
 
     return read
-
-
-def load_config_file(source: str) -> ConfigDict:
-    """Returns the config of a file named as on the command line, FILE.py or FILE.py:VARIANT."""
-    name, _, variant = source.partition(":")
-    spec = importlib.util.spec_from_file_location(Path(name).stem, name)
-    assert spec is not None and spec.loader is not None, name
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(variant) if variant else module.get_config()
 
 
 def parse_configs(argv: Sequence[str], files: Sequence[str]) -> dict[str, Any]:
@@ -132,7 +130,8 @@ def parse_configs(argv: Sequence[str], files: Sequence[str]) -> dict[str, Any]:
 
 
 def parse_config(file: str, overrides: Sequence[str]) -> Any:
-    """Returns the config of a file with overrides --config.FIELD=VALUE; UserError names one that has no field."""
+    """Returns the config of a file with overrides --config.FIELD=VALUE; UserError names what is wrong with either."""
+    load_config_file(file)
     argv, values = ["", f"--config={file}", *overrides], flags.FlagValues()
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
     try:
@@ -158,6 +157,10 @@ def make_progress(console: Console) -> progress.Progress:
     return progress.Progress(*columns, progress.TextColumn("ETA"), progress.TimeRemainingColumn(), console=console)
 
 
+def _expand(flag: re.Match[str]) -> str:
+    return flag[1] + os.path.expanduser(flag[2])
+
+
 def _is_override(flag: str) -> bool:
     return re.match(r"--?config\.", flag) is not None
 
@@ -170,16 +173,16 @@ def _has_field(config: Any, flag: str) -> bool:
     return True
 
 
-def _check_config_exists(argv: Sequence[str], required: str) -> None:
-    """Raises UserError if a program lacks the config file that it needs, or there is no such file."""
-    if required not in flags.FLAGS or any(re.fullmatch("--?help(short|full)?", flag) for flag in argv):
+def _check_config_files(argv: Sequence[str], required: str) -> None:
+    """Raises UserError if a program lacks the config file that it needs, or a file that is given is none."""
+    if any(re.fullmatch("--?help(short|full)?", flag) for flag in argv):
         return
-    files = re.findall(rf"(?:^|\n)--?{required}[=\n]([^\n]*)", "\n".join(argv))
-    if not files:
-        raise UserError(f"no configuration: add --{required}=configs/NAME.py")
-    for file in files:
-        if not Path(file.partition(":")[0]).is_file():
-            raise UserError(f"--{required}={file}: there is no such file")
+    for name in (required, "eval_config"):
+        files = re.findall(rf"(?:^|\n)--?{name}[=\n]([^\n]*)", "\n".join(argv)) if name in flags.FLAGS else ()
+        if name == required and name in flags.FLAGS and not files:
+            raise UserError(f"no configuration: add --{required}=configs/NAME.py")
+        for file in files:
+            load_config_file(file, f"--{name}")
 
 
 def _explain_override(error: Exception, argv: Sequence[str]) -> str:

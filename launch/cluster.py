@@ -12,11 +12,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import cli
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from cli import UserError, define_colors, make_progress, run
+from cli import UserError, define_colors, define_path, make_progress, writable
 from jaxtyping import Array, Int, UInt8
 from PIL import Image
 from rich.console import Console
@@ -33,11 +34,17 @@ from croc_jax.report.overlay import SIDE, enlarge, overlay
 from croc_jax.report.style import CLUSTER_COLORS
 from croc_jax.training.config import Recipe
 
-IMAGES = flags.DEFINE_string("images", None, "A folder of images, at any depth.", required=True)
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A workdir, a checkpoint, a file, or 'random'.", required=True)
-OUTPUT = flags.DEFINE_string("output", None, "Folder for labels and pictures.", required=True)
-SIZE = flags.DEFINE_integer("size", 448, "Side of the square that images are resized to, in whole patches.")
-K_START = flags.DEFINE_integer("k_start", 12, "Clusters that merging starts from; 256 at most.", upper_bound=256)
+IMAGES = define_path("images", None, "A folder of images, at any depth.", required=True, must_exist=True)
+CHECKPOINT = define_path(
+    "checkpoint", None, "A workdir, a checkpoint, a file, or 'random'.", required=True, must_exist=True, words=[RANDOM]
+)
+OUTPUT = define_path("output", None, "Folder for labels and pictures.", required=True)
+SIZE = flags.DEFINE_integer(
+    "size", 448, "Side of the square that images are resized to, in whole patches.", lower_bound=1
+)
+K_START = flags.DEFINE_integer(
+    "k_start", 12, "Clusters that merging starts from; 256 at most.", lower_bound=2, upper_bound=256
+)
 LAMBDA_POS = flags.DEFINE_float("lambda_pos", 4.0, "Weight of the positional cost.")
 WHICH = flags.DEFINE_enum("which", "teacher", ("teacher", "student"), "Weights of a run.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Images at a time.", lower_bound=1)
@@ -49,8 +56,14 @@ NUM_SHOWN, COLUMNS = 24, 4
 
 def main() -> None:
     """Clusters all images that can be read."""
-    console, output = Console(soft_wrap=True, highlight=False, markup=False), Path(OUTPUT.value)
     source = FolderSource(IMAGES.value)
+    with writable(OUTPUT.value, name="--output") as output:
+        cluster_all(source, output)
+
+
+def cluster_all(source: FolderSource, output: Path) -> None:
+    """Writes the labels of all images, and what they look like together."""
+    console = Console(soft_wrap=True, highlight=False, markup=False)
     # Without a run, the start of a ViT-S/16.
     colors: Any = read_colors()
     if CHECKPOINT.value == RANDOM:
@@ -64,7 +77,6 @@ def main() -> None:
     except ValueError as error:
         raise UserError(f"--size={SIZE.value}: {error}") from error
     cluster_fn = make_cluster_fn(backbone, grid)
-    output.mkdir(parents=True, exist_ok=True)
     images = [Path(source.name(index)).relative_to(IMAGES.value) for index in range(len(source))]
     names = [str(image.with_suffix(".png")) for image in images]
     if len(set(names)) < len(names):
@@ -154,4 +166,4 @@ def draw_sheet(pictures: Sequence[UInt8[np.ndarray, "S T 3"]]) -> Image.Image:
 
 
 if __name__ == "__main__":
-    run(main)
+    cli.run(main)

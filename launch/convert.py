@@ -17,10 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cli
 import jax
 import numpy as np
 from absl import flags
-from cli import UserError, define_colors, run
+from cli import UserError, define_colors, define_path, writable
 from rich.console import Console
 
 from croc_jax.checkpoints.description import format_setting
@@ -34,8 +35,10 @@ from croc_jax.evaluation.backbones import FrozenBackbone, load_backbone
 from croc_jax.models import Backbone, make_backbone
 from croc_jax.training.config import Recipe
 
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A workdir, a checkpoint, a file or a folder.", required=True)
-OUTPUT = flags.DEFINE_string(
+CHECKPOINT = define_path(
+    "checkpoint", None, "A workdir, a checkpoint, a file or a folder.", required=True, must_exist=True
+)
+OUTPUT = define_path(
     "output", None, "A .pth, .safetensors or .stablehlo file; a folder for hf and orbax.", required=True
 )
 FORMAT = flags.DEFINE_enum("format", "official", (*FORMATS, "orbax", "stablehlo"), "Whose names the weights get.")
@@ -46,8 +49,8 @@ RUN = flags.DEFINE_bool("run", False, "Write both networks of a run, with heads 
 
 def main() -> None:
     """Converts and compares."""
-    checkpoint, output = Path(CHECKPOINT.value), Path(OUTPUT.value)
-    try:
+    checkpoint, output = CHECKPOINT.value, OUTPUT.value
+    with writable(output, name="--output", is_file=FORMAT.value not in ("hf", "orbax")):
         if RUN.value:
             convert_run(checkpoint, output)
         else:
@@ -56,8 +59,6 @@ def main() -> None:
             if backbone.note:
                 say(f"{checkpoint}: {backbone.note}")
             convert_backbone(backbone, output)
-    except OSError as error:
-        raise UserError(str(error)) from error
 
 
 def convert_backbone(backbone: FrozenBackbone, output: Path) -> None:
@@ -145,4 +146,4 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    cli.run(main)

@@ -14,8 +14,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from absl import flags
-from cli import UserError, load_config_file, run
+from cli import UserError, define_path, load_config_file, run
 from rich.console import Console
 
 from croc_jax.data.sources import FolderSource
@@ -32,8 +31,8 @@ EPOCHS = (
     "optimizer.freeze_last_layer_epochs",
     "objective.warmup_teacher_temp_epochs",
 )
-IMAGES = flags.DEFINE_string("images", "", "A folder of photos, or of images/ and labels/.")
-WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the run; by default runs/demo, or runs/demo-NAME for --images.")
+IMAGES = define_path("images", "", "A folder of photos, or of images/ and labels/.")
+WORKDIR = define_path("workdir", "", "Folder of the run; by default runs/demo, or runs/demo-NAME for --images.")
 
 
 class Plan(NamedTuple):
@@ -51,6 +50,8 @@ def main() -> None:
     if not IMAGES.value:
         call("examples/scenes", f"--output={ROOT / 'data' / 'scenes'}", f"--num_train={NUM_SCENES}")
     plan = make_plan(IMAGES.value, WORKDIR.value)
+    if batch_size := plan.changes.get("schedule.batch_size"):
+        console.print(f"{batch_size} photos are less than a batch of {CONFIG.name}: batches hold {batch_size} images")
     if plan.labeled:
         evaluate("random", plan, step=0)
     console.rule("pre-training")
@@ -64,7 +65,7 @@ def main() -> None:
     console.print(f"Open this page in a browser:\n  {build_report(plan.workdir).resolve()}")
 
 
-def make_plan(images: str, workdir: str) -> Plan:
+def make_plan(images: str | Path | None, workdir: str | Path | None) -> Plan:
     """Returns what to do with a folder of images, or with the scenes if `images` is empty; raises UserError."""
     folder = Path(images).resolve() if images else ROOT / "data" / "scenes"
     if not folder.is_dir():
@@ -73,16 +74,25 @@ def make_plan(images: str, workdir: str) -> Plan:
     photos = folder / "images" / "train" if labeled else folder
     changes: dict[str, str | int] = {"data.folders": str(photos)}
     if images:
-        changes |= scaled_epochs(len(FolderSource(photos)))
+        if (count := len(FolderSource(photos))) < 2:
+            raise UserError(f"--images={images}: holds {count} photo: training needs at least 2")
+        changes |= scaled_schedule(count)
     name = f"demo-{folder.name}" if images else "demo"
     return Plan(folder, labeled, Path(workdir) if workdir else ROOT / "runs" / name, changes)
 
 
-def scaled_epochs(num_images: int) -> dict[str, int]:
-    """Returns the epochs with which so many images take as many steps as the scenes do, but at least one epoch."""
-    config, ratio = load_config_file(str(CONFIG)), NUM_SCENES / num_images
+def scaled_schedule(num_images: int) -> dict[str, int]:
+    """Returns the epochs with which so many images take as many steps as the scenes do, but at least one epoch.
+
+    Fewer images than a batch make a smaller batch.
+    """
+    config = load_config_file(str(CONFIG))
+    whole_batch = operator.attrgetter("schedule.batch_size")(config)
+    batch_size = min(whole_batch, num_images)
+    ratio = NUM_SCENES / whole_batch * batch_size / num_images
     scaled = {name: round(ratio * operator.attrgetter(name)(config)) for name in EPOCHS}
-    return scaled | {"schedule.epochs": max(1, scaled["schedule.epochs"])}
+    scaled["schedule.epochs"] = max(1, scaled["schedule.epochs"])
+    return scaled if batch_size == whole_batch else scaled | {"schedule.batch_size": batch_size}
 
 
 def evaluate(checkpoint: str, plan: Plan, *, step: int) -> None:

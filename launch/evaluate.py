@@ -11,26 +11,41 @@ Several --config=FILE share what they can of the features, and write to DIR/NAME
 """
 
 import sys
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from absl import flags
-from cli import UserError, define_colors, load_config_file, make_progress, parse_configs, run
+from cli import (
+    UserError,
+    define_colors,
+    define_path,
+    load_config_file,
+    make_progress,
+    parse_configs,
+    run,
+    writable,
+)  # fmt: skip
 from rich.console import Console
 from rich.table import Table
 
 from croc_jax.evaluation import FrozenFeatures, MemoryBudget, get_protocol
 from croc_jax.evaluation.backbones import RANDOM, FrozenBackbone, load_backbone, random_backbone
+from croc_jax.evaluation.registry import Result
 from croc_jax.evaluation.results import describe_counts, make_results, write_results
+from croc_jax.paths import local_path
 from croc_jax.runtime.workdir import CONFIG_NAME, read_recipe
 from croc_jax.training.config import Recipe, recipe_from_dict
 
 CONFIGS = flags.DEFINE_multi_string("config", [], "A protocol, such as configs/eval/linear.py; may be repeated.")
-CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "A workdir, a checkpoint folder, a .pth or .safetensors file, or 'random'.", required=True
+CHECKPOINT = define_path(
+    "checkpoint",
+    None,
+    "A workdir, a checkpoint, weights of others, or 'random'.",
+    required=True,
+    must_exist=True,
+    words=[RANDOM],
 )
-OUTPUT = flags.DEFINE_string("output", None, "Folder for results.json and pictures.", required=True)
+OUTPUT = define_path("output", None, "Folder for results.json and pictures.", required=True)
 PATCH_SIZE = flags.DEFINE_enum(
     "patch_size", None, ("8", "16", "32"), "Pixels between the tokens of a convolutional network, if not its own."
 )
@@ -42,7 +57,18 @@ def main() -> None:
     configs = {name: config.to_dict() for name, config in parse_configs(sys.argv, CONFIGS.value).items()}
     # All mistakes show before the first hour of work.
     scorers = {name: get_protocol(config["protocol"]).prepare(config) for name, config in configs.items()}
-    console, output = Console(), Path(OUTPUT.value)
+    with writable(OUTPUT.value, name="--output"):
+        evaluate(configs, scorers)
+
+
+def evaluate(configs: Mapping[str, Mapping[str, Any]], scorers: Mapping[str, Callable[..., Result]]) -> None:
+    """Writes and prints the scores of all protocols.
+
+    Args:
+        configs: contents of files in configs/eval, by name.
+        scorers: what `Protocol.prepare` returns for each.
+    """
+    console, output = Console(), OUTPUT.value
     # Each backbone is loaded once, with features that protocols share, within the budget of the first of them.
     known: dict[str, tuple[FrozenBackbone, FrozenFeatures]] = {}
     for name, config in configs.items():
@@ -60,7 +86,7 @@ def main() -> None:
             folder.mkdir(parents=True, exist_ok=True)
             result = scorers[name](features, folder)
         protocol = get_protocol(config["protocol"])
-        results = make_results(protocol, config, result, backbone=backbone, checkpoint=CHECKPOINT.value)
+        results = make_results(protocol, config, result, backbone=backbone, checkpoint=str(CHECKPOINT.value))
         file = write_results(results, folder)
         console.print(make_table(results))
         console.print(f"scored: {describe_counts(results)}", highlight=False, soft_wrap=True)
@@ -81,12 +107,13 @@ def open_backbone(config: Mapping[str, Any]) -> FrozenBackbone:
 
 def find_recipe(source: str) -> Recipe:
     """Returns the settings of a workdir or of a config file."""
-    saved = Path(source) / CONFIG_NAME
+    path = local_path(source, name="--config.recipe")
+    saved = path / CONFIG_NAME
     if saved.is_file():
         return read_recipe(saved)
-    if not Path(source.partition(":")[0]).is_file():
-        raise UserError(f"config.recipe={source!r}: name a workdir or a configs/*.py file")
-    return recipe_from_dict(load_config_file(source).to_dict())
+    if not path.with_name(path.name.partition(":")[0]).is_file():
+        raise UserError(f"--config.recipe={source}: name a workdir or a configs/*.py file")
+    return recipe_from_dict(load_config_file(str(path)).to_dict())
 
 
 def make_table(results: Mapping[str, Any]) -> Table:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from absl import flags, logging
-from cli import UserError, define_colors, run
+from cli import UserError, define_colors, define_path, run, writable
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
@@ -31,10 +31,10 @@ from croc_jax.report.figures import plot_clusters, plot_merging
 from croc_jax.report.gallery import plot_components, plot_video
 from croc_jax.report.inspect import Exploration, explore, overlap
 
-CHECKPOINT = flags.DEFINE_string("checkpoint", "runs/demo", "A workdir, a checkpoint, a file or a folder.")
-IMAGES = flags.DEFINE_string("images", "", "A folder of images.")
-VIDEO = flags.DEFINE_string("video", "", "A folder of videos with masks.")
-OUTPUT = flags.DEFINE_string("output", "gallery", "Folder for the pictures.")
+CHECKPOINT = define_path("checkpoint", "runs/demo", "A workdir, a checkpoint, a file or a folder.", must_exist=True)
+IMAGES = define_path("images", "", "A folder of images.", must_exist=True)
+VIDEO = define_path("video", "", "A folder of videos with masks.", must_exist=True)
+OUTPUT = define_path("output", "gallery", "Folder for the pictures.")
 MERGING_OF = flags.DEFINE_string("merging_of", "", "Name of the image whose merging is drawn; the first by default.")
 CLUSTERS_OF = flags.DEFINE_string("clusters_of", "", "Name of the image whose crops are drawn; the second by default.")
 GRID = flags.DEFINE_integer("grid", 20, "Rows and columns of patches of a crop.", lower_bound=2)
@@ -76,14 +76,20 @@ class Repeated:
 
 
 def main() -> None:
-    """Draws and writes the pictures."""
-    console, output = Console(soft_wrap=True, highlight=False, markup=False), Path(OUTPUT.value)
-    source = FolderSource(IMAGES.value or write_photographs(output / "images"))
-    merging, clusters = find(source, MERGING_OF.value, default=0), find(source, CLUSTERS_OF.value, default=1)
+    """Draws the pictures of a checkpoint."""
     colors: Any = read_colors()
     backbone = load_backbone(CHECKPOINT.value, **colors)
+    with writable(OUTPUT.value, name="--output") as output:
+        source = FolderSource(IMAGES.value or write_photographs(output / "images"))
+        draw_all(backbone, source, output)
+
+
+def draw_all(backbone: FrozenBackbone, source: FolderSource, output: Path) -> None:
+    """Draws and writes the pictures."""
+    console = Console(soft_wrap=True, highlight=False, markup=False)
     if backbone.note:
         console.print(f"{CHECKPOINT.value}: {backbone.note}")
+    merging, clusters = find(source, MERGING_OF.value, default=0), find(source, CLUSTERS_OF.value, default=1)
     pairs, best = find_pair(backbone, source, merging)
     heads = pairs.merging[:, :, best, :1], pairs.costs[best, :1], pairs.num_clusters[best, :1]
     figures = {"merging": plot_merging(pairs.views[best], *heads, pairs.grid)}
@@ -92,9 +98,8 @@ def main() -> None:
     figures["clusters"] = plot_clusters(pairs.views[best], labels, valid, pairs.grid, scene=(scene, pairs.boxes[best]))
     figures["components"] = draw_components(backbone, source)
     if VIDEO.value:
-        figures["video"], note = draw_video(backbone, Path(VIDEO.value))
+        figures["video"], note = draw_video(backbone, VIDEO.value)
         console.print(note)
-    output.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
         figure.savefig(output / f"{name}.png", dpi=110, transparent=True)
         console.print(f"{output / name}.png")

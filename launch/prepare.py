@@ -8,17 +8,16 @@ interruption, the same command writes the shards that are missing.
 """
 
 import time
-from pathlib import Path
 
 from absl import flags
-from cli import UserError, make_progress, run
+from cli import UserError, define_path, make_progress, run, writable
 from rich.console import Console
 
 from croc_jax.data.prepare import SKIPPED_NAME, PrepareConfig, prepare
 from croc_jax.machine_errors import explain, is_machine_error
 
 SOURCE = flags.DEFINE_multi_string("source", [], "Images: KIND:VALUE, or a folder; repeat it for several.")
-OUTPUT = flags.DEFINE_string("output", None, "Folder of the shards.", required=True)
+OUTPUT = define_path("output", None, "Folder of the shards.", required=True)
 SHORT_SIDE = flags.DEFINE_integer(
     "short_side", None, "Shrink images whose shorter side has more pixels; by default all keep their bytes."
 )
@@ -30,13 +29,13 @@ SECONDS_BETWEEN_LINES = 30.0
 
 def main() -> None:
     """Writes the shards that are missing."""
-    console, output = Console(soft_wrap=True, highlight=False, markup=False), Path(OUTPUT.value).expanduser()
+    console, output = Console(soft_wrap=True, highlight=False, markup=False), OUTPUT.value
     if not SOURCE.value:
         raise UserError("no images: add --source=KIND:VALUE, or --source=FOLDER")
     config = PrepareConfig(sources=tuple(SOURCE.value), short_side=SHORT_SIDE.value, shard_size=SHARD_SIZE.value)
     begin = last_line = time.monotonic()
     try:
-        with make_progress(console) as progress:
+        with writable(output, name="--output"), make_progress(console) as progress:
             task = progress.add_task("preparing", total=None)
 
             def show(done: int, total: int) -> None:

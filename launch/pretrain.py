@@ -26,9 +26,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import cli
 import jax
 from absl import flags
-from cli import run
+from cli import define_path
 from jax.sharding import Mesh
 from ml_collections import config_flags
 from rich.console import Console
@@ -44,6 +45,7 @@ from croc_jax.data.sources import open_data
 from croc_jax.data.sources.identity import identify
 from croc_jax.evaluation.online import make_online_evaluator
 from croc_jax.models import make_backbone
+from croc_jax.paths import local_path
 from croc_jax.runtime import distributed, memory
 from croc_jax.runtime.collapse import Watchdog, explain_divergence
 from croc_jax.runtime.metrics_writer import MetricsWriter, NoWriter
@@ -60,7 +62,7 @@ from croc_jax.training.state import TrainState, abstract_batch, abstract_state, 
 from croc_jax.training.step import make_train_step
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="The configuration, such as configs/demo.py.")
-WORKDIR = flags.DEFINE_string("workdir", None, "Where config, metrics and checkpoints are written.", required=True)
+WORKDIR = define_path("workdir", None, "Where config, metrics and checkpoints are written.", required=True)
 COORDINATOR = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0 of several processes.")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes; 1 ignores the environment.")
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Index of this process, from 0.")
@@ -91,7 +93,7 @@ def main() -> None:
 def pretrain() -> int:
     """Reads the configuration, arranges the devices, and trains; returns the exit status."""
     # Configuration.
-    recipe, workdir = read_recipe(), Path(WORKDIR.value)
+    recipe, workdir = read_recipe(), WORKDIR.value
 
     # Mesh.
     memory_bytes = distributed.least(memory.memory_limit(jax.devices()))
@@ -246,7 +248,10 @@ def read_recipe() -> Recipe:
         for name in ("folders", "sources", "weights"):
             if f"data.{name}" not in given:
                 config.data[name] = ()
-    return recipe_from_dict(config.to_dict())
+    recipe = recipe_from_dict(config.to_dict())
+    for folder in recipe.data.folders:
+        local_path(folder, name="--config.data.folders")
+    return recipe
 
 
 def open_dataset(recipe: Recipe, workdir: Path) -> CropDataset:
@@ -347,4 +352,4 @@ def name_last(workdir: Path) -> str:
 
 
 if __name__ == "__main__":
-    run(main)
+    cli.run(main)

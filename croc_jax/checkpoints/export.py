@@ -109,7 +109,7 @@ def _torch_saver(file: Path) -> Any:
     try:
         import torch  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise ValueError(f"{file}: .pth files need PyTorch (pip install torch); or choose .safetensors") from None
+        raise ValueError(f"{file}: .pth needs PyTorch: pip install 'croc_jax[torch]'; or choose .safetensors") from None
 
     def to_tensors(value: Any) -> Any:
         if isinstance(value, Mapping):

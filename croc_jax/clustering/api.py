@@ -21,6 +21,7 @@ from croc_jax.clustering.validation import (
     read_key,
     read_numbers,
 )
+from croc_jax.float32 import in_float32
 
 # A token without a score keeps this share of the mean, as all tokens need some mass.
 _LEAST_SCORE = 1e-6
@@ -61,6 +62,7 @@ class FeatureClusters(NamedTuple):
         )
 
 
+@in_float32
 def cluster_features(
     features: Float[ArrayLike, "*v_b_h n d"],
     *,

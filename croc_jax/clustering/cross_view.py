@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from croc_jax.clustering.config import ClusteringConfig
 from croc_jax.clustering.merging import HIGHEST, init_clusters, join_tokens, merge_all
 from croc_jax.clustering.validation import check_config, check_magnitudes, read_indices, read_key, read_numbers
+from croc_jax.float32 import in_float32
 from croc_jax.unit import unit
 
 
@@ -36,6 +37,7 @@ class Clustering(NamedTuple):
     labels: Int[Array, "v b h n"]
 
 
+@in_float32
 def cluster_views(
     tokens: Float[ArrayLike, "2 b h n d"],
     cls_tokens: Float[ArrayLike, "2 b h d"],
@@ -77,6 +79,7 @@ def cluster_views(
     return cluster_arrays(*arrays, config=config)[0]
 
 
+@in_float32
 def trace_merging(
     tokens: Float[ArrayLike, "2 b h n d"],
     cls_tokens: Float[ArrayLike, "2 b h d"],

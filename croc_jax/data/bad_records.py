@@ -1,6 +1,8 @@
 """Counts unreadable images, lists them in a file, and raises when there are too many."""
 
 import contextlib
+import errno
+import os
 from pathlib import Path
 
 from absl import logging
@@ -43,7 +45,7 @@ class BadRecords:
         """
         self.counts: dict[str, int] = {}
         self._file, self._max_fraction = file, max_fraction
-        self._num_good = 0
+        self._num_good, self._are_gone = 0, True
 
     def add(self, name: str, reason: str) -> None:
         """Counts an unreadable image; the reason is logged the first time."""
@@ -51,6 +53,7 @@ class BadRecords:
         if name not in self.counts:
             logging.warning("skipping an unreadable image: %s (%s)", name, reason)
             self._list(name, reason)
+            self._are_gone &= os.strerror(errno.ENOENT) in reason
         self.counts[name] = self.counts.get(name, 0) + 1
 
     def _list(self, name: str, reason: str) -> None:
@@ -79,7 +82,12 @@ class BadRecords:
         if total >= MIN_IMAGES and bad > self._max_fraction * total:
             examples = ", ".join(list(self.counts)[:3])
             listed = f" (all are listed in {self._file})" if self._file else ""
+            remedy = (
+                "They are gone: is their disk still mounted?"
+                if self._are_gone
+                else "Repair or remove them, or raise it (1 allows all)"
+            )
             raise UnreadableImagesError(
                 f"{bad} of {total} images could not be read, such as {examples}{listed}: more than "
-                f"data.max_bad_fraction={self._max_fraction} allows. Repair or remove them, or raise it (1 allows all)"
+                f"data.max_bad_fraction={self._max_fraction} allows. {remedy}"
             )

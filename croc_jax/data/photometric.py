@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from croc_jax.data.config import PhotometricConfig
+from croc_jax.float32 import in_float32
 from croc_jax.models.config import IMAGENET_MEAN, IMAGENET_STD
 
 Colors = tuple[float, float, float]
@@ -47,6 +48,7 @@ class Draws(NamedTuple):
     solarize: Bool[Array, ""]
 
 
+@in_float32
 def augment(
     rng: Array,
     views: UInt8[Array, "b v H W 3"],
@@ -72,6 +74,7 @@ def augment(
     return _augment(rng, views, config, _probabilities(config, views.shape[1]), mean, std)
 
 
+@in_float32
 def augment_local(
     rng: Array,
     views: UInt8[Array, "b l h w 3"],

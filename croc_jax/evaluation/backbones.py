@@ -14,6 +14,7 @@ from croc_jax.checkpoints.restore import find_checkpoints, restore_backbone
 from croc_jax.data.config import DataConfig, ViewsConfig
 from croc_jax.data.photometric import normalize
 from croc_jax.evaluation.image_batch import EncodeInput, as_batch
+from croc_jax.float32 import in_float32
 from croc_jax.models import Backbone, Features, VisionTransformer, make_backbone
 from croc_jax.paths import local_path
 from croc_jax.training.config import Recipe
@@ -71,7 +72,7 @@ class FrozenBackbone(NamedTuple):
 @functools.lru_cache(maxsize=8)
 def _encode_fn(module: Backbone) -> Callable[..., Features]:
     mean, std = module.image_mean, module.image_std
-    return jax.jit(lambda params, images: module.apply({"params": params}, normalize(images, mean, std)))
+    return jax.jit(in_float32(lambda params, images: module.apply({"params": params}, normalize(images, mean, std))))
 
 
 def load_backbone(

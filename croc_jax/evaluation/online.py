@@ -31,11 +31,13 @@ def make_online_evaluator(
     """
     if jax.process_count() > 1:
         raise ValueError(
-            f"evaluation during training runs in one process, and this run has {jax.process_count()}: leave "
-            "--eval_config out, and score its checkpoints with launch/evaluate.py"
+            f"evaluation during training runs in one process, and this run has {jax.process_count()}: "
+            "score its checkpoints with launch/evaluate.py"
         )
     protocol = get_protocol(config["protocol"])
     score, budget = protocol.prepare(config), MemoryBudget(**config.get("budget", {}))
+    if size := config[protocol.name].get("image_size"):
+        FrozenFeatures(backbone_module, None).grid(size if isinstance(size, tuple) else (size, size))
 
     def evaluate(step: int, params: Params) -> dict[str, float]:
         del step  # The same images and seeds at every step: only the weights differ.

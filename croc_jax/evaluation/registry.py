@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from croc_jax.evaluation.features import FrozenFeatures
+from croc_jax.float32 import in_float32
 
 
 class Result(NamedTuple):
@@ -72,9 +73,10 @@ class Protocol:
             ValueError: for settings that cannot work, or data that cannot be used.
         """
         if not config["dataset"]["root"]:
-            raise ValueError("no data set: add --config.dataset.root=ROOT; the config file says what it holds")
+            raise ValueError("dataset.root is empty: name a data set; the config file says what it holds")
         settings, dataset = self.config(**config[self.name]), self.open_dataset(**config["dataset"])
 
+        @in_float32
         def score(features: FrozenFeatures, output: Path | None) -> Result:
             result = self.evaluate(features, dataset, settings, output)
             for name in self.score_labels:
@@ -102,7 +104,7 @@ def find_protocols() -> dict[str, Protocol]:
 def get_protocol(name: str) -> Protocol:
     """Returns a protocol; ValueError for an unknown name."""
     if name not in find_protocols():
-        raise ValueError(f"config.protocol={name!r}: choose one of {', '.join(find_protocols())}")
+        raise ValueError(f"protocol={name!r}: choose one of {', '.join(find_protocols())}")
     return find_protocols()[name]
 
 

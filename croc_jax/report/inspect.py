@@ -19,6 +19,7 @@ from croc_jax.data.photometric import normalize
 from croc_jax.data.sources import ImageSource
 from croc_jax.evaluation.backbones import FrozenBackbone
 from croc_jax.evaluation.features import Params
+from croc_jax.float32 import in_float32
 from croc_jax.losses import ObjectiveConfig
 from croc_jax.models import Backbone, clustering_tokens, patch_grid
 
@@ -49,6 +50,7 @@ class Exploration(NamedTuple):
     merging: Int[np.ndarray, "rounds v b h n"]
 
 
+@in_float32
 def explore(
     backbone: FrozenBackbone,
     source: ImageSource,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -51,6 +52,12 @@ class ScheduleConfig:
 
     epochs: int = 300
     batch_size: int = 256
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, naming the field and the value, for settings that cannot work."""
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be 1 or more")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -274,6 +281,8 @@ def _coerce(kind: Any, value: Any, name: str) -> Any:
         if len(value) == len(inner):
             return tuple(_coerce(arg, item, name) for arg, item in zip(inner, value, strict=True))
     elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if math.isnan(value):
+            raise RecipeError(f"{name}={value}: not a number")
         return float(value)
     elif origin is None and type(value) is kind:
         return value

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float
 
+from croc_jax.float32 import in_float32
 from croc_jax.models import Backbone, Features, ProjectionHead, VisionTransformer, make_backbone, make_head
 from croc_jax.models.batch_norm import STATISTICS
 from croc_jax.training.config import Recipe
@@ -64,6 +65,7 @@ def _check_crops(recipe: Recipe) -> None:
             )
 
 
+@in_float32
 def init_params(networks: Networks, rng: Array, *, crop_size: int) -> Params:
     """Returns fresh parameters {"backbone": ..., "head": ...}.
 

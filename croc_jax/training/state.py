@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, Int
 
 from croc_jax.data.crops import NUM_VIEWS
+from croc_jax.float32 import in_float32
 from croc_jax.training.config import Recipe
 from croc_jax.training.forward import Params, init_networks, init_params
 from croc_jax.training.optimizer import make_optimizer
@@ -40,6 +41,7 @@ class TrainState:
     center_dense: Float[Array, " p"]
 
 
+@in_float32
 def init_state(recipe: Recipe, *, steps_per_epoch: int) -> TrainState:
     """Returns the state before the first step; the teacher starts as a copy of the student.
 
@@ -54,6 +56,7 @@ def init_state(recipe: Recipe, *, steps_per_epoch: int) -> TrainState:
     return state_from_params(recipe, params, steps_per_epoch=steps_per_epoch)
 
 
+@in_float32
 def state_from_params(recipe: Recipe, params: Params, *, steps_per_epoch: int) -> TrainState:
     """Returns the state before the first step of a run that starts from given parameters.
 

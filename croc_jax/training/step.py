@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 from croc_jax.clustering import Clustering, patch_positions, view_centroids
 from croc_jax.clustering.cross_view import draw_tokens, locate_clusters, token_scores
 from croc_jax.data.photometric import augment, augment_local
+from croc_jax.float32 import in_float32
 from croc_jax.losses import DistillationSums, update_center
 from croc_jax.models import Backbone, Features, clustering_tokens, patch_grid, update_batch_stats
 from croc_jax.training.config import Recipe
@@ -81,6 +82,7 @@ def make_train_step(recipe: Recipe, *, steps_per_epoch: int, mesh: Mesh) -> jax.
     grid = patch_grid((size, size), recipe.backbone.patch_size)
     settings = recipe.data.photometric, recipe.backbone.image_mean, recipe.backbone.image_std
 
+    @in_float32
     def train_step(state: TrainState, batch: HostBatch) -> tuple[TrainState, Metrics]:
         _, train_rng = run_keys(recipe.seed)
         keys = step_keys(train_rng, state.step)
@@ -121,6 +123,7 @@ def make_update(
     optimizer = make_optimizer(recipe, schedules)
     num_microbatches, objective = recipe.optimizer.accumulation_steps, recipe.objective
 
+    @in_float32
     def update(
         state: TrainState, views: ViewPair, keys: StepKeys, init_indices: Int[Array, "b h k"] | None = None
     ) -> tuple[TrainState, Metrics]:

@@ -207,7 +207,7 @@ def test_what_a_library_does_not_have_is_refused(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="ends in .safetensors or .pth"):
         write_arrays({}, tmp_path / "model.bin")
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(ValueError, match="need PyTorch"):
+    with pytest.raises(ValueError, match="needs PyTorch"):
         write_arrays({}, tmp_path / "model.pth")
     assert not list(tmp_path.iterdir())
 

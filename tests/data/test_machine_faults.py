@@ -1,6 +1,7 @@
 """Faults of the machine end a stream with their reason, and are never counted as unreadable images."""
 
 import errno
+import functools
 import os
 import resource
 import socket
@@ -9,9 +10,11 @@ import threading
 import numpy as np
 import pytest
 
-from croc_jax import machine_errors
+from croc_jax import machine_errors, regular_files
 from croc_jax.data.bad_records import UnreadableImagesError
 from croc_jax.data.config import ViewsConfig
+from croc_jax.data.labeled.boxes import read_boxes
+from croc_jax.data.labeled.label_files import read_colors, read_ids, read_image
 from croc_jax.data.pipeline import make_dataset
 from croc_jax.data.prefetch import load_ahead
 from croc_jax.data.prepare import PrepareConfig, prepare
@@ -45,6 +48,9 @@ class Failing:
 
     def name(self, index):
         return f"image {index}"
+
+    def entries(self):
+        return iter([(self.name(index), len(encoded)) for index, encoded in enumerate(ENCODED)])
 
 
 @pytest.fixture(autouse=True)
@@ -141,6 +147,21 @@ def test_a_fifo_in_the_place_of_an_image_is_counted(tmp_path):
     os.mkfifo(tmp_path / "3.png")
     _, skipped = read(source)
     assert list(skipped) == [str(tmp_path / "3.png")]
+
+
+@pytest.mark.parametrize("read_file", [read_image, read_ids, read_colors, functools.partial(read_boxes, hard=False)])
+def test_labels_are_regular_files_and_faults_are_not_theirs(tmp_path, monkeypatch, read_file):
+    os.mkfifo(tmp_path / "a")
+    with pytest.raises(ValueError, match="a FIFO, a device or a socket, not a regular file"):
+        read_file(tmp_path / "a")
+
+    def fail(path, flags):
+        raise OSError(errno.EMFILE, "Too many open files", path)
+
+    monkeypatch.setattr(regular_files, "_open", fail)
+    with pytest.raises(OSError) as caught:
+        read_file(tmp_path / "a")
+    assert caught.value.errno == errno.EMFILE
 
 
 @pytest.fixture

@@ -36,7 +36,13 @@ def test_k_nn_along_a_run(backbone, params, classes):
     assert set(evaluate(2, other)) == set(first) and pool_fn._cache_size() == compiled
 
 
+def test_images_that_patches_do_not_tile_are_found_before_the_run(backbone, classes):
+    config = read_config("knn", dataset__root=classes, **SETTINGS | {"knn__image_size": 17})
+    with pytest.raises(ValueError, match=r"image_size=\(17, 17\): "):
+        make_online_evaluator(config, backbone_module=backbone)
+
+
 def test_several_processes_are_refused(backbone, classes, monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(ValueError, match="this run has 2: leave --eval_config out"):
+    with pytest.raises(ValueError, match="this run has 2: score its checkpoints with launch/evaluate.py"):
         make_online_evaluator(read_config("knn", dataset__root=classes), backbone_module=backbone)

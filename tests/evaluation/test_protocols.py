@@ -110,9 +110,9 @@ def test_networks_without_attention(resnet_features, roots, tmp_path, name):
 
 
 def test_mistakes_in_a_config_are_named(resnet_features, roots, tmp_path):
-    with pytest.raises(ValueError, match=f"config.protocol='pixels': choose one of {', '.join(find_protocols())}"):
+    with pytest.raises(ValueError, match=f"protocol='pixels': choose one of {', '.join(find_protocols())}"):
         get_protocol("pixels")
-    with pytest.raises(ValueError, match="add --config.dataset.root=ROOT"):
+    with pytest.raises(ValueError, match="dataset.root is empty: name a data set"):
         score("knn", None)
     with pytest.raises(ValueError, match="no folder"):
         score("linear", None, dataset__root=tmp_path)

@@ -1,5 +1,6 @@
 """The paper's ablations: which runs they are, and their commands, which the programs understand."""
 
+import importlib
 import os
 import shlex
 import subprocess
@@ -7,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from absl import flags
 
+from croc_jax.evaluation import reuse
 from croc_jax.report.paper import TABLES
 from croc_jax.training.config import recipe_from_dict
 
@@ -49,6 +52,49 @@ def test_each_run_is_pretrained_scored_on_six_columns_and_compared(commands, mon
         protocol = parse_config(config.removeprefix("--config="), fields)
         assert output.removeprefix("--output=").startswith(f"{checkpoint.removeprefix('--checkpoint=')}/eval/")
         assert protocol.protocol in ("linear", "unsupervised") and protocol.dataset.root
+
+
+@pytest.fixture
+def program(monkeypatch):
+    """The program as a module; its flags are gone afterwards, as other programs have the same."""
+    monkeypatch.syspath_prepend(str(ROOT / "launch"))
+    importlib.import_module("cli")
+    before = set(flags.FLAGS)
+    yield importlib.import_module("ablations")
+    del sys.modules["ablations"]
+    for name in set(flags.FLAGS) - before:
+        delattr(flags.FLAGS, name)
+
+
+def test_a_score_is_kept_for_the_same_run_settings_and_images_alone(program, tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "0.png").write_bytes(b"an image")
+    (tmp_path / "run" / "checkpoints" / "3").mkdir(parents=True)
+    output, calls = tmp_path / "run" / "eval", []
+
+    def run_program(arguments):
+        output.mkdir(exist_ok=True)
+        (output / "results.json").write_text("{}")
+        calls.append(arguments)
+        return 0 if arguments != ["fails"] else 1
+
+    monkeypatch.setattr(program, "run_program", run_program)
+
+    def run(*arguments):
+        reuse._brief.cache_clear()
+        before = len(calls)
+        status = program.Command(list(arguments), output, tmp_path / "run", str(tmp_path / "data")).run()
+        return status, len(calls) - before
+
+    assert [run("evaluate") for _ in range(2)] == [(0, 1), (0, 0)]
+    assert [run("evaluate", "--more") for _ in range(2)] == [(0, 1), (0, 0)]
+    (tmp_path / "data" / "0.png").write_bytes(b"another image")
+    assert [run("evaluate", "--more") for _ in range(2)] == [(0, 1), (0, 0)]
+    (tmp_path / "run" / "checkpoints" / "6").mkdir()
+    assert [run("evaluate", "--more") for _ in range(2)] == [(0, 1), (0, 0)]
+    (tmp_path / "run" / "config.json").write_text("{}")
+    assert [run("evaluate", "--more") for _ in range(2)] == [(0, 1), (0, 0)]
+    assert [run("fails") for _ in range(2)] == [(1, 1), (1, 1)]
 
 
 def test_sigterm_reaches_the_program_that_runs_and_its_status_is_returned(tmp_path):

@@ -50,6 +50,7 @@ def test_an_override_that_no_config_takes_is_a_mistake(cli, flag, words):
         ([], "no configuration: add --config=configs/NAME.py"),
         (["--config", "a.py"], "--config=a.py: there is no such file"),
         (["--config=b.py:x"], "--config=b.py:x: there is no such file"),
+        (["--config=configs"], "--config=configs: there is no such file"),
     ],
 )
 def test_config_files_must_exist(cli, monkeypatch, argv, message):
@@ -57,42 +58,39 @@ def test_config_files_must_exist(cli, monkeypatch, argv, message):
     cli.flags.DEFINE_string("config", "", "", flag_values=values)
     monkeypatch.setattr(cli.flags, "FLAGS", values)
     with pytest.raises(cli.UserError) as caught:
-        cli._check_config_exists(argv, "config")
+        cli._check_config_files(argv, "config")
     assert str(caught.value) == message
-    cli._check_config_exists([f"--config={LINEAR}"], "config")
-    cli._check_config_exists(["--help"], "config")
-
-
-def test_a_missing_extra_is_named_in_one_line(cli, capsys, monkeypatch):
-    def explain(name):
-        error = ModuleNotFoundError(f"No module named {name!r}", name=name)
-        cli.explain_missing(ModuleNotFoundError, error, None)
-        return capsys.readouterr().err
-
-    assert sys.excepthook is cli.explain_missing
-    assert explain("matplotlib.figure") == "error: matplotlib is not installed: pip install 'croc_jax[report]'\n"
-    assert "ModuleNotFoundError: No module named 'rich'" in explain("rich")
-    monkeypatch.setattr(sys, "argv", ["report.py", "--traceback"])
-    assert "ModuleNotFoundError" in explain("matplotlib")
+    cli._check_config_files([f"--config={LINEAR}"], "config")
+    cli._check_config_files(["--help"], "config")
 
 
 @pytest.mark.parametrize(
-    ("config", "arguments", "message"),
+    ("content", "variant", "message"),
     [
-        # Images on the command line replace those of the config file, in whichever of its fields these are.
-        ("croc_vits16_coco", ["--config.data.folders=nowhere"], "the image folder nowhere does not exist"),
-        ("camvid", ["--config.data.sources=list:nowhere.txt"], "nowhere.txt"),
-        ("demo", ["--config.schedule.epoch=3"], "--config.schedule.epoch=3; did you mean epochs?"),
+        ("def get_config(:", "", "SyntaxError: invalid syntax (line 1)"),
+        ("import no_such_package", "", "ModuleNotFoundError: No module named 'no_such_package' (line 1)"),
+        ("x = 1", "", "has no function get_config: name a file such as those in configs/"),
+        ("def get_config():\n    return 3", "", "get_config returns a int, not a ConfigDict"),
+        ("def get_config():\n    raise ValueError('no')", "", "no (line 2)"),
+        ("def get_config():\n    return 3", "small", "this file has no variants: leave out what follows the colon"),
+        ("\0", "", "SyntaxError: source code string cannot contain null bytes"),
     ],
 )
-def test_mistakes_end_the_program_with_one_line(tmp_path, config, arguments, message):
-    command = [sys.executable, ROOT / "launch" / "pretrain.py", f"--config={ROOT}/configs/{config}.py"]
+def test_errors_of_a_config_file_are_one_line_with_their_place(cli, tmp_path, content, variant, message):
+    source = f"{tmp_path / 'config.py'}{f':{variant}' if variant else ''}"
+    (tmp_path / "config.py").write_text(content)
+    with pytest.raises(cli.UserError) as caught:
+        cli.parse_config(source, [])
+    assert str(caught.value) == f"--config={source}: {message}"
+
+
+def test_a_mistake_ends_the_program_with_one_line(tmp_path):
+    command = [sys.executable, ROOT / "launch" / "pretrain.py", "--config=~/demo.py", "--config.schedule.epoch=3"]
+    (tmp_path / "demo.py").symlink_to(ROOT / "configs" / "demo.py")
+    environment = {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "HOME": str(tmp_path)}
     done = subprocess.run(
-        [*command, f"--workdir={tmp_path}/run", *arguments],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"},
-        capture_output=True,
-        text=True,
+        [*command, "--workdir=run"], cwd=tmp_path, env=os.environ | environment, capture_output=True, text=True
     )
-    assert done.returncode == 1 and done.stderr.startswith("error: ") and message in done.stderr
-    assert done.stderr.count("\n") == 1 and not (tmp_path / "run").exists()
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr == "error: unknown field epoch in --config.schedule.epoch=3; did you mean epochs?\n"
+    assert not (tmp_path / "run").exists()

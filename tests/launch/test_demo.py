@@ -11,8 +11,10 @@ import pytest
 from absl import flags
 from PIL import Image
 
+from croc_jax.evaluation import reuse
+
 ROOT = Path(__file__).resolve().parents[2]
-FLAGS = ("images", "workdir", "traceback")
+FLAGS = ("images", "workdir")
 # Of configs/demo.py, for 400 images.
 EPOCHS = {
     "schedule.epochs": 24,
@@ -77,12 +79,24 @@ def test_make_plan_trains_on_the_training_images_of_a_labeled_folder(demo, label
     assert (plan.folder, plan.labeled, plan.workdir) == (labeled, not missing, tmp_path / "run")
     assert plan.changes["data.folders"] == str(labeled if missing else labeled / "images" / "train")
     if not missing:
-        assert plan.changes["schedule.epochs"] == 24 * 50
+        assert (plan.changes["schedule.epochs"], plan.changes["schedule.batch_size"]) == (600, 8)
 
 
-def test_scaled_epochs(demo):
+def test_scaled_schedule(demo):
     for num_images, expected in {400: (24, 2, 1, 10), 800: (12, 1, 0, 5), 1_000_000: (1, 0, 0, 0)}.items():
-        assert demo.scaled_epochs(num_images) == dict(zip(EPOCHS, expected, strict=True))
+        assert demo.scaled_schedule(num_images) == dict(zip(EPOCHS, expected, strict=True))
+
+
+@pytest.mark.parametrize("num_images", [2, 5, 15])
+def test_less_photos_than_a_batch_lower_it_and_take_as_many_steps(demo, tmp_path, capsys, start, num_images):
+    ((_, given),) = start(fill(tmp_path / "few", num_images))
+    assert given["config.schedule.batch_size"] == str(num_images) and given["config.schedule.epochs"] == "600"
+    assert f"batches hold {num_images} images" in capsys.readouterr().out
+
+
+def test_a_single_photo_is_a_mistake(demo, tmp_path):
+    with pytest.raises(demo.UserError, match="holds 1 photo: training needs at least 2"):
+        demo.make_plan(fill(tmp_path / "one", 1), None)
 
 
 @pytest.fixture
@@ -98,6 +112,7 @@ def start(demo, monkeypatch, tmp_path):
             if program == "launch/pretrain.py":
                 (tmp_path / "run").mkdir(exist_ok=True)
                 (tmp_path / "run" / "metrics.jsonl").write_text(json.dumps({"step": steps}) + "\n")
+                (tmp_path / "run" / "config.json").write_text(json.dumps(given["config.data.folders"]))
             elif program == "launch/evaluate.py":
                 output, step = Path(given["output"]), 0 if given["checkpoint"] == "random" else steps
                 output.mkdir(parents=True, exist_ok=True)
@@ -135,6 +150,11 @@ def test_main_scores_labeled_images_before_and_after_once(start, labeled, tmp_pa
         assert given["config.dataset.root"] == str(labeled)
     assert programs(start(labeled)) == ["pretrain"]
     assert programs(start(labeled, steps=150)) == ["pretrain", "evaluate"]
+    # Other labels of the same number have another score, and so has a run that began with other settings.
+    (labeled / "labels" / "val" / "0.png").write_bytes(b"other labels")
+    reuse._brief.cache_clear()
+    assert programs(start(labeled, steps=150)) == ["evaluate", "pretrain", "evaluate"]
+    assert programs(start(labeled, steps=150)) == ["pretrain"]
 
 
 def test_main_generates_scenes_without_images(demo, start, tmp_path, monkeypatch):

@@ -56,10 +56,3 @@ def test_an_interrupted_run_is_resumed(tmp_path):
     assert "cannot identify" in (out / "skipped.txt").read_text()
     source = ArrayRecordSource(out)
     assert len(source) == 100 and Image.open(io.BytesIO(source[7])).size == (233, 200)
-
-
-def test_a_mistake_is_explained_in_one_line(tmp_path):
-    (tmp_path / "1.jpg").write_bytes(b"")
-    status, output, errors = finish(start(f"--output={tmp_path}/1.jpg", f"--source={tmp_path}"))
-    assert status == 1 and "Traceback" not in output + errors
-    assert errors.startswith(f"error: cannot write to {tmp_path}/1.jpg: ") and errors.count("\n") == 1

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 from PIL import Image
 
 from croc_jax.checkpoints import Checkpointer
+from croc_jax.checkpoints.restore import read_manifest
 from croc_jax.runtime.preemption import EXIT_STATUS
 from croc_jax.runtime.workdir import read_recipe
 from croc_jax.training.sharding import make_mesh
@@ -62,7 +64,7 @@ def fill_home(folder):
         Image.fromarray(pixels).save(folder / "photos" / f"{index}.png")
 
 
-def start(home, workdir, *arguments, devices=1, patch="", **changes):
+def start(home, workdir, *arguments, devices=1, patch="", photos="photos", **changes):
     """Starts the program; `changes` are settings, with __ for a dot, and `patch` is code that runs first."""
     fields = OVERRIDES | {name.replace("__", "."): value for name, value in changes.items()}
     flags = [f"--config.{name}={value}" for name, value in fields.items()]
@@ -81,7 +83,7 @@ def start(home, workdir, *arguments, devices=1, patch="", **changes):
         )
         program = ["-c", f"{patch}; {run}"]
     program += ["--config=configs/demo.py", f"--workdir={workdir}"]
-    command = [sys.executable, *program, f"--config.data.folders={home / 'photos'}", *flags, *arguments]
+    command = [sys.executable, *program, f"--config.data.folders={home / photos}", *flags, *arguments]
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -145,7 +147,11 @@ def uninterrupted(home):
 
 
 def test_a_run_leaves_config_metrics_checkpoint_and_trace(home, uninterrupted):
-    recipe = read_recipe(uninterrupted / "config.json")
+    recipe, images = read_recipe(uninterrupted / "config.json"), json.loads((uninterrupted / "images.json").read_text())
+    assert images["count"] == 24 and images["steps_per_epoch"] == 3
+    saved = read_manifest(uninterrupted / "checkpoints" / str(LAST))
+    assert saved["images"] == {"count": 24, "digest": images["digest"]} and saved["devices"] == "1 cpu"
+    assert saved["versions"]["jax"] == jax.__version__
     assert recipe.data.folders == (str(home / "photos"),) and recipe.backbone.width == 16
     assert [row["step"] for row in rows(uninterrupted)] == LOGGED
     keys = "step epoch loss loss_dense loss_global lr images_per_sec num_clusters valid_fraction teacher_entropy"
@@ -173,10 +179,14 @@ def test_the_teacher_is_evaluated_during_a_run(home):
     assert found == [(6, 2.0, 50.0), (12, 4.0, 50.0)]
 
 
-def test_a_finished_run_says_so_and_compiles_nothing(home, uninterrupted):
+def test_a_finished_run_says_so_and_compiles_nothing_wherever_its_images_lie(home, uninterrupted):
     before = (uninterrupted / "metrics.jsonl").read_bytes()
-    status, output, errors = finish(start(home, uninterrupted, runtime__checkpoint_every_minutes=1000))
+    shutil.copytree(home / "photos", home / "scratch")
+    status, output, errors = finish(
+        start(home, uninterrupted, photos="scratch", runtime__checkpoint_every_minutes=1000)
+    )
     assert status == 0, errors
+    assert output.startswith(f"data.folders was ('{home}/photos',), is ('{home}/scratch',); the same images\n")
     assert f"finished at step {LAST}; the last state is {uninterrupted}/checkpoints/{LAST}" in output
     assert "compiling" not in output and (uninterrupted / "metrics.jsonl").read_bytes() == before
 

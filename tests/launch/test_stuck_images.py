@@ -8,6 +8,7 @@ import time
 import pytest
 
 from croc_jax.runtime.preemption import EXIT_STATUS, EXIT_STATUS_OF_SIGINT
+from tests.launch.several import finish_several, start_several
 from tests.launch.test_pretrain import finish, home, rows, start, wait_for_rows  # noqa: F401
 
 # After so many images.
@@ -31,6 +32,16 @@ def start_with(home, workdir, act, **changes):  # noqa: F811
     return start(home, workdir, patch=f"exec({code!r})", **SETTINGS, **changes)
 
 
+def wait_until_stuck(process, workdir):
+    """Waits until no more steps are done; returns the number of rows."""
+    wait_for_rows(process, workdir, 3)
+    done = -1
+    while done != len(rows(workdir)):
+        done = len(rows(workdir))
+        time.sleep(3)
+    return done
+
+
 def saved_step(workdir):
     return [int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()]
 
@@ -43,12 +54,7 @@ def saved_step(workdir):
 def test_a_signal_ends_a_wait_for_images_that_never_come(home, number, num_threads, status):  # noqa: F811
     workdir = home / f"stuck-{number.name}"
     process = start_with(home, workdir, "threading.Event().wait()", runtime__num_threads=num_threads)
-    wait_for_rows(process, workdir, 3)
-    # Until no more steps are done.
-    done = -1
-    while done != len(rows(workdir)):
-        done = len(rows(workdir))
-        time.sleep(3)
+    done = wait_until_stuck(process, workdir)
     process.send_signal(number)
     ended, output, errors = finish(process)
     step, *_ = saved_step(workdir)
@@ -57,6 +63,18 @@ def test_a_signal_ends_a_wait_for_images_that_never_come(home, number, num_threa
     assert [row["step"] for row in rows(workdir)] == list(range(1, step + 1))
     ended, output, errors = finish(start(home, workdir, **SETTINGS))
     assert ended == 0 and f"resumes after step {step}" in output, errors
+
+
+@pytest.mark.slow
+def test_several_processes_that_wait_for_images_end_after_a_signal(home):  # noqa: F811
+    workdir = home / "stuck-several"
+    code = READ.format(reads=READS, act="threading.Event().wait()")
+    processes = start_several(home, workdir, devices=1, patch=f"exec({code!r})", **SETTINGS)
+    wait_until_stuck(processes[0], workdir)
+    processes[0].terminate()
+    ended = finish_several(processes)
+    assert [status for status, _, _ in ended] == [EXIT_STATUS] * 2, ended
+    assert all("a signal asks to stop, and the images of step" in errors for _, _, errors in ended)
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import itertools
 import os
 import re
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.pool import ThreadPool
 
 from array_record.python.array_record_module import ArrayRecordReader
@@ -21,6 +21,29 @@ _NUMBERED = re.compile(r"-\d+-of-(\d+)\.array_record$")
 _THREADS = 8
 # A reader takes 0.3 ms to open and 100 KB of memory.
 _MAX_OPEN = 512
+
+
+class Records:
+    """The records of parts of files, one after another; however many files there are, few are open at a time."""
+
+    def __init__(self, parts: Sequence[tuple[str, int, int]]) -> None:
+        """Opens nothing.
+
+        Args:
+            parts: a file, the number of its first record, and how many to take.
+        """
+        self._starts = [(file, first) for file, first, _ in parts]
+        self._ends = list(itertools.accumulate(count for *_, count in parts))
+
+    def __len__(self) -> int:
+        """Returns the number of records."""
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, index: int) -> bytes:
+        """Returns a record; raises RuntimeError if it is damaged, and OSError if its file cannot be opened."""
+        part = bisect.bisect_right(self._ends, index)
+        file, first = self._starts[part]
+        return _readers()(file).read([first + index - (self._ends[part - 1] if part else 0)])[0]
 
 
 class ArrayRecordSource:
@@ -38,27 +61,26 @@ class ArrayRecordSource:
         """
         self._files = find_shards(pattern, named=_NAMED, kind="ArrayRecord file (*.array_record)", source="arrayrecord")
         counts = [int(found[1]) for file in self._files if (found := _NUMBERED.search(file))]
-        if os.path.isdir(pattern) and counts and len(counts) != max(counts):
+        if os.path.isdir(os.path.expanduser(pattern)) and counts and len(counts) != max(counts):
             raise ValueError(
                 f"{pattern} holds {len(counts)} of {max(counts)} shards: run the launch/prepare.py that writes it to "
                 "its end"
             )
         with ThreadPool(_THREADS) as pool:
-            self._ends = list(itertools.accumulate(pool.map(_count_records, self._files)))
-        if not self._ends[-1]:
+            counts = pool.map(_count_records, self._files)
+        self._records = Records([(file, 0, count) for file, count in zip(self._files, counts, strict=True)])
+        if not len(self._records):
             raise ValueError(f"no images in {pattern}: its ArrayRecord files are empty")
         self._pattern = os.fspath(pattern)
 
     def __len__(self) -> int:
         """Returns the number of records."""
-        return self._ends[-1]
+        return len(self._records)
 
     def __getitem__(self, index: int) -> bytes:
         """Returns a record; raises OSError if it cannot be read."""
-        shard = bisect.bisect_right(self._ends, index)
-        position = index - (self._ends[shard - 1] if shard else 0)
         try:
-            return _readers()(self._files[shard]).read([position])[0]
+            return self._records[index]
         except (RuntimeError, ValueError, IndexError) as error:
             raise from_library(error, self.name(index)) from error
 

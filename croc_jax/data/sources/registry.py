@@ -35,8 +35,8 @@ def open_data(config: DataConfig) -> ImageSource:
     specs = [*(f"folder:{folder}" for folder in config.folders), *config.sources]
     if not specs:
         raise ValueError(
-            "data.folders is empty, and so is data.sources: name folders of images (--config.data.folders=PATH) "
-            "or other sources (--config.data.sources=KIND:VALUE, such as coco+:path/to/coco)"
+            "data.folders is empty, and so is data.sources: name folders of images (data.folders=PATH) "
+            "or other sources (data.sources=KIND:VALUE, such as coco+:path/to/coco)"
         )
     return open_sources(specs, config.weights)
 

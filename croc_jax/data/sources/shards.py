@@ -11,6 +11,7 @@ from pathlib import Path
 
 from croc_jax.machine_errors import is_machine_error
 from croc_jax.paths import local_path
+from croc_jax.regular_files import open_regular
 
 _END_BYTES = 2**16
 
@@ -33,7 +34,11 @@ def find_shards(pattern: str | os.PathLike, *, named: re.Pattern[str], kind: str
     local_path(pattern, name=f"{source}:PATHS")
     pattern = os.path.expanduser(pattern)
     if os.path.isdir(pattern):
-        files = [os.path.join(pattern, name) for name in sorted(os.listdir(pattern)) if named.search(name)]
+        try:
+            found = sorted(os.listdir(pattern))
+        except PermissionError as error:
+            raise ValueError(f"cannot list the folder {pattern}: {error.strerror}") from error
+        files = [os.path.join(pattern, name) for name in found if named.search(name)]
         if not files:
             raise ValueError(f"no {kind} in {pattern}: correct the path (now in {os.getcwd()})")
     elif os.path.exists(pattern):
@@ -71,7 +76,7 @@ def describe_shard(file: str | Path) -> tuple[str, int]:
 
     Files of ArrayRecord are padded to 64 KiB, so that their sizes alone say little.
     """
-    with (Path(file) if isinstance(file, str) else file).open("rb") as stream:
+    with open_regular(file) if isinstance(file, str) else file.open("rb") as stream:
         size = stream.seek(0, os.SEEK_END)
         stream.seek(max(0, size - _END_BYTES))
         checksum = zlib.crc32(stream.read())

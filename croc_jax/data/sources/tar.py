@@ -161,19 +161,25 @@ def _check_one_a_sample(pattern: str, names: list[tuple[int, str]]) -> None:
 
 def _list_members(file: str) -> _Listing:
     """Returns what is in a tar file, also of several tar files in a row."""
-    with open_regular(file) as raw, io.BufferedReader(raw) as stream:
-        if stream.read(8).startswith(_MAGIC):
-            raise ValueError(
-                f"{file} is compressed, so that no image can be read without all before it: unpack it to a plain "
-                ".tar (gunzip, unxz, unzstd), or to a folder (unzip); images in it are compressed already"
-            )
-        others: collections.Counter[str] = collections.Counter()
-        try:
-            archives = [list(_read_headers(stream, start, others)) for start in _find_archives(stream)]
-        except Exception as error:  # tarfile raises exceptions of many types for damaged headers.
-            if is_machine_error(error):
-                raise
-            raise ValueError(f"cannot read the tar file {file} ({printable(str(error))}): replace it") from error
+    try:
+        with open_regular(file) as raw, io.BufferedReader(raw) as stream:
+            is_compressed = stream.read(8).startswith(_MAGIC)
+            listing = None if is_compressed else _read_archives(stream)
+    except Exception as error:  # tarfile raises exceptions of many types for damaged headers.
+        if is_machine_error(error):
+            raise
+        raise ValueError(f"cannot read the tar file {file} ({printable(str(error))}): replace it") from error
+    if listing is None:
+        raise ValueError(
+            f"{file} is compressed, so that no image can be read without all before it: unpack it to a plain .tar "
+            "(gunzip, unxz, unzstd), or to a folder (unzip); images in it are compressed already"
+        )
+    return listing
+
+
+def _read_archives(stream: BinaryIO) -> _Listing:
+    others: collections.Counter[str] = collections.Counter()
+    archives = [list(_read_headers(stream, start, others)) for start in _find_archives(stream)]
     return _Listing([member for found in archives for member in found], others, len(archives))
 
 

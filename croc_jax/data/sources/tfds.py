@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterator
 
+from croc_jax.data.sources.arrayrecord import Records
 from croc_jax.data.sources.base import find_image_feature, split_choice
 from croc_jax.data.sources.shards import describe_shard
 from croc_jax.machine_errors import from_library, is_machine_error
@@ -74,6 +75,11 @@ class TfdsSource:
             encoded = {key: tfds.decode.SkipDecoding() for key in pictures}
             self._rows = builder.as_data_source(split, decoders=encoded)
             self._files = builder.info.splits[split].file_instructions
+            if builder.info.file_format is not None and builder.info.file_format.value == "array_record":
+                # tfds keeps all files open that it has read from.
+                self._rows.data_source = Records(
+                    [(os.fspath(part.filename), part.skip, part.take) for part in self._files]
+                )
         except NotImplementedError as error:
             raise ValueError(
                 f"{name} in {where} is prepared in a format without random access: {remedy}.download_and_prepare(), "
@@ -104,8 +110,7 @@ class TfdsSource:
         from etils import epath
 
         for part in self._files:
-            file = epath.Path(part.filename)
-            name, size = describe_shard(file)  # pyright: ignore[reportArgumentType]
+            name, size = describe_shard(epath.Path(part.filename))  # pyright: ignore[reportArgumentType]
             yield f"{name}[{part.skip}:{part.take}]", size
         yield self._feature, len(self)
 

@@ -172,7 +172,7 @@ def read_header(encoded: bytes) -> Header:
                 return _make_header(Size(int(height), int(width)), jpeg_orientation(encoded))
             except ValueError:
                 pass
-        return _open(encoded)[1]
+        return _open(encoded)[2]
 
 
 def load_stored(encoded: bytes) -> Stored:
@@ -185,8 +185,7 @@ def load_stored(encoded: bytes) -> Stored:
         DecodeError: as `decode`, but for the range of values.
     """
     with _decode_errors(encoded):
-        image, header = _open(encoded)
-        raw, orientation = raw_mode(image), header.orientation
+        image, raw, (_, orientation) = _open(encoded)
         if isinstance(image, TiffImagePlugin.TiffImageFile):
             check_tiff(image)
             # Pillow turns these itself.
@@ -195,7 +194,8 @@ def load_stored(encoded: bytes) -> Stored:
         return Stored(image, raw, orientation)
 
 
-def _open(encoded: bytes) -> tuple[Image.Image, Header]:
+def _open(encoded: bytes) -> tuple[Image.Image, str, Header]:
+    """Returns an image, its `raw_mode` and its header; may load the image."""
     image = Image.open(io.BytesIO(encoded))
     if image.format == "EPS":
         # Pillow would run it: PostScript is a program.
@@ -206,8 +206,9 @@ def _open(encoded: bytes) -> tuple[Image.Image, Header]:
         stored = Size(image.tag_v2[TiffImagePlugin.IMAGELENGTH], image.tag_v2[TiffImagePlugin.IMAGEWIDTH])
     # Once before anything is decoded for the orientation.
     _make_header(stored, UPRIGHT)
-    is_jpeg = simplejpeg.is_jpeg(encoded)
-    return image, _make_header(stored, jpeg_orientation(encoded) if is_jpeg else orientation_of(image, encoded))
+    raw = raw_mode(image)
+    orientation = jpeg_orientation(encoded) if simplejpeg.is_jpeg(encoded) else orientation_of(image, encoded)
+    return image, raw, _make_header(stored, orientation)
 
 
 def _make_header(stored: Size, orientation: int) -> Header:

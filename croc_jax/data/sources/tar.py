@@ -1,6 +1,7 @@
 """Images in tar files, WebDataset's shards among them."""
 
 import collections
+import functools
 import io
 import os
 import posixpath
@@ -141,15 +142,19 @@ def _check_one_a_sample(pattern: str, names: list[tuple[int, str]]) -> None:
 
     1.2.jpg and 1.3.png are names with dots in them.
     """
-    samples: dict[tuple[int, str], set[str]] = collections.defaultdict(set)
+    samples: dict[tuple[int, str], frozenset[str]] = {}
     for number, name in names:
         sample, extension = _sample(name)
-        samples[number, sample].add(extension)
-    counts = collections.Counter(kind for extensions in samples.values() for kind in set(map(_kind, extensions)))
+        samples[number, sample] = _with(samples.get((number, sample), frozenset()), extension)
+    counts: collections.Counter[str] = collections.Counter()
+    num_samples = collections.Counter(samples.values())
+    for extensions, count in num_samples.items():
+        counts.update(dict.fromkeys(map(_kind, extensions), count))
     least = max(2, len(samples) / 10) if len(counts) > _MAX_KINDS else 0
-    for (_, sample), extensions in samples.items():
+    for extensions in num_samples:
         kinds = {kind for kind in map(_kind, extensions) if counts[kind] >= least}
         if len(kinds) > 1 and (kinds <= extensions or any("." in kind for kind in kinds)):
+            sample = next(sample for (_, sample), found in samples.items() if found == extensions)
             most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:_MAX_KINDS]
             listed = ", ".join(f"{count} .{kind}" for kind, count in most)
             shortest = min(counts, key=lambda kind: (len(kind), kind))
@@ -157,6 +162,12 @@ def _check_one_a_sample(pattern: str, names: list[tuple[int, str]]) -> None:
                 f"{pattern} has several images a sample, such as {len(kinds)} of {printable(sample)}; in all there are "
                 f"{listed}: choose one kind, as in tar:{pattern}@{shortest}, or all by @*"
             )
+
+
+@functools.cache
+def _with(extensions: frozenset[str], extension: str) -> frozenset[str]:
+    # Millions of samples share few sets.
+    return extensions | {extension}
 
 
 def _list_members(file: str) -> _Listing:

@@ -17,6 +17,7 @@ from croc_jax.paths import local_path
 from croc_jax.regular_files import open_regular
 
 _END_BYTES = 2**16
+_DESCRIPTIONS = (".json", ".txt", ".md")
 
 
 def find_shards(pattern: str | os.PathLike, *, named: re.Pattern[str], kind: str, source: str) -> list[str]:
@@ -39,7 +40,9 @@ def find_shards(pattern: str | os.PathLike, *, named: re.Pattern[str], kind: str
     if os.path.isdir(pattern):
         found = list_entries(pattern)
         names = sorted(filter(named.search, found.files))
-        left_out = [name for name in found.files if not named.search(name)] + found.sidecars
+        # What describes shards is expected beside them.
+        unknown = {*found.files} - {*names}
+        left_out = [name for name in unknown if not name.endswith(_DESCRIPTIONS)] + found.sidecars
         others = found.others + Counter(folders=len(found.folders))
         report_left_out(pattern, left_out, others=others, taken=len(names))
         if not names:

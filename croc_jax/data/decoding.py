@@ -15,7 +15,7 @@ from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 import croc_jax.data.formats  # noqa: F401, registers HEIF where its plugin is installed
 from croc_jax.data.orientation import UPRIGHT, is_sideways, jpeg_orientation, orientation_of, turn
 from croc_jax.data.pixel_modes import DecodeError, check_tiff, raw_mode, to_rgb
-from croc_jax.machine_errors import is_machine_error
+from croc_jax.machine_errors import find_fault
 
 if TYPE_CHECKING:
     from croc_jax.data.sources.base import ImageSource
@@ -112,12 +112,24 @@ def decode_image(source: "ImageSource", index: int) -> Pixels:
         DecodeError: naming the image, if it cannot be read.
         OSError: for a fault of the machine.
     """
-    try:
+    with naming(source.name(index)):
         return decode(source[index])
-    except (DecodeError, OSError) as error:
-        if is_machine_error(error):
-            raise
-        raise DecodeError(f"cannot read {source.name(index)} ({error}): replace or remove it") from error
+
+
+@contextlib.contextmanager
+def naming(name: object) -> Iterator[None]:
+    """Turns errors of its block into a DecodeError that names what was read, but for faults of the machine.
+
+    Raises:
+        DecodeError: for a ValueError or an OSError.
+        OSError: for a fault of the machine.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        if fault := find_fault(error, str(name)):
+            raise fault from error
+        raise DecodeError(f"cannot read {name} ({error}): replace or remove it") from error
 
 
 def decode_at_least(encoded: bytes, full: Size, *, share: float) -> Pixels:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from croc_jax.data.decoding import DecodeError, decode, read_header
+from croc_jax.data.decoding import decode, naming, read_header
 from croc_jax.data.labeled.turned import TurnedImages
 from croc_jax.data.prefetch import LabeledBatch, load_padded
 from croc_jax.data.sources.base import ImageSource, split_choice
@@ -17,7 +17,6 @@ from croc_jax.data.sources.entries import list_entries
 from croc_jax.data.sources.files import FolderSource
 from croc_jax.data.sources.tfds import TfdsSource
 from croc_jax.data.specs import parse_spec
-from croc_jax.machine_errors import is_machine_error
 
 FORMS = {"folder": "ROOT", "tfds": "NAME[@DATA_DIR[@FEATURE]]"}
 
@@ -63,14 +62,11 @@ class ClassificationSplit:
             ValueError: for an image that cannot be read.
             OSError: for a fault of the machine.
         """
-        try:
+        name = self.source.name(index)
+        with naming(name):
             encoded = self.source[index]
-            self.turned.add(self.source.name(index), read_header(encoded))
+            self.turned.add(name, read_header(encoded))
             image = Image.fromarray(decode(encoded))
-        except (OSError, DecodeError) as error:
-            if is_machine_error(error):
-                raise
-            raise ValueError(f"cannot read {self.source.name(index)} ({error}): replace or remove it") from error
         return center_crop(image, resize=resize, image_size=image_size)
 
     def batches(

@@ -15,7 +15,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from croc_jax.data.bad_records import printable
-from croc_jax.data.sources.base import SUFFIXES, is_image, report_left_out, tell
+from croc_jax.data.sources.base import SUFFIXES, is_image, kind_of, report_left_out, tell
 from croc_jax.data.sources.shards import find_shards
 from croc_jax.machine_errors import is_machine_error
 from croc_jax.regular_files import open_regular
@@ -33,7 +33,7 @@ _MAX_LINKS = 10
 
 
 class Member(NamedTuple):
-    """A member with contents: its name, and where its bytes are in the file."""
+    """An image: its name, and where its bytes are in the file."""
 
     name: str
     offset: int
@@ -41,10 +41,10 @@ class Member(NamedTuple):
 
 
 class _Listing(NamedTuple):
-    """What a tar file holds: members with contents, counts of the others by kind, and the number of archives."""
+    """What a tar file holds: images, counts of the other members by kind, and the number of archives."""
 
-    members: list[Member]
-    others: dict[str, int]
+    images: list[Member]
+    others: collections.Counter[str]
     num_archives: int
 
 
@@ -71,14 +71,12 @@ class TarSource:
         self._files = find_shards(pattern, named=_NAMED, kind="tar file (*.tar)", source="tar")
         with ThreadPool(_THREADS) as pool:
             listings = pool.map(_list_members, self._files)
-        members = [(number, member) for number, found in enumerate(listings) for member in found.members]
-        images = [(number, member) for number, member in members if is_image(member.name)]
+        images = [(number, member) for number, found in enumerate(listings) for member in found.images]
         if extension:
             images = [(number, member) for number, member in images if _is_chosen(member.name, extension)]
         else:
             _check_one_a_sample(pattern, [(number, member.name) for number, member in images])
-        others = sum((collections.Counter(found.others) for found in listings), collections.Counter())
-        report_left_out(pattern, [member.name for _, member in members if not is_image(member.name)], others=others)
+        report_left_out(pattern, [], others=sum((found.others for found in listings), collections.Counter()))
         if not images:
             looked_for = f".{extension}" if extension else f"{', '.join(SUFFIXES)} members (in any case)"
             raise ValueError(f"no images in {pattern}: looked for {looked_for}")
@@ -208,7 +206,7 @@ def _find_archives(stream: BinaryIO) -> Iterator[int]:
 
 
 def _read_headers(stream: BinaryIO, start: int, others: collections.Counter[str]) -> Iterator[Member]:
-    """Yields the members with contents of the archive at a place, and counts others; leaves the stream at its end."""
+    """Yields the images of the archive at a place, and counts other members; leaves the stream at its end."""
     stream.seek(start)
     with tarfile.open(fileobj=stream, mode="r:") as archive:
         members = list(archive)
@@ -216,7 +214,10 @@ def _read_headers(stream: BinaryIO, start: int, others: collections.Counter[str]
     for member in members:
         found = _follow(member, by_name)
         if found is not None and not found.issparse():
-            yield Member(member.name, found.offset_data, found.size)
+            if is_image(member.name):
+                yield Member(member.name, found.offset_data, found.size)
+            else:
+                others[kind_of(member.name)] += 1
         elif not member.isdir():
             others["sparse" if found else "links to no file in it" if member.linkname else "not regular"] += 1
     stream.seek(archive.offset)

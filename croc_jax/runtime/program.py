@@ -1,6 +1,7 @@
 """What all programs share: flags that hold paths, folders to write to, and one line for whatever a user can mend."""
 
 import contextlib
+import io
 import os
 import re
 import sys
@@ -170,6 +171,9 @@ def run(main: Callable[[], None], *, parse: Callable[[list[str]], list[str]] | N
                 raise
             raise SystemExit(f"error: {line}") from None
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Names of files may hold what no encoding has.
+        sys.stdout.reconfigure(errors="backslashreplace")
     logging.set_verbosity(logging.WARNING)
     app.run(guarded, flags_parser=parse_or_explain)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from croc_jax.paths import local_path
+from croc_jax.paths import file_in_the_way, local_path
 from croc_jax.version import __version__
 
 # Packages that not all installations have, and the extra that installs each.
@@ -121,7 +121,7 @@ def writable(path: Path, *, name: str, is_file: bool = False) -> Iterator[Path]:
             with tempfile.TemporaryFile(dir=folder):
                 pass
         except OSError as error:
-            file = next((one for one in (folder, *folder.parents) if one.is_file()), None)
+            file = file_in_the_way(folder)
             reason = f"{file} is a file, not a folder" if file else f"{folder}: {error.strerror}"
             raise UserError(f"{name}={path}: cannot write there: {reason}") from error
         yield path

@@ -23,7 +23,7 @@ EXTRAS = {
 }  # fmt: skip
 # Modes of JAX that the environment can set, in which programs would compute something else, or nothing.
 _MODES = {"jax_enable_x64": False, "jax_numpy_dtype_promotion": "standard", "jax_numpy_rank_promotion": "allow",
-          "jax_disable_jit": False}  # fmt: skip
+          "jax_disable_jit": False, "jax_default_prng_impl": "threefry2x32", "jax_threefry_partitionable": True}  # fmt: skip
 # What installs support for a platform.
 _PLATFORMS = {"cuda": "pip install 'croc_jax[cuda]'", "tpu": "pip install 'croc_jax[tpu]'",
               "rocm": "install the plugins of JAX for ROCm"}  # fmt: skip
@@ -219,11 +219,12 @@ def _leave_modes() -> None:
 
 
 def show_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Prints an error that `run` has not seen: a missing package and an interrupt in one line."""
+    """Prints an error that `run` has not seen: a missing package, a bad variable, an interrupt; each in one line."""
     # Modules in C turn an interrupt of their import into an ImportError.
     causes = (error, error.__cause__, error.__context__)
     line = _INTERRUPTED if any(isinstance(cause, KeyboardInterrupt) for cause in causes) else None
-    if isinstance(error, ModuleNotFoundError) and (remedy := explain(error)):
+    # Libraries read variables of the environment while they are imported.
+    if isinstance(error, ModuleNotFoundError | ValueError) and (remedy := explain(error)):
         line = f"error: {remedy}"
     if line is None or "--traceback" in sys.argv:
         sys.__excepthook__(kind, error, trace)

@@ -22,8 +22,10 @@ EXTRAS = {
     "nbformat": "notebooks", "tensorflow_datasets": "tfds", "torch": "torch",
 }  # fmt: skip
 # Modes of JAX that the environment can set, in which programs would compute something else, or nothing.
-_MODES = {"jax_enable_x64": False, "jax_numpy_dtype_promotion": "standard", "jax_numpy_rank_promotion": "allow",
-          "jax_disable_jit": False, "jax_default_prng_impl": "threefry2x32", "jax_threefry_partitionable": True}  # fmt: skip
+_MODES = {
+    "jax_enable_x64": False, "jax_numpy_dtype_promotion": "standard", "jax_numpy_rank_promotion": "allow",
+    "jax_disable_jit": False, "jax_default_prng_impl": "threefry2x32", "jax_threefry_partitionable": True,
+}  # fmt: skip
 # What installs support for a platform.
 _PLATFORMS = {"cuda": "pip install 'croc_jax[cuda]'", "tpu": "pip install 'croc_jax[tpu]'",
               "rocm": "install the plugins of JAX for ROCm"}  # fmt: skip

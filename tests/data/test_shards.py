@@ -123,6 +123,9 @@ def test_tar_source_reads_on_after_the_end_of_an_archive(tmp_path, caplog):
     joined.write_bytes(b"".join(part.read_bytes() for part in parts))
     assert contents(TarSource(joined)) == [bytes([i]) * 2000 for i in range(3)]
     assert "1 tar files hold several archives in a row; all of them are read" in caplog.text
+    joined.write_bytes(parts[1].read_bytes()[:2560])
+    assert contents(TarSource(joined)) == [b"\1" * 2000]
+    assert f"1 tar files, such as {joined}, lack the zeros at their end" in caplog.text
     joined.write_bytes(parts[0].read_bytes() + b"?" * 1024)
     with pytest.raises(ValueError, match=r"joined\.tar \(a corrupt header at byte 10240\)"):
         TarSource(joined)

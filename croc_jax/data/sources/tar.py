@@ -41,11 +41,12 @@ class Member(NamedTuple):
 
 
 class _Listing(NamedTuple):
-    """What a tar file holds: images, counts of the other members by kind, and the number of archives."""
+    """What a tar file holds: images, counts of the other members by kind, number of archives, and whether it ends."""
 
     images: list[Member]
     others: collections.Counter[str]
     num_archives: int
+    has_end: bool
 
 
 class TarSource:
@@ -82,6 +83,8 @@ class TarSource:
             raise ValueError(f"no images in {pattern}: looked for {looked_for}")
         if joined := sum(found.num_archives > 1 for found in listings):
             tell(f"{pattern}: {joined} tar files hold several archives in a row; all of them are read")
+        if cut := [file for file, found in zip(self._files, listings, strict=True) if not found.has_end]:
+            tell(f"{pattern}: {len(cut)} tar files, such as {cut[0]}, lack the zeros at their end, and may be cut")
         # Arrays instead of millions of strings: each worker process holds a copy.
         self._names = np.array([os.fsencode(member.name) for _, member in images])
         self._places = np.array([(number, member.offset, member.size) for number, member in images], np.int64)
@@ -189,7 +192,9 @@ def _list_members(file: str) -> _Listing:
 def _read_archives(stream: BinaryIO) -> _Listing:
     others: collections.Counter[str] = collections.Counter()
     archives = [list(_read_headers(stream, start, others)) for start in _find_archives(stream)]
-    return _Listing([member for found in archives for member in found], others, len(archives))
+    stream.seek(-tarfile.BLOCKSIZE, os.SEEK_END)
+    has_end = not stream.read().strip(b"\0")
+    return _Listing([member for found in archives for member in found], others, len(archives), has_end)
 
 
 def _find_archives(stream: BinaryIO) -> Iterator[int]:

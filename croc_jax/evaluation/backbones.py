@@ -2,11 +2,12 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from croc_jax.checkpoints.description import format_setting
 from croc_jax.checkpoints.pretrained import Colors, is_weights_file, load_pretrained
@@ -80,8 +81,8 @@ def load_backbone(
     *,
     which: str = "teacher",
     num_heads: int | None = None,
-    image_mean: Colors | None = None,
-    image_std: Colors | None = None,
+    image_mean: Sequence[float] | None = None,
+    image_std: Sequence[float] | None = None,
 ) -> FrozenBackbone:
     """Returns the weights of a run or of another library, ready to encode images.
 
@@ -100,7 +101,10 @@ def load_backbone(
         FileNotFoundError: if there is no such file.
     """
     path = local_path(checkpoint, name="checkpoint")
-    known: dict[str, Any] = {"num_heads": num_heads, "image_mean": image_mean, "image_std": image_std}
+    if num_heads is not None and num_heads < 1:
+        raise ValueError(f"num_heads={num_heads}: must be 1 or more")
+    colors = {"image_mean": image_mean, "image_std": image_std}
+    known: dict[str, Any] = {"num_heads": num_heads} | {name: _as_colors(name, of) for name, of in colors.items()}
     prefix, notes, guessed = "", [], {}
     if is_weights_file(path):
         found = load_pretrained(path, which=which, **known)
@@ -117,6 +121,13 @@ def load_backbone(
     assumed = [f"{name}={format_setting(getattr(module, name))}" for name in guessed if hasattr(module, name)]
     notes += [f"not stated, and assumed: {', '.join(assumed)}"] if assumed else []
     return FrozenBackbone(module, params, recipe, step, which, prefix, "; ".join(notes))
+
+
+def _as_colors(name: str, values: Sequence[float] | None) -> Colors | None:
+    """Returns a list or array as the tuple that a config holds, which checks its values."""
+    if values is not None and np.shape(values) != (3,):
+        raise ValueError(f"{name}={values}: three numbers from 0 to 1, of red, green and blue")
+    return None if values is None else (float(values[0]), float(values[1]), float(values[2]))
 
 
 def random_backbone(recipe: Recipe) -> FrozenBackbone:

@@ -46,7 +46,7 @@ def evaluate(
 ) -> Result:
     """Trains a linear layer on the features of one split and scores it on another; see `Protocol` for the arguments."""
     timer, num_classes = Timer(), dataset.train.num_classes
-    train, val = (features.collect_pooled(split, config) for split in dataset[:2])
+    train, val = (features.collect_pooled(split, config) for split in dataset)
     timer.end("features")
     device_gib, progress = features.budget.device_gib, features.progress
     fit = fit_classifier(train, config, num_classes=num_classes, device_gib=device_gib, progress=progress)

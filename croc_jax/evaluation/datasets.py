@@ -1,8 +1,7 @@
 """Opens the labeled splits that a config names, refuses those that no score can come from, and describes them."""
 
-import filecmp
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,25 +19,17 @@ from croc_jax.data.sources.tfds import TfdsSource
 
 
 class PixelSplits(NamedTuple):
-    """Images with pixel labels: to learn from, and to score.
-
-    `num_copies` is the number of images to score that are also images to learn from, if known.
-    """
+    """Images with pixel labels: to learn from, and to score."""
 
     train: SegmentationSplit
     val: SegmentationSplit
-    num_copies: int | None = None
 
 
 class ClassSplits(NamedTuple):
-    """Images with one class each: to learn from, and to score.
-
-    `num_copies` is the number of images to score that are also images to learn from, if known.
-    """
+    """Images with one class each: to learn from, and to score."""
 
     train: ClassificationSplit
     val: ClassificationSplit
-    num_copies: int | None = None
 
 
 def open_pixel_splits(
@@ -55,8 +46,8 @@ def open_pixel_splits(
     train = open_labeled(root, train_split, fraction=train_fraction, **common)
     val = open_labeled(root, val_split, **common)
     check_labels(train, val)
-    train_files, val_files = (((pair.image.name, str(pair.image)) for pair in split.pairs) for split in (train, val))
-    return PixelSplits(train, val, count_copies(dict(val_files), train_files))
+    check_images_differ(*(((pair.image.name, str(pair.image)) for pair in split.pairs) for split in (train, val)))
+    return PixelSplits(train, val)
 
 
 def open_pixel_split(
@@ -82,7 +73,8 @@ def open_class_splits(*, root: str | Path, train_split: str, val_split: str) -> 
         return ClassSplits(train, val)
     train_labels, val_labels = (np.array([of.label_of(index) for index in range(len(of))]) for of in (train, val))
     check_classes(train_labels, val_labels, train.class_names)
-    return ClassSplits(train, val, count_copies(dict(_class_files(val)), _class_files(train)))
+    check_images_differ(_class_files(train), _class_files(val))
+    return ClassSplits(train, val)
 
 
 def _class_files(split: ClassificationSplit) -> Iterable[tuple[str, str]]:
@@ -100,30 +92,18 @@ def check_splits_differ(train_split: str, val_split: str) -> None:
         )
 
 
-def count_copies(val: Mapping[str, str], train: Iterable[tuple[str, str]]) -> int:
-    """Returns the number of images to score that are also images to learn from, under the same name.
-
-    Args:
-        val: files to score by name.
-        train: names and files to learn from.
-
-    Raises:
-        ValueError: if all of them are the very same files, through links or lists that overlap.
-    """
-    num_same = num_copies = 0
-    for name, file in train:
-        other = val.get(name)
-        if other is None or not (os.path.isfile(other) and os.path.isfile(file)):
-            continue
-        same = os.path.samefile(file, other)
-        num_same += same
-        num_copies += same or filecmp.cmp(file, other, shallow=False)
-    if num_same == len(val):
+def check_images_differ(train: Iterable[tuple[str, str]], val: Iterable[tuple[str, str]]) -> None:
+    """Raises ValueError if all images to score are files to learn from, through links or lists; both by name."""
+    known, scored = dict(train), dict(val)
+    if all(name in known and _is_same(known[name], file) for name, file in scored.items()):
         raise ValueError(
-            f"all {num_same} images to score, such as {next(iter(val.values()))}, are training images, too: a score "
-            "on training images is no evaluation; name other splits"
+            f"all {len(scored)} images to score, such as {next(iter(scored.values()))}, are training images, too: a "
+            "score on training images is no evaluation; name other splits"
         )
-    return num_copies
+
+
+def _is_same(file: str, other: str) -> bool:
+    return os.path.isfile(file) and os.path.isfile(other) and os.path.samefile(file, other)
 
 
 def check_labels(*splits: SegmentationSplit) -> None:
@@ -170,16 +150,15 @@ def check_classes(train: Int[np.ndarray, " n"], val: Int[np.ndarray, " m"], clas
         )
 
 
-def count_images(splits: PixelSplits | ClassSplits) -> dict[str, int | None]:
-    """Returns the numbers of images to score, to learn from, and of copies, as results.json holds them."""
-    train, val, *copies = splits
-    counts: dict[str, int | None] = {"num_images": len(val), "num_training_images": len(train)}
-    return counts | {"num_copies_of_training_images": copies[0] if copies else None}
+def count_images(splits: PixelSplits | ClassSplits) -> dict[str, int]:
+    """Returns the numbers of images to score and to learn from, as results.json holds them."""
+    train, val = splits
+    return {"num_images": len(val), "num_training_images": len(train)}
 
 
 def count_classified(
     splits: ClassSplits, train: Int[np.ndarray, " n"], val: Int[np.ndarray, " m"], predicted: Int[np.ndarray, " m"]
-) -> dict[str, int | None]:
+) -> dict[str, int]:
     """Returns what a score of classification is of, as results.json holds it; errors as for `check_classes`."""
     check_classes(train, val, splits.val.class_names)
     return count_images(splits) | {
@@ -200,7 +179,7 @@ def describe_pixels(val: SegmentationSplit, train: SegmentationSplit | None = No
 
 def describe_classes(splits: ClassSplits) -> dict[str, Any]:
     """Returns what identifies images with one class each."""
-    train, val = splits[:2]
+    train, val = splits
     described = {"name": val.root.resolve().name, "train_split": train.name, "val_split": val.name}
     described |= {"num_train": len(train), "num_val": len(val), "num_classes": val.num_classes}
     return described | {"digest": identify(CombinedSource([train.source, val.source])).digest}

@@ -41,7 +41,7 @@ class KnnConfig(PoolingConfig):
 def evaluate(features: FrozenFeatures, dataset: ClassSplits, config: KnnConfig, output: Path | None = None) -> Result:
     """Classifies each validation image by its nearest training images; see `Protocol` for the arguments."""
     timer, num_classes = Timer(), dataset.train.num_classes
-    bank, queries = (features.collect_pooled(split, config) for split in dataset[:2])
+    bank, queries = (features.collect_pooled(split, config) for split in dataset)
     timer.end("features")
     ranks = knn_ranks(bank, queries, config, num_classes=num_classes, device_gib=features.budget.device_gib)
     timer.end("neighbors")

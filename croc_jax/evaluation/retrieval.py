@@ -58,7 +58,7 @@ def evaluate(
     features: FrozenFeatures, dataset: PixelSplits, config: RetrievalConfig, output: Path | None = None
 ) -> Result:
     """Labels one split with the patches of another, and scores it; see `Protocol` for the arguments."""
-    train, val = dataset[:2]
+    train, val = dataset
     timer = Timer()
     memory = jax.device_put(build_memory(features, train, config))
     timer.end("memory")

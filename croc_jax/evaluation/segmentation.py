@@ -56,7 +56,7 @@ def evaluate(
     features: FrozenFeatures, dataset: PixelSplits, config: SegmentationConfig, output: Path | None = None
 ) -> Result:
     """Trains a linear layer on the tokens of one split and scores it on another; see `Protocol` for the arguments."""
-    train, val = dataset[:2]
+    train, val = dataset
     timer = Timer()
     data = features.collect_tokens(train, image_size=config.image_size, label_size=config.train_size)
     timer.end("features")

@@ -164,9 +164,7 @@ def run(main: Callable[[], None], *, parse: Callable[[list[str]], list[str]] | N
             if sys.stdout is not None:
                 sys.stdout.flush()
         except BrokenPipeError:
-            # The reader has seen enough, as in `| head`; what is left in the buffer must not fail again.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            raise SystemExit(1) from None
+            raise
         except Exception as error:
             line = explain(error)
             if line is None or TRACEBACK.value:
@@ -177,7 +175,17 @@ def run(main: Callable[[], None], *, parse: Callable[[list[str]], list[str]] | N
         # Names of files may hold what no encoding has.
         sys.stdout.reconfigure(errors="backslashreplace")
     logging.set_verbosity(logging.WARNING)
-    app.run(guarded, flags_parser=parse_or_explain)
+    try:
+        try:
+            app.run(guarded, flags_parser=parse_or_explain)
+        finally:
+            # That of --help is in the buffer still.
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader has seen enough, as in `| head`; what is left in the buffer must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise SystemExit(1) from None
 
 
 def explain(error: BaseException) -> str | None:

@@ -2,19 +2,17 @@
 
 import runpy
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
-import grain  # noqa: F401 - it defines flags, which have to stay
 import pytest
 from absl import flags
 
 from croc_jax.runtime import lock, memory
 from croc_jax.training import loop, step
 from tests.data.tiny_images import encode
+from tests.launch.program import on_command_line
 from tests.launch.test_pretrain import OVERRIDES
 
-ROOT = Path(__file__).resolve().parents[2]
 # No network: what it takes to get to the first step.
 TINY = OVERRIDES | {"head.num_prototypes": 4, "head.num_prototypes_dense": 4, "schedule.epochs": 2}
 
@@ -40,22 +38,12 @@ def start(monkeypatch, photos, tmp_path):
         for file in lock._held.values():
             file.close()
         lock._held.clear()
-        changes = [f"--config.{name}={value}" for name, value in (TINY | {"data.folders": images}).items()]
-        flag_names = ["--config=configs/demo.py", f"--workdir={tmp_path / 'runs' / 'new'}", "--num_processes=1"]
-        with pytest.MonkeyPatch.context() as patch:
-            patch.chdir(ROOT)
-            patch.syspath_prepend(str(ROOT / "launch"))
-            patch.setattr(sys, "argv", ["pretrain", *flag_names, *changes, *arguments])
-            before, was_parsed = set(flags.FLAGS), flags.FLAGS.is_parsed()
-            try:
-                main = runpy.run_path("launch/pretrain.py", run_name="pretrain")["main"]
-                flags.FLAGS(sys.argv)
-                main()
-            finally:
-                for flag in set(flags.FLAGS) - before:
-                    delattr(flags.FLAGS, flag)
-                if not was_parsed:
-                    flags.FLAGS.unparse_flags()
+        given = [*(f"--config.{name}={value}" for name, value in (TINY | {"data.folders": images}).items()), *arguments]
+        folders = "--config=configs/demo.py", f"--workdir={tmp_path / 'runs' / 'new'}"
+        with on_command_line("pretrain", *folders, "--num_processes=1", *given):
+            main = runpy.run_path("launch/pretrain.py", run_name="pretrain")["main"]
+            flags.FLAGS(sys.argv)
+            main()
 
     return start
 

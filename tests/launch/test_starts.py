@@ -1,4 +1,4 @@
-"""Starts of the pre-training program that fail, in this process: what they leave, and what a corrected one finds."""
+"""Runs of the pre-training program that fail, in this process: what they leave, and what a corrected one finds."""
 
 import runpy
 import sys
@@ -96,3 +96,19 @@ def test_a_first_step_that_fails_leaves_nothing(start, tmp_path, monkeypatch, er
     with pytest.raises((SystemExit, ValueError), match=str(error)):
         start()
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_collapse_ends_a_run_that_asks_for_it(start, monkeypatch, capsys):
+    def collapse(*_, hooks, **__):
+        row = {"loss": 1.0, "lr": 0.1, "num_clusters": 2.0, "images_per_sec": 1.0, "feature_rank": 1.0}
+        rows = [row | {"step": step, "epoch": step / 3} for step in (4, 6, 8)]
+        *before, reason = map(hooks.on_row, rows)
+        assert before == ["", ""]
+        return loop.Outcome(None, 9, False, reason)
+
+    monkeypatch.setattr(loop, "run_training", collapse)
+    changes = {"window": 2, "grace_steps": 0, "min_feature_rank": 100.0, "stop_on_collapse": True}
+    # The warm-up ends at step 6.
+    with pytest.raises(SystemExit, match="^error: step 9: training has collapsed, .*vary along one line"):
+        start(*(f"--config.runtime.watchdog.{name}={value}" for name, value in changes.items()))
+    assert "warning: step 8: the teacher's [CLS] tokens vary along one line" in capsys.readouterr().out

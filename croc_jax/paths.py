@@ -12,6 +12,11 @@ def is_remote(path: str | os.PathLike) -> bool:
     return _SCHEME.match(os.fspath(path)) is not None
 
 
+def file_in_the_way(folder: Path) -> Path | None:
+    """Returns what would have to be a folder for this one to exist, but is a file; or None."""
+    return next((one for one in (folder, *folder.parents) if os.path.isfile(one)), None)
+
+
 def local_path(path: str | os.PathLike, *, name: str) -> Path:
     """Returns a path on a mounted disk, with ~ expanded.
 

@@ -10,8 +10,6 @@ import re
 import struct
 import tarfile
 import zipfile
-import zlib
-from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -23,15 +21,8 @@ from croc_jax.checkpoints.official import load_networks, to_official
 from croc_jax.checkpoints.pretrained import flatten_run
 from croc_jax.checkpoints.restore import restore_backbone
 from croc_jax.data.bad_records import BadRecords
-from croc_jax.data.config import DataConfig, ViewsConfig
-from croc_jax.data.crops import random_crops
+from croc_jax.data.config import DataConfig
 from croc_jax.data.decoding import DecodeError, decode
-from croc_jax.data.labeled import open_labeled
-from croc_jax.data.labeled.boxes import open_voc_boxes
-from croc_jax.data.labeled.classes import open_classes
-from croc_jax.data.labeled.davis import open_videos
-from croc_jax.data.labeled.label_files import read_ids, read_image
-from croc_jax.data.labeled.segmentation import open_segmentation
 from croc_jax.data.pipeline import make_dataset
 from croc_jax.data.prepare import PrepareConfig, prepare
 from croc_jax.data.sources import open_data
@@ -47,195 +38,13 @@ from croc_jax.training.config import recipe_to_dict
 from tests.checkpoints.tiny_weights import official_weights, save_run
 from tests.checkpoints.torch_writer import write_torch
 from tests.data import tiny_sets
+from tests.mutated_pixels import PIXELS, VIEWS, Subject, check, paths_below, read_folder, repair_png, write_folder
 from tests.report.test_figures import make_rows
 from tests.report.tiny_results import write_linear
 from tests.training.tiny import first_state, tiny_recipe
 
-VIEWS = {name: ViewsConfig(crop_size=16, decoding=name) for name in ("exact", "fast")}
 # A checkpoint may be called anything.
 WEIGHTS_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".ckpt", ".pth.tar", ".h5", "")
-
-
-@dataclasses.dataclass(frozen=True)
-class Subject:
-    """Files that can be damaged, and what reads them.
-
-    Attributes:
-        write: writes files to a folder, and returns those to damage.
-        read: reads them, given the folder and the damaged file; checks what it can of the value.
-        repair: makes checksums fit damaged contents, so that readers see the damage behind these.
-        opened: functions that return the part of a file that describes it, and that put a damaged one in its place.
-        suffixes: others that a file may have.
-        weight: how often it is drawn, compared with others.
-    """
-
-    write: Callable
-    read: Callable
-    repair: Callable = staticmethod(lambda data: data)
-    opened: tuple[Callable, Callable] | None = None
-    suffixes: tuple[str, ...] = ()
-    weight: float = 1.0
-
-
-# Images.
-
-
-def write_images(root, kind):
-    pixels = np.kron(np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8), np.ones((6, 6, 1), np.uint8))
-    color = Image.fromarray(pixels)
-    gray, palette, wide = (
-        color.convert("L"),
-        color.quantize(16),
-        Image.fromarray(pixels[..., 0].astype(np.uint16) * 250),
-    )
-    clear, turned = color.convert("RGBA"), Image.Exif()
-    turned[0x0112] = 6
-    saved = {
-        "jpeg": [
-            (color, {}), (gray, {}), (color.convert("CMYK"), {}), (color, {"progressive": True}),
-            (color, {"exif": turned}),
-        ],
-        "png": [(image, {}) for image in (color, gray, palette, wide, clear, gray.convert("1"), gray.convert("LA"))],
-        "gif": [(palette, {}), (palette, {"save_all": True, "append_images": [gray.quantize(4)]})],
-        "bmp": [(color, {}), (palette, {})],
-        "tiff": [
-            (color, {}), (wide, {}), (color, {"compression": "tiff_lzw"}), (color, {"compression": "jpeg"}),
-            (clear, {}), (gray, {"exif": turned}), (Image.fromarray(pixels[..., 0] / np.float32(255)), {}),
-        ],
-        "webp": [(color, {}), (clear, {"lossless": True}), (color, {"exif": turned.tobytes()})],
-        "avif": [(color, {})],
-        "jp2": [(color, {}), (gray, {})],
-    }[kind]  # fmt: skip
-    if kind == "png":
-        saved.append((color, {"exif": turned.tobytes()}))
-        saved.append((palette, {"transparency": 3}))
-    for number, (image, options) in enumerate(saved):
-        image.save(root / f"{number}.{kind}", {"jp2": "JPEG2000"}.get(kind, kind.upper()), **options)
-    return sorted(root.iterdir())
-
-
-def read_any_image(root, file):
-    """Decodes an image in every way; all ways agree on whether it can be read."""
-    encoded = file.read_bytes()
-    crops = {}
-    for name, views in VIEWS.items():
-        with contextlib.suppress(DecodeError):
-            crops[name] = random_crops(encoded, np.random.default_rng(0), views)["views"]
-    try:
-        pixels = decode(encoded)
-    except DecodeError as error:
-        check("\n" not in str(error) and " at 0x" not in str(error), f"the reason {error!r}")
-        check("exact" not in crops, "crops of what cannot be decoded")
-        with contextlib.suppress(ValueError):
-            read_image(file)
-            raise AssertionError("read_image reads what cannot be decoded") from None
-        return read_image(file)
-    check(pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[-1] == 3, f"pixels {pixels.shape}")
-    check(np.array_equal(pixels, read_image(file)), "two decoders")
-    return pixels
-
-
-def repair_png(data):
-    """Makes the checksum of each chunk fit."""
-    out, at = data[:8], 8
-    while at + 12 <= len(data):
-        length = min(int.from_bytes(data[at : at + 4], "big"), len(data) - at - 12)
-        content = data[at + 4 : at + 8 + length]
-        out += length.to_bytes(4, "big") + content + zlib.crc32(content).to_bytes(4, "big")
-        at += 12 + length
-    return out
-
-
-# Labels and lists of data sets.
-
-
-def paths_below(root):
-    return sorted(path for path in root.rglob("*") if path.is_file())
-
-
-def write_folder(root):
-    for split in ("train", "val"):
-        for number in range(2):
-            tiny_sets.save(root / "images" / split / f"{number}.jpg", tiny_sets.image(number))
-            tiny_sets.save(
-                root / "labels" / split / f"{number}.png", tiny_sets.fill([0, 1, 2, 255]), palette=bool(number)
-            )
-    (root / "classes.txt").write_text("sky\nsea\nland\n")
-    return [root / "classes.txt", *paths_below(root / "labels")]
-
-
-def read_folder(root, file):
-    named, unnamed = (open_segmentation(root, split, num_classes=k) for split, k in (("train", None), ("val", 3)))
-    for split in (named, unnamed):
-        for index in range(len(split)):
-            pixels, ids = split.load(index)
-            check(pixels.shape[:2] == ids.shape and ids.dtype == np.uint8, f"ids {ids.shape} {ids.dtype}")
-            check(set(np.unique(ids)) <= {*range(split.num_classes), 255}, "ids outside the classes")
-    check(len({*named.class_names}) == named.num_classes, f"classes {named.class_names}")
-
-
-def write_owned(root, kind):
-    if kind == "voc":
-        tiny_sets.write_voc(root)
-    elif kind == "coco-things":
-        tiny_sets.write_panoptic(root)
-    elif kind == "coco-stuff":
-        tiny_sets.write_pixelmaps(root, [0, 95, 183, 181])
-    elif kind == "ade20k":
-        tiny_sets.write_ade20k(root, [0, 1, 150])
-    else:
-        tiny_sets.write_cityscapes(root, [0, 7, 8])
-    return paths_below(root)
-
-
-def read_owned(root, file, kind):
-    splits = ("trainaug", "val") if kind == "voc" else ("validation" if kind == "ade20k" else "val",)
-    for name in splits:
-        split = open_labeled(f"{kind}:{root}", name)
-        for index in range(len(split)):
-            _, ids = split.load(index)
-            check(set(np.unique(ids)) <= {*range(split.num_classes), 255}, "ids outside the classes")
-
-
-def write_boxes(root):
-    tiny_sets.write_voc_boxes(root, [tiny_sets.image(1), tiny_sets.image(2)], [[(1, 1, 3, 4, 0)], [(2, 1, 6, 4, 1)]])
-    return [path for path in paths_below(root) if path.suffix in (".xml", ".txt")] * 2 + paths_below(root)
-
-
-def read_boxes(root, file):
-    split = open_voc_boxes(root, "trainval")
-    for index in range(len(split)):
-        _, boxes = split.load(index)
-        check(np.isfinite(boxes).all() and (boxes[:, 2:] > boxes[:, :2]).all(), f"boxes {boxes}")
-
-
-def write_video(root):
-    for number in range(3):
-        tiny_sets.save(root / "images" / "cat" / f"{number}.jpg", tiny_sets.image(number))
-        tiny_sets.save(root / "masks" / "cat" / f"{number}.png", tiny_sets.fill([0, 1, 2]), palette=True)
-    return paths_below(root)
-
-
-def read_video(root, file):
-    for video in open_videos(root):
-        for frame in video.frames:
-            read_image(frame)
-        for mask in video.masks.values():
-            check(read_ids(mask).ndim == 2, "a mask in color")
-
-
-def write_classes(root):
-    for split in ("train", "val"):
-        for name in ("cat", "dog"):
-            tiny_sets.save(root / split / name / "0.png", tiny_sets.image(1))
-    return paths_below(root)
-
-
-def read_classes(root, file):
-    for name in ("train", "val"):
-        split = open_classes(root, name)
-        for index in range(len(split)):
-            check(split.load(index, resize=8, image_size=8).shape == (8, 8, 3), "a crop of another size")
 
 
 # Sources.
@@ -505,31 +314,8 @@ def read_trained(root, file):
             check(not batches.skipped, f"skipped {batches.skipped}")
 
 
-def check(holds, text):
-    if not holds:
-        raise AssertionError(text)
-
-
-IMAGES = {
-    kind: Subject(
-        functools.partial(write_images, kind=kind),
-        read_any_image,
-        repair_png if kind == "png" else Subject.repair,
-        suffixes=(".jpg", ".png", ".tif", ".gif", ""),
-    )
-    for kind in ("jpeg", "png", "gif", "bmp", "tiff", "webp", "avif", "jp2")
-}
-OWNED = {
-    kind: Subject(functools.partial(write_owned, kind=kind), functools.partial(read_owned, kind=kind), repair_png)
-    for kind in ("voc", "coco-things", "coco-stuff", "ade20k", "cityscapes")
-}
 SUBJECTS = {
-    **IMAGES,
-    **OWNED,
-    "folder": Subject(write_folder, read_folder, repair_png, weight=2),
-    "boxes": Subject(write_boxes, read_boxes),
-    "video": Subject(write_video, read_video, repair_png),
-    "classes": Subject(write_classes, read_classes, repair_png),
+    **PIXELS,
     "tar": Subject(write_tars, functools.partial(read_source, kind="tar"), repair_tar, weight=2),
     "list": Subject(write_lists, functools.partial(read_source, kind="list"), weight=2),
     "arrayrecord": Subject(write_records, functools.partial(read_source, kind="arrayrecord"), weight=2),

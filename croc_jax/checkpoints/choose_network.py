@@ -83,9 +83,9 @@ def choose_network(contents: Weights, file: Path, *, which: str) -> ChosenWeight
     prefix = _choose(found, file, which=which)
     left, note = len(names) - len(found[prefix]), ""
     if prefix or left:
-        named = f"the {len(found[prefix])} arrays {f'of {prefix}' if prefix else 'without a prefix'} are read"
+        note = f"the {len(found[prefix])} arrays {f'of {prefix}' if prefix else 'without a prefix'} are read"
         backbones = list_some(sorted(other for other in found if other != prefix))
-        note = f"{named}, {left} others are not{f' ({backbones} among them)' if backbones else ''}"
+        note += f", {left} others are not{f' ({backbones} among them)' if backbones else ''}" if left else ""
     return ChosenWeights(found[prefix], prefix, shorten(note))
 
 

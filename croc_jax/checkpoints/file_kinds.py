@@ -18,6 +18,8 @@ _RESAVE = "load it where it comes from, and save its state_dict as .safetensors 
 _BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
     (b"version https://git-lfs", "a pointer of Git LFS, without the weights", "run git lfs pull"),
     (b"\x89HDF\r\n\x1a\n", "HDF5, as of Keras", _RESAVE),
+    (b"\x89PNG", "an image", "name a file of weights"),
+    (b"\xff\xd8\xff", "an image", "name a file of weights"),
     (b"\x93NUMPY", "an array of NumPy", _RESAVE),
     (b"\x1f\x8b", "compressed with gzip", "unpack it first"),
     (b"BZh", "compressed with bzip2", "unpack it first"),

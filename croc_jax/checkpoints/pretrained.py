@@ -1,5 +1,6 @@
 """Backbones of other programs: CrOC, DINO, DINOv2, DINOv3, ResNet, ConvNeXt, from their owners, timm, Hugging Face."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -143,12 +144,16 @@ def _read_description(path: Path) -> Description:
 
 def _read_parts(index: Path) -> dict[str, Any]:
     files = read_json(index).get("weight_map")
-    if not isinstance(files, dict) or not all(isinstance(name, str) for name in files.values()):
-        raise ValueError(f"{index} names no files: it has no weight_map")
+    if not isinstance(files, dict) or not all(map(_is_file_name, files.values())):
+        raise ValueError(f"{index} does not name files beside it: its weight_map is missing or damaged")
     contents: dict[str, Any] = {}
     for name in sorted(set(files.values())):
         contents |= _read_file(index.parent / name)
     return contents
+
+
+def _is_file_name(name: object) -> bool:
+    return isinstance(name, str) and name.isprintable() and os.path.basename(name) == name != ""
 
 
 def _read_safetensors(file: Path) -> dict[str, Any]:

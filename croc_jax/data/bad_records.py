@@ -46,6 +46,7 @@ class BadRecords:
         self.counts: dict[str, int] = {}
         self._file, self._max_fraction = file, max_fraction
         self._num_good, self._are_gone = 0, True
+        self._listed, self._num_read = set[bytes](), 0
 
     def add(self, name: str, reason: str) -> None:
         """Counts an unreadable image; the reason is logged the first time."""
@@ -60,12 +61,14 @@ class BadRecords:
         if self._file is None:
             return
         # The log has it, too: a full disk ends no run here.
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), self._file.open("a+b") as file:
             # Other processes, and the run before it was resumed, write here too.
-            listed = self._file.read_bytes().splitlines() if self._file.is_file() else []
-            if name.encode() not in (line.partition(b"\t")[0] for line in listed):
-                with self._file.open("a", encoding="utf-8") as file:
-                    file.write(f"{name}\t{reason}\n")
+            file.seek(self._num_read)
+            new = file.read()
+            self._num_read += len(new)
+            self._listed.update(line.partition(b"\t")[0] for line in new.splitlines())
+            if name.encode() not in self._listed:
+                file.write(f"{name}\t{reason}\n".encode())
 
     def check(self, num_good: int) -> None:
         """Counts images that were read well, and raises if too many were not.

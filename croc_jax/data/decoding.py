@@ -15,7 +15,7 @@ from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 import croc_jax.data.formats  # noqa: F401, registers HEIF where its plugin is installed
 from croc_jax.data.orientation import UPRIGHT, is_sideways, jpeg_orientation, orientation_of, turn
 from croc_jax.data.pixel_modes import DecodeError, check_tiff, raw_mode, to_rgb
-from croc_jax.machine_errors import is_machine_error
+from croc_jax.machine_errors import find_fault
 
 if TYPE_CHECKING:
     from croc_jax.data.sources.base import ImageSource
@@ -112,12 +112,24 @@ def decode_image(source: "ImageSource", index: int) -> Pixels:
         DecodeError: naming the image, if it cannot be read.
         OSError: for a fault of the machine.
     """
-    try:
+    with naming(source.name(index)):
         return decode(source[index])
-    except (DecodeError, OSError) as error:
-        if is_machine_error(error):
-            raise
-        raise DecodeError(f"cannot read {source.name(index)} ({error}): replace or remove it") from error
+
+
+@contextlib.contextmanager
+def naming(name: object) -> Iterator[None]:
+    """Turns errors of its block into a DecodeError that names what was read, but for faults of the machine.
+
+    Raises:
+        DecodeError: for a ValueError or an OSError.
+        OSError: for a fault of the machine.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        if fault := find_fault(error, str(name)):
+            raise fault from error
+        raise DecodeError(f"cannot read {name} ({error}): replace or remove it") from error
 
 
 def decode_at_least(encoded: bytes, full: Size, *, share: float) -> Pixels:
@@ -172,7 +184,7 @@ def read_header(encoded: bytes) -> Header:
                 return _make_header(Size(int(height), int(width)), jpeg_orientation(encoded))
             except ValueError:
                 pass
-        return _open(encoded)[1]
+        return _open(encoded)[2]
 
 
 def load_stored(encoded: bytes) -> Stored:
@@ -185,8 +197,7 @@ def load_stored(encoded: bytes) -> Stored:
         DecodeError: as `decode`, but for the range of values.
     """
     with _decode_errors(encoded):
-        image, header = _open(encoded)
-        raw, orientation = raw_mode(image), header.orientation
+        image, raw, (_, orientation) = _open(encoded)
         if isinstance(image, TiffImagePlugin.TiffImageFile):
             check_tiff(image)
             # Pillow turns these itself.
@@ -195,7 +206,8 @@ def load_stored(encoded: bytes) -> Stored:
         return Stored(image, raw, orientation)
 
 
-def _open(encoded: bytes) -> tuple[Image.Image, Header]:
+def _open(encoded: bytes) -> tuple[Image.Image, str, Header]:
+    """Returns an image, its `raw_mode` and its header; may load the image."""
     image = Image.open(io.BytesIO(encoded))
     if image.format == "EPS":
         # Pillow would run it: PostScript is a program.
@@ -206,8 +218,9 @@ def _open(encoded: bytes) -> tuple[Image.Image, Header]:
         stored = Size(image.tag_v2[TiffImagePlugin.IMAGELENGTH], image.tag_v2[TiffImagePlugin.IMAGEWIDTH])
     # Once before anything is decoded for the orientation.
     _make_header(stored, UPRIGHT)
-    is_jpeg = simplejpeg.is_jpeg(encoded)
-    return image, _make_header(stored, jpeg_orientation(encoded) if is_jpeg else orientation_of(image, encoded))
+    raw = raw_mode(image)
+    orientation = jpeg_orientation(encoded) if simplejpeg.is_jpeg(encoded) else orientation_of(image, encoded)
+    return image, raw, _make_header(stored, orientation)
 
 
 def _make_header(stored: Size, orientation: int) -> Header:

@@ -84,7 +84,7 @@ def prepare(
     _check_settings(folder, config, source)
     starts = {file: number * config.shard_size for number, file in enumerate(files) if not file.exists()}
     sizes = {file: min(config.shard_size, len(source) - start) for file, start in starts.items()}
-    num_done, num_skipped = len(source) - sum(sizes.values()), 0
+    num_done, num_skipped, example = len(source) - sum(sizes.values()), 0, ""
     show(num_done, len(source))
     num_workers = min(num_workers or count_cores(), len(starts) or 1)
     # Processes that start afresh: a copy of this one would share the locks of its threads.
@@ -105,7 +105,9 @@ def prepare(
         finally:
             signal.signal(signal.SIGINT, before)
         for future in as_completed(pending):
-            num_skipped += _list_skipped(folder, future.result())
+            skipped = future.result()
+            example = next((f"{name} ({reason})" for name, reason in skipped.items()), example)
+            num_skipped += _list_skipped(folder, skipped)
             num_done += sizes[pending[future]]
             show(num_done, len(source))
     except BrokenProcessPool as error:
@@ -117,7 +119,10 @@ def prepare(
         stop.set()
         pool.shutdown(cancel_futures=True)
     if num_skipped == len(source):
-        raise ValueError(f"no image of {', '.join(config.sources)} could be read: see {folder / SKIPPED_NAME}")
+        # Shards without images are of no use, and would be kept.
+        for file in (*files, folder / SETTINGS_NAME, folder / SKIPPED_NAME):
+            file.unlink()
+        raise ValueError(f"no image of {', '.join(config.sources)} could be read, such as {printable(example)}")
     return num_skipped
 
 

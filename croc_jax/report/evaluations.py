@@ -178,10 +178,23 @@ def _group(members: Sequence[Evaluation]) -> Group:
 
 
 def differing_settings(groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """Returns, for each group, its settings in which it differs from others of the same protocol and data set."""
+    """Returns, for each group, its settings in which it differs from others of the same protocol and data set.
+
+    The digest of the images is one of them; earlier versions did not state it.
+    """
     different = []
     for group in groups:
-        rivals = [g for g in groups if (g.protocol.name, g.dataset) == (group.protocol.name, group.dataset)]
-        own, *others = [g.settings[g.protocol.name] for g in (group, *rivals)]
-        different.append({name: v for name, v in own.items() if any(other.get(name) != v for other in others)})
+        rivals = [_compared(other) for other in groups if _title_of(other) == _title_of(group)]
+        own = _compared(group)
+        different.append({name: v for name, v in own.items() if any(other.get(name) != v for other in rivals)})
     return different
+
+
+def _title_of(group: Group) -> tuple[Any, ...]:
+    return group.protocol.name, *(group.dataset.get(name) for name in ("kind", "name", "split", "val_split"))
+
+
+def _compared(group: Group) -> dict[str, Any]:
+    # Numbers of images follow from these.
+    data = {name: v for name, v in group.dataset.items() if name in ("train_split", "hard", "num_classes")}
+    return data | group.settings[group.protocol.name] | {"images": group.dataset.get("digest", "not identified")}

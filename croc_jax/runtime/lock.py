@@ -12,6 +12,7 @@ from typing import IO
 from absl import logging
 
 from croc_jax import machine_errors
+from croc_jax.paths import file_in_the_way
 
 LOCK_NAME = "lock"
 # A preempted run needs time to save while its successor starts; a file system may notice a lost host late.
@@ -86,8 +87,10 @@ def unlock_workdir(workdir: Path) -> None:
     _held.pop(workdir.absolute() / LOCK_NAME).close()
 
 
-def explain(workdir: Path, error: OSError, what: str = "write to") -> Exception:
+def explain(workdir: Path, error: OSError) -> Exception:
     """Returns what to raise for an error of the disk: itself, if another start may find the disk well."""
     if error.errno in machine_errors.TRANSIENT:
         return error
-    return WorkdirError(f"cannot {what} the workdir {workdir}: {error.strerror}")
+    file = file_in_the_way(workdir)
+    reason = f"{file} is a file, not a folder" if file else error.strerror
+    return WorkdirError(f"--workdir={workdir} cannot be used: {reason}")

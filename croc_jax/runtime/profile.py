@@ -33,6 +33,7 @@ class StepTimer:
         self._batch_size, self._count_skipped, self._clock = batch_size, count_skipped, clock
         self._last, self._seconds = clock(), list[float]()
         self._waited = {"data": 0.0, "device": 0.0}
+        self._waited_before = self._waited.copy()
 
     @contextlib.contextmanager
     def waiting_for(self, what: str) -> Iterator[None]:
@@ -45,11 +46,11 @@ class StepTimer:
         """Marks the end of a step."""
         now = self._clock()
         self._seconds.append(now - self._last)
-        self._last = now
+        self._last, self._waited_before = now, self._waited.copy()
 
     def restart(self) -> None:
         """Starts the clock of the next step now: what came before, such as an evaluation, belongs to no step."""
-        self._last = self._clock()
+        self._last, self._waited = self._clock(), self._waited_before.copy()
 
     def take(self) -> dict[str, float]:
         """Returns the numbers of the steps since the last call, one or more, and resets them.
@@ -61,7 +62,8 @@ class StepTimer:
             Numbers as docs/watching.md describes them.
         """
         seconds, waited = np.array(self._seconds), self._waited
-        self._seconds, self._waited = [], {"data": 0.0, "device": 0.0}
+        self._seconds, self._waited = [], dict.fromkeys(waited, 0.0)
+        self._waited_before = self._waited.copy()
         total = float(seconds.sum())
         own = np.array([max(0.0, total - waited["device"]) / len(seconds), self._count_skipped()], np.float32)
         host_seconds, all_skipped = np.reshape(multihost_utils.process_allgather(own), (-1, 2)).T

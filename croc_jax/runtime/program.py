@@ -1,6 +1,7 @@
 """What all programs share: flags that hold paths, folders to write to, and one line for whatever a user can mend."""
 
 import contextlib
+import io
 import os
 import re
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from croc_jax.paths import local_path
+from croc_jax.paths import file_in_the_way, local_path
 from croc_jax.version import __version__
 
 # Packages that not all installations have, and the extra that installs each.
@@ -21,8 +22,10 @@ EXTRAS = {
     "nbformat": "notebooks", "tensorflow_datasets": "tfds", "torch": "torch",
 }  # fmt: skip
 # Modes of JAX that the environment can set, in which programs would compute something else, or nothing.
-_MODES = {"jax_enable_x64": False, "jax_numpy_dtype_promotion": "standard", "jax_numpy_rank_promotion": "allow",
-          "jax_disable_jit": False}  # fmt: skip
+_MODES = {
+    "jax_enable_x64": False, "jax_numpy_dtype_promotion": "standard", "jax_numpy_rank_promotion": "allow",
+    "jax_disable_jit": False, "jax_default_prng_impl": "threefry2x32", "jax_threefry_partitionable": True,
+}  # fmt: skip
 # What installs support for a platform.
 _PLATFORMS = {"cuda": "pip install 'croc_jax[cuda]'", "tpu": "pip install 'croc_jax[tpu]'",
               "rocm": "install the plugins of JAX for ROCm"}  # fmt: skip
@@ -120,7 +123,7 @@ def writable(path: Path, *, name: str, is_file: bool = False) -> Iterator[Path]:
             with tempfile.TemporaryFile(dir=folder):
                 pass
         except OSError as error:
-            file = next((one for one in (folder, *folder.parents) if one.is_file()), None)
+            file = file_in_the_way(folder)
             reason = f"{file} is a file, not a folder" if file else f"{folder}: {error.strerror}"
             raise UserError(f"{name}={path}: cannot write there: {reason}") from error
         yield path
@@ -170,6 +173,9 @@ def run(main: Callable[[], None], *, parse: Callable[[list[str]], list[str]] | N
                 raise
             raise SystemExit(f"error: {line}") from None
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Names of files may hold what no encoding has.
+        sys.stdout.reconfigure(errors="backslashreplace")
     logging.set_verbosity(logging.WARNING)
     app.run(guarded, flags_parser=parse_or_explain)
 
@@ -215,11 +221,12 @@ def _leave_modes() -> None:
 
 
 def show_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Prints an error that `run` has not seen: a missing package and an interrupt in one line."""
+    """Prints an error that `run` has not seen: a missing package, a bad variable, an interrupt; each in one line."""
     # Modules in C turn an interrupt of their import into an ImportError.
     causes = (error, error.__cause__, error.__context__)
     line = _INTERRUPTED if any(isinstance(cause, KeyboardInterrupt) for cause in causes) else None
-    if isinstance(error, ModuleNotFoundError) and (remedy := explain(error)):
+    # Libraries read variables of the environment while they are imported.
+    if isinstance(error, ModuleNotFoundError | ValueError) and (remedy := explain(error)):
         line = f"error: {remedy}"
     if line is None or "--traceback" in sys.argv:
         sys.__excepthook__(kind, error, trace)

@@ -2,7 +2,9 @@
 
 import contextlib
 import dataclasses
+import errno
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +15,7 @@ import jax
 
 from croc_jax.atomic_write import atomic_write
 from croc_jax.data.sources.identity import ImageSet, describe_change
+from croc_jax.paths import file_in_the_way
 from croc_jax.runtime.distributed import gather_texts
 from croc_jax.runtime.lock import LOCK_NAME, WorkdirError, explain, is_locked, lock_workdir, unlock_workdir
 from croc_jax.runtime.metrics_writer import FILE_NAME as METRICS_NAME
@@ -87,7 +90,7 @@ def plan_start(workdir: Path, start: Start) -> Plan:
     try:
         plan = _plan(workdir, start) if jax.process_index() == 0 else None
     except OSError as error:
-        raise explain(workdir, error, "read") from error
+        raise explain(workdir, error) from error
     return Plan(*json.loads(gather_texts(json.dumps(plan))[0]))
 
 
@@ -127,6 +130,8 @@ def _check_agreement(start: Start) -> None:
 
 
 def _plan(workdir: Path, start: Start) -> Plan:
+    if file_in_the_way(workdir):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(workdir))
     path, step = workdir / CONFIG_NAME, latest_step(workdir)
     # Whatever it is, a file that is no configuration of a run is not overwritten.
     old = read_recipe(path) if path.exists() else None

@@ -280,7 +280,9 @@ class _Reporter:
         scores: Row = {}
         failure: Exception | None = None
         try:
-            with _transfer("what an evaluation reads"), self._hooks.interruptible(step):
+            # Several processes must all end it, and a long one is no wait for images.
+            is_alone = jax.process_count() == 1
+            with _transfer("what an evaluation reads"), self._hooks.interruptible(step) if is_alone else nullcontext():
                 scores = evaluate()
         except Interrupted:
             pass  # The run ends after this step.

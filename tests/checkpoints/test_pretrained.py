@@ -193,9 +193,14 @@ def test_folders_in_several_files(tmp_path):
     (tmp_path / "model-1.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match="no file .*model-1.safetensors"):
         load_backbone(tmp_path)
-    index.write_text("[1]")
-    with pytest.raises(ValueError, match=r"index.json: it holds a list"):
-        load_backbone(tmp_path)
+    damaged = {
+        "it holds a list": "[1]",
+        "does not name files beside it": '{"weight_map": {"a": "\\u0000", "b": "../b"}}',
+    }
+    for reason, text in damaged.items():
+        index.write_text(text)
+        with pytest.raises(ValueError, match=f"index.json:? {reason}"):
+            load_backbone(tmp_path)
 
 
 def test_folders_of_pytorch_files(tmp_path):

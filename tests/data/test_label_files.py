@@ -13,10 +13,12 @@ from tests.data.image_bytes import encode, exif, png, png_chunk, smooth, tiff
 IDS = np.arange(60).reshape(6, 10)
 COLORS = np.stack([IDS, IDS[::-1], IDS[:, ::-1]], axis=-1)
 PALETTE = png_chunk(b"PLTE", bytes(range(255, -1, -1)) * 3)
+TWO_BITS, TURNED = png(IDS % 4, 2), png_chunk(b"eXIf", exif(6).tobytes()[6:])
 
 EXACT = {
     "1 bit": (png(IDS % 2, 1), IDS % 2),
-    "2 bits": (png(IDS % 4, 2), IDS % 4),
+    "2 bits": (TWO_BITS, IDS % 4),
+    "2 bits, turned": (TWO_BITS[:-12] + TURNED + TWO_BITS[-12:], np.rot90(IDS % 4, -1)),
     "4 bits": (png(IDS % 16, 4), IDS % 16),
     "8 bits": (png(IDS, 8), IDS),
     "palette": (png(IDS, 8, color=3, chunks=PALETTE), IDS),

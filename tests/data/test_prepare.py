@@ -75,8 +75,9 @@ def test_prepare_leaves_bad_images_out_and_lists_them(run, photos, tmp_path):
     shutil.rmtree(tmp_path / "out")
     for file in photos.iterdir():
         file.write_text("Dear reader")
-    with pytest.raises(ValueError, match=r"no image of \S+photos could be read: see \S+skipped\.txt"):
+    with pytest.raises(ValueError, match=r"no image of \S+photos could be read, such as \S+\d\d.png \("):
         run()
+    assert files(tmp_path / "out") == []
 
 
 @pytest.mark.parametrize("finished", [0, 2])

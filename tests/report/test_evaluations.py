@@ -18,12 +18,14 @@ def test_what_differs_in_weights_and_seeds_alone_is_compared(tmp_path):
     write_linear(tmp_path / "c", miou=25.0, checkpoint="runs/two", step=5, sky=25.0)
     write_linear(tmp_path / "longer", miou=40.0, settings={"epochs": 9}, sky=40.0)
     write_linear(tmp_path / "elsewhere", miou=10.0, dataset={"name": "streets"}, sky=10.0)
-    scenes, longer, streets = groups = group_evaluations(read_evaluations([tmp_path]))
+    write_linear(tmp_path / "since", miou=10.0, dataset={"name": "streets", "digest": "0f"}, sky=10.0)
+    scenes, longer, since, streets = groups = group_evaluations(read_evaluations([tmp_path]))
     assert [entry.label for entry in scenes.entries] == ["random weights", "two, step 5", "one, step 5"]
     assert [entry.score for entry in scenes.entries] == [20.0, 25.0, pytest.approx(33.0)]
     assert [entry.deviation for entry in scenes.entries] == [None, None, pytest.approx(3.0)]
-    assert [len(group.entries) for group in (longer, streets)] == [1, 1]
-    assert differing_settings(groups) == [{"epochs": 3}, {"epochs": 9}, {}]
+    assert [len(group.entries) for group in (longer, since, streets)] == [1, 1, 1]
+    images = [{"images": "0f"}, {"images": "not identified"}]
+    assert differing_settings(groups) == [{"epochs": 3}, {"epochs": 9}, *images]
 
 
 def test_seeds_within_an_evaluation_count(tmp_path):

@@ -23,6 +23,9 @@ class Clock:
 def test_each_report_is_of_its_own_steps_and_separates_host_from_device():
     clock = Clock()
     timer = StepTimer(batch_size=6, count_skipped=lambda: 3, clock=clock)
+    with timer.waiting_for("data"):
+        clock.now += 50.0
+    timer.restart()
     for seconds in (1.0, 2.0, 6.0):
         with timer.waiting_for("data"):
             clock.now += 0.25

@@ -216,7 +216,7 @@ def test_folders_that_cannot_be_used_are_refused(tmp_path, begun):
         plan_start(begun, START)
     (tmp_path / "file").write_text("")
     for use in (lock_workdir, lambda folder: claim_workdir(folder, START)):
-        with pytest.raises(WorkdirError, match="cannot write to the workdir .*file/run: Not a directory"):
+        with pytest.raises(WorkdirError, match="--workdir=.*file/run cannot be used: .*file is a file, not a folder"):
             use(tmp_path / "file" / "run")
 
 

@@ -9,15 +9,14 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from croc_jax.data.decoding import DecodeError, decode, read_header
+from croc_jax.data.decoding import decode, naming, read_header
 from croc_jax.data.labeled.turned import TurnedImages
 from croc_jax.data.prefetch import LabeledBatch, load_padded
 from croc_jax.data.sources.base import ImageSource, split_choice
-from croc_jax.data.sources.entries import check_stems, list_entries
+from croc_jax.data.sources.entries import list_entries
 from croc_jax.data.sources.files import FolderSource
 from croc_jax.data.sources.tfds import TfdsSource
 from croc_jax.data.specs import parse_spec
-from croc_jax.machine_errors import is_machine_error
 
 FORMS = {"folder": "ROOT", "tfds": "NAME[@DATA_DIR[@FEATURE]]"}
 
@@ -63,14 +62,11 @@ class ClassificationSplit:
             ValueError: for an image that cannot be read.
             OSError: for a fault of the machine.
         """
-        try:
+        name = self.source.name(index)
+        with naming(name):
             encoded = self.source[index]
-            self.turned.add(self.source.name(index), read_header(encoded))
+            self.turned.add(name, read_header(encoded))
             image = Image.fromarray(decode(encoded))
-        except (OSError, DecodeError) as error:
-            if is_machine_error(error):
-                raise
-            raise ValueError(f"cannot read {self.source.name(index)} ({error}): replace or remove it") from error
         return center_crop(image, resize=resize, image_size=image_size)
 
     def batches(
@@ -142,8 +138,8 @@ def open_class_folder(root: str | Path, split: str, *, train_split: str = "train
         train_split: its folders are the classes, so that these agree between the splits.
 
     Raises:
-        ValueError: for a missing or empty split, an image outside the folders of classes, two images
-            that differ by their suffix alone, or a class that the training split does not have.
+        ValueError: for a missing or empty split, an image outside the folders of classes, or a class that
+            the training split does not have.
     """
     train_folder, folder = Path(root) / train_split, Path(root) / split
     class_names = _list_classes(train_folder)
@@ -152,11 +148,9 @@ def open_class_folder(root: str | Path, split: str, *, train_split: str = "train
             f"{folder / unknown[0]} is no class of {train_folder}: use the same folder names in both splits"
         )
     source, ids = FolderSource(folder), {name: index for index, name in enumerate(class_names)}
-    names = [source.name(index)[len(str(folder)) + 1 :] for index in range(len(source))]
-    check_stems(folder, names)
     labels = []
-    for name in names:
-        class_name, slash, _ = name.partition("/")
+    for index in range(len(source)):
+        class_name, slash, _ = source.name(index)[len(str(folder)) + 1 :].partition("/")
         if not slash:
             raise ValueError(f"{folder / class_name} lies outside the folders of the classes: move or remove it")
         labels.append(ids[class_name])

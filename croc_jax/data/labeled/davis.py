@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from absl import logging
 from PIL import Image
 
 from croc_jax.data.labeled.label_files import Ids, image_header, read_image
 from croc_jax.data.labeled.object_masks import find_objects
 from croc_jax.data.labeled.turned import turn_along
 from croc_jax.data.orientation import UPRIGHT
-from croc_jax.data.sources.base import SUFFIXES, is_image, is_label, report_left_out
+from croc_jax.data.sources.base import SUFFIXES, is_image, is_label, report_left_out, tell
 from croc_jax.data.sources.entries import list_entries
 from croc_jax.data.text_lists import check_unique, read_lines
 
@@ -70,11 +69,10 @@ def open_videos(root: str | Path, split: str = "val") -> list[Video]:
     videos = [_open_video(frames / name, masks / name) for name in names]
     turned = [video.name for video in videos if image_header(video.frames[0]).orientation != UPRIGHT]
     if turned:
-        logging.warning(
-            "EXIF orientation turns the frames of %d of %d videos, such as %s; masks that only fit the frame as it is "
-            "stored are turned along",
-            len(turned), len(videos), turned[0],
-        )  # fmt: skip
+        tell(
+            f"EXIF orientation turns the frames of {len(turned)} of {len(videos)} videos, such as {turned[0]}; masks "
+            "that only fit the frame as it is stored are turned along"
+        )
     _report(root, [*above, *(folder / name for folder in (frames, masks) for name in names)], videos)
     return videos
 

@@ -1,17 +1,15 @@
 """Image and label files: from what data sets ship to pixels and 8-bit class ids."""
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 
-from croc_jax.data.decoding import Header, Pixels, Stored, decode, load_stored, read_header
+from croc_jax.data.decoding import Header, Pixels, Stored, decode, load_stored, naming, read_header
 from croc_jax.data.orientation import turn
 from croc_jax.data.pixel_modes import WHITE_IS_ZERO, photometric, to_rgb
-from croc_jax.machine_errors import is_machine_error
 from croc_jax.regular_files import read_regular
 
 IGNORED = 255
@@ -33,13 +31,13 @@ def read_image(file: Path) -> Pixels:
         ValueError: naming the file, if it cannot be read.
         OSError: for a fault of the machine.
     """
-    with _naming(file):
+    with naming(file):
         return decode(read_regular(file))
 
 
 def image_header(file: Path) -> Header:
     """Returns size and orientation from the header of an image; errors as for `read_image`."""
-    with _naming(file):
+    with naming(file):
         return read_header(read_regular(file))
 
 
@@ -70,26 +68,16 @@ def read_colors(file: Path) -> Pixels:
     if image.mode not in ("RGB", "RGBA", "P", "L") or ";16" in raw:
         kind = f"{image.mode} of 16 bits" if ";16" in raw else image.mode
         raise ValueError(f"{file} has pixels of mode {kind}: its ids are coded as 8-bit colors (mode RGB)")
-    with _naming(file):
+    with naming(file):
         return turn(to_rgb(image), orientation)
 
 
 def _load_label(file: Path) -> Stored:
-    with _naming(file):
+    with naming(file):
         stored = load_stored(read_regular(file))
     if stored.image.format not in _LOSSLESS:
         raise ValueError(f"{file} is a {stored.image.format} file, which may change ids: save labels as PNG")
     return stored
-
-
-@contextlib.contextmanager
-def _naming(file: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        if is_machine_error(error):
-            raise
-        raise ValueError(f"cannot read {file} ({error}): replace or remove it") from error
 
 
 @dataclasses.dataclass(frozen=True)

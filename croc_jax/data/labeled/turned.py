@@ -1,15 +1,13 @@
 """Images that their EXIF orientation turned: labels that only fit the stored image turn along, and one line says so."""
 
 import collections
-import functools
 from pathlib import Path
 from typing import Literal
-
-from absl import logging
 
 from croc_jax.data.decoding import Header
 from croc_jax.data.labeled.label_files import Ids
 from croc_jax.data.orientation import UPRIGHT, turn
+from croc_jax.data.sources.base import tell
 
 Fit = Literal["stored", "upright", "either"]
 
@@ -45,12 +43,7 @@ class TurnedImages:
             if None not in counts:
                 text += f"; the labels of {counts['stored']} fit only the stored image, and were turned along"
                 text += f"; those of {counts['either']} fit either way, and were left as they are"
-            _warn_once(text)
-
-
-@functools.cache
-def _warn_once(text: str) -> None:
-    logging.warning("%s", text)
+            tell(text)
 
 
 def fit_of(size: tuple[int, ...], header: Header) -> Fit:

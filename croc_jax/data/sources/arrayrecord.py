@@ -90,7 +90,8 @@ class ArrayRecordSource:
 
     def entries(self) -> Iterator[tuple[str, int]]:
         """Yields what identifies each file."""
-        yield from map(describe_shard, self._files)
+        with ThreadPool(_THREADS) as pool:
+            yield from pool.imap(describe_shard, self._files)
 
 
 @functools.cache

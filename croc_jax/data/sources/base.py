@@ -99,8 +99,7 @@ def report_left_out(
         others: how many are left out for another reason than their name, by reason.
         taken: number of files that are read.
     """
-    kinds = ("hidden or of the system" if is_sidecar(path) else _suffix_of(path) for path in paths)
-    counts = collections.Counter(kinds) + collections.Counter(others or {})
+    counts = collections.Counter(map(kind_of, paths)) + collections.Counter(others or {})
     if counts:
         hints = {kind: f" ({HINTS[kind]})" if kind in HINTS else "" for kind in counts}
         listed = ", ".join(f"{count} {kind}{hints[kind]}" for kind, count in sorted(counts.items()))
@@ -119,7 +118,10 @@ def _tell(message: str) -> None:
     logging.warning("%s", message)
 
 
-def _suffix_of(path: str) -> str:
+def kind_of(path: str) -> str:
+    """Returns what a file that is left out counts as: its suffix in lower case, or that it is hidden."""
+    if is_sidecar(path):
+        return "hidden or of the system"
     suffix = os.path.splitext(path)[1].lower()
     # In a folder of ids, what follows a dot may be anything.
     return suffix if suffix[1:].isalnum() and len(suffix) <= 12 else "without suffix"

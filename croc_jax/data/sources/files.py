@@ -112,13 +112,13 @@ def open_list(file: str | os.PathLike) -> FileSource:
     """Returns the image files that a text file lists, one path a line, relative to its folder, in its order.
 
     Empty lines do not count, nor those that start with # unless a file has this name. `NUM_CHECKED`
-    files are looked for, and all without the suffix of an image: what is no path is found here, not
-    as unreadable images later. Of proper paths, the first must exist; others that do not are told.
+    files are looked for, and as many without the suffix of an image: what is no path is found here,
+    not as unreadable images later. Of proper paths, the first must exist; others that do not are told.
 
     Raises:
         ValueError: for a missing, unreadable or empty list, and at the first line that is no path.
     """
-    folder, paths, left_out, num_commented = os.path.dirname(os.fspath(file)), [], [], 0
+    folder, paths, left_out, num_commented, num_odd = os.path.dirname(os.fspath(file)), [], [], 0, 0
     missing: list[Line] = []
     for line in read_lines(file, what="list of images", comments=False):
         if line.text.startswith("#") and not os.path.exists(os.path.join(folder, line.text)):
@@ -129,7 +129,8 @@ def open_list(file: str | os.PathLike) -> FileSource:
             left_out.append(path)
             continue
         has_suffix = path.lower().endswith(SUFFIXES)
-        if line.number <= NUM_CHECKED or not has_suffix:
+        num_odd += not has_suffix
+        if line.number <= NUM_CHECKED or (not has_suffix and num_odd <= NUM_CHECKED):
             exists = _check_listed(file, line, os.path.join(folder, path), may_miss=has_suffix and len(paths) > 0)
             missing += [] if exists else [line]
         is_known = has_suffix or os.path.splitext(path)[1].lower() not in HINTS

@@ -6,14 +6,18 @@ import os
 import re
 import stat
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from croc_jax.data.sources.base import report_left_out
+from croc_jax.data.sources.entries import list_entries
 from croc_jax.machine_errors import is_machine_error
 from croc_jax.paths import local_path
 from croc_jax.regular_files import open_regular
 
 _END_BYTES = 2**16
+_DESCRIPTIONS = (".json", ".txt", ".md")
 
 
 def find_shards(pattern: str | os.PathLike, *, named: re.Pattern[str], kind: str, source: str) -> list[str]:
@@ -34,13 +38,16 @@ def find_shards(pattern: str | os.PathLike, *, named: re.Pattern[str], kind: str
     local_path(pattern, name=f"{source}:PATHS")
     pattern = os.path.expanduser(pattern)
     if os.path.isdir(pattern):
-        try:
-            found = sorted(os.listdir(pattern))
-        except PermissionError as error:
-            raise ValueError(f"cannot list the folder {pattern}: {error.strerror}") from error
-        files = [os.path.join(pattern, name) for name in found if named.search(name)]
-        if not files:
+        found = list_entries(pattern)
+        names = sorted(filter(named.search, found.files))
+        # What describes shards is expected beside them.
+        unknown = {*found.files} - {*names}
+        left_out = [name for name in unknown if not name.endswith(_DESCRIPTIONS)] + found.sidecars
+        others = found.others + Counter(folders=len(found.folders))
+        report_left_out(pattern, left_out, others=others, taken=len(names))
+        if not names:
             raise ValueError(f"no {kind} in {pattern}: correct the path (now in {os.getcwd()})")
+        files = [os.path.join(pattern, name) for name in names]
     elif os.path.exists(pattern):
         files = [pattern]
     else:

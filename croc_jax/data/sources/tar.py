@@ -1,6 +1,7 @@
 """Images in tar files, WebDataset's shards among them."""
 
 import collections
+import functools
 import io
 import os
 import posixpath
@@ -14,7 +15,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from croc_jax.data.bad_records import printable
-from croc_jax.data.sources.base import SUFFIXES, is_image, report_left_out, tell
+from croc_jax.data.sources.base import SUFFIXES, is_image, kind_of, report_left_out, tell
 from croc_jax.data.sources.shards import find_shards
 from croc_jax.machine_errors import is_machine_error
 from croc_jax.regular_files import open_regular
@@ -32,7 +33,7 @@ _MAX_LINKS = 10
 
 
 class Member(NamedTuple):
-    """A member with contents: its name, and where its bytes are in the file."""
+    """An image: its name, and where its bytes are in the file."""
 
     name: str
     offset: int
@@ -40,11 +41,12 @@ class Member(NamedTuple):
 
 
 class _Listing(NamedTuple):
-    """What a tar file holds: members with contents, counts of the others by kind, and the number of archives."""
+    """What a tar file holds: images, counts of the other members by kind, number of archives, and whether it ends."""
 
-    members: list[Member]
-    others: dict[str, int]
+    images: list[Member]
+    others: collections.Counter[str]
     num_archives: int
+    has_end: bool
 
 
 class TarSource:
@@ -70,19 +72,19 @@ class TarSource:
         self._files = find_shards(pattern, named=_NAMED, kind="tar file (*.tar)", source="tar")
         with ThreadPool(_THREADS) as pool:
             listings = pool.map(_list_members, self._files)
-        members = [(number, member) for number, found in enumerate(listings) for member in found.members]
-        images = [(number, member) for number, member in members if is_image(member.name)]
+        images = [(number, member) for number, found in enumerate(listings) for member in found.images]
         if extension:
             images = [(number, member) for number, member in images if _is_chosen(member.name, extension)]
         else:
             _check_one_a_sample(pattern, [(number, member.name) for number, member in images])
-        others = sum((collections.Counter(found.others) for found in listings), collections.Counter())
-        report_left_out(pattern, [member.name for _, member in members if not is_image(member.name)], others=others)
+        report_left_out(pattern, [], others=sum((found.others for found in listings), collections.Counter()))
         if not images:
             looked_for = f".{extension}" if extension else f"{', '.join(SUFFIXES)} members (in any case)"
             raise ValueError(f"no images in {pattern}: looked for {looked_for}")
         if joined := sum(found.num_archives > 1 for found in listings):
             tell(f"{pattern}: {joined} tar files hold several archives in a row; all of them are read")
+        if cut := [file for file, found in zip(self._files, listings, strict=True) if not found.has_end]:
+            tell(f"{pattern}: {len(cut)} tar files, such as {cut[0]}, lack the zeros at their end, and may be cut")
         # Arrays instead of millions of strings: each worker process holds a copy.
         self._names = np.array([os.fsencode(member.name) for _, member in images])
         self._places = np.array([(number, member.offset, member.size) for number, member in images], np.int64)
@@ -141,15 +143,19 @@ def _check_one_a_sample(pattern: str, names: list[tuple[int, str]]) -> None:
 
     1.2.jpg and 1.3.png are names with dots in them.
     """
-    samples: dict[tuple[int, str], set[str]] = collections.defaultdict(set)
+    samples: dict[tuple[int, str], frozenset[str]] = {}
     for number, name in names:
         sample, extension = _sample(name)
-        samples[number, sample].add(extension)
-    counts = collections.Counter(kind for extensions in samples.values() for kind in set(map(_kind, extensions)))
+        samples[number, sample] = _with(samples.get((number, sample), frozenset()), extension)
+    counts: collections.Counter[str] = collections.Counter()
+    num_samples = collections.Counter(samples.values())
+    for extensions, count in num_samples.items():
+        counts.update(dict.fromkeys(map(_kind, extensions), count))
     least = max(2, len(samples) / 10) if len(counts) > _MAX_KINDS else 0
-    for (_, sample), extensions in samples.items():
+    for extensions in num_samples:
         kinds = {kind for kind in map(_kind, extensions) if counts[kind] >= least}
         if len(kinds) > 1 and (kinds <= extensions or any("." in kind for kind in kinds)):
+            sample = next(sample for (_, sample), found in samples.items() if found == extensions)
             most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:_MAX_KINDS]
             listed = ", ".join(f"{count} .{kind}" for kind, count in most)
             shortest = min(counts, key=lambda kind: (len(kind), kind))
@@ -157,6 +163,12 @@ def _check_one_a_sample(pattern: str, names: list[tuple[int, str]]) -> None:
                 f"{pattern} has several images a sample, such as {len(kinds)} of {printable(sample)}; in all there are "
                 f"{listed}: choose one kind, as in tar:{pattern}@{shortest}, or all by @*"
             )
+
+
+@functools.cache
+def _with(extensions: frozenset[str], extension: str) -> frozenset[str]:
+    # Millions of samples share few sets.
+    return extensions | {extension}
 
 
 def _list_members(file: str) -> _Listing:
@@ -180,7 +192,9 @@ def _list_members(file: str) -> _Listing:
 def _read_archives(stream: BinaryIO) -> _Listing:
     others: collections.Counter[str] = collections.Counter()
     archives = [list(_read_headers(stream, start, others)) for start in _find_archives(stream)]
-    return _Listing([member for found in archives for member in found], others, len(archives))
+    stream.seek(-tarfile.BLOCKSIZE, os.SEEK_END)
+    has_end = not stream.read().strip(b"\0")
+    return _Listing([member for found in archives for member in found], others, len(archives), has_end)
 
 
 def _find_archives(stream: BinaryIO) -> Iterator[int]:
@@ -197,7 +211,7 @@ def _find_archives(stream: BinaryIO) -> Iterator[int]:
 
 
 def _read_headers(stream: BinaryIO, start: int, others: collections.Counter[str]) -> Iterator[Member]:
-    """Yields the members with contents of the archive at a place, and counts others; leaves the stream at its end."""
+    """Yields the images of the archive at a place, and counts other members; leaves the stream at its end."""
     stream.seek(start)
     with tarfile.open(fileobj=stream, mode="r:") as archive:
         members = list(archive)
@@ -205,7 +219,10 @@ def _read_headers(stream: BinaryIO, start: int, others: collections.Counter[str]
     for member in members:
         found = _follow(member, by_name)
         if found is not None and not found.issparse():
-            yield Member(member.name, found.offset_data, found.size)
+            if is_image(member.name):
+                yield Member(member.name, found.offset_data, found.size)
+            else:
+                others[kind_of(member.name)] += 1
         elif not member.isdir():
             others["sparse" if found else "links to no file in it" if member.linkname else "not regular"] += 1
     stream.seek(archive.offset)

@@ -36,6 +36,7 @@ from croc_jax.runtime.metrics_writer import drop_lines_after
 from croc_jax.runtime.workdir import init_workdir, read_recipe
 from croc_jax.training.config import recipe_to_dict
 from tests.checkpoints.tiny_weights import official_weights, save_run
+from tests.checkpoints.torch_writer import write_torch
 from tests.data import tiny_sets
 from tests.mutated_pixels import PIXELS, VIEWS, Subject, check, paths_below, read_folder, repair_png, write_folder
 from tests.report.test_figures import make_rows
@@ -181,40 +182,11 @@ def read_run(root, file):
     check(jax.tree.all(same), "other weights")
 
 
-def torch_pickle(weights):
-    """Returns what torch.save pickles of arrays, and the bytes of each."""
-
-    def text(value):
-        return b"X" + struct.pack("<I", len(value)) + value.encode()
-
-    def numbers(*values):
-        return b"(" + b"".join(b"J" + struct.pack("<i", value) for value in values) + b"t"
-
-    out, storages = b"\x80\x02}(", {}
-    for key, (name, array) in enumerate(weights.items()):
-        storages[str(key)] = array.astype(np.float32).tobytes()
-        strides = [stride // array.itemsize for stride in array.strides]
-        storage = text("storage") + b"ctorch\nFloatStorage\n" + text(str(key)) + text("cpu")
-        out += text(name) + b"ctorch._utils\n_rebuild_tensor_v2\n(" + b"(" + storage
-        out += b"J" + struct.pack("<i", array.size) + b"tQ" + b"J" + struct.pack("<i", 0)
-        out += numbers(*array.shape) + numbers(*strides) + b"\x89ccollections\nOrderedDict\n)RtR"
-    return out + b"u.", storages
-
-
-def write_torch(root):
+def write_torch_files(root):
     weights = official_weights(width=64, depth=1)
-    wrapped = {f"module.backbone.{name}": array for name, array in weights.items()}
-    for name, contents in (("backbone", weights), ("wrapped", wrapped)):
-        pickled, storages = torch_pickle(contents)
-        with zipfile.ZipFile(root / f"{name}.pth", "w") as archive:
-            archive.writestr(zipfile.ZipInfo("archive/data.pkl"), pickled)
-            for key, value in storages.items():
-                archive.writestr(zipfile.ZipInfo(f"archive/data/{key}"), value)
-    # As before PyTorch 1.6: a magic number, a version, a description of the system, the object, keys, and storages.
-    start = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19." + b"\x80\x02M\xe9\x03." + b"\x80\x02}."
-    keys = b"\x80\x02](" + b"".join(b"X" + struct.pack("<I", len(key)) + key.encode() for key in storages) + b"e."
-    raw = b"".join(struct.pack("<q", len(value) // 4) + value for value in storages.values())
-    (root / "old.pth").write_bytes(start + pickled + keys + raw)
+    write_torch(root / "backbone.pth", weights)
+    write_torch(root / "wrapped.pth", {f"module.backbone.{name}": array for name, array in weights.items()})
+    write_torch(root / "old.pth", weights, legacy=True)
     return paths_below(root)
 
 
@@ -223,7 +195,7 @@ def unpack_zip(data):
     if not data.startswith(b"PK"):
         return data
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        return archive.read("archive/data.pkl")
+        return archive.read("weights/data.pkl")
 
 
 def pack_zip(data, pickled):
@@ -353,7 +325,9 @@ SUBJECTS = {
     "results": Subject(write_results, read_results),
     "skipped": Subject(write_skipped, add_skipped, weight=0.3),
     "run": Subject(write_run, read_run, weight=0.5),
-    "torch": Subject(write_torch, read_weights, opened=(unpack_zip, pack_zip), suffixes=WEIGHTS_SUFFIXES, weight=2),
+    "torch": Subject(
+        write_torch_files, read_weights, opened=(unpack_zip, pack_zip), suffixes=WEIGHTS_SUFFIXES, weight=2
+    ),
     "safetensors": Subject(
         write_safetensors, read_weights, opened=(unpack_safetensors, pack_safetensors), suffixes=WEIGHTS_SUFFIXES
     ),

@@ -87,9 +87,9 @@ def write_torch(file, contents, *, drop=(), compression=zipfile.ZIP_STORED, lega
         if legacy:
             write_legacy(file, data.getvalue(), pickler.storages)
             return file
-    with zipfile.ZipFile(file, "w", compression) as archive:
-        archive.writestr("weights/data.pkl", data.getvalue())
-        for key, values in pickler.storages.items():
-            if key not in drop:
-                archive.writestr(f"weights/data/{key}", values.tobytes())
+    kept = {f"data/{key}": values.tobytes() for key, values in pickler.storages.items() if key not in drop}
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, octets in ({"data.pkl": data.getvalue()} | kept).items():
+            # With the same date in every file.
+            archive.writestr(zipfile.ZipInfo(f"weights/{name}"), octets, compression)
     return file

@@ -9,7 +9,7 @@ from tests.launch.test_pretrain import finish, start
 SECONDS_TO_END = 600
 
 
-def start_several(home, workdir, *, count=2, devices=4, **changes):
+def start_several(home, workdir, *, count=2, devices=2, **changes):
     """Starts `count` processes with so many devices each."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))

@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from absl import flags
 
 from croc_jax.evaluation import reuse
 from croc_jax.report.paper import TABLES
 from croc_jax.training.config import recipe_from_dict
+from tests.launch.program import on_command_line
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -55,15 +55,11 @@ def test_each_run_is_pretrained_scored_on_six_columns_and_compared(commands, mon
 
 
 @pytest.fixture
-def program(monkeypatch):
-    """The program as a module; its flags are gone afterwards, as other programs have the same."""
-    monkeypatch.syspath_prepend(str(ROOT / "launch"))
-    importlib.import_module("cli")
-    before = set(flags.FLAGS)
-    yield importlib.import_module("ablations")
+def program():
+    """The program as a module."""
+    with on_command_line("ablations"):
+        yield importlib.import_module("ablations")
     del sys.modules["ablations"]
-    for name in set(flags.FLAGS) - before:
-        delattr(flags.FLAGS, name)
 
 
 def test_a_score_is_kept_for_the_same_run_settings_and_images_alone(program, tmp_path, monkeypatch):

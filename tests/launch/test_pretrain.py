@@ -246,13 +246,3 @@ def test_numbers_that_blow_up_end_the_run_with_advice(home):
     last_line = errors.splitlines()[-1]
     assert re.match("error: step [456]: the state has values that are not finite; the run stops.", last_line)
     assert last_line.endswith(f"; the last state is {home / 'blown-up' / 'checkpoints' / '3'}")
-
-
-def test_a_collapse_ends_a_run_that_asks_for_it_and_its_state_is_saved(home):
-    changes = {"window": 2, "grace_steps": 0, "min_feature_rank": 100.0, "stop_on_collapse": True}
-    changes = {f"runtime__watchdog__{name}": value for name, value in changes.items()}
-    status, output, errors = finish(start(home, home / "collapsed", runtime__checkpoint_every_minutes=1000, **changes))
-    # The warm-up ends at step 6; the rows of 6 and 8 are looked at, and the step under way is finished.
-    assert status == 1 and "warning: step 8: the teacher's [CLS] tokens vary along one line" in output
-    assert "error: step 9: training has collapsed" in errors and errors.rstrip().endswith("checkpoints/9")
-    assert int(last_state(home / "collapsed").step) == 9

@@ -28,7 +28,7 @@ def undisturbed(home):  # noqa: F811
     workdir = home / "undisturbed"
     ended = finish_several(start_several(home, workdir, **SETTINGS, runtime__checkpoint_every_minutes=1000))
     assert [status for status, _, _ in ended] == [0, 0], ended
-    assert "on 8 cpu device(s) (data 8) of 2 processes" in ended[0][1] and f"finished at step {LAST}" in ended[0][1]
+    assert "on 4 cpu device(s) (data 4) of 2 processes" in ended[0][1] and f"finished at step {LAST}" in ended[0][1]
     assert [row["step"] for row in rows(workdir)] == list(range(1, LAST + 1))
     return workdir
 

@@ -1,20 +1,18 @@
-"""Starts of the pre-training program that fail, in this process: what they leave, and what a corrected one finds."""
+"""Runs of the pre-training program that fail, in this process: what they leave, and what a corrected one finds."""
 
 import runpy
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
-import grain  # noqa: F401 - it defines flags, which have to stay
 import pytest
 from absl import flags
 
 from croc_jax.runtime import lock, memory
 from croc_jax.training import loop, step
 from tests.data.tiny_images import encode
+from tests.launch.program import on_command_line
 from tests.launch.test_pretrain import OVERRIDES
 
-ROOT = Path(__file__).resolve().parents[2]
 # No network: what it takes to get to the first step.
 TINY = OVERRIDES | {"head.num_prototypes": 4, "head.num_prototypes_dense": 4, "schedule.epochs": 2}
 
@@ -40,22 +38,12 @@ def start(monkeypatch, photos, tmp_path):
         for file in lock._held.values():
             file.close()
         lock._held.clear()
-        changes = [f"--config.{name}={value}" for name, value in (TINY | {"data.folders": images}).items()]
-        flag_names = ["--config=configs/demo.py", f"--workdir={tmp_path / 'runs' / 'new'}", "--num_processes=1"]
-        with pytest.MonkeyPatch.context() as patch:
-            patch.chdir(ROOT)
-            patch.syspath_prepend(str(ROOT / "launch"))
-            patch.setattr(sys, "argv", ["pretrain", *flag_names, *changes, *arguments])
-            before, was_parsed = set(flags.FLAGS), flags.FLAGS.is_parsed()
-            try:
-                main = runpy.run_path("launch/pretrain.py", run_name="pretrain")["main"]
-                flags.FLAGS(sys.argv)
-                main()
-            finally:
-                for flag in set(flags.FLAGS) - before:
-                    delattr(flags.FLAGS, flag)
-                if not was_parsed:
-                    flags.FLAGS.unparse_flags()
+        given = [*(f"--config.{name}={value}" for name, value in (TINY | {"data.folders": images}).items()), *arguments]
+        folders = "--config=configs/demo.py", f"--workdir={tmp_path / 'runs' / 'new'}"
+        with on_command_line("pretrain", *folders, "--num_processes=1", *given):
+            main = runpy.run_path("launch/pretrain.py", run_name="pretrain")["main"]
+            flags.FLAGS(sys.argv)
+            main()
 
     return start
 
@@ -108,3 +96,19 @@ def test_a_first_step_that_fails_leaves_nothing(start, tmp_path, monkeypatch, er
     with pytest.raises((SystemExit, ValueError), match=str(error)):
         start()
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_collapse_ends_a_run_that_asks_for_it(start, monkeypatch, capsys):
+    def collapse(*_, hooks, **__):
+        row = {"loss": 1.0, "lr": 0.1, "num_clusters": 2.0, "images_per_sec": 1.0, "feature_rank": 1.0}
+        rows = [row | {"step": step, "epoch": step / 3} for step in (4, 6, 8)]
+        *before, reason = map(hooks.on_row, rows)
+        assert before == ["", ""]
+        return loop.Outcome(None, 9, False, reason)
+
+    monkeypatch.setattr(loop, "run_training", collapse)
+    changes = {"window": 2, "grace_steps": 0, "min_feature_rank": 100.0, "stop_on_collapse": True}
+    # The warm-up ends at step 6.
+    with pytest.raises(SystemExit, match="^error: step 9: training has collapsed, .*vary along one line"):
+        start(*(f"--config.runtime.watchdog.{name}={value}" for name, value in changes.items()))
+    assert "warning: step 8: the teacher's [CLS] tokens vary along one line" in capsys.readouterr().out

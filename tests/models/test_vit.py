@@ -1,5 +1,7 @@
 """The vision transformer against NumPy in float64, and its variants."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,14 +14,19 @@ from croc_jax.models.vit import DropPath, resize_position_embedding
 SMALL = {"variant": "vit_tiny", "width": 8, "depth": 2, "num_heads": 2, "patch_size": 4, "dtype": "float32"}
 
 
-def make(image_size=12, **changes):
-    backbone = make_backbone(BackboneConfig(**{**SMALL, **changes}), image_size=image_size)
-    params = jax.jit(backbone.init)(jax.random.key(0), jnp.zeros((1, image_size, image_size, 3)))["params"]
-    # Away from their start, so that a bias or scale that is left out shows.
-    leaves, tree = jax.tree.flatten(params)
-    rng = np.random.default_rng(1)
-    leaves = [leaf + 0.1 * rng.normal(size=leaf.shape).astype(np.float32) for leaf in leaves]
-    return backbone, jax.tree.unflatten(tree, leaves)
+def make(**changes):
+    backbone, rng = make_backbone(BackboneConfig(**{**SMALL, **changes}), image_size=12), np.random.default_rng(1)
+    shapes = jax.eval_shape(backbone.init, jax.random.key(0), jnp.zeros((1, 12, 12, 3)))["params"]
+
+    # Away from where training starts, so that a bias or scale that is left out shows.
+    def draw(path, leaf):
+        return (path[-1].key == "scale") + 0.1 * rng.normal(size=leaf.shape).astype(np.float32)
+
+    return backbone, jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def apply(backbone, params, images, **options):
+    return jax.jit(functools.partial(backbone.apply, **options))({"params": params}, images)
 
 
 def reference(params, images, *, patch_size, num_heads, depth):
@@ -71,7 +78,7 @@ def reference(params, images, *, patch_size, num_heads, depth):
 def test_features_equal_reference():
     backbone, params = make()
     images = np.random.default_rng(0).normal(size=(2, 12, 12, 3)).astype(np.float32)
-    features = backbone.apply({"params": params}, images)
+    features = apply(backbone, params, images)
     expected = reference(params, images, patch_size=4, num_heads=2, depth=2)
     for name, value in expected.items():
         np.testing.assert_allclose(getattr(features, name), value, atol=2e-5, err_msg=name)
@@ -91,20 +98,20 @@ def test_clustered_tokens_are_those_of_the_last_block_without_cls(kind):
 def test_remat_and_other_sizes():
     backbone, params = make()
     images = np.random.default_rng(0).normal(size=(1, 8, 20, 3)).astype(np.float32)
-    features = backbone.apply({"params": params}, images)
+    features = apply(backbone, params, images)
     assert features.patches.shape == (1, 10, 8)
     assert features.cls_attention.shape == (1, 2, 10)
     remat, _ = make(remat=True)
-    np.testing.assert_allclose(remat.apply({"params": params}, images).patches, features.patches, atol=1e-6)
+    np.testing.assert_allclose(apply(remat, params, images).patches, features.patches, atol=1e-6)
 
 
 def test_half_precision_computes_in_half_and_keeps_float32_outside():
     backbone, params = make(dtype="bfloat16")
     exact, _ = make()
     images = np.random.default_rng(0).normal(size=(2, 12, 12, 3)).astype(np.float32)
-    features = backbone.apply({"params": params}, images)
+    features = apply(backbone, params, images)
     assert {leaf.dtype for leaf in jax.tree.leaves((features, params))} == {jnp.dtype("float32")}
-    reference = exact.apply({"params": params}, images)
+    reference = apply(exact, params, images)
     difference = np.abs(features.patches - reference.patches).max()
     assert 1e-4 < difference < 0.1
 
@@ -123,20 +130,20 @@ def test_a_slice_of_a_batch_drops_what_the_whole_one_does():
     images = np.random.default_rng(0).normal(size=(8, 12, 12, 3)).astype(np.float32)
 
     @jax.jit
-    def apply(images, rows=None):
+    def dropped(images, rows=None):
         options = {"train": True, "rngs": {"drop_path": jax.random.key(0)}}
         return backbone.apply({"params": params}, images, **options, rows=rows).patches
 
-    whole, rows = apply(images), np.array([7, 0, 2, 5])
-    np.testing.assert_allclose(apply(images[rows], rows), whole[rows], atol=1e-5)
-    assert np.abs(apply(images[rows], rows[::-1].copy()) - whole[rows]).max() > 0.1
+    whole, rows = dropped(images), np.array([7, 0, 2, 5])
+    np.testing.assert_allclose(dropped(images[rows], rows), whole[rows], atol=1e-5)
+    assert np.abs(dropped(images[rows], rows[::-1].copy()) - whole[rows]).max() > 0.1
 
 
 def test_drop_path_acts_in_training_only():
     backbone, params = make(drop_path_rate=0.9)
     images = np.random.default_rng(0).normal(size=(8, 12, 12, 3)).astype(np.float32)
-    still = backbone.apply({"params": params}, images)
-    train = backbone.apply({"params": params}, images, train=True, rngs={"drop_path": jax.random.key(0)})
+    still = apply(backbone, params, images)
+    train = apply(backbone, params, images, train=True, rngs={"drop_path": jax.random.key(0)})
     expected = reference(params, images, patch_size=4, num_heads=2, depth=2)["patches"]
     np.testing.assert_allclose(still.patches, expected, atol=2e-5)
     assert np.abs(train.patches - still.patches).max() > 0.1

@@ -32,7 +32,7 @@ def draws(uses):
 
 def test_every_draw_of_a_run_has_its_own_key():
     init = key_uses(jax.make_jaxpr(lambda: init_state(RECIPE, steps_per_epoch=STEPS_PER_EPOCH))())
-    steps = uses_of_steps(range(4))
+    steps = uses_of_steps(range(2))
     # Every trace splits the key of the seed.
     (root,) = set(init) & set(steps[0])
     assert root.kind == "split"

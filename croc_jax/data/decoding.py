@@ -13,6 +13,7 @@ from jaxtyping import UInt8
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 import croc_jax.data.formats  # noqa: F401, registers HEIF where its plugin is installed
+from croc_jax.data.bad_records import printable
 from croc_jax.data.orientation import UPRIGHT, is_sideways, jpeg_orientation, orientation_of, turn
 from croc_jax.data.pixel_modes import DecodeError, check_tiff, raw_mode, to_rgb
 from croc_jax.machine_errors import is_machine_error
@@ -117,7 +118,7 @@ def decode_image(source: "ImageSource", index: int) -> Pixels:
     except (DecodeError, OSError) as error:
         if is_machine_error(error):
             raise
-        raise DecodeError(f"cannot read {source.name(index)} ({error}): replace or remove it") from error
+        raise DecodeError(f"cannot read {printable(source.name(index))} ({error}): replace or remove it") from error
 
 
 def decode_at_least(encoded: bytes, full: Size, *, share: float) -> Pixels:

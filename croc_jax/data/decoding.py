@@ -13,6 +13,7 @@ from jaxtyping import UInt8
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 import croc_jax.data.formats  # noqa: F401, registers HEIF where its plugin is installed
+from croc_jax.data.bad_records import printable
 from croc_jax.data.orientation import UPRIGHT, is_sideways, jpeg_orientation, orientation_of, turn
 from croc_jax.data.pixel_modes import DecodeError, check_tiff, raw_mode, to_rgb
 from croc_jax.machine_errors import find_fault
@@ -129,7 +130,7 @@ def naming(name: object) -> Iterator[None]:
     except (OSError, ValueError) as error:
         if fault := find_fault(error, str(name)):
             raise fault from error
-        raise DecodeError(f"cannot read {name} ({error}): replace or remove it") from error
+        raise DecodeError(f"cannot read {printable(str(name))} ({error}): replace or remove it") from error
 
 
 def decode_at_least(encoded: bytes, full: Size, *, share: float) -> Pixels:

@@ -50,7 +50,8 @@ def write_page(
         sections="".join(sections),
         settings="".join(rows),
     )
-    atomic_write(file, body.encode())
+    # Names of files may hold what no encoding has.
+    atomic_write(file, body.encode(errors="backslashreplace"))
 
 
 def section(title: str, text: str, blocks: Iterable[str]) -> str:

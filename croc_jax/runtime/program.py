@@ -153,7 +153,9 @@ def run(main: Callable[[], None], *, parse: Callable[[list[str]], list[str]] | N
             return (parse or flags.FLAGS)(argv)
         except (UserError, flags.Error) as error:
             # An error in a config file comes with its whole traceback, which ends in the reason.
-            raise SystemExit(f"error: {str(error).strip().splitlines()[-1].removeprefix('flag ')}") from None
+            line = str(error).strip().splitlines()[-1].removeprefix("flag ")
+            line = re.sub("^--(.*)=None: .* must have a value.*", r"--\1 is missing: add --\1=...", line)
+            raise SystemExit(f"error: {line}") from None
 
     def guarded(argv: list[str]) -> None:
         if len(argv) > 1:

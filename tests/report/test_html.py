@@ -98,7 +98,9 @@ def page(tmp_path_factory):
         facts=[("12", "apples"), (f"Value {NASTY}", f"Name {NASTY}")],
         sections=[
             section("First", "Two pictures.", [picture(collage(), f"Caption {NASTY}"), picture(chart(width=5.5))]),
-            section(f"Second {NASTY}", f"Text {NASTY}", [picture(chart(), "a small one")]),
+            section(
+                f"Second {NASTY}", f"Text {NASTY}", [picture(chart(), "a small one"), picture(chart(), "\udce9.png")]
+            ),
         ],
         settings={"schedule.epochs": 3, "data.folders": ("<i>",), f"Setting {NASTY}": None},
     )
@@ -135,6 +137,7 @@ def test_a_page_is_escaped_and_in_order(page):
         "<h2>Second",
         '<figure class="small"><div><svg role="img" aria-label="a small one"',
         "<figcaption>a small one</figcaption>",
+        r"<figcaption>\udce9.png</figcaption>",
         "<tr><th>schedule.epochs</th><td>3</td></tr>",
         "<td>(&#x27;&lt;i&gt;&#x27;,)</td>",
     ]

@@ -25,13 +25,14 @@ def find_objects(file: Path) -> list[int]:
     """Returns the ids of the objects in the first mask of a video, in their order.
 
     Raises:
-        ValueError: as `read_ids`, and for a mask without an object, with more void than objects, or with so many ids
+        ValueError: as `read_ids`, and for a mask without an object, with several that void outweighs, or with so many ids
             that they cannot be objects.
     """
     counts = np.bincount(read_ids(file).ravel(), minlength=IGNORED + 1)
     objects = (np.flatnonzero(counts[1:IGNORED]) + 1).tolist()
     held = summarize_ids(np.flatnonzero(counts).tolist())
-    if counts[IGNORED] > counts[objects].sum():
+    # Beside one object, the rest may well be void; beside several ids, 255 is an object with soft edges.
+    if len(objects) != 1 and counts[IGNORED] > counts[objects].sum():
         raise ValueError(
             f"{file} holds {held}, and {IGNORED} is void, not an object: save objects as 1, 2 and so on, and "
             "pixels that do not count as 0"

@@ -25,8 +25,8 @@ def find_objects(file: Path) -> list[int]:
     """Returns the ids of the objects in the first mask of a video, in their order.
 
     Raises:
-        ValueError: as `read_ids`, and for a mask without an object, with several that void outweighs, or with so many ids
-            that they cannot be objects.
+        ValueError: as `read_ids`, and for a mask without an object, with several that void outweighs, or with so many
+            ids that they cannot be objects.
     """
     counts = np.bincount(read_ids(file).ravel(), minlength=IGNORED + 1)
     objects = (np.flatnonzero(counts[1:IGNORED]) + 1).tolist()

@@ -211,7 +211,8 @@ def read_arrays(folder: Path, abstract: PyTree, manifest: Mapping[str, Any]) -> 
         more = f" and {len(differences) - 1} more" if len(differences) > 1 else ""
         raise CheckpointError(f"{folder} holds another architecture: {differences[0]}{more}")
     context = tensorstore.Context({"cache_pool": {"total_bytes_limit": _CACHE_BYTES}})
-    database = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder / 'state'}/"}}
+    # TensorStore takes no relative path, nor one with "..".
+    database = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{os.path.realpath(folder / 'state')}/"}}
     try:
         opening = {
             name: tensorstore.open(

@@ -61,7 +61,7 @@ CORRUPTION = {
 def two(tmp_path_factory):
     """A workdir with two checkpoints; not to be changed."""
     workdir = tmp_path_factory.mktemp("two")
-    save(workdir, [3, 6])
+    save(workdir / ".." / workdir.name, [3, 6])
     return workdir
 
 
@@ -193,7 +193,8 @@ def test_only_process_0_warns(two, monkeypatch, caplog):
 
 
 def test_restore_backbone_takes_a_workdir_or_a_checkpoint(two):
-    for place, which in (("", "teacher"), ("checkpoints", "student"), ("checkpoints/3", "teacher")):
+    above = f"../{two.name}/checkpoints/3"
+    for place, which in (("", "teacher"), ("checkpoints", "student"), ("checkpoints/3", "teacher"), (above, "teacher")):
         recipe, params, step = restore_backbone(str(two / place), which=which)
         assert (recipe, step) == (RECIPE, 3 if place.endswith("3") else 6)
         assert_same(params, getattr(state_at(step), which)["backbone"])

@@ -160,7 +160,8 @@ class _Unpickler(pickle._Unpickler):  # pyright: ignore[reportAttributeAccessIss
     def persistent_load(self, pid: Any) -> Any:
         kind, storage, key, _, count, *view = pid
         if kind != "storage" or any(view):
-            raise pickle.UnpicklingError(f"unknown storage {pid}")
+            # What it holds instead may be anything, and is not shown.
+            raise pickle.UnpicklingError("a storage of an unknown kind, or a part of one")
         if not isinstance(storage, np.dtype):
             return opaque(storage.__name__)
         values = self._read_storage(key, storage)

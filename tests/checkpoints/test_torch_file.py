@@ -115,6 +115,14 @@ def test_corrupt_files_are_explained(save, tmp_path):
             read_torch_file(file)
     with pytest.raises(ValueError, match="is corrupt"):
         read_torch_file(save({"a": Tensor(Storage("0", np.zeros(2, np.float32)), 0, (2,), (1,))}, drop=("0",)))
+    whole = save({"a": Tensor(Storage("0", np.zeros(2, np.float32)), 0, (2,), (1,))})
+    data = zipfile.ZipFile(whole).read("weights/data.pkl").replace(b"storage", b"staroge", 1)
+    with zipfile.ZipFile(tmp_path / "kind.pth", "w") as archive:
+        archive.writestr("weights/data.pkl", data)
+    with pytest.raises(
+        ValueError, match=r"is corrupt \(UnpicklingError: a storage of an unknown kind, or a part of one\)"
+    ):
+        read_torch_file(tmp_path / "kind.pth")
     (tmp_path / "cut.pth").write_bytes(save({"a": 1}).read_bytes()[:40])
     with pytest.raises(ValueError, match="is corrupt.*get it again"):
         read_torch_file(tmp_path / "cut.pth")

@@ -25,9 +25,10 @@ def largest_file(folder):
     return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
 
 
-def array_file(folder):
-    """Returns the file with most of the arrays."""
-    return largest_file(folder / "state" / "ocdbt.process_0" / "d")
+def change_arrays(folder, change):
+    """Changes all files of arrays: which of them the index refers to depends on how fast each was written."""
+    for path in (folder / "state" / "ocdbt.process_0" / "d").iterdir():
+        change(path)
 
 
 def flip_bits(path, seed=0):
@@ -44,14 +45,14 @@ def remove_files(folder):
 
 
 CORRUPTION = {
-    "flipped bits in the arrays": lambda folder: flip_bits(array_file(folder)),
+    "flipped bits in the arrays": lambda folder: change_arrays(folder, flip_bits),
     "flipped bits in the index": lambda folder: flip_bits(largest_file(folder / "state" / "d")),
     "flipped bits in the metadata": lambda folder: flip_bits(folder / "metadata" / "metadata"),
-    "arrays cut short": lambda folder: array_file(folder).write_bytes(b"x" * 100),
-    "arrays of zeros": lambda folder: array_file(folder).write_bytes(bytes(array_file(folder).stat().st_size)),
+    "arrays cut short": lambda folder: change_arrays(folder, lambda file: file.write_bytes(b"x" * 100)),
+    "arrays of zeros": lambda folder: change_arrays(folder, lambda file: file.write_bytes(bytes(file.stat().st_size))),
     "metadata cut short": lambda folder: (folder / "metadata" / "metadata").write_bytes(b'{"step"'),
     "index emptied": lambda folder: (folder / "state" / "manifest.ocdbt").write_bytes(b""),
-    "no arrays": lambda folder: array_file(folder).unlink(),
+    "no arrays": lambda folder: change_arrays(folder, Path.unlink),
     "no metadata": lambda folder: (folder / "metadata" / "metadata").unlink(),
     "no files": remove_files,
 }
@@ -61,7 +62,7 @@ CORRUPTION = {
 def two(tmp_path_factory):
     """A workdir with two checkpoints; not to be changed."""
     workdir = tmp_path_factory.mktemp("two")
-    save(workdir / ".." / workdir.name, [3, 6])
+    save(workdir, [3, 6])
     return workdir
 
 
@@ -88,7 +89,7 @@ def test_a_corrupt_checkpoint_is_passed_over_and_stays(workdir, kind, caplog, ca
 
 
 def test_a_corrupt_checkpoint_is_overwritten_when_its_step_is_saved_again(workdir):
-    flip_bits(array_file(workdir / "checkpoints" / "6"))
+    change_arrays(workdir / "checkpoints" / "6", flip_bits)
     saver = Checkpointer(workdir, RECIPE)
     saver.restore_latest(shapes())
     # It takes no place of a whole one.

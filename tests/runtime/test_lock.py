@@ -23,17 +23,6 @@ time.sleep(60)
 """
 
 
-@pytest.fixture(autouse=True)
-def release(monkeypatch):
-    """Releases what a test has locked, and does not wait for other programs."""
-    held = {}
-    monkeypatch.setattr(lock, "_held", held)
-    monkeypatch.setattr(lock, "_SECONDS_TO_WAIT", 0.0)
-    yield
-    for file in held.values():
-        file.close()
-
-
 def test_a_lock_is_this_process_until_it_is_released(tmp_path):
     assert not is_locked(tmp_path / "new")
     for _ in range(2):

@@ -7,7 +7,6 @@ import pytest
 
 from croc_jax.data.config import DataConfig
 from croc_jax.data.sources.identity import ImageSet
-from croc_jax.runtime import lock
 from croc_jax.runtime import workdir as workdir_module
 from croc_jax.runtime.lock import WorkdirError, lock_workdir, unlock_workdir
 from croc_jax.runtime.workdir import (
@@ -37,17 +36,6 @@ IMAGES = ImageSet(24, "abc", (("a.png", 1), ("b.png", 2)))
 MORE = ImageSet(40, "def", (("a.png", 1), ("b.png", 2), ("c.png", 3)))
 START = Start(recipe=RECIPE, images=IMAGES, steps_per_epoch=3)
 FILES = ["config.json", "images.json", "lock", "starts.jsonl"]
-
-
-@pytest.fixture(autouse=True)
-def release(monkeypatch):
-    """Releases what a test has locked, and does not wait for other programs."""
-    held = {}
-    monkeypatch.setattr(lock, "_held", held)
-    monkeypatch.setattr(lock, "_SECONDS_TO_WAIT", 0.0)
-    yield
-    for file in held.values():
-        file.close()
 
 
 @pytest.fixture

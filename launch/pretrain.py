@@ -261,6 +261,7 @@ def open_dataset(recipe: Recipe, workdir: Path) -> CropDataset:
         open_data(recipe.data),
         views=recipe.data.views,
         local_views=recipe.data.local_views,
+        pixels=recipe.data.pixels,
         batch_size=recipe.schedule.batch_size,
         seed=recipe.seed,
         process_index=index,
@@ -282,7 +283,7 @@ def make_evaluator(recipe: Recipe) -> Callable[[int, TrainState], dict[str, floa
     """Returns what scores the teacher of a state, if the command line asks for it."""
     if EVAL_CONFIG.value is None:
         return None
-    backbone = make_backbone(recipe.backbone, image_size=recipe.data.views.crop_size)
+    backbone = make_backbone(recipe.backbone, image_size=recipe.data.views.crop_size, pixels=recipe.data.pixels)
     evaluate = make_online_evaluator(EVAL_CONFIG.value.to_dict(), backbone_module=backbone)
     return lambda step, state: evaluate(step, state.teacher["backbone"])
 

@@ -3,6 +3,8 @@
 import dataclasses
 import math
 
+from croc_jax.pixel_format import PixelFormat
+
 
 def _check_crops(crop_size: int, scale: tuple[float, float]) -> None:
     if crop_size < 1:
@@ -117,13 +119,21 @@ class PhotometricConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Where the images are and how views are made of them.
+    """Where the images are, what their values are, and how views are made of them.
 
     Attributes:
         folders: folders of images, searched recursively, one after another.
         sources: more images, each KIND:VALUE (`croc_jax.data.sources.registry`), after the folders.
         weights: shares of the images of an epoch, one a folder and then one a source, of any sum;
             empty to take each image once.
+        channels: channels of an image, 1 to 16; files of others are unreadable.
+        dtype: type of the stored values: "uint8", "uint16" or "float32".
+        range: the values that become 0 and 1, see `PixelFormat`; empty for the whole range of an integer type.
+        statistics: a file that `launch/prepare.py --statistics` wrote; it gives channels, dtype, range, and
+            mean and deviation of the backbone, in place of the fields here. Empty for none.
+        shown_channels: the channels that pictures show as red, green and blue, or as gray, from 0.
+        window: side in pixels of the windows that larger images are divided into, each of which counts as an image;
+            0 takes images as they are, up to 100 million pixels.
         views: the two crops of an image.
         local_views: smaller crops, off by default.
         max_bad_fraction: the share of unreadable images, of a thousand or more, that stops a run; 1 to never stop.
@@ -133,6 +143,12 @@ class DataConfig:
     folders: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
     weights: tuple[float, ...] = ()
+    channels: int = 3
+    dtype: str = "uint8"
+    range: tuple[float, ...] = ()
+    statistics: str = ""
+    shown_channels: tuple[int, ...] = ()
+    window: int = 0
     views: ViewsConfig = ViewsConfig()
     local_views: LocalViewsConfig = LocalViewsConfig()
     max_bad_fraction: float = 0.01
@@ -150,3 +166,14 @@ class DataConfig:
             raise ValueError(f"weights={self.weights}: give one for each of {count} folders and sources, or none")
         if not all(0 < weight < math.inf for weight in self.weights):
             raise ValueError(f"weights={self.weights}: must be positive; leave a source out to give it no weight")
+        if self.window < 0:
+            raise ValueError(f"window={self.window}: must be 0 or more")
+        # Its own errors name the field and the value.
+        _ = self.pixels
+
+    @property
+    def pixels(self) -> PixelFormat:
+        """The format of all images."""
+        return PixelFormat(
+            channels=self.channels, dtype=self.dtype, range=self.range, shown_channels=self.shown_channels
+        )

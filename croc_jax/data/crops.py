@@ -5,11 +5,13 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Real, UInt8
 
+from croc_jax.data.channels import decode_pixels
 from croc_jax.data.config import LocalViewsConfig, ViewsConfig
 from croc_jax.data.decoding import DecodeError, Pixels, Size, decode, decode_at_least, read_size
 from croc_jax.data.resizing import resize_bicubic, resize_by_area
+from croc_jax.pixel_format import RGB8, PixelFormat
 
 NUM_VIEWS = 2
 
@@ -55,7 +57,7 @@ def _central_box(height: int, width: int, ratio: tuple[float, float]) -> Box:
     return Box((height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width, False)
 
 
-def crop_view(image: Pixels, box: Box, size: int) -> UInt8[np.ndarray, "size size 3"]:
+def crop_view(image: Real[np.ndarray, "H W c"], box: Box, size: int) -> Real[np.ndarray, "size size c"]:
     """Crops, resizes bicubically with antialiasing, then mirrors if the box says so.
 
     Args:
@@ -84,7 +86,11 @@ def two_views(
 
 
 def random_crops(
-    encoded: bytes, generator: np.random.Generator, config: ViewsConfig, local: LocalViewsConfig | None = None
+    encoded: bytes,
+    generator: np.random.Generator,
+    config: ViewsConfig,
+    local: LocalViewsConfig | None = None,
+    pixels: PixelFormat = RGB8,
 ) -> dict[str, np.ndarray]:
     """Decodes an image and returns its views and boxes, as in one row of a `HostBatch` of the pipeline.
 
@@ -96,17 +102,23 @@ def random_crops(
         generator: random numbers of the record.
         config: size and distribution of the views.
         local: number, size and areas of the local views; none by default.
+        pixels: format of the image.
 
     Raises:
         DecodeError: for an unreadable image.
     """
     local = local or LocalViewsConfig()
-    size = read_size(encoded)
+    # Other formats are decoded once: their headers tell less.
+    image = None if pixels.is_rgb8 else decode_pixels(encoded, pixels)
+    size = read_size(encoded) if image is None else Size(*image.shape[:2])
     boxes = [sample_box(generator, *size, config) for _ in range(NUM_VIEWS)]
     as_views = dataclasses.replace(config, scale=local.scale, crop_size=local.crop_size)
     local_boxes = [sample_box(generator, *size, as_views) for _ in range(local.count)]
     sizes = [config.crop_size] * NUM_VIEWS + [local.crop_size] * local.count
-    crops = (_exact_crops if config.decoding == "exact" else _fast_crops)(encoded, size, boxes + local_boxes, sizes)
+    if image is None:
+        crops = (_exact_crops if config.decoding == "exact" else _fast_crops)(encoded, size, boxes + local_boxes, sizes)
+    else:
+        crops = [crop_view(image, box, side) for box, side in zip(boxes + local_boxes, sizes, strict=True)]
     found = {"views": np.stack(crops[:NUM_VIEWS]), "boxes": np.array(boxes, np.float32)}
     if local.count:
         found |= {"local_views": np.stack(crops[NUM_VIEWS:]), "local_boxes": np.array(local_boxes, np.float32)}

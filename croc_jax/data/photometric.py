@@ -12,13 +12,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, Real, UInt8
 
 from croc_jax.data.config import PhotometricConfig
 from croc_jax.float32 import in_float32
 from croc_jax.models.config import IMAGENET_MEAN, IMAGENET_STD
+from croc_jax.pixel_format import RGB8, PixelFormat
 
-Colors = tuple[float, float, float]
+Colors = tuple[float, ...]
 Planes = Float[Array, "3 H W"]
 Bytes = UInt8[Array, "3 H W"]
 Scalar = Float[Array, ""]
@@ -51,11 +52,12 @@ class Draws(NamedTuple):
 @in_float32
 def augment(
     rng: Array,
-    views: UInt8[Array, "b v H W 3"],
+    views: Real[Array, "b v H W c"],
     config: PhotometricConfig,
     mean: Colors = IMAGENET_MEAN,
     std: Colors = IMAGENET_STD,
-) -> Float[Array, "b v H W 3"]:
+    pixels: PixelFormat = RGB8,
+) -> Float[Array, "b v H W c"]:
     """Returns randomly recolored, blurred and solarized views, normalized.
 
     Each image draws from its own key, a function of `rng` and of its place in the batch, so
@@ -67,21 +69,23 @@ def augment(
         config: ranges and probabilities, with as many view-wise ones as there are views.
         mean: see `normalize`.
         std: see `normalize`.
+        pixels: see `normalize`.
 
     Raises:
         ValueError: for another number of views than the configuration has.
     """
-    return _augment(rng, views, config, _probabilities(config, views.shape[1]), mean, std)
+    return _augment(rng, views, config, _probabilities(config, views.shape[1]), mean, std, pixels)
 
 
 @in_float32
 def augment_local(
     rng: Array,
-    views: UInt8[Array, "b l h w 3"],
+    views: Real[Array, "b l h w c"],
     config: PhotometricConfig,
     mean: Colors = IMAGENET_MEAN,
     std: Colors = IMAGENET_STD,
-) -> Float[Array, "b l h w 3"]:
+    pixels: PixelFormat = RGB8,
+) -> Float[Array, "b l h w c"]:
     """Returns the local crops augmented as `augment` does, with one blur probability and no solarization (as in DINO).
 
     Args:
@@ -90,9 +94,10 @@ def augment_local(
         config: ranges and probabilities.
         mean: see `normalize`.
         std: see `normalize`.
+        pixels: see `normalize`.
     """
     one = (config.jitter_probability, config.grayscale_probability, config.local_blur_probability, 0.0)
-    return _augment(rng, views, config, jnp.array([one] * views.shape[1]), mean, std)
+    return _augment(rng, views, config, jnp.array([one] * views.shape[1]), mean, std, pixels)
 
 
 def _augment(
@@ -102,7 +107,10 @@ def _augment(
     probabilities: Float[Array, "v 4"],
     mean: Colors,
     std: Colors,
+    pixels: PixelFormat,
 ) -> Array:
+    if not pixels.is_rgb8:
+        return normalize(views, mean, std, pixels)
     batch, num_views = views.shape[:2]
 
     def one_view(key: Array, image: Array, probability: Array) -> Array:
@@ -263,19 +271,29 @@ def solarize(planes: Planes) -> Planes:
 
 
 def normalize(
-    images: UInt8[Array, "*batch H W 3"] | Float[Array, "*batch H W 3"],
+    images: Real[Array, "*batch H W c"],
     mean: Colors = IMAGENET_MEAN,
     std: Colors = IMAGENET_STD,
-) -> Float[Array, "*batch H W 3"]:
-    """Returns (values / 255 - mean) / standard deviation, in float32.
+    pixels: PixelFormat = RGB8,
+) -> Float[Array, "*batch H W c"]:
+    """Returns (values - mean) / standard deviation, in float32, of values that were mapped to 0 to 1.
 
     Args:
-        images: values from 0 to 255, channels last.
-        mean: of red, green and blue; ImageNet's unless the backbone was trained with others (`image_mean`).
+        images: values as they are stored, channels last.
+        mean: of each channel; ImageNet's unless the backbone was trained with others (`image_mean`).
         std: standard deviation, likewise (`image_std`).
+        pixels: which values become 0 and 1; of 8-bit images, 0 and 255.
     """
+    if not pixels.is_rgb8:
+        return (to_unit(images, pixels) - np.array(mean, np.float32)) / np.array(std, np.float32)
     scale = (1 / (255 * np.array(std))).astype(np.float32)
     return images.astype(jnp.float32) * scale - (np.array(mean) / np.array(std)).astype(np.float32)
+
+
+def to_unit(images: Real[Array, "*batch H W c"], pixels: PixelFormat) -> Float[Array, "*batch H W c"]:
+    """Returns stored values mapped to 0 to 1, those beyond its range clipped, in float32."""
+    low, high = (np.array(values, np.float32) for values in pixels.limits)
+    return jnp.clip((images.astype(jnp.float32) - low) / (high - low), 0, 1)
 
 
 def _blend(planes: Planes, toward: Array, factor: Array) -> Planes:

@@ -11,15 +11,17 @@ import grain
 import jax
 import numpy as np
 from absl import flags
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Real
 
 from croc_jax.data.bad_records import BadRecords, ReadersLostError, UnreadableImagesError, printable
+from croc_jax.data.channels import decode_pixels
 from croc_jax.data.config import LocalViewsConfig, ViewsConfig
 from croc_jax.data.crops import NUM_VIEWS, random_crops
-from croc_jax.data.decoding import DecodeError, decode
+from croc_jax.data.decoding import DecodeError
 from croc_jax.data.sources.base import ImageSource
 from croc_jax.data.workers import BY_MACHINE, choose_workers, init_worker, kill_workers, starting_workers
 from croc_jax.machine_errors import find_fault, read_patiently
+from croc_jax.pixel_format import RGB8, PixelFormat
 
 _MAX_TRIES = 20
 # grain's text, in a plain RuntimeError.
@@ -30,15 +32,15 @@ class HostBatch(TypedDict):
     """The rows of one process.
 
     Attributes:
-        views: two crops of each image.
+        views: two crops of each image, of values as they are stored.
         boxes: (top, left, height, width, flip) of each crop in original pixels.
         local_views: smaller crops, only if they are asked for.
         local_boxes: their boxes.
     """
 
-    views: UInt8[np.ndarray, "b v H W 3"]
+    views: Real[np.ndarray, "b v H W c"]
     boxes: Float32[np.ndarray, "b v 5"]
-    local_views: NotRequired[UInt8[np.ndarray, "b l h w 3"]]
+    local_views: NotRequired[Real[np.ndarray, "b l h w c"]]
     local_boxes: NotRequired[Float32[np.ndarray, "b l 5"]]
 
 
@@ -48,6 +50,7 @@ class CropDataset:
 
     Attributes:
         source: the images.
+        pixels: their format.
         images_per_epoch: number of images of the source.
         steps_per_epoch: whole batches among them; the remainder waits for the next epoch's shuffle.
         batch_bytes: size of this process's rows of a batch.
@@ -57,6 +60,7 @@ class CropDataset:
     """
 
     source: ImageSource
+    pixels: PixelFormat
     images_per_epoch: int
     steps_per_epoch: int
     batch_bytes: int
@@ -92,7 +96,7 @@ class CropDataset:
                 flags.FLAGS.mark_as_parsed()
             stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers), init_worker)
         bad = BadRecords(file=self.skipped_file, max_fraction=self.max_bad_fraction)
-        return BatchIterator(iter(stream), self.source, bad, starts_workers=bool(num_workers))
+        return BatchIterator(iter(stream), self.source, self.pixels, bad, starts_workers=bool(num_workers))
 
 
 def make_dataset(
@@ -100,6 +104,7 @@ def make_dataset(
     *,
     views: ViewsConfig,
     local_views: LocalViewsConfig | None = None,
+    pixels: PixelFormat = RGB8,
     batch_size: int,
     seed: int,
     process_index: int = 0,
@@ -116,6 +121,7 @@ def make_dataset(
         source: the images.
         views: size and distribution of the crops.
         local_views: the local crops, none by default.
+        pixels: format of the images; those of another are unreadable.
         batch_size: images of a batch over all processes.
         seed: seed of order and crops.
         process_index: index of this process.
@@ -141,14 +147,16 @@ def make_dataset(
     # Epochs shuffle with consecutive seeds, so neighboring run seeds must not start as neighbors.
     shuffle_seed, crop_seed = (int(word) for word in np.random.SeedSequence(seed).generate_state(2))
     records = grain.MapDataset.range(num_images).shuffle(seed=shuffle_seed)[: steps_per_epoch * batch_size]
-    rows = records.random_map(functools.partial(_load_views, source=source, config=views, local=local), seed=crop_seed)
+    load = functools.partial(_load_views, source=source, config=views, local=local, pixels=pixels)
+    rows = records.random_map(load, seed=crop_seed)
     # Batches of one process's size: each global batch is a run of `process_count` of them.
-    local_size = batch_size // process_count
+    local_size, pixel_bytes = batch_size // process_count, pixels.channels * np.dtype(pixels.dtype).itemsize
     return CropDataset(
         source=source,
+        pixels=pixels,
         images_per_epoch=num_images,
         steps_per_epoch=steps_per_epoch,
-        batch_bytes=local_size * 3 * (NUM_VIEWS * views.crop_size**2 + local.count * local.crop_size**2),
+        batch_bytes=local_size * pixel_bytes * (NUM_VIEWS * views.crop_size**2 + local.count * local.crop_size**2),
         batches=rows.batch(local_size)[process_index::process_count].repeat(),
         skipped_file=skipped_file,
         max_bad_fraction=max_bad_fraction,
@@ -156,7 +164,13 @@ def make_dataset(
 
 
 def _load_views(
-    index: int, generator: np.random.Generator, *, source: ImageSource, config: ViewsConfig, local: LocalViewsConfig
+    index: int,
+    generator: np.random.Generator,
+    *,
+    source: ImageSource,
+    config: ViewsConfig,
+    local: LocalViewsConfig,
+    pixels: PixelFormat,
 ) -> dict[str, np.ndarray]:
     """Returns the views of an image, or of one drawn in its place if it is unreadable.
 
@@ -169,7 +183,7 @@ def _load_views(
     for attempt in range(_MAX_TRIES):
         try:
             encoded = read_patiently(functools.partial(source.__getitem__, index))
-            crops = random_crops(encoded, generator, config, local)
+            crops = random_crops(encoded, generator, config, local, pixels)
         except (DecodeError, OSError, MemoryError) as error:
             if fault := find_fault(error, source.name(index)):
                 raise fault from error
@@ -190,11 +204,17 @@ class BatchIterator(Iterator[HostBatch]):
     """Yields batches, and counts unreadable images."""
 
     def __init__(
-        self, batches: grain.DatasetIterator, source: ImageSource, bad: BadRecords, *, starts_workers: bool
+        self,
+        batches: grain.DatasetIterator,
+        source: ImageSource,
+        pixels: PixelFormat,
+        bad: BadRecords,
+        *,
+        starts_workers: bool,
     ) -> None:
         """Wraps grain's iterator over batches of `source`."""
         self._batches: grain.DatasetIterator | None = batches
-        self._source, self._bad = source, bad
+        self._source, self._pixels, self._bad = source, pixels, bad
         self._starts_workers, self._is_waiting, self._reasons = starts_workers, False, dict[int, str]()
 
     @property
@@ -228,7 +248,7 @@ class BatchIterator(Iterator[HostBatch]):
         skipped = batch.pop("skipped")
         for index in skipped[skipped >= 0].tolist():
             if index not in self._reasons:
-                self._reasons[index] = _reason(self._source, index)
+                self._reasons[index] = _reason(self._source, index, self._pixels)
             self._bad.add(self._source.name(index), self._reasons[index])
         self._bad.check(len(skipped))
         return batch
@@ -252,10 +272,10 @@ class BatchIterator(Iterator[HostBatch]):
         self.close()
 
 
-def _reason(source: ImageSource, index: int) -> str:
+def _reason(source: ImageSource, index: int, pixels: PixelFormat) -> str:
     """Reads the image again: the error itself stayed in the worker that met it; raises OSError as `_load_views`."""
     try:
-        decode(read_patiently(functools.partial(source.__getitem__, index)))
+        decode_pixels(read_patiently(functools.partial(source.__getitem__, index)), pixels)
     except (DecodeError, OSError, MemoryError) as error:
         if fault := find_fault(error, source.name(index)):
             raise fault from error

@@ -66,7 +66,7 @@ class FrozenBackbone(NamedTuple):
             own = self.module.patch_size
             raise ValueError(f"patch_size={patch_size}: this transformer was trained on patches of {own} pixels")
         config = dataclasses.replace(self.recipe.backbone, patch_size=patch_size)
-        module = make_backbone(config, image_size=patch_size)
+        module = make_backbone(config, image_size=patch_size, pixels=self.module.pixels)
         return self._replace(module=module, recipe=dataclasses.replace(self.recipe, backbone=config))
 
 
@@ -117,7 +117,7 @@ def load_backbone(
             if value is not None:
                 raise ValueError(f"{name}={value}: the config of the run {path} has it; leave it out")
         recipe, params, step = restore_backbone(path, which=which)
-    module = make_backbone(recipe.backbone, image_size=recipe.data.views.crop_size)
+    module = make_backbone(recipe.backbone, image_size=recipe.data.views.crop_size, pixels=recipe.data.pixels)
     assumed = [f"{name}={format_setting(getattr(module, name))}" for name in guessed if hasattr(module, name)]
     notes += [f"not stated, and assumed: {', '.join(assumed)}"] if assumed else []
     return FrozenBackbone(module, params, recipe, step, which, prefix, "; ".join(notes))
@@ -134,5 +134,5 @@ def random_backbone(recipe: Recipe) -> FrozenBackbone:
     """Returns the weights that a run of this recipe starts from."""
     # Under jit, nothing but the backbone is computed.
     params = jax.jit(lambda: init_state(recipe, steps_per_epoch=1).teacher["backbone"])()
-    module = make_backbone(recipe.backbone, image_size=recipe.data.views.crop_size)
+    module = make_backbone(recipe.backbone, image_size=recipe.data.views.crop_size, pixels=recipe.data.pixels)
     return FrozenBackbone(module, params, recipe, 0, RANDOM)

@@ -35,8 +35,8 @@ class BackboneConfig:
             "plain" (Hugging Face) or "antialias" (DINOv2 with registers, timm).
         norm_epsilon: epsilon of the layer normalizations (ConvNeXt too).
         stages: blocks of each of the four stages (convolutional networks).
-        image_mean: what is subtracted from each color, from 0 to 1, before the network (any); ImageNet's by default.
-        image_std: what each color is divided by then.
+        image_mean: what is subtracted from each channel, from 0 to 1, before the network (any); ImageNet's by default.
+        image_std: what each channel is divided by then.
     """
 
     variant: str = "vit_small"
@@ -56,15 +56,22 @@ class BackboneConfig:
     position_resizing: str = "offset"
     norm_epsilon: float = 1e-6
     stages: tuple[int, ...] | None = None
-    image_mean: tuple[float, float, float] = IMAGENET_MEAN
-    image_std: tuple[float, float, float] = IMAGENET_STD
+    image_mean: tuple[float, ...] = IMAGENET_MEAN
+    image_std: tuple[float, ...] = IMAGENET_STD
 
     def __post_init__(self) -> None:
-        """Raises ValueError, naming the field and the value, for colors that cannot be normalized."""
-        if len(self.image_mean) != 3 or not all(0 <= value <= 1 for value in self.image_mean):
-            raise ValueError(f"image_mean={self.image_mean}: three numbers from 0 to 1, of red, green and blue")
-        if len(self.image_std) != 3 or not all(0 < value <= 1 for value in self.image_std):
-            raise ValueError(f"image_std={self.image_std}: three numbers above 0, up to 1, of red, green and blue")
+        """Raises ValueError, naming the field and the value, for channels that cannot be normalized."""
+        if not self.image_mean or not all(0 <= value <= 1 for value in self.image_mean):
+            raise ValueError(f"image_mean={self.image_mean}: numbers from 0 to 1, one a channel")
+        if not all(0 < value <= 1 for value in self.image_std):
+            raise ValueError(f"image_std={self.image_std}: numbers above 0, up to 1, one a channel")
+        if len(self.image_std) != self.channels:
+            raise ValueError(f"image_mean={self.image_mean}, image_std={self.image_std}: each needs one a channel")
+
+    @property
+    def channels(self) -> int:
+        """The number of channels of an image."""
+        return len(self.image_mean)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from croc_jax.models.features import Features
 from croc_jax.models.initializers import truncated_normal
 from croc_jax.models.patches import patch_grid, plan_strides
 from croc_jax.models.vit import dense, gelu, layer_norm
+from croc_jax.pixel_format import RGB8, PixelFormat
 
 LAYER_SCALE_START = 1e-6
 KERNEL = 7
@@ -34,6 +35,7 @@ class ConvNeXt(nn.Module):
         norm_epsilon: epsilon of the layer normalizations.
         image_mean: what its images are normalized by, before they come here; see `BackboneConfig`.
         image_std: likewise.
+        pixels: format of its images before that.
     """
 
     patch_size: int
@@ -43,8 +45,9 @@ class ConvNeXt(nn.Module):
     dtype: Any = jnp.float32
     remat: bool = False
     norm_epsilon: float = 1e-6
-    image_mean: tuple[float, float, float] = IMAGENET_MEAN
-    image_std: tuple[float, float, float] = IMAGENET_STD
+    image_mean: tuple[float, ...] = IMAGENET_MEAN
+    image_std: tuple[float, ...] = IMAGENET_STD
+    pixels: PixelFormat = RGB8
     # No positions are learned.
     grid_size = None
     has_batch_statistics = False

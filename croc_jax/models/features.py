@@ -5,6 +5,8 @@ from typing import Any, NamedTuple, Protocol
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from croc_jax.pixel_format import PixelFormat
+
 # What may be clustered: parts of the last block's attention, or the final tokens.
 ATTENTION_TOKENS = ("keys", "queries", "values")
 TOKENS = (*ATTENTION_TOKENS, "last")
@@ -56,13 +58,18 @@ class Backbone(Protocol):
         ...
 
     @property
-    def image_mean(self) -> tuple[float, float, float]:
-        """What is subtracted from each color, from 0 to 1, before the module is called."""
+    def image_mean(self) -> tuple[float, ...]:
+        """What is subtracted from each channel, from 0 to 1, before the module is called."""
         ...
 
     @property
-    def image_std(self) -> tuple[float, float, float]:
-        """What each color is divided by then."""
+    def image_std(self) -> tuple[float, ...]:
+        """What each channel is divided by then."""
+        ...
+
+    @property
+    def pixels(self) -> PixelFormat:
+        """The format of images before they are normalized."""
         ...
 
     @property

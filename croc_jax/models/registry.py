@@ -13,6 +13,7 @@ from croc_jax.models.patches import patch_grid
 from croc_jax.models.position_embedding import RESIZINGS
 from croc_jax.models.resnet import ResNet
 from croc_jax.models.vit import VisionTransformer
+from croc_jax.pixel_format import PixelFormat
 
 # width, depth, heads
 VARIANTS = {
@@ -39,28 +40,38 @@ _CONVOLUTIONAL_FIELDS = {
 }  # fmt: skip
 
 
-def make_backbone(config: BackboneConfig, *, image_size: int, device: Any = None) -> Backbone:
+def make_backbone(
+    config: BackboneConfig, *, image_size: int, pixels: PixelFormat | None = None, device: Any = None
+) -> Backbone:
     """Returns the module that a config describes.
 
     Args:
         config: variant and overrides of its fields.
         image_size: side of the square images that a position embedding is learned for.
+        pixels: format of the images; by default 8-bit ones of as many channels as the config has means.
         device: the device whose kind decides what "auto" means; by default, the first of the default backend.
 
     Raises:
-        ValueError: for an unknown variant, type or attention, heads that do not divide the
-            width, a field that the variant has no use for, or an image that whole patches do not tile.
+        ValueError: for an unknown variant, type or attention, pixels of other channels than the config, heads that do
+            not divide the width, a field that the variant has no use for, or an image that whole patches do not tile.
     """
     device = jax.devices()[0] if device is None else device
+    pixels = pixels or PixelFormat(channels=config.channels)
+    if pixels.channels != config.channels:
+        raise ValueError(
+            f"image_mean={config.image_mean}: give {pixels.channels} numbers, one a channel, and image_std likewise"
+        )
     if config.variant in VARIANTS:
-        return _make_transformer(config, image_size=image_size, device=device)
+        return _make_transformer(config, image_size=image_size, pixels=pixels, device=device)
     if config.variant in CONVOLUTIONAL:
-        return _make_convolutional(config, image_size=image_size, device=device)
+        return _make_convolutional(config, image_size=image_size, pixels=pixels, device=device)
     known = ", ".join((*VARIANTS, *CONVOLUTIONAL))
     raise ValueError(f"variant={config.variant!r}: choose one of {known}")
 
 
-def _make_transformer(config: BackboneConfig, *, image_size: int, device: Any) -> VisionTransformer:
+def _make_transformer(
+    config: BackboneConfig, *, image_size: int, pixels: PixelFormat, device: Any
+) -> VisionTransformer:
     if config.stages is not None:
         raise ValueError(f"stages={config.stages}: {config.variant} has none; set depth")
     width, depth, num_heads = VARIANTS[config.variant]
@@ -96,10 +107,13 @@ def _make_transformer(config: BackboneConfig, *, image_size: int, device: Any) -
         norm_epsilon=config.norm_epsilon,
         image_mean=config.image_mean,
         image_std=config.image_std,
+        pixels=pixels,
     )
 
 
-def _make_convolutional(config: BackboneConfig, *, image_size: int, device: Any) -> ResNet | ConvNeXt:
+def _make_convolutional(
+    config: BackboneConfig, *, image_size: int, pixels: PixelFormat, device: Any
+) -> ResNet | ConvNeXt:
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if field.name not in _CONVOLUTIONAL_FIELDS and value != field.default:
@@ -119,7 +133,7 @@ def _make_convolutional(config: BackboneConfig, *, image_size: int, device: Any)
     if width % parts:
         raise ValueError(f"width={width}: must be a multiple of {parts} for {config.variant}")
     settings: Any = {"patch_size": config.patch_size, "width": width, "stages": stages, "remat": config.remat}
-    settings |= {"image_mean": config.image_mean, "image_std": config.image_std}
+    settings |= {"image_mean": config.image_mean, "image_std": config.image_std, "pixels": pixels}
     dtype = compute_dtype(config.dtype, device)
     if resnet:
         return ResNet(**settings, dtype=dtype)

@@ -10,6 +10,7 @@ from croc_jax.models.batch_norm import BatchNorm
 from croc_jax.models.config import IMAGENET_MEAN, IMAGENET_STD
 from croc_jax.models.features import Features
 from croc_jax.models.patches import patch_grid, plan_strides
+from croc_jax.pixel_format import RGB8, PixelFormat
 
 # Features of a bottleneck's result over those inside.
 EXPANSION = 4
@@ -27,6 +28,7 @@ class ResNet(nn.Module):
         remat: recompute each bottleneck in the backward pass instead of storing it.
         image_mean: what its images are normalized by, before they come here; see `BackboneConfig`.
         image_std: likewise.
+        pixels: format of its images before that.
     """
 
     patch_size: int
@@ -34,8 +36,9 @@ class ResNet(nn.Module):
     stages: tuple[int, ...]
     dtype: Any = jnp.float32
     remat: bool = False
-    image_mean: tuple[float, float, float] = IMAGENET_MEAN
-    image_std: tuple[float, float, float] = IMAGENET_STD
+    image_mean: tuple[float, ...] = IMAGENET_MEAN
+    image_std: tuple[float, ...] = IMAGENET_STD
+    pixels: PixelFormat = RGB8
     # No positions are learned.
     grid_size = None
     has_batch_statistics = True

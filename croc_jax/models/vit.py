@@ -19,6 +19,7 @@ from croc_jax.models.initializers import truncated_normal, uniform_initializer
 from croc_jax.models.patches import patch_grid
 from croc_jax.models.position_embedding import resize_position_embedding, rotate, rotation_tables
 from croc_jax.models.products import Dense
+from croc_jax.pixel_format import RGB8, PixelFormat
 
 LAYER_NORM_EPSILON = 1e-6
 LAYER_SCALE_START = 1e-5
@@ -48,6 +49,7 @@ class VisionTransformer(nn.Module):
         norm_epsilon: epsilon of the layer normalizations.
         image_mean: what its images are normalized by, before they come here; see `BackboneConfig`.
         image_std: likewise.
+        pixels: format of its images before that.
         all_gather: applied to the parameters of one block just before it runs, where devices split them.
     """
 
@@ -68,8 +70,9 @@ class VisionTransformer(nn.Module):
     positions: str = "learned"
     position_resizing: str = "offset"
     norm_epsilon: float = LAYER_NORM_EPSILON
-    image_mean: tuple[float, float, float] = IMAGENET_MEAN
-    image_std: tuple[float, float, float] = IMAGENET_STD
+    image_mean: tuple[float, ...] = IMAGENET_MEAN
+    image_std: tuple[float, ...] = IMAGENET_STD
+    pixels: PixelFormat = RGB8
     all_gather: Callable[[Any], Any] | None = None
     has_batch_statistics = False
 

@@ -203,11 +203,19 @@ class Recipe:
     init_from: InitConfig = InitConfig()
     runtime: RuntimeConfig = RuntimeConfig()
 
+    def __post_init__(self) -> None:
+        """Raises ValueError, naming the field and the value, for groups that do not fit each other."""
+        if self.data.channels != self.backbone.channels:
+            raise ValueError(
+                f"data.channels={self.data.channels}: backbone.image_mean and image_std have {self.backbone.channels} "
+                "numbers; give one a channel, or let launch/prepare.py --statistics measure them for data.statistics"
+            )
+
 
 # Where a run finds what it reads. The images themselves are compared, and weights count at the start of a run alone.
-PATHS = ("data.folders", "data.sources", "init_from.source")
+PATHS = ("data.folders", "data.sources", "data.statistics", "init_from.source")
 # Settings, or groups of them, that change no number of a run: they may differ when it is resumed. All others decide it.
-HARMLESS = (*PATHS, "data.max_bad_fraction", "backbone.remat", "runtime")
+HARMLESS = (*PATHS, "data.max_bad_fraction", "data.shown_channels", "backbone.remat", "runtime")
 
 
 def decides_numbers(name: str) -> bool:

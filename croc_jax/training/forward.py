@@ -42,7 +42,9 @@ def make_networks(
     """
     _check_crops(recipe)
     device = None if mesh is None else mesh.devices.flat[0]
-    backbone = make_backbone(recipe.backbone, image_size=recipe.data.views.crop_size, device=device)
+    backbone = make_backbone(
+        recipe.backbone, image_size=recipe.data.views.crop_size, pixels=recipe.data.pixels, device=device
+    )
     if all_gather is not None and isinstance(backbone, VisionTransformer):
         backbone = backbone.clone(all_gather=all_gather)
     return Networks(backbone, make_head(recipe.head, dtype=backbone.dtype))
@@ -75,7 +77,7 @@ def init_params(networks: Networks, rng: Array, *, crop_size: int) -> Params:
         crop_size: side of the views in pixels.
     """
     backbone_rng, head_rng = jax.random.split(rng)
-    image = jnp.zeros((1, crop_size, crop_size, 3))
+    image = jnp.zeros((1, crop_size, crop_size, networks.backbone.pixels.channels))
     token = jnp.zeros((1, networks.backbone.width))
     return {
         "backbone": networks.backbone.init(backbone_rng, image)["params"],

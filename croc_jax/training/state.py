@@ -119,9 +119,12 @@ def abstract_batch(recipe: Recipe, *, mesh: Mesh) -> dict[str, jax.ShapeDtypeStr
         mesh: mesh of all devices.
     """
     batch, sharding, local = recipe.schedule.batch_size, batch_sharded(mesh), recipe.data.local_views
+    pixels = recipe.data.pixels
 
     def crops(count: int, size: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((batch, count, size, size, 3), jnp.uint8, sharding=sharding)
+        return jax.ShapeDtypeStruct(
+            (batch, count, size, size, pixels.channels), jnp.dtype(pixels.dtype), sharding=sharding
+        )
 
     def boxes(count: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((batch, count, 5), jnp.float32, sharding=sharding)

@@ -80,7 +80,7 @@ def make_train_step(recipe: Recipe, *, steps_per_epoch: int, mesh: Mesh) -> jax.
     update = make_update(recipe, steps_per_epoch=steps_per_epoch, mesh=mesh)
     size = recipe.data.views.crop_size
     grid = patch_grid((size, size), recipe.backbone.patch_size)
-    settings = recipe.data.photometric, recipe.backbone.image_mean, recipe.backbone.image_std
+    settings = recipe.data.photometric, recipe.backbone.image_mean, recipe.backbone.image_std, recipe.data.pixels
 
     @in_float32
     def train_step(state: TrainState, batch: HostBatch) -> tuple[TrainState, Metrics]:

@@ -68,7 +68,7 @@ def test_programs_take_them_for_lone_files(monkeypatch, tmp_path):
     assert seen.value.args == (MEAN, STD)
     for flag, message in (
         ("--image_mean=a,b,c", "--image_mean=a,b,c: expected three numbers from 0 to 1"),
-        ("--image_mean=123,116,103", r"vit.ckpt: image_mean=\(123.0, 116.0, 103.0\): three numbers from 0 to 1"),
+        ("--image_mean=123,116,103", r"vit.ckpt: image_mean=\(123.0, 116.0, 103.0\): numbers from 0 to 1"),
         ("--image_std=0.5", r"image_std=\(0.5,\): three numbers"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -88,7 +88,7 @@ def test_training_normalizes_as_the_backbone_says(monkeypatch):
     monkeypatch.setattr(step, "augment", lambda rng, views, config, *colors: stop(views, *colors))
     with pytest.raises(Seen) as seen:
         step.make_train_step(recipe, steps_per_epoch=2, mesh=mesh).trace(State(1), abstract_batch(recipe, mesh=mesh))
-    assert seen.value.args == (MEAN, STD)
+    assert seen.value.args == (MEAN, STD, recipe.data.pixels)
     monkeypatch.setattr(photometric, "normalize", stop)
     monkeypatch.setattr(photometric, "apply_draws", lambda planes, draws, **limits: planes)
     for augment in (photometric.augment, photometric.augment_local):

@@ -13,6 +13,7 @@ from croc_jax.data import photometric
 from croc_jax.evaluation import backbones, discovery, features
 from croc_jax.losses import ObjectiveConfig
 from croc_jax.models import BackboneConfig, make_backbone
+from croc_jax.pixel_format import RGB8
 from croc_jax.report import inspect
 from croc_jax.training import step
 from croc_jax.training.sharding import make_mesh
@@ -44,7 +45,8 @@ class Seen(Exception):
     """Ends a function where it normalizes."""
 
 
-def stop(images, mean=None, std=None):
+def stop(images, mean=None, std=None, pixels=RGB8):
+    assert pixels == RGB8
     raise Seen(mean, std)
 
 
@@ -88,7 +90,7 @@ def test_training_normalizes_as_the_backbone_says(monkeypatch):
     monkeypatch.setattr(step, "augment", lambda rng, views, config, *colors: stop(views, *colors))
     with pytest.raises(Seen) as seen:
         step.make_train_step(recipe, steps_per_epoch=2, mesh=mesh).trace(State(1), abstract_batch(recipe, mesh=mesh))
-    assert seen.value.args == (MEAN, STD, recipe.data.pixels)
+    assert seen.value.args == (MEAN, STD)
     monkeypatch.setattr(photometric, "normalize", stop)
     monkeypatch.setattr(photometric, "apply_draws", lambda planes, draws, **limits: planes)
     for augment in (photometric.augment, photometric.augment_local):

@@ -81,9 +81,8 @@ $(READY): setup.cfg pyproject.toml $(wildcard constraints/*.txt)
 	@$(call install,dev,$(VENV))
 	@touch $@
 
-# The variable silences an announcement of MkDocs 2 on each build.
 docs: $(DOCS_READY)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	$(BIN)/python docs/build.py
 	@echo "Open site/index.html in a browser; it needs no server."
 
 $(DOCS_READY): $(READY)

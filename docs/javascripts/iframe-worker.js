@@ -3,15 +3,14 @@
  * Does nothing on pages that a server delivers.
  */
 if (location.protocol === "file:") {
-  window.Worker = class extends EventTarget {
+  window.Worker = class {
     constructor(url) {
-      super();
       const frame = document.createElement("iframe");
       frame.hidden = true;
       document.documentElement.append(frame);
       this.scope = frame.contentWindow;
       // What the script says reaches whoever listens to this worker.
-      this.scope.postMessage = (data) => this.dispatchEvent(new MessageEvent("message", { data }));
+      this.scope.postMessage = (data) => this.onmessage?.(new MessageEvent("message", { data }));
       this.scope.importScripts = async (...urls) => {
         for (const each of urls) await this.load(each);
       };

@@ -1,10 +1,18 @@
-"""Fills pages of the site from the package: the fields of a recipe, config files, and conventions of protocols."""
+"""Builds the site: fills pages from the package (fields of a recipe, config files, conventions), and renders them.
+
+    python docs/build.py
+
+Filled pages lie in build/pages, where mkdocs.yml expects them; the site, in site/, needs no server and no network.
+"""
 
 import dataclasses
 import html
 import inspect
 import re
 import runpy
+import shutil
+import subprocess
+import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -15,6 +23,7 @@ from croc_jax.evaluation.features import MemoryBudget
 from croc_jax.training.config import Recipe, flatten
 
 ROOT = Path(__file__).resolve().parents[1]
+PAGES = ROOT / "build" / "pages"
 # Fields of configs/eval that belong to no dataclass.
 COMMON = {
     "dataset.root": "where the data is; see the description above",
@@ -30,17 +39,30 @@ COMMON = {
 }
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Replaces each line `<!-- fill: NAME -->` of a page; MkDocs calls this."""
+def main() -> None:
+    """Writes site/ anew; a broken link is an error."""
+    shutil.rmtree(PAGES, ignore_errors=True)
+    shutil.copytree(ROOT / "docs", PAGES, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    for file in PAGES.rglob("*.md"):
+        file.write_text(fill_page(file.read_text(encoding="utf-8")), encoding="utf-8")
+    zensical = Path(sys.executable).with_name("zensical")
+    status = subprocess.run([zensical, "build", "--strict", "--clean"], cwd=ROOT, check=False).returncode
+    if status:
+        raise SystemExit(status)
+    for file in (ROOT / "site").rglob("*.html"):
+        check_offline(file.read_text(encoding="utf-8"), file.name)
+
+
+def fill_page(markdown: str) -> str:
+    """Replaces each line `<!-- fill: NAME -->` of a page; KeyError for an unknown name."""
     return re.sub(r"^<!-- fill: (\w+) -->$", lambda match: "\n".join(FILLERS[match[1]]()), markdown, flags=re.MULTILINE)
 
 
-def on_post_page(output: str, **_: Any) -> str:
-    """Raises ValueError for a page that loads anything from the network; MkDocs calls this."""
-    outside = re.search(r"""<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)=["']?(?:https?:)?//[^"'\s>]+""", output)
+def check_offline(page: str, name: str) -> None:
+    """Raises ValueError for a page that loads anything from the network."""
+    outside = re.search(r"""<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)=["']?(?:https?:)?//[^"'\s>]+""", page)
     if outside:
-        raise ValueError(f"the site must work offline, but a page has {outside[0]}")
-    return output
+        raise ValueError(f"the site must work offline, but {name} has {outside[0]}")
 
 
 def protocols() -> dict[str, tuple[Any, Mapping[str, Any]]]:
@@ -161,3 +183,7 @@ FILLERS = {
     "protocols": fill_protocols,
     "conventions": fill_conventions,
 }
+
+
+if __name__ == "__main__":
+    main()

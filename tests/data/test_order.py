@@ -6,8 +6,8 @@ from croc_jax.data import pipeline
 from croc_jax.data.config import ViewsConfig
 from croc_jax.data.pipeline import make_dataset
 
-# Images of the first three batches and of the first one of the second epoch, and numbers drawn for the first. Resumed in
-# another order, a run would read some images twice and others never.
+# Images of the first three batches and of the first one of the second epoch, and numbers drawn for the first. Resumed
+# in another order, a run would read some images twice and others never.
 EXPECTED = {
     0: (
         [[233, 815, 962, 246], [407, 428, 821, 490], [945, 144, 370, 380], [83, 742, 850, 328]],

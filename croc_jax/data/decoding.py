@@ -26,7 +26,10 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 # More than any camera's; a small file can claim far more and take all memory.
 MAX_PIXELS = 100_000_000
+TOO_MANY_PIXELS = f"it has more than {MAX_PIXELS // 10**6} million pixels"
+NPY_MAGIC = b"\x93NUMPY"
 
+_REMEDY = " (for pre-training, data.window divides it)"
 _MAX_HALVINGS = 3
 _SHOWN_BYTES = 16
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
@@ -34,6 +37,10 @@ _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b
 _OTHER_HALF = {"16B": "16L", "16L": "16B", "16N": "16B"}
 
 Pixels = UInt8[np.ndarray, "H W 3"]
+
+
+class TooManyPixelsError(DecodeError):
+    """An image is too large to be decoded whole."""
 
 
 class Size(NamedTuple):
@@ -87,6 +94,8 @@ def decode(encoded: bytes) -> Pixels:
         DecodeError: for anything that cannot be decoded as a whole, or of more than `MAX_PIXELS`, or whose values
             have no known range (see `croc_jax.data.pixel_modes`).
     """
+    if encoded.startswith(NPY_MAGIC):
+        return _load_npy(encoded)
     if simplejpeg.is_jpeg(encoded):
         orientation = read_header(encoded).orientation
         try:
@@ -179,6 +188,8 @@ def read_header(encoded: bytes) -> Header:
         DecodeError: for what is no image, or one of more than `MAX_PIXELS`.
     """
     with _decode_errors(encoded):
+        if encoded.startswith(NPY_MAGIC):
+            return _make_header(Size(*_load_npy(encoded).shape[:2]), UPRIGHT)
         if simplejpeg.is_jpeg(encoded):
             try:
                 height, width, *_ = simplejpeg.decode_jpeg_header(encoded)
@@ -227,7 +238,7 @@ def _open(encoded: bytes) -> tuple[Image.Image, str, Header]:
 def _make_header(stored: Size, orientation: int) -> Header:
     """Returns the header of an image; DecodeError if it is too large."""
     if stored.height * stored.width > MAX_PIXELS:
-        raise DecodeError(f"{_TOO_MANY}: {stored.width} x {stored.height}")
+        raise TooManyPixelsError(f"{TOO_MANY_PIXELS}: {stored.width} x {stored.height}{_REMEDY}")
     # The exchange of sides that leads from the upright to the stored size leads back, too.
     return Header(Header(stored, orientation).stored, orientation)
 
@@ -243,7 +254,12 @@ def _has_lower_half(encoded: bytes, raw: str) -> bool:
     return bool(np.asarray(image.convert("RGB")).any())
 
 
-_TOO_MANY = f"it has more than {MAX_PIXELS // 10**6} million pixels"
+def _load_npy(encoded: bytes) -> Pixels:
+    with _decode_errors(encoded):
+        pixels = np.load(io.BytesIO(encoded), allow_pickle=False)
+    if pixels.ndim != 3 or pixels.shape[-1] != 3 or pixels.dtype != np.uint8:
+        raise DecodeError(f"an array {pixels.shape} of {pixels.dtype}: 8-bit RGB has three channels last, of uint8")
+    return pixels
 
 
 @contextlib.contextmanager
@@ -254,7 +270,7 @@ def _decode_errors(encoded: bytes) -> Iterator[None]:
     except DecodeError:
         raise
     except Image.DecompressionBombError:
-        raise DecodeError(_TOO_MANY) from None
+        raise TooManyPixelsError(f"{TOO_MANY_PIXELS}{_REMEDY}") from None
     except UnidentifiedImageError:
         raise DecodeError(f"cannot identify the image: {_describe(encoded)}") from None
     except MemoryError:

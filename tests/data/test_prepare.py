@@ -53,7 +53,8 @@ def test_prepare_keeps_bytes_and_order_with_any_number_of_workers(run, photos, t
     assert files(out) == [*NAMES, "prepare.json"] and contents(ArrayRecordSource(out)) == IMAGES
     settings = json.loads((out / "prepare.json").read_text())
     assert len(settings.pop("digest")) == 16
-    assert settings == {"sources": [str(photos)], "short_side": None, "shard_size": 4, "num_images": 11}
+    pixels = {"channels": 3, "dtype": "uint8", "window": 0}
+    assert settings == pixels | {"sources": [str(photos)], "short_side": None, "shard_size": 4, "num_images": 11}
     expected = {path.name: path.read_bytes() for path in out.iterdir()}
     # Of any source, the shards themselves among them.
     sources = (f"arrayrecord:{out}", f"folder:{photos}")
@@ -116,10 +117,13 @@ def test_prepare_refuses_a_folder_of_other_shards(run, photos, tmp_path):
         file.write(b"more")
     with pytest.raises(ValueError, match=r"shards of other settings or images \(digest: "):
         run(sources=(str(tmp_path / "moved"),))
-    # Settings of an older version hold no digest.
+    # Settings of an older version hold no digest, and are those of 8-bit RGB.
     settings = json.loads((tmp_path / "out" / "prepare.json").read_text())
-    del settings["digest"]
+    for name in ("digest", "channels", "dtype", "window"):
+        del settings[name]
     (tmp_path / "out" / "prepare.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match="channels: 3 there, 1 now"):
+        run(sources=(str(tmp_path / "moved"),), channels=1)
     assert run(sources=(str(tmp_path / "moved"),)) == ([(11, 11)], 0)
     assert len(json.loads((tmp_path / "out" / "prepare.json").read_text())["digest"]) == 16
     (tmp_path / "out" / "prepare.json").unlink()

@@ -23,7 +23,7 @@ _MAX_PARSED = 16
 # Tags, and values of them.
 _ORIENTATION, _UPRIGHT = 274, 1
 _BLACK_IS_ZERO, _RGB, _YCBCR, _JPEG = 1, 2, 6, 7
-_PREMULTIPLIED = 1
+_PREMULTIPLIED, _REDUCED_OR_MASK = 1, 1 | 4
 # What a compression may add to pixels that it cannot shrink, besides their number of bytes.
 _OVERHEAD = 2**16
 
@@ -68,11 +68,11 @@ class TiffImage:
         try:
             with open_regular(path) as file, tifffile.TiffFile(file) as tiff:
                 self._read_series(tiff.series[0])
-        except (OSError, MemoryError, DecodeError):
+        except (OSError, DecodeError):
             raise
         except Exception as error:
-            # Of many types.
-            raise DecodeError(f"a damaged TIFF ({type(error).__name__}: {' '.join(str(error).split())})") from error
+            # Of many types; a lack of memory is what a damaged header asks for.
+            raise DecodeError(f"a damaged TIFF ({type(error).__name__}: {' '.join(str(error).split())})") from None
 
     def _read_series(self, series: "tifffile.TiffPageSeries") -> None:
         page = series.keyframe
@@ -83,37 +83,42 @@ class TiffImage:
         # Photometric interpretation, and the meaning of a fourth sample.
         self._meaning, self._extra = int(page.photometric), tuple(map(int, page.extrasamples))
         self._is_jpeg = int(page.compression) == _JPEG
+        # Whether values have all the bits of their type.
+        self._is_full = page.dtype is not None and page.bitspersample == 8 * page.dtype.itemsize
         # Whether all bytes of a page follow one another as its values do.
         self._is_plain, self._is_big_endian = page.is_final, page.parent.byteorder == ">"
         self._tile = Size(page.tilelength, page.tilewidth) if page.is_tiled else Size(page.rowsperstrip, width)
         pages = [one for one in series.pages if one and one.parent is page.parent and len(one.dataoffsets)]
-        # Neither pages that are missing, or in other files, nor volumes, nor several images in a page.
-        self._is_whole = depth == 1 and min(self._tile) > 0 and len(pages) * page.size == series.size
+        # No pages that are missing or in other files, no volumes, no several images in a page, and no previews.
+        is_whole = depth == 1 and min(self._tile) > 0 and len(pages) * page.size == series.size
         self._pages = []
-        for one in pages if self._is_whole else ():
+        for one in pages if is_whole and not page.subfiletype & _REDUCED_OR_MASK else ():
             options = {"jpegtables": one.jpegtables, "jpegheader": page.jpegheader} if self._is_jpeg else {}
             decode = functools.partial(page.decode, **options)
             self._pages.append(_Page(one.dataoffsets, one.databytecounts, decode))
 
     def obstacle(self, pixels: PixelFormat) -> str:
         """Returns why no regions of this image can be read in a format; "" if they can."""
-        pages, dtype = len(self._pages), "no common type" if self._dtype is None else self._dtype.name
+        pages = len(self._pages)
         channels = pages * self._planes * self._samples
-        if not self._is_whole or (pages > 1 and channels != pages) or (self._planes > 1 and self._samples > 1):
+        if not pages or (pages > 1 and channels != pages):
             return "its pages do not form one image of channels"
         if not self._is_upright:
-            return "it is turned by its orientation tag"
+            return "its orientation tag turns it"
         if not self._is_plain and self._tile.height * self._tile.width > MAX_PIXELS:
             return f"its strips have more than {MAX_PIXELS // 10**6} million pixels"
+        is_color = self._meaning == _RGB or (self._meaning == _YCBCR and self._is_jpeg)
         if pixels.is_rgb8:
-            is_color = self._meaning == _RGB or (self._meaning == _YCBCR and self._is_jpeg)
-            is_known = pages == 1 and (
-                (is_color and (channels == 3 or (channels == 4 and _PREMULTIPLIED not in self._extra)))
-                or (self._meaning == _BLACK_IS_ZERO and channels == 1)
-            )
+            # What is read without a loss, see `croc_jax.data.pixel_modes`.
+            is_alpha = channels == 4 and _PREMULTIPLIED not in self._extra
+            is_known = is_color and (channels == 3 or is_alpha) if channels > 1 else self._meaning == _BLACK_IS_ZERO
+            is_known = is_known and pages == 1
         else:
-            is_known = channels == pixels.channels and self._meaning in (_BLACK_IS_ZERO, _RGB)
-        if dtype != pixels.dtype or not is_known:
+            is_known = channels == pixels.channels and (is_color or self._meaning == _BLACK_IS_ZERO)
+        dtype = self._dtype
+        # All numbers become floating-point ones where an image is decoded.
+        is_taken = dtype is not None and (dtype.kind in "iuf" if pixels.dtype == "float32" else dtype == pixels.dtype)
+        if not (is_known and is_taken and self._is_full):
             kind = f"photometric interpretation {self._meaning}"
             return f"it holds {channels} channels of {dtype} ({kind}), and {pixels.describe()} are asked for"
         return ""
@@ -189,11 +194,11 @@ def _decode_tile(page: _Page, number: int, descriptor: int, most: int) -> Real[n
             raise DecodeError(f"tile {number} takes {count} bytes, more than its pixels need")
         tile, _, _ = page.decode(_read_exactly(descriptor, offset, count), number)
         return None if tile is None else tile[0]
-    except (OSError, MemoryError, DecodeError):
+    except (OSError, DecodeError):
         raise
     except Exception as error:
         # Each codec has its own.
-        raise DecodeError(f"tile {number}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+        raise DecodeError(f"tile {number}: {type(error).__name__}: {' '.join(str(error).split())}") from None
 
 
 def _read_exactly(descriptor: int, offset: int, count: int) -> bytes:

@@ -62,9 +62,7 @@ def main() -> None:
     others = (PERCENTILES, RANGE, MAX_IMAGES) if OUTPUT.value else (SHORT_SIDE, SHARD_SIZE)
     for flag in others:
         if flag.present:
-            raise UserError(
-                f"--{flag.name} has no effect {'without --statistics' if OUTPUT.value else 'on statistics'}"
-            )
+            raise UserError(f"--{flag.name} has no effect {'without' if OUTPUT.value else 'on'} --statistics")
     console, begin = Console(soft_wrap=True, highlight=False, markup=False), time.monotonic()
     if OUTPUT.value:
         write_shards(console, begin)

@@ -4,11 +4,16 @@ import cykooz_resizer as simd
 import numpy as np
 from jaxtyping import Real, UInt8
 
-from croc_jax.data.decoding import Pixels
-
 _BICUBIC = simd.ResizeAlg.convolution(simd.FilterType.catmull_rom)
-_TYPES = {"uint8": simd.PixelType.U8, "uint16": simd.PixelType.U16, "float32": simd.PixelType.F32}
 _AREA = simd.ResizeAlg.convolution(simd.FilterType.box)
+# By number of channels.
+_FLOATS = {
+    1: simd.PixelType.F32,
+    2: simd.PixelType.F32x2,
+    3: simd.PixelType.F32x3,
+    4: simd.PixelType.F32x4,
+}
+_GROUP = max(_FLOATS)
 
 
 def resize_bicubic(image: Real[np.ndarray, "H W c"], side: int) -> Real[np.ndarray, "side side c"]:
@@ -18,10 +23,9 @@ def resize_bicubic(image: Real[np.ndarray, "H W c"], side: int) -> Real[np.ndarr
         image: an image of any size, of uint8, uint16 or float32.
         side: height and width of the result.
     """
-    height, width, channels = image.shape
-    if channels != 3 or image.dtype != np.uint8:
-        planes = (_resize_plane(image[..., channel], (side, side)) for channel in range(channels))
-        return np.stack(list(planes), axis=-1)
+    if not _is_rgb8(image):
+        return resize_image(image, (side, side))
+    height, width, _ = image.shape
     # The order of the two passes matters at sharp edges, where the first one clips. Since version 13,
     # Pillow resizes the columns first where that leaves less than half as much to do.
     columns_first = height - side > 2 * max(width - side, 0)
@@ -33,32 +37,59 @@ def resize_bicubic(image: Real[np.ndarray, "H W c"], side: int) -> Real[np.ndarr
     return _pixels(result, side)
 
 
-def _resize_plane(plane: Real[np.ndarray, "H W"], size: tuple[int, int]) -> Real[np.ndarray, "h w"]:
-    kind = _TYPES[plane.dtype.name]
-    source = simd.ImageData(plane.shape[1], plane.shape[0], kind, plane.tobytes())
-    result = simd.ImageData(size[1], size[0], kind)
-    simd.Resizer().resize(source, result, simd.ResizeOptions(_BICUBIC))
-    return np.frombuffer(result.get_buffer(), plane.dtype).reshape(size)
+def resize_image(image: Real[np.ndarray, "H W c"], size: tuple[int, int]) -> Real[np.ndarray, "h w c"]:
+    """Resizes any number of channels bicubically with antialiasing, as torchvision and Pillow do floating-point images.
+
+    The values are those of Keys' kernel with a = -0.5, computed in floating point; integers are rounded once, at the
+    end, and clipped to the range of their type.
+
+    Args:
+        image: an image of any size, of uint8, uint16 or float32.
+        size: height and width of the result.
+    """
+    return _resize(image, size, simd.ResizeOptions(_BICUBIC, use_alpha=False))
 
 
 def resize_by_area(
-    image: Pixels, side: int, box: tuple[float, float, float, float]
-) -> UInt8[np.ndarray, "side side 3"]:
+    image: Real[np.ndarray, "H W c"], side: int, box: tuple[float, float, float, float]
+) -> Real[np.ndarray, "side side c"]:
     """Averages over the area that each pixel of the result covers; enlargements are bicubic.
 
     Args:
-        image: an image of any size.
+        image: an image of any size, of uint8, uint16 or float32.
         side: height and width of the result.
         box: left, top, width and height of the region to resize, in pixels and their fractions.
     """
     shrinks = min(box[2:]) >= side
-    options = simd.ResizeOptions(_AREA if shrinks else _BICUBIC, crop_box=simd.CropBox(*box))
+    options = simd.ResizeOptions(_AREA if shrinks else _BICUBIC, use_alpha=False, crop_box=simd.CropBox(*box))
+    if not _is_rgb8(image):
+        return _resize(image, (side, side), options)
     result = _new(side, side)
     simd.Resizer().resize(_copied(image), result, options)
     return _pixels(result, side)
 
 
-def _copied(image: Pixels) -> simd.ImageData:
+def _is_rgb8(image: np.ndarray) -> bool:
+    return image.shape[-1] == 3 and image.dtype == np.uint8
+
+
+def _resize(image: np.ndarray, size: tuple[int, int], options: simd.ResizeOptions) -> np.ndarray:
+    """Resizes channels in groups, in floating point: with integers, the first of the two passes would clip."""
+    resized = np.empty((*size, image.shape[-1]), image.dtype)
+    for first in range(0, image.shape[-1], _GROUP):
+        group = image[..., first : first + _GROUP].astype(np.float32)
+        height, width, channels = group.shape
+        result = simd.ImageData(size[1], size[0], _FLOATS[channels])
+        source = simd.ImageData(width, height, _FLOATS[channels], group.tobytes())
+        simd.Resizer().resize(source, result, options)
+        values = np.frombuffer(result.get_buffer(), np.float32).reshape(*size, channels)
+        if image.dtype.kind == "u":
+            values = np.rint(values).clip(0, np.iinfo(image.dtype).max)
+        resized[..., first : first + _GROUP] = values
+    return resized
+
+
+def _copied(image: np.ndarray) -> simd.ImageData:
     return simd.ImageData(image.shape[1], image.shape[0], simd.PixelType.U8x3, image.tobytes())
 
 

@@ -15,7 +15,7 @@ from croc_jax.pixel_format import PixelFormat
 
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # Rows that tifffile has written as pages, see `read_tiff`, and more than any image has.
-_MAX_PAGES = 20_000
+_MAX_PAGES = 10_000
 # A tile may be larger than a small image, but not much, or a small file takes all memory.
 _MAX_TILE = 2**22
 _MEANING, _ORIENTATION = 262, 274

@@ -19,6 +19,7 @@ from croc_jax.data.bad_records import printable
 from croc_jax.data.channels import decode_pixels
 from croc_jax.data.decoding import DecodeError
 from croc_jax.data.pools import work_on
+from croc_jax.data.resizing import resize_image
 from croc_jax.data.sources import ImageSource, open_sources
 from croc_jax.data.sources.identity import identify
 from croc_jax.machine_errors import find_fault, read_patiently
@@ -219,10 +220,5 @@ def shrink(encoded: bytes, short_side: int | None, pixels: PixelFormat = RGB8) -
     if pixels.is_rgb8:
         Image.fromarray(image).resize(size, Image.Resampling.BICUBIC).save(stream, "JPEG", quality=JPEG_QUALITY)
         return stream.getvalue()
-    # float32 holds 16 bits exactly.
-    planes = [Image.fromarray(image[..., channel].astype(np.float32)) for channel in range(pixels.channels)]
-    small = np.stack([np.asarray(plane.resize(size, Image.Resampling.BICUBIC)) for plane in planes], axis=-1)
-    if pixels.dtype != "float32":
-        small = np.clip(np.rint(small), 0, np.iinfo(pixels.dtype).max)
-    np.save(stream, small.astype(pixels.dtype))
+    np.save(stream, resize_image(image, size[::-1]))
     return stream.getvalue()

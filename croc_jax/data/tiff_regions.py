@@ -1,7 +1,6 @@
 """Reads regions of TIFF files, of which only the tiles or strips that a region touches are read and decoded."""
 
 import functools
-import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -9,21 +8,23 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from jaxtyping import Real
 
-from croc_jax.data.decoding import MAX_PIXELS, DecodeError, Size
+from croc_jax.data.decoding import Size
+from croc_jax.data.orientation import UPRIGHT, checked_orientation, is_sideways
+from croc_jax.data.pixel_modes import REDUCED_OR_MASK, DecodeError
+from croc_jax.data.stored_arrays import MAX_PIXELS
+from croc_jax.data.tiff import import_readers
 from croc_jax.pixel_format import PixelFormat
 from croc_jax.regular_files import open_regular
 
 if TYPE_CHECKING:
     import tifffile
 
-TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-
 # The places of a hundred thousand tiles take about 10 MB, and a second to read.
 _MAX_PARSED = 16
 # Tags, and values of them.
-_ORIENTATION, _UPRIGHT = 274, 1
+_ORIENTATION = 274
 _BLACK_IS_ZERO, _RGB, _YCBCR, _JPEG = 1, 2, 6, 7
-_PREMULTIPLIED, _REDUCED_OR_MASK = 1, 1 | 4
+_PREMULTIPLIED = 1
 # What a compression may add to pixels that it cannot shrink, besides their number of bytes.
 _OVERHEAD = 2**16
 
@@ -58,12 +59,9 @@ class TiffImage:
         Raises:
             DecodeError: for a damaged one.
             OSError: if the file cannot be read.
-            ModuleNotFoundError: without tifffile.
+            ValueError: if the libraries that read TIFF are not installed.
         """
-        import tifffile
-
-        # What it logs becomes an error, or does not matter.
-        logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+        tifffile, _ = import_readers()
         self._path = os.fspath(path)
         try:
             with open_regular(path) as file, tifffile.TiffFile(file) as tiff:
@@ -78,8 +76,8 @@ class TiffImage:
         page = series.keyframe
         self._planes, depth, height, width, self._samples = page.shaped
         self.size, self._dtype, self._nodata = Size(height, width), page.dtype, page.nodata
-        orientation = page.tags.valueof(_ORIENTATION, _UPRIGHT)
-        self.is_sideways, self._is_upright = orientation in range(5, 9), orientation == _UPRIGHT
+        orientation = checked_orientation(page.tags.valueof(_ORIENTATION))
+        self.is_sideways, self._is_upright = is_sideways(orientation), orientation == UPRIGHT
         # Photometric interpretation, and the meaning of a fourth sample.
         self._meaning, self._extra = int(page.photometric), tuple(map(int, page.extrasamples))
         self._is_jpeg = int(page.compression) == _JPEG
@@ -92,7 +90,7 @@ class TiffImage:
         # No pages that are missing or in other files, no volumes, no several images in a page, and no previews.
         is_whole = depth == 1 and min(self._tile) > 0 and len(pages) * page.size == series.size
         self._pages = []
-        for one in pages if is_whole and not page.subfiletype & _REDUCED_OR_MASK else ():
+        for one in pages if is_whole and not page.subfiletype & REDUCED_OR_MASK else ():
             options = {"jpegtables": one.jpegtables, "jpegheader": page.jpegheader} if self._is_jpeg else {}
             decode = functools.partial(page.decode, **options)
             self._pages.append(_Page(one.dataoffsets, one.databytecounts, decode))

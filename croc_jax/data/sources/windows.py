@@ -15,25 +15,19 @@ from jaxtyping import Real
 
 from croc_jax.data.bad_records import printable
 from croc_jax.data.channels import decode_pixels
-from croc_jax.data.decoding import (
-    MAX_PIXELS,
-    NPY_MAGIC,
-    TOO_MANY_PIXELS,
-    DecodeError,
-    Size,
-    TooManyPixelsError,
-    read_header,
-)
+from croc_jax.data.decoding import DecodeError, Size, read_header
 from croc_jax.data.sources.base import ImageSource, tell
 from croc_jax.data.sources.combined import CombinedSource
 from croc_jax.data.sources.files import FileSource
-from croc_jax.data.tiff_regions import TIFF_MAGIC, Region, open_tiff
+from croc_jax.data.stored_arrays import MAX_PIXELS, TOO_MANY, TooManyPixelsError, channel_axis, is_npy
+from croc_jax.data.tiff import is_tiff
+from croc_jax.data.tiff_regions import Region, open_tiff
 from croc_jax.machine_errors import is_machine_error
 from croc_jax.pixel_format import PixelFormat
 from croc_jax.regular_files import open_regular, read_regular
 
 # Most headers are shorter; of a file whose header is not, all is read.
-_HEADER_BYTES = 2**16
+_HEADER_BYTES, _MAGIC_BYTES = 2**16, 16
 # Threads that read headers, on a network file system a round trip or two each, and how many they take at a time.
 _THREADS, _CHUNK = 16, 32
 _SECONDS_BETWEEN_LINES = 10.0
@@ -59,9 +53,9 @@ class WindowSource:
             spec: what the source was asked for by, for messages.
 
         Raises:
-            ValueError: for images that are no files, and if no header can be read.
+            ValueError: for images that are no files, if no header can be read, and if there is a TIFF but no library
+                that reads it.
             OSError: for a fault of the machine.
-            ModuleNotFoundError: without tifffile, if there is a TIFF.
         """
         if not _has_files(source):
             raise ValueError(
@@ -163,14 +157,14 @@ def _read_size(path: str | os.PathLike, pixels: PixelFormat) -> Size:
     """
     with open_regular(path) as file:
         start = file.read(_HEADER_BYTES)
-    if start.startswith(TIFF_MAGIC):
+    if is_tiff(start):
         image = open_tiff(path)
         obstacle = image.obstacle(pixels)
         if obstacle and math.prod(image.size) > MAX_PIXELS:
-            raise DecodeError(f"{TOO_MANY_PIXELS}, and cannot be divided: {obstacle}")
+            raise DecodeError(f"{TOO_MANY}, and cannot be divided: {obstacle}")
         return Size(*reversed(image.size)) if obstacle and image.is_sideways else image.size
-    if start.startswith(NPY_MAGIC):
-        return Size(*_map(path).shape[:2])
+    if is_npy(start):
+        return Size(*_map(path, pixels).shape[:2])
     try:
         try:
             return read_header(start).size
@@ -180,7 +174,7 @@ def _read_size(path: str | os.PathLike, pixels: PixelFormat) -> Size:
             return read_header(read_regular(path)).size
     except TooManyPixelsError as error:
         raise DecodeError(
-            f"{TOO_MANY_PIXELS}, and no part of this format can be read: convert it to a tiled TIFF, such as by "
+            f"{TOO_MANY}, and no part of this format can be read: convert it to a tiled TIFF, such as by "
             "vips tiffsave IN OUT.tif --tile --bigtiff"
         ) from error
 
@@ -188,24 +182,21 @@ def _read_size(path: str | os.PathLike, pixels: PixelFormat) -> Size:
 def _read_region(path: str, size: Size, region: Region, pixels: PixelFormat) -> Real[np.ndarray, "h w c"]:
     """Returns a part of an image of known size; the rest is not read if it is a TIFF or .npy file that allows it."""
     with open_regular(path) as file:
-        start = file.read(len(NPY_MAGIC))
-    is_tiff = start.startswith(TIFF_MAGIC)
-    if is_tiff and not open_tiff(path).obstacle(pixels):
+        start = file.read(_MAGIC_BYTES)
+    if is_tiff(start) and not open_tiff(path).obstacle(pixels):
         return open_tiff(path).read(region, pixels)
-    image = _map(path) if start.startswith(NPY_MAGIC) else decode_pixels(read_regular(path), pixels)
+    image = _map(path, pixels) if is_npy(start) else decode_pixels(read_regular(path), pixels)
     if image.shape[:2] != size:
         raise DecodeError(f"{image.shape[1]} x {image.shape[0]} pixels where its header states {size[1]} x {size[0]}")
     part = image[region.top : region.top + region.height, region.left : region.left + region.width]
-    part = part[..., None] if part.ndim == 2 else part
     return part.astype(part.dtype.newbyteorder("="), order="C")
 
 
-def _map(path: str | os.PathLike) -> np.ndarray:
-    """Returns the array in a .npy file, of which what is used is read; DecodeError if it is damaged."""
+def _map(path: str | os.PathLike, pixels: PixelFormat) -> Real[np.ndarray, "H W c"]:
+    """Returns the array in a .npy file, of which what is used is read; DecodeError if it is damaged, or no image."""
     try:
         image = np.load(path, mmap_mode="r", allow_pickle=False)
     except ValueError as error:
         raise DecodeError(f"a damaged .npy file ({' '.join(str(error).split())})") from error
-    if image.ndim not in (2, 3) or not image.size:
-        raise DecodeError(f"an array of the shape {image.shape}: store height, width and channels")
-    return image
+    axis = channel_axis(image.shape, image.dtype, pixels, max_pixels=math.inf)
+    return np.moveaxis(image if image.ndim == 3 else image[..., None], axis, -1)

@@ -28,8 +28,8 @@ from croc_jax.regular_files import read_regular
 
 # Files of a list that are looked for when it is opened: all of them would take minutes on a network file system.
 NUM_CHECKED = 1000
-# A path, then labels or another path.
 _LISTED = (*SUFFIXES, ARRAY_SUFFIX)
+# A path, then labels or another path.
 _WITH_MORE = re.compile(rf".*({'|'.join(map(re.escape, _LISTED))})[\"']?[\s,;|:]", re.IGNORECASE)
 
 _COCO_URL = "http://images.cocodataset.org/zips"
@@ -100,7 +100,7 @@ class FolderSource(FileSource):
             )
         found = list_tree(folder)
         paths = sorted(find_images(found.files))
-        left_out = sorted(set(found.files).difference(paths)) + found.sidecars
+        left_out = [*set(found.files).difference(paths), *found.sidecars]
         report_left_out(folder, left_out, others=found.others, taken=len(paths))
         if not paths:
             raise ValueError(f"no images in {folder} or below it: looked for {', '.join(_LISTED)} files (in any case)")

@@ -42,7 +42,7 @@ class Member(NamedTuple):
 
 
 class _Listing(NamedTuple):
-    """What a tar file holds: images and arrays, counts of the other members by kind, number of archives, and whether it ends."""
+    """What a tar file holds: images and arrays, the other members by kind, how many archives, and whether it ends."""
 
     images: list[Member]
     others: collections.Counter[str]

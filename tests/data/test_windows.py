@@ -57,10 +57,11 @@ def open_windows(folder, pixels=PIXELS, side=SIDE):
 
 
 def regions(source):
-    """Yields top, left and pixels of each window."""
+    """Yields top, left, pixels and file of each window."""
     for index in range(len(source)):
-        top, left = map(int, source.name(index).rpartition("[")[2].rstrip("]").split(":"))
-        yield top, left, np.load(io.BytesIO(source[index]))
+        file, _, place = source.name(index).rpartition("[")
+        top, left = map(int, place.rstrip("]").split(":"))
+        yield top, left, np.load(io.BytesIO(source[index])), file
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -78,7 +79,7 @@ def test_windows_cover_a_tiff_and_read_only_the_tiles_that_they_touch(tmp_path, 
     ]
     with tifffile.TiffFile(tmp_path / "a.tif") as file:
         segments = [(page.dataoffsets, page.databytecounts) for page in file.series[0].pages]
-    for top, left, window in regions(source):
+    for top, left, window, _ in regions(source):
         np.testing.assert_array_equal(window, BANDS[top : top + SIDE, left : left + SIDE])
         assert window.dtype == np.uint16 and window.dtype.isnative
         if "tile" in LAYOUTS[layout]:
@@ -117,20 +118,17 @@ def test_windows_of_8_bit_rgb_are_parts_of_the_decoded_image(tmp_path):
     Image.fromarray(COLORS).convert("P").save(tmp_path / "palette.tif")
     (tmp_path / "turned.jpg").write_bytes(encode_jpeg(Image.fromarray(COLORS), exif=exif(6)))
     (tmp_path / "gray.png").write_bytes(png(gray, 8))
-    np.save(tmp_path / "array.npy", COLORS)
-    # Until folders list it.
-    os.rename(tmp_path / "array.npy", tmp_path / "array.png")
+    with (tmp_path / "array.png").open("wb") as file:
+        np.save(file, COLORS)
     source, sizes = open_windows(tmp_path, RGB8), {}
-    for index in range(len(source)):
-        file, _, place = source.name(index).rpartition("[")
-        top, left = map(int, place.rstrip("]").split(":"))
+    for top, left, window, file in regions(source):
         whole = decode(Path(file).read_bytes())
-        np.testing.assert_array_equal(decode(source[index]), whole[top : top + SIDE, left : left + SIDE], file)
+        np.testing.assert_array_equal(window, whole[top : top + SIDE, left : left + SIDE], file)
         sizes[Path(file).name] = whole.shape[:2]
     assert len(source) == 9 * 10 and len(sizes) == 10
     assert {name for name, size in sizes.items() if size == (WIDTH, HEIGHT)} == {"turned.jpg", "turned.tif"}
     # Of the others, all is decoded.
-    by_region = {file.stem for file in tmp_path.glob("*.tif") if not tiff_regions.open_tiff(file).obstacle(RGB8)}
+    by_region = {file.stem for file in tmp_path.glob("*.tif") if not tiff_regions.open_tiff(file, RGB8).obstacle}
     assert by_region == {"rgb", "rgba", "gray"}
 
 
@@ -163,8 +161,8 @@ def test_a_damaged_image_is_one_unreadable_window(tmp_path):
     reasons = {
         0: "tile 0: ",
         9: "a damaged TIFF",
-        10: "more than 100 million pixels, and no part of this format can be read: convert it to a tiled TIFF",
-        11: "more than 100 million pixels, and cannot be divided: its strips have more than 100 million",
+        10: "more than 100 million pixels, and no part of it can be read in this format: convert it to a tiled TIFF",
+        11: "more than 100 million pixels, and no part of it can be read, since its strips have more than 100 million",
     }
     for index, reason in reasons.items():
         with pytest.raises(DecodeError, match=reason) as caught:
@@ -187,14 +185,45 @@ def test_a_damaged_image_is_one_unreadable_window(tmp_path):
         open_windows(tmp_path)
 
 
-def test_the_formats_of_a_run_that_a_tiff_lacks_are_named(tmp_path):
-    write(tmp_path / "a.tif", BANDS, tile=(32, 48))
-    image = tiff_regions.open_tiff(tmp_path / "a.tif")
-    assert not image.obstacle(PIXELS) and not image.obstacle(PixelFormat(channels=5, dtype="float32", range=(0, 1)))
-    reason = image.obstacle(PixelFormat(channels=4, dtype="uint16"))
-    assert reason.startswith("it holds 5 channels of uint16") and reason.endswith("4 channels of uint16 are asked for")
-    with pytest.raises(DecodeError, match="5"):
-        open_windows(tmp_path, PixelFormat(channels=4, dtype="uint16"))[0]
+def test_channels_are_those_that_the_whole_image_has(tmp_path):
+    """Whatever form they have in the file; of those in the second row, all is decoded."""
+    planes, options = np.moveaxis(BANDS, -1, 0), {"photometric": "minisblack"}
+    tifffile.imwrite(tmp_path / "in_a_row.tif", planes)
+    tifffile.imwrite(tmp_path / "imagej.tif", planes, imagej=True, metadata={"axes": "CYX"})
+    tifffile.imwrite(tmp_path / "rows.tif", BANDS)
+    write(tmp_path / "preview.tif", BANDS, tile=(32, 48), compression="zlib")
+    tifffile.imwrite(tmp_path / "preview.tif", BANDS[::4, ::4, 0], subfiletype=1, append=True, **options)
+    tifffile.imwrite(tmp_path / "white.tif", 65535 - planes, photometric="miniswhite", planarconfig="separate")
+    tifffile.imwrite(tmp_path / "compressed_rows.tif", BANDS, compression="zlib")
+    write(tmp_path / "turned.tif", BANDS, tile=(32, 48), extratags=[(274, 3, 1, 6, True)])
+    source = open_windows(tmp_path)
+    assert len(source) == 9 * 7
+    for top, left, window, name in regions(source):
+        whole = np.rot90(BANDS, -1) if "turned" in name else BANDS
+        np.testing.assert_array_equal(window, whole[top : top + SIDE, left : left + SIDE], name)
+    by_region = {file.stem for file in tmp_path.glob("*.tif") if not tiff_regions.open_tiff(file, PIXELS).obstacle}
+    assert by_region == {"in_a_row", "imagej", "rows", "preview"}
+    # Floating point takes all of them.
+    pixels = PixelFormat(channels=CHANNELS, dtype="float32", range=(0, 1))
+    window = decode_pixels(open_windows(tmp_path, pixels)[0], pixels)
+    np.testing.assert_array_equal(window, BANDS[:SIDE, :SIDE].astype(np.float32))
+    with pytest.raises(ValueError, match=r"no image of .* 5 channels of uint16, and .*4 channels of uint16"):
+        open_windows(tmp_path, PixelFormat(channels=4, dtype="uint16"))
+
+
+@pytest.mark.parametrize("axis", [0, 2])
+def test_windows_of_an_array_are_parts_of_it(tmp_path, axis):
+    np.save(tmp_path / "a.npy", np.moveaxis(BANDS, -1, axis).astype(">u2"))
+    source = open_windows(tmp_path)
+    assert len(source) == 9
+    for top, left, window, _ in regions(source):
+        np.testing.assert_array_equal(window, BANDS[top : top + SIDE, left : left + SIDE])
+        assert window.dtype.isnative
+    np.save(tmp_path / "a.npy", BANDS[..., 0])
+    assert np.load(io.BytesIO(open_windows(tmp_path, PixelFormat(channels=1, dtype="uint16"))[3])).shape == (64, 64, 1)
+    os.truncate(tmp_path / "a.npy", 5000)
+    with pytest.raises(ValueError, match="has a readable header.*a damaged .npy file"):
+        open_windows(tmp_path, PixelFormat(channels=1, dtype="uint16"))
 
 
 def test_only_files_can_be_divided(tmp_path):

@@ -31,6 +31,7 @@ _HEADER_BYTES, _MAGIC_BYTES = 2**16, 16
 # Threads that read headers, on a network file system a round trip or two each, and how many they take at a time.
 _THREADS, _CHUNK = 16, 32
 _SECONDS_BETWEEN_LINES = 10.0
+_TILED = "convert it to a tiled TIFF, such as by vips tiffsave IN OUT.tif --tile --bigtiff"
 
 
 class WindowSource:
@@ -158,11 +159,10 @@ def _read_size(path: str | os.PathLike, pixels: PixelFormat) -> Size:
     with open_regular(path) as file:
         start = file.read(_HEADER_BYTES)
     if is_tiff(start):
-        image = open_tiff(path)
-        obstacle = image.obstacle(pixels)
-        if obstacle and math.prod(image.size) > MAX_PIXELS:
-            raise DecodeError(f"{TOO_MANY}, and cannot be divided: {obstacle}")
-        return Size(*reversed(image.size)) if obstacle and image.is_sideways else image.size
+        image = open_tiff(path, pixels)
+        if image.obstacle and math.prod(image.size) > MAX_PIXELS:
+            raise DecodeError(f"{TOO_MANY}, and no part of it can be read, since {image.obstacle}: {_TILED}")
+        return image.size
     if is_npy(start):
         return Size(*_map(path, pixels).shape[:2])
     try:
@@ -173,18 +173,15 @@ def _read_size(path: str | os.PathLike, pixels: PixelFormat) -> Size:
                 raise
             return read_header(read_regular(path)).size
     except TooManyPixelsError as error:
-        raise DecodeError(
-            f"{TOO_MANY}, and no part of this format can be read: convert it to a tiled TIFF, such as by "
-            "vips tiffsave IN OUT.tif --tile --bigtiff"
-        ) from error
+        raise DecodeError(f"{TOO_MANY}, and no part of it can be read in this format: {_TILED}") from error
 
 
 def _read_region(path: str, size: Size, region: Region, pixels: PixelFormat) -> Real[np.ndarray, "h w c"]:
     """Returns a part of an image of known size; the rest is not read if it is a TIFF or .npy file that allows it."""
     with open_regular(path) as file:
         start = file.read(_MAGIC_BYTES)
-    if is_tiff(start) and not open_tiff(path).obstacle(pixels):
-        return open_tiff(path).read(region, pixels)
+    if is_tiff(start) and not open_tiff(path, pixels).obstacle:
+        return open_tiff(path, pixels).read(region)
     image = _map(path, pixels) if is_npy(start) else decode_pixels(read_regular(path), pixels)
     if image.shape[:2] != size:
         raise DecodeError(f"{image.shape[1]} x {image.shape[0]} pixels where its header states {size[1]} x {size[0]}")

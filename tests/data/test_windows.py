@@ -173,7 +173,7 @@ def test_a_damaged_image_is_one_unreadable_window(tmp_path):
     np.testing.assert_array_equal(np.load(io.BytesIO(source[8])), BANDS[86:, 126:])
     # What is cut off after the header was read.
     os.truncate(tmp_path / "a.tif", offsets[-1] + counts[-1] - 1)
-    with pytest.raises(DecodeError, match="the file ends at byte"):
+    with pytest.raises(DecodeError, match="a truncated TIFF"):
         source[8]
     # Repaired since.
     write(tmp_path / "b.tif", BANDS)
@@ -183,6 +183,10 @@ def test_a_damaged_image_is_one_unreadable_window(tmp_path):
     (tmp_path / "b.tif").unlink()
     with pytest.raises(ValueError, match=r"no image of folder:\S+ has a readable header, such as "):
         open_windows(tmp_path)
+    write(tmp_path / "a.tif", COLORS, photometric="rgb")
+    os.truncate(tmp_path / "a.tif", (tmp_path / "a.tif").stat().st_size - 1)
+    with pytest.raises(DecodeError, match="the file ends at byte .*, 1 too early"):
+        open_windows(tmp_path, RGB8)[8]
 
 
 def test_channels_are_those_that_the_whole_image_has(tmp_path):

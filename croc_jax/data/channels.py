@@ -34,7 +34,7 @@ def decode_pixels(encoded: bytes, pixels: PixelFormat) -> Real[np.ndarray, "H W 
     """
     if pixels.is_rgb8:
         return decode(encoded)
-    check_readers(encoded, pixels)
+    check_readers(encoded)
     with decode_errors(encoded):
         if is_npy(encoded):
             return read_npy(encoded, pixels)
@@ -43,9 +43,9 @@ def decode_pixels(encoded: bytes, pixels: PixelFormat) -> Real[np.ndarray, "H W 
         return _read_common(encoded, pixels)
 
 
-def check_readers(encoded: bytes, pixels: PixelFormat) -> None:
-    """Raises ValueError if a file needs libraries that are not installed; arguments as for `decode_pixels`."""
-    if not pixels.is_rgb8 and (is_tiff(encoded) or _is_deep_color(encoded)):
+def check_readers(encoded: bytes) -> None:
+    """Raises ValueError if an image of another format than 8-bit RGB needs libraries that are not installed."""
+    if is_tiff(encoded) or _is_deep_color(encoded):
         import_readers()
 
 

@@ -145,9 +145,10 @@ def make_dataset(
             f"schedule.batch_size={batch_size} does not divide over {process_count} processes: "
             "choose a multiple of their number"
         )
-    # Here once, instead of as the reason of each image. One that cannot be read counts later.
-    with contextlib.suppress(OSError):
-        check_readers(source[0], pixels)
+    if not pixels.is_rgb8:
+        # Here once, instead of as the reason of each image. One that cannot be read counts later.
+        with contextlib.suppress(OSError):
+            check_readers(source[0])
     # Epochs shuffle with consecutive seeds, so neighboring run seeds must not start as neighbors.
     shuffle_seed, crop_seed = (int(word) for word in np.random.SeedSequence(seed).generate_state(2))
     records = grain.MapDataset.range(num_images).shuffle(seed=shuffle_seed)[: steps_per_epoch * batch_size]

@@ -76,19 +76,22 @@ class WindowSource:
         """Returns a window as a .npy file `[h w c]` of values as they are stored, or the file of a small image.
 
         Raises:
-            DecodeError: if the header or this part of the image is damaged.
-            OSError: if the file cannot be read.
+            OSError: if the file cannot be read, or its header or this part of the image is damaged.
         """
         image, region = self._find(index)
         size, path = Size(*self._sizes[image].tolist()), self._source.name(image)
-        if not size.height:
-            # To raise what was wrong with it.
-            _read_size(path, self._pixels)
-            raise DecodeError("its header could not be read at the start of the program, but can be now")
-        if max(size) <= self._window:
-            return self._source[image]
-        stream = io.BytesIO()
-        np.save(stream, _read_region(path, size, region, self._pixels))
+        try:
+            if not size.height:
+                # To raise what was wrong with it.
+                _read_size(path, self._pixels)
+                raise DecodeError("its header could not be read at the start of the program, but can be now")
+            if max(size) <= self._window:
+                return self._source[image]
+            stream = io.BytesIO()
+            np.save(stream, _read_region(path, size, region, self._pixels))
+        except DecodeError as error:
+            # What sources raise for an image that is unreadable.
+            raise OSError(str(error)) from error
         return stream.getvalue()
 
     def name(self, index: int) -> str:

@@ -23,6 +23,7 @@ _MEANING, _ORIENTATION = 262, 274
 # Whose decoders know the size of the values: none, LZW, JPEG, deflate, PackBits, LERC, LZMA, Zstandard, WebP.
 _COMPRESSIONS = (1, 5, 7, 8, 32946, 32773, 34887, 34925, 50000, 50001)
 _BLACK_IS_ZERO, _RGB, _YCBCR, _JPEG = 1, 2, 6, 7
+_TRUNCATED = "a truncated TIFF, whose values would lie beyond its end"
 
 
 class Layout(NamedTuple):
@@ -131,7 +132,13 @@ def find_image(file: Any, pixels: PixelFormat, *, max_pixels: float = MAX_PIXELS
     shape = (count, *layout.shape) if count > 1 else layout.shape
     axis = channel_axis(shape, layout.dtype, pixels, axes=(0, -1) if count > 1 else axes, max_pixels=max_pixels)
     for page in kept.values():
-        _check_segments(page, file.filehandle.size)
+        check_segments(page, file.filehandle.size)
+    if (
+        stack
+        and layout.dtype is not None
+        and stack[1] + math.prod(shape) * layout.dtype.itemsize > file.filehandle.size
+    ):
+        raise DecodeError(_TRUNCATED)
     return FoundImage(kept, layout, shape, axis, stack[1] if stack else None)
 
 
@@ -190,13 +197,13 @@ def _layout(page: Any) -> Layout:
     return Layout(tuple(page.shape), page.dtype, bits, int(meaning), orientation, is_planar)
 
 
-def _check_segments(page: Any, size: int) -> None:
+def check_segments(page: Any, size: int) -> None:
     """Raises DecodeError for strips or tiles that are missing, beyond the end of the file, or larger than the image."""
     needed, listed = math.prod(page.chunked), min(len(page.dataoffsets), len(page.databytecounts))
     if listed < needed:
         raise DecodeError(f"a damaged TIFF, which lists {listed} of {needed} strips or tiles")
     if max(map(operator.add, page.dataoffsets, page.databytecounts)) > size:
-        raise DecodeError("a truncated TIFF, whose values would lie beyond its end")
+        raise DecodeError(_TRUNCATED)
     tile = page.tilewidth * page.tilelength if page.is_tiled else 0
     if tile > max(4 * page.imagewidth * page.imagelength, _MAX_TILE):
         raise DecodeError(f"a TIFF with tiles of {page.tilewidth} x {page.tilelength}, larger than the image")

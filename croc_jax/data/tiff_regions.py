@@ -13,7 +13,7 @@ from croc_jax.data.decoding import Size
 from croc_jax.data.orientation import UPRIGHT, checked_orientation, is_sideways
 from croc_jax.data.pixel_modes import REDUCED_OR_MASK, WHITE_IS_ZERO, DecodeError
 from croc_jax.data.stored_arrays import MAX_PIXELS
-from croc_jax.data.tiff import find_image, import_readers
+from croc_jax.data.tiff import check_segments, find_image, import_readers
 from croc_jax.pixel_format import PixelFormat
 from croc_jax.regular_files import open_regular
 
@@ -204,6 +204,8 @@ def _find_colors(tiff: Any, pixels: PixelFormat) -> _Form:
         obstacle = f"its values are {page.bitspersample} bits of {dtype}"
     elif not (page.photometric == _BLACK_IS_ZERO and channels == 1) and not (is_color and (channels == 3 or is_alpha)):
         obstacle = f"it holds {channels} channels of photometric interpretation {int(page.photometric)}"
+    if not obstacle:
+        check_segments(page, tiff.filehandle.size)
     orientation = checked_orientation(page.tags.valueof(_ORIENTATION))
     return _Form([page], planes, samples, Size(height, width), orientation, obstacle)
 

@@ -15,6 +15,7 @@ from croc_jax.data.sources.identity import identify
 from croc_jax.data.statistics import Statistics, read_statistics, write_statistics
 from croc_jax.version import __version__
 from tests.data.tiny_images import encode
+from tests.mutated_windows import STATISTICS
 
 SIZES = [(12, 20), (17, 9), (30, 30)]
 RNG = np.random.default_rng(0)
@@ -168,12 +169,6 @@ def test_settings_that_cannot_work_are_refused_by_name(changes, message):
 
 def test_types_with_an_unused_range_are_measured_by_percentiles():
     assert [default_percentiles(dtype) for dtype in ("uint8", "uint16", "float32")] == [(), (0.5, 99.5), (0.5, 99.5)]
-
-
-STATISTICS = Statistics(
-    channels=2, dtype="uint16", range=(1.0, 2.5, 3.0, 4.0), mean=(0.25, 0.5), std=(0.125, 0.1), percentiles=(0.5, 99.5),
-    images=3, total=4, pixels=12, window=0, sources=("folder:a",), digest="ab", version="1.0",
-)  # fmt: skip
 
 
 def test_statistics_are_read_as_they_were_written(tmp_path, monkeypatch):

@@ -114,7 +114,7 @@ class WindowSource:
     def _read_sizes(self, spec: str) -> np.ndarray:
         """Returns height and width of each image; zeros for a damaged header."""
         total, begin = len(self._source), time.monotonic()
-        sizes, last_line, num_bad, example = np.zeros((total, 2), np.int32), begin, 0, ""
+        sizes, last_line, num_bad, example = np.zeros((total, 2), np.int64), begin, 0, ""
         with ThreadPool(_THREADS) as pool:
             for index, found in enumerate(pool.imap(self._try_size, range(total), _CHUNK)):
                 if isinstance(found, Size):
@@ -196,7 +196,10 @@ def _map(path: str | os.PathLike, pixels: PixelFormat) -> Real[np.ndarray, "H W 
     """Returns the array in a .npy file, of which what is used is read; DecodeError if it is damaged, or no image."""
     try:
         image = np.load(path, mmap_mode="r", allow_pickle=False)
-    except ValueError as error:
+    except OSError:
+        raise
+    except Exception as error:
+        # Its header is a text that NumPy evaluates.
         raise DecodeError(f"a damaged .npy file ({' '.join(str(error).split())})") from error
     axis = channel_axis(image.shape, image.dtype, pixels, max_pixels=math.inf)
     return np.moveaxis(image if image.ndim == 3 else image[..., None], axis, -1)

@@ -127,6 +127,14 @@ def test_images_and_floating_point_values_are_drawn_evenly(tmp_path, monkeypatch
     assert (few.images, few.total) == (3, 8)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_several_processes_measure_the_same(tmp_path, dtype):
+    write(tmp_path, 40 * IMAGES[dtype])
+    config = MeasureConfig(sources=(str(tmp_path),), channels=2, dtype=dtype, percentiles=(1, 99))
+    assert measure(config, num_workers=2) == measure(config, num_workers=1)
+
+
 def test_channels_of_one_value_and_images_that_cannot_be_measured_are_named(tmp_path):
     image = IMAGES["uint16"][2].copy()
     image[..., 1] = 7

@@ -49,10 +49,11 @@ def test_undamaged_files_give_values(tmp_path, kind):
 
 def test_cases_repeat_themselves(tmp_path):
     found = []
+    *_, first, last = (number for number in range(20) if draw_case(SEED, number)[1] not in SLOW)
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         folders, known = Folders(tmp_path / name), []
-        for number in (3, 5) if name == "a" else (5,):
+        for number in (first, last) if name == "a" else (last,):
             known = run_case(folders, SEED, number)
         found.append([str(part).replace(str(folders.home), "") for part in known])
     assert found[0] == found[1]

@@ -20,9 +20,9 @@ from croc_jax.training.state import abstract_state, fresh_state
 from croc_jax.training.step import make_train_step
 from tests.data.channel_sets import SETS, draw_set, write_set
 
-# They train for minutes.
+# They compile two steps for each format.
 pytestmark = pytest.mark.slow
-EPOCHS, IMAGES = 12, 256
+EPOCHS, IMAGES = 3, 256
 
 
 def make_recipe(of, sources):
@@ -97,8 +97,9 @@ def case(request, tmp_path_factory):
 def test_the_loss_falls_and_classes_separate(case):
     of, run, first, state, losses = case
     epoch = run.dataset.steps_per_epoch
-    assert np.mean(losses[-epoch:]) < 0.8 * np.mean(losses[:epoch])
-    assert run.separation(state, of) > first + 0.2
+    assert np.mean(losses[-epoch:]) < 0.5 * np.mean(losses[:epoch])
+    # Of at most 1, half of what random weights lack.
+    assert 1 - run.separation(state, of) < 0.5 * (1 - first) and first < 0.9
     assert run.step._cache_size() == 1
 
 

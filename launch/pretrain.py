@@ -251,6 +251,7 @@ def read_recipe() -> Recipe:
     recipe = recipe_from_dict(config.to_dict())
     for folder in recipe.data.folders:
         local_path(folder, name="--config.data.folders")
+    recipe.data.photometric.check_channels(recipe.data.channels)
     return recipe
 
 

@@ -210,7 +210,6 @@ class Recipe:
                 f"data.channels={self.data.channels}: backbone.image_mean and image_std have {self.backbone.channels} "
                 "numbers; give one a channel, or let launch/prepare.py --statistics measure them for data.statistics"
             )
-        self.data.photometric.check_channels(self.data.channels)
 
 
 # Where a run finds what it reads. The images themselves are compared, and weights count at the start of a run alone.

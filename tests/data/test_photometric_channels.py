@@ -17,7 +17,6 @@ from croc_jax.data.config import PhotometricConfig
 from croc_jax.data.normalization import normalize
 from croc_jax.data.photometric_draws import draw
 from croc_jax.pixel_format import PixelFormat
-from tests.training.tiny import tiny_recipe
 
 KEY = jax.random.key(0)
 # What images of any number of channels take.
@@ -219,10 +218,6 @@ def test_operations_that_the_channels_lack_are_all_named_with_their_flags():
         dataclasses.replace(ANY, channel_drop_probability=0.1).check_channels(1)
     dataclasses.replace(ANY, noise=0.1).check_channels(1)
     PhotometricConfig(channel_drop_probability=0.1).check_channels(3)
-    recipe = tiny_recipe()
-    backbone = dataclasses.replace(recipe.backbone, image_mean=MEAN, image_std=STD)
-    with pytest.raises(ValueError, match="^data.photometric.saturation=0.2, .*images of 5 channels"):
-        tiny_recipe(backbone=backbone, data=dataclasses.replace(recipe.data, channels=5, dtype="uint16"))
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,4 @@ def get_config() -> ConfigDict:
     config.data.photometric.grayscale_probability = 0.0
     # In place of it: detectors have noise, and it says nothing about what they see.
     config.data.photometric.noise = 0.05
-    # Weights of RGB images may start it: the gray channel gets the sum of their three filters.
-    # config.init_from.source = "weights/dino_deitsmall16_pretrain.pth"
     return config

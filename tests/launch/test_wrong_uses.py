@@ -68,6 +68,12 @@ def cases():
     for config, words in (("nope.py", "no such file"), ("configs", "no such file"), ("LICENSE", "IndentationError")):
         for program in ("launch/evaluate.py", "launch/pretrain.py"):
             yield f"{program} {config}", program, {"config": config}, f"--config={config}: .*{words}"
+    colors = {"config.data.photometric.hue": "0.1", "config.data.photometric.saturation": "0.3"}
+    words = (
+        "data.photometric.saturation=0.3, data.photometric.hue=0.1: images of 1 channel have no saturation, no hue; "
+        "add --config.data.photometric.saturation=0 --config.data.photometric.hue=0$"
+    )
+    yield "hue of gray images", "launch/pretrain.py", {"config": "configs/gray16.py"} | colors, words
     for flag, value, words in (
         ("config.data.folders", "s3://b/x", "--config.data.folders=s3://b/x: s3:// is not read or written here"),
         ("config.schedule.epochs", "abc", "--config.schedule.epochs=abc: invalid literal"),
@@ -80,12 +86,6 @@ def cases():
         ("num_processes", "many", "--num_processes=many: "),
     ):
         yield f"launch/pretrain.py {flag}={value}", "launch/pretrain.py", {flag: value}, words
-    colors = {"config.data.photometric.hue": "0.1", "config.data.photometric.saturation": "0.3"}
-    words = (
-        "data.photometric.saturation=0.3, data.photometric.hue=0.1: images of 1 channel have no saturation, no hue; "
-        "add --config.data.photometric.saturation=0 --config.data.photometric.hue=0$"
-    )
-    yield "hue of gray images", "launch/pretrain.py", {"config": "configs/gray16.py"} | colors, words
     yield "weights to a folder", "launch/convert.py", {"output": "{}/empty"}, "--output={}/empty is a folder"
     yield "a page without suffix", "launch/report.py", {"output": "{}/page"}, "--output={}/page: name a file that ends"
     yield "clusters of nothing", "launch/cluster.py", {"size": "0"}, "--size=0: 0 is not a positive integer"

@@ -255,6 +255,7 @@ def read_recipe() -> Recipe:
     recipe = recipe_from_config(config.to_dict(), given=given, saved=read_saved_recipe(saved) if is_resumed else None)
     for folder in recipe.data.folders:
         local_path(folder, name="--config.data.folders")
+    recipe.data.photometric.check_channels(recipe.data.channels)
     return recipe
 
 

@@ -73,19 +73,23 @@ class LocalViewsConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PhotometricConfig:
-    """Color, blur and solarization; probabilities in pairs belong to view 1 and view 2.
+    """Color, blur, solarization and noise; probabilities in pairs belong to view 1 and view 2.
 
     Attributes:
         brightness: factors are drawn from 1 - brightness to 1 + brightness.
-        contrast: as brightness.
-        saturation: as brightness.
-        hue: largest shift in turns.
+        contrast: as brightness; about the mean gray value of RGB images, else about the mean of each channel.
+        saturation: as brightness; images of three channels alone have it.
+        hue: largest shift in turns; images of three channels alone have it.
         jitter_probability: chance of brightness, contrast, saturation and hue jitter together.
-        grayscale_probability: chance of dropping colors.
+        grayscale_probability: chance of dropping colors; images of three channels alone have them.
         blur_probability: chance of a Gaussian blur.
         blur_radius: smallest and largest standard deviation of the blur in pixels.
-        solarize_probability: chance of inverting the bright values.
+        solarize_probability: chance of inverting the values above half of the range, in all channels.
         local_blur_probability: chance of a blur of each local crop.
+        noise: largest standard deviation of Gaussian noise, in units of the range (0 to 1); the same for all channels.
+        noise_probability: chance of noise, of a deviation drawn from 0 to `noise`.
+        channel_drop_probability: chance of each channel to be replaced by its mean (`backbone.image_mean`); one
+            always stays.
     """
 
     brightness: float = 0.4
@@ -98,10 +102,13 @@ class PhotometricConfig:
     blur_radius: tuple[float, float] = (0.1, 2.0)
     solarize_probability: tuple[float, float] = (0.0, 0.2)
     local_blur_probability: float = 0.5
+    noise: float = 0.0
+    noise_probability: float = 0.5
+    channel_drop_probability: float = 0.0
 
     def __post_init__(self) -> None:
         """Raises ValueError, naming the field and the value, for settings that cannot work."""
-        for name in ("brightness", "contrast", "saturation"):
+        for name in ("brightness", "contrast", "saturation", "noise"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)}: must be 0 or more")
         if not 0 <= self.hue <= 0.5:
@@ -114,7 +121,23 @@ class PhotometricConfig:
             blur_probability=self.blur_probability,
             solarize_probability=self.solarize_probability,
             local_blur_probability=(self.local_blur_probability,),
+            noise_probability=(self.noise_probability,),
+            channel_drop_probability=(self.channel_drop_probability,),
         )
+
+    def check_channels(self, channels: int) -> None:
+        """Raises ValueError, with the flags that turn them off, for operations that images of so many channels lack."""
+        lacking = {"saturation": "saturation", "hue": "hue", "grayscale_probability": "colors to drop"}
+        lacking = {} if channels == 3 else lacking
+        if channels == 1:
+            lacking["channel_drop_probability"] = "channel to spare"
+        names = [name for name in lacking if getattr(self, name) > 0]
+        if names:
+            given = ", ".join(f"data.photometric.{name}={getattr(self, name)}" for name in names)
+            what = ", no ".join(lacking[name] for name in names)
+            flags = " ".join(f"--config.data.photometric.{name}=0" for name in names)
+            of = "1 channel" if channels == 1 else f"{channels} channels"
+            raise ValueError(f"{given}: images of {of} have no {what}; add {flags}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,52 +1,33 @@
 """Color jitter, blur, solarization and normalization of whole batches, on the device.
 
-The single operations work on color planes `[3 H W]` that hold whole numbers from 0 to 255 as
+Of 8-bit RGB images, the single operations work on color planes `[3 H W]` that hold whole numbers from 0 to 255 as
 float32, and round as Pillow does, which the official code calls; `jax.vmap` them over more.
 Between one pass over an image and the next, the numbers are kept as bytes: memory traffic is
-what all this costs.
+what all this costs. Images of other formats go through `photometric_channels`.
 """
 
 import math
-from typing import NamedTuple
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Real, UInt8
 
+from croc_jax.data import photometric_channels
 from croc_jax.data.config import PhotometricConfig
+from croc_jax.data.normalization import Colors, normalize, standardize, to_unit
+from croc_jax.data.photometric_draws import BRIGHTNESS, CONTRAST, HUE, SATURATION, Draws, draw
 from croc_jax.float32 import in_float32
 from croc_jax.models.config import IMAGENET_MEAN, IMAGENET_STD
 from croc_jax.pixel_format import RGB8, PixelFormat
 
-Colors = tuple[float, ...]
 Planes = Float[Array, "3 H W"]
 Bytes = UInt8[Array, "3 H W"]
 Scalar = Float[Array, ""]
 
 _SOLARIZE_THRESHOLD = 128
 _BOX_PASSES = 3
-_BRIGHTNESS, _CONTRAST, _SATURATION, _HUE = range(4)
-
-
-class Draws(NamedTuple):
-    """The random choices for one view.
-
-    Attributes:
-        jitter: whether to jitter colors.
-        factors: brightness, contrast and saturation as factors, hue as a shift in turns.
-        ranks: place in the order, 0 to 3, of each of the four.
-        grayscale: whether to drop colors.
-        blur_radius: standard deviation in pixels; 0 for none.
-        solarize: whether to invert the bright values.
-    """
-
-    jitter: Bool[Array, ""]
-    factors: Float[Array, " 4"]
-    ranks: Int[Array, " 4"]
-    grayscale: Bool[Array, ""]
-    blur_radius: Scalar
-    solarize: Bool[Array, ""]
 
 
 @in_float32
@@ -65,14 +46,15 @@ def augment(
 
     Args:
         rng: key of this augmentation in this step, used for nothing else.
-        views: uint8 views from the host.
+        views: views from the host, of values as they are stored.
         config: ranges and probabilities, with as many view-wise ones as there are views.
         mean: see `normalize`.
         std: see `normalize`.
         pixels: see `normalize`.
 
     Raises:
-        ValueError: for another number of views than the configuration has.
+        ValueError: for another number of views than the configuration has, or settings that images of these
+            channels have no use for.
     """
     return _augment(rng, views, config, _probabilities(config, views.shape[1]), mean, std, pixels)
 
@@ -90,11 +72,14 @@ def augment_local(
 
     Args:
         rng: key of this augmentation in this step; never the key of `augment` or one derived from it.
-        views: uint8 crops from the host.
+        views: crops from the host, of values as they are stored.
         config: ranges and probabilities.
         mean: see `normalize`.
         std: see `normalize`.
         pixels: see `normalize`.
+
+    Raises:
+        ValueError: for settings that images of these channels have no use for.
     """
     one = (config.jitter_probability, config.grayscale_probability, config.local_blur_probability, 0.0)
     return _augment(rng, views, config, jnp.array([one] * views.shape[1]), mean, std, pixels)
@@ -109,19 +94,28 @@ def _augment(
     std: Colors,
     pixels: PixelFormat,
 ) -> Array:
-    if not pixels.is_rgb8:
-        return normalize(views, mean, std, pixels)
-    batch, num_views = views.shape[:2]
+    config.check_channels(pixels.channels)
+    (batch, num_views), limit = views.shape[:2], config.blur_radius[1]
+    is_disturbed = config.noise > 0 or config.channel_drop_probability > 0
 
     def one_view(key: Array, image: Array, probability: Array) -> Array:
         draws = draw(key, config, probability)
-        planes = jnp.moveaxis(image, -1, 0).astype(jnp.float32)
-        planes = apply_draws(planes, draws, max_blur_radius=config.blur_radius[1])
-        return normalize(jnp.moveaxis(planes, 0, -1), mean, std)
+        if pixels.is_rgb8:
+            planes = jnp.moveaxis(image, -1, 0).astype(jnp.float32)
+            planes = apply_draws(planes, draws, max_blur_radius=limit)
+            return normalize(jnp.moveaxis(planes, 0, -1), mean, std)
+        planes = jnp.moveaxis(to_unit(image, pixels), -1, 0)
+        planes = photometric_channels.apply_draws(planes, draws, max_blur_radius=limit)
+        return standardize(jnp.moveaxis(planes, 0, -1), mean, std)
 
     def one_image(position: Array, images: Array) -> Array:
-        keys = jax.random.split(jax.random.fold_in(rng, position), num_views)
-        return jax.vmap(one_view)(keys, images, probabilities)
+        key = jax.random.fold_in(rng, position)
+        if not is_disturbed:
+            return jax.vmap(one_view)(jax.random.split(key, num_views), images, probabilities)
+        # The first keys are those of a split without the others: all other draws stay what they are.
+        keys, more = jnp.split(jax.random.split(key, 2 * num_views), 2)
+        disturb = partial(photometric_channels.disturb, config=config, std=std)
+        return jax.vmap(disturb)(more, jax.vmap(one_view)(keys, images, probabilities))
 
     return jax.vmap(one_image)(jnp.arange(batch), views)
 
@@ -138,37 +132,6 @@ def _probabilities(config: PhotometricConfig, num_views: int) -> Float[Array, "v
             for blur, solarization in zip(config.blur_probability, config.solarize_probability, strict=True)
         ]
     )
-
-
-def draw(key: Array, config: PhotometricConfig, probability: Float[Array, " 4"]) -> Draws:
-    """Draws the choices for one view with torchvision's laws.
-
-    Args:
-        key: key of the view.
-        config: ranges of the draws.
-        probability: probabilities of jitter, grayscale, blur and solarization.
-    """
-    amount, order, chance, strength = jnp.split(jax.random.uniform(key, (13,)), (4, 8, 12))
-    spread = np.array([config.brightness, config.contrast, config.saturation, config.hue], np.float32)
-    center = np.array([1, 1, 1, 0], np.float32)
-    low, high = np.maximum(center - spread, np.array([0, 0, 0, -np.inf], np.float32)), center + spread
-    jittered, gray, blurred, solarized = chance < probability
-    least_radius, most_radius = config.blur_radius
-    radius = least_radius + strength[0] * (most_radius - least_radius)
-    return Draws(
-        jitter=jittered,
-        factors=jnp.asarray(low + amount * (high - low)),
-        ranks=_ranks(order),
-        grayscale=gray,
-        blur_radius=jnp.where(blurred, radius, 0.0),
-        solarize=solarized,
-    )
-
-
-def _ranks(numbers: Array) -> Int[Array, " 4"]:
-    """How many numbers come before each one: a uniform permutation without a sort."""
-    ties = (numbers[None] == numbers[:, None]) & np.tri(len(numbers), k=-1, dtype=bool)
-    return jnp.sum((numbers[None] < numbers[:, None]) | ties, axis=1)
 
 
 def apply_draws(planes: Planes, draws: Draws, *, max_blur_radius: float = 2.0) -> Planes:
@@ -196,9 +159,9 @@ def jitter(planes: Planes, factors: Float[Array, " 4"], ranks: Int[Array, " 4"])
         factors: see `Draws`.
         ranks: see `Draws`.
     """
-    hue_rank = ranks[_HUE]
+    hue_rank = ranks[HUE]
     planes = _blend_turns(planes, factors, jnp.where(ranks < hue_rank, ranks, -1), turns=(0, 3))
-    planes = adjust_hue(planes, factors[_HUE])
+    planes = adjust_hue(planes, factors[HUE])
     return _blend_turns(planes, factors, jnp.where(ranks > hue_rank, ranks, -1), turns=(1, 4))
 
 
@@ -213,10 +176,10 @@ def _blend_turns(planes: Planes, factors: Array, ranks: Array, *, turns: tuple[i
 
 def _blend_turn(planes: Planes, factors: Array, is_due: Bool[Array, " 4"]) -> Planes:
     """Applies the one due of brightness, contrast and saturation, or none."""
-    blends = slice(_BRIGHTNESS, _HUE)
+    blends = slice(BRIGHTNESS, HUE)
     factor = 1 + jnp.sum(jnp.where(is_due[blends], factors[blends] - 1, 0))
     gray = _luma(planes)
-    toward = jnp.where(is_due[_SATURATION], gray, 0) + jnp.where(is_due[_CONTRAST], _rounded_mean(gray), 0)
+    toward = jnp.where(is_due[SATURATION], gray, 0) + jnp.where(is_due[CONTRAST], _rounded_mean(gray), 0)
     return _blend(planes, toward, factor)
 
 
@@ -268,32 +231,6 @@ def gaussian_blur(planes: Planes, radius: Scalar, *, max_radius: float = 2.0) ->
 def solarize(planes: Planes) -> Planes:
     """Inverts the values from 128 up (PIL.ImageOps.solarize)."""
     return jnp.where(planes >= _SOLARIZE_THRESHOLD, 255 - planes, planes)
-
-
-def normalize(
-    images: Real[Array, "*batch H W c"],
-    mean: Colors = IMAGENET_MEAN,
-    std: Colors = IMAGENET_STD,
-    pixels: PixelFormat = RGB8,
-) -> Float[Array, "*batch H W c"]:
-    """Returns (values - mean) / standard deviation, in float32, of values that were mapped to 0 to 1.
-
-    Args:
-        images: values as they are stored, channels last.
-        mean: of each channel; ImageNet's unless the backbone was trained with others (`image_mean`).
-        std: standard deviation, likewise (`image_std`).
-        pixels: which values become 0 and 1; of 8-bit images, 0 and 255.
-    """
-    if not pixels.is_rgb8:
-        return (to_unit(images, pixels) - np.array(mean, np.float32)) / np.array(std, np.float32)
-    scale = (1 / (255 * np.array(std))).astype(np.float32)
-    return images.astype(jnp.float32) * scale - (np.array(mean) / np.array(std)).astype(np.float32)
-
-
-def to_unit(images: Real[Array, "*batch H W c"], pixels: PixelFormat) -> Float[Array, "*batch H W c"]:
-    """Returns stored values mapped to 0 to 1, those beyond its range clipped, in float32."""
-    low, high = (np.array(values, np.float32) for values in pixels.limits)
-    return jnp.clip((images.astype(jnp.float32) - low) / (high - low), 0, 1)
 
 
 def _blend(planes: Planes, toward: Array, factor: Array) -> Planes:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from scipy import stats
 
-from croc_jax.data import photometric
+from croc_jax.data import photometric, photometric_draws
 from croc_jax.data.config import PhotometricConfig
 
 NOTHING = PhotometricConfig(
@@ -161,7 +161,7 @@ def test_orders_are_uniform_permutations():
 
 
 def test_equal_numbers_still_make_a_permutation():
-    assert sorted(np.asarray(photometric._ranks(jnp.array([0.5, 0.2, 0.5, 0.5])))) == [0, 1, 2, 3]
+    assert sorted(np.asarray(photometric_draws.rank(jnp.array([0.5, 0.2, 0.5, 0.5])))) == [0, 1, 2, 3]
 
 
 def _batch(batch=6, size=24):

@@ -21,7 +21,7 @@ from croc_jax.models import make_backbone
 from croc_jax.training.config import Recipe, recipe_from_dict
 from croc_jax.training.forward import make_networks
 from croc_jax.training.sharding import make_mesh, shard_batch
-from croc_jax.training.state import abstract_state, fresh_state
+from croc_jax.training.state import abstract_batch, abstract_state, fresh_state
 from croc_jax.training.step import make_train_step
 from tests.training.tiny import batches
 
@@ -142,14 +142,10 @@ def one_device():
 @functools.cache
 def step_shapes(recipe):
     """Returns the shapes of the state before and after a step, and of the metrics; nothing is compiled."""
-    mesh, batch, size = one_device(), recipe.schedule.batch_size, recipe.data.views.crop_size
-    state, local = abstract_state(recipe, steps_per_epoch=STEPS_PER_EPOCH, mesh=mesh), recipe.data.local_views
-    views = jax.ShapeDtypeStruct((batch, 2, size, size, 3), jnp.uint8)
-    more = jax.ShapeDtypeStruct((batch, local.count, local.crop_size, local.crop_size, 3), jnp.uint8)
-    boxes = jax.ShapeDtypeStruct((batch, 2, 5), jnp.float32)
+    mesh = one_device()
+    state = abstract_state(recipe, steps_per_epoch=STEPS_PER_EPOCH, mesh=mesh)
     step = make_train_step(recipe, steps_per_epoch=STEPS_PER_EPOCH, mesh=mesh)
-    given = {"views": views, "boxes": boxes} | ({"local_views": more} if local.count else {})
-    return state, *jax.eval_shape(step, state, given)
+    return state, *jax.eval_shape(step, state, abstract_batch(recipe, mesh=mesh))
 
 
 def describe(tree):

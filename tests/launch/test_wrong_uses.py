@@ -68,6 +68,12 @@ def cases():
     for config, words in (("nope.py", "no such file"), ("configs", "no such file"), ("LICENSE", "IndentationError")):
         for program in ("launch/evaluate.py", "launch/pretrain.py"):
             yield f"{program} {config}", program, {"config": config}, f"--config={config}: .*{words}"
+    colors = {"config.data.photometric.hue": "0.1", "config.data.photometric.saturation": "0.3"}
+    words = (
+        "data.photometric.saturation=0.3, data.photometric.hue=0.1: images of 1 channel have no saturation, no hue; "
+        "add --config.data.photometric.saturation=0 --config.data.photometric.hue=0$"
+    )
+    yield "hue of gray images", "launch/pretrain.py", {"config": "configs/gray16.py"} | colors, words
     for flag, value, words in (
         ("config.data.folders", "s3://b/x", "--config.data.folders=s3://b/x: s3:// is not read or written here"),
         ("config.schedule.epochs", "abc", "--config.schedule.epochs=abc: invalid literal"),

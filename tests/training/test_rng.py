@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from croc_jax.data.config import LocalViewsConfig
+from croc_jax.data.config import LocalViewsConfig, PhotometricConfig
 from croc_jax.training import step as step_module
 from croc_jax.training.rng import run_keys, step_keys
 from croc_jax.training.sharding import make_mesh
@@ -14,7 +14,8 @@ from croc_jax.training.state import abstract_batch, init_state, state_shapes
 from tests.training.key_uses import key_uses, misused
 from tests.training.tiny import STEPS_PER_EPOCH, tiny_recipe
 
-RECIPE = tiny_recipe(data=dataclasses.replace(tiny_recipe().data, local_views=LocalViewsConfig(count=2, crop_size=16)))
+LOCAL, NOISY = LocalViewsConfig(count=2, crop_size=16), PhotometricConfig(noise=0.1)
+RECIPE = tiny_recipe(data=dataclasses.replace(tiny_recipe().data, local_views=LOCAL, photometric=NOISY))
 STATE = state_shapes(RECIPE, steps_per_epoch=STEPS_PER_EPOCH)
 
 
@@ -38,8 +39,9 @@ def test_every_draw_of_a_run_has_its_own_key():
     assert root.kind == "split"
     uses = [root] + [use for trace in (init, *steps) for use in trace if use != root]
     assert not misused(uses)
-    # Both views and two local crops of 8 images, two branches of two blocks each for both kinds, one clustering.
-    assert len(draws(steps[0])) == 8 * 4 + 2 * 2 * (16 + 16) + 1
+    # Both views and two local crops of 8 images, three draws each; two branches of two blocks each for both kinds, one
+    # clustering.
+    assert len(draws(steps[0])) == 8 * 4 * 3 + 2 * 2 * (16 + 16) + 1
     assert len(draws(init)) > 10
 
 

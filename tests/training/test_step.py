@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from croc_jax.data.config import LocalViewsConfig
+from croc_jax.data.config import DataConfig, LocalViewsConfig, PhotometricConfig, ViewsConfig
 from croc_jax.models import BackboneConfig
 from croc_jax.training.config import MeshConfig
 from croc_jax.training.sharding import make_mesh, shard_batch, state_shardings
@@ -125,12 +125,18 @@ def test_keys_in_half_precision_are_clustered_differently_and_alpha_weighs_them(
     assert found["loss_dense"] != values["loss_dense"]
 
 
-# DINOv3's transformer in miniature, whose blocks two devices share.
+# DINOv3's transformer in miniature, whose blocks two devices share, on images of five bands.
 MORE_PARTS = tiny_recipe(
     backbone=BackboneConfig(
         width=16, depth=2, num_heads=2, patch_size=8, drop_path_rate=0.0, dtype="float32", num_registers=3,
         layer_scale=True, mlp="swiglu", mlp_ratio=8 / 3, positions="rope", norm_epsilon=1e-5,
-    )
+        image_mean=(0.5,) * 5, image_std=(0.25,) * 5,
+    ),
+    data=DataConfig(
+        channels=5, dtype="uint16", views=ViewsConfig(crop_size=24), photometric=PhotometricConfig(
+            saturation=0.0, hue=0.0, grayscale_probability=0.0, noise=0.1, channel_drop_probability=0.2,
+        ),
+    ),
 )  # fmt: skip
 
 
@@ -146,5 +152,6 @@ def test_registers_and_scales_learn_and_the_teacher_follows():
         np.testing.assert_allclose(teacher - before, 0.1 * (student - before), rtol=0.05, atol=1e-6, err_msg=name)
     assert {"register_tokens", "block_1/scale_2"} <= set(names) and "position_embedding" not in names
     assert states[-1].student["backbone"]["register_tokens"].shape == (1, 3, 16)
+    assert states[-1].student["backbone"]["patch_embedding"]["projection"]["kernel"].shape == (8 * 8 * 5, 16)
     # Half of the outputs gate the other half.
     assert states[-1].student["backbone"]["block_0"]["mlp_1"]["kernel"].shape == (16, 2 * 43)

@@ -10,6 +10,7 @@ from croc_jax.clustering import ClusteringConfig
 from croc_jax.data.config import DataConfig, ViewsConfig
 from croc_jax.losses import ObjectiveConfig
 from croc_jax.models import BackboneConfig, HeadConfig
+from croc_jax.pixel_format import RGB8
 from croc_jax.training.config import MeshConfig, OptimizerConfig, Recipe, ScheduleConfig
 from croc_jax.training.forward import init_params, make_networks
 from croc_jax.training.sharding import make_mesh, shard_batch, state_shardings
@@ -51,19 +52,21 @@ def first_state(recipe):
 def batches(count, *, batch_size=8, crop_size=24, seed=0, recipe=None):
     """Yields host batches of two views, and of the local crops that a recipe asks for."""
     rng, local = np.random.default_rng(seed), np.random.default_rng(seed + 1)
+    pixels = RGB8 if recipe is None else recipe.data.pixels
+    above = 2 ** (8 * np.dtype(pixels.dtype).itemsize)
     if recipe is not None:
         batch_size, crop_size = recipe.schedule.batch_size, recipe.data.views.crop_size
     for _ in range(count):
         corners, sizes = rng.uniform(0, 50, (batch_size, 2, 2)), rng.uniform(30, 90, (batch_size, 2, 2))
         flips = rng.integers(0, 2, (batch_size, 2, 1))
         batch = {
-            "views": rng.integers(0, 256, (batch_size, 2, crop_size, crop_size, 3), dtype=np.uint8),
+            "views": rng.integers(0, above, (batch_size, 2, crop_size, crop_size, pixels.channels), pixels.dtype),
             "boxes": np.concatenate([corners, sizes, flips], axis=-1).astype(np.float32),
         }
         if recipe is not None and recipe.data.local_views.count:
             views = recipe.data.local_views
-            shape = (batch_size, views.count, views.crop_size, views.crop_size, 3)
-            batch["local_views"] = local.integers(0, 256, shape, dtype=np.uint8)
+            shape = (batch_size, views.count, views.crop_size, views.crop_size, pixels.channels)
+            batch["local_views"] = local.integers(0, above, shape, pixels.dtype)
             batch["local_boxes"] = np.zeros((*shape[:2], 5), np.float32)
         yield batch
 

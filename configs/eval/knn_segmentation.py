@@ -1,10 +1,11 @@
-r"""k-NN segmentation as in CAPI (Darcet et al. 2025; eval_segmentation.py of facebookresearch/capi): nothing is trained.
+r"""k-NN segmentation as in CAPI (Darcet et al. 2025; facebookresearch/capi: eval_segmentation.py).
 
     python launch/evaluate.py --config=configs/eval/knn_segmentation.py --checkpoint=WORKDIR --output=DIR \
         --config.dataset.root=ade20k:PATH
 
-ROOT is that of configs/eval/retrieval.py. Each pixel of a patch gets the class that most of its nearest patches have at
-the same place. The number of neighbors and the distance are chosen on a tenth of the training images.
+The data is that of configs/eval/retrieval.py. Nothing is trained: each pixel of a patch gets the class that most of its
+nearest patches have at the same place. The number of neighbors and the distance are chosen on a tenth of the training
+images.
 """
 
 from ml_collections import ConfigDict

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
 from croc_jax.data.labeled.label_files import IGNORED, Ids
 from croc_jax.data.labeled.segmentation import SegmentationSplit
@@ -82,7 +82,7 @@ def evaluate(
 
     memory = build_memory(
         features,
-        [rest, chosen],
+        [split for split in (rest, chosen) if len(split)],
         choose,
         image_size=config.image_size,
         most=per_image,
@@ -201,9 +201,9 @@ class _Searcher:
             progress=self._features.progress,
         )
 
-    def vote(self, indices: np.ndarray) -> UInt8[np.ndarray, "q p"]:
+    def vote(self, indices: Int[Array | np.ndarray, "q n"]) -> UInt8[np.ndarray, "q p"]:
         """Returns the class that most neighbors have at each pixel of a patch."""
-        return majority(self._memory.labels[indices].swapaxes(1, 2), num_classes=self._num_classes)
+        return majority(self._memory.labels[np.asarray(indices)].swapaxes(1, 2), num_classes=self._num_classes)
 
 
 def majority(ids: UInt8[np.ndarray, "q p n"], *, num_classes: int) -> UInt8[np.ndarray, "q p"]:
@@ -215,7 +215,7 @@ def majority(ids: UInt8[np.ndarray, "q p n"], *, num_classes: int) -> UInt8[np.n
 def moments(vectors: Float[np.ndarray, "m d"]) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, " d"]]:
     """Returns mean and standard deviation of each feature, computed in float64; 1 for a feature that never changes."""
     parts = [slice(start, start + _ROWS) for start in range(0, len(vectors), _ROWS)]
-    mean = sum(vectors[part].sum(axis=0, dtype=np.float64) for part in parts) / len(vectors)
+    mean = np.sum([vectors[part].sum(axis=0, dtype=np.float64) for part in parts], axis=0) / len(vectors)
     square = np.zeros_like(mean)
     for part in parts:
         square += ((vectors[part].astype(np.float64) - mean) ** 2).sum(axis=0)

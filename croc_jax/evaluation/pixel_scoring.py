@@ -71,7 +71,9 @@ def score_predictions(
     return confusion, selector.examples()
 
 
-def predict_pixels(batches: Iterable[tuple[Float[Array, "b r c k"], Sequence[Ids]]]) -> Iterator[tuple[Ids, Ids]]:
+def predict_pixels(
+    batches: Iterable[tuple[Float[Array | np.ndarray, "b r c k"], Sequence[Ids]]],
+) -> Iterator[tuple[Ids, Ids]]:
     """Yields labels and prediction of each image: the class of the largest score, upsampled to the size of the labels.
 
     Args:
@@ -86,7 +88,7 @@ def predict_pixels(batches: Iterable[tuple[Float[Array, "b r c k"], Sequence[Ids
 
 @jax.jit
 def _predict_labels(
-    scores: Float[Array, "b r c k"],
+    scores: Float[Array | np.ndarray, "b r c k"],
     rows: Float[Array | np.ndarray, "b R r"],
     columns: Float[Array | np.ndarray, "b C c"],
 ) -> UInt8[Array, "b R C"]:

@@ -33,7 +33,7 @@ class RetrievalConfig:
 
     Attributes:
         image_size: height and width of the images, multiples of the patch size.
-        score_size: height and width of the labels that are scored; None for those of each label file.
+        score_size: height and width of the labels that are scored; None, or zeros, for those of each label file.
         memory_size: most patches in the memory, the same number of each image, drawn at random.
         num_neighbors: most similar patches that a patch gets its label from.
         temperature: temperature of their similarity.
@@ -66,6 +66,12 @@ class RetrievalConfig:
     def __post_init__(self) -> None:
         """Raises ValueError, naming the field and the value, for settings that cannot work."""
         check_positive(self, "memory_size", "num_neighbors", "temperature", "memory_epochs")
+        for name, least in (("image_size", 1), ("score_size", 0)):
+            size = getattr(self, name)
+            if size is not None and not (
+                len(size) == 2 and all(length is not None and length >= least for length in size)
+            ):
+                raise ValueError(f"{name}={size}: give height and width in pixels")
         check_choice(self, "sampling", SAMPLING)
         check_choice(self, "augmentation", AUGMENTATIONS)
         check_choice(self, "interpolation", INTERPOLATIONS)
@@ -133,6 +139,8 @@ def fit_config(config: RetrievalConfig, train: SegmentationSplit, features: Froz
         )
     if config.ignored in ("own", "scored") and train.num_classes >= IGNORED:
         raise ValueError(f"ignored={config.ignored!r}: {train.num_classes} classes leave no id for another one")
+    if config.score_size and not any(config.score_size):
+        config = dataclasses.replace(config, score_size=None)
     if config.whole_patches:
         side = features.module.patch_size
         for name in ("image_size", "score_size"):

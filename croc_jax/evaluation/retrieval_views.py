@@ -1,6 +1,7 @@
 """Images of a split as dense retrieval sees them: resized by a chosen filter, perhaps cropped and jittered."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 from jaxtyping import Real
@@ -47,8 +48,9 @@ class ViewedSplit(SegmentationSplit):
                 image = jitter(image, rng)
             region = np.s_[box.top : box.top + box.height, box.left : box.left + box.width]
             image, labels = image[region], labels[region]
-        image = resize(image, image_size or image.shape[:2], INTERPOLATIONS[self.interpolation])
-        return image, resize(labels[..., None], label_size or labels.shape, Image.Resampling.NEAREST)[..., 0]
+        height, width = labels.shape
+        image = resize(image, image_size or (height, width), INTERPOLATIONS[self.interpolation])
+        return image, resize(labels[..., None], label_size or (height, width), Image.Resampling.NEAREST)[..., 0]
 
 
 def view_split(
@@ -57,9 +59,11 @@ def view_split(
     """Returns a view of a split; its name says what it is a view of, for features that protocols share."""
     if (interpolation, augmentation) == ("bicubic", "none"):
         return split
-    known = {field.name: getattr(split, field.name) for field in dataclasses.fields(split)}
-    name = ", ".join([split.name, interpolation, *([f"{augmentation} {draw}"] if augmentation != "none" else [])])
-    return ViewedSplit(**known | {"name": name}, interpolation=interpolation, augmentation=augmentation, draw=draw)
+    known: dict[str, Any] = {field.name: getattr(split, field.name) for field in dataclasses.fields(split)}
+    known["name"] = ", ".join(
+        [split.name, interpolation, *([f"{augmentation} {draw}"] if augmentation != "none" else [])]
+    )
+    return ViewedSplit(**known, interpolation=interpolation, augmentation=augmentation, draw=draw)
 
 
 def jitter(image: Real[np.ndarray, "H W 3"], rng: np.random.Generator) -> Real[np.ndarray, "H W 3"]:
@@ -91,10 +95,13 @@ def resize(
     """Resizes an image of any type and number of channels with Pillow's filters; integers are rounded at the end."""
     if image.shape[:2] == size:
         return image
+    height, width = size
     if image.dtype == np.uint8 and image.shape[-1] == 3:
-        return np.asarray(Image.fromarray(image).resize(size[::-1], resampling))
+        return np.asarray(Image.fromarray(image).resize((width, height), resampling))
     planes = np.moveaxis(image, -1, 0).astype(np.float32)
-    resized = np.stack([np.asarray(Image.fromarray(plane).resize(size[::-1], resampling)) for plane in planes], axis=-1)
+    resized = np.stack(
+        [np.asarray(Image.fromarray(plane).resize((width, height), resampling)) for plane in planes], axis=-1
+    )
     if image.dtype.kind == "u":
         resized = np.clip(np.rint(resized), 0, np.iinfo(image.dtype).max)
     return resized.astype(image.dtype)

@@ -106,13 +106,13 @@ def search_host(
     devices = jax.local_devices()[: max(num_queries // QUERY_CHUNK, 1)]
     mesh, step = Mesh(np.array(devices), ("data",)), QUERY_CHUNK * len(devices)
     everywhere, shared_out = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
-    best = Neighbors(*(allocate_fn((num_queries, count), kind) for kind in (np.float32, np.int32)))
-    best.similarities[:], best.indices[:] = -np.inf, 0
+    best = [allocate_fn((num_queries, count), kind) for kind in (np.float32, np.int32)]
+    best[0][:], best[1][:] = -np.inf, 0
     starts = [(first, start) for first in range(0, num_rows, rows) for start in range(0, num_queries, step)]
-    part = None
+    part = jnp.zeros((0, width))
     for first, start in progress.track(starts, description="chunks of queries") if progress else starts:
         if not start:
-            part = None  # The part before leaves the devices first.
+            del part  # It leaves the devices before the next one comes.
             part = metric.embed_bank(*jax.device_put([of[first : first + rows] for of in bank], everywhere))
         chunk = slice(start, min(start + step, num_queries))
         asked = jax.device_put([_pad(of[chunk], step) for of in queries], shared_out)
@@ -123,7 +123,7 @@ def search_host(
             array[chunk] = np.asarray(values)[: chunk.stop - start]
         for array in (*best, *queries, *bank):
             release_pages(array)
-    return best
+    return Neighbors(*best)
 
 
 @functools.partial(jax.jit, static_argnames=("count", "mesh"))

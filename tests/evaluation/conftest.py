@@ -58,9 +58,9 @@ def classes(tmp_path_factory):
     return root
 
 
-def read_config(name, **overrides):
+def read_config(name, *variant, **overrides):
     """Returns the content of a file in configs/eval, with overrides such as knn__resize=18."""
-    config = runpy.run_path(str(ROOT / "configs" / "eval" / f"{name}.py"))["get_config"]().to_dict()
+    config = runpy.run_path(str(ROOT / "configs" / "eval" / f"{name}.py"))["get_config"](*variant).to_dict()
     for field, value in overrides.items():
         group, _, key = field.partition("__")
         assert key in config[group], field

@@ -12,6 +12,7 @@ from croc_jax.evaluation.classification import ClassificationConfig
 from croc_jax.evaluation.davis import DavisConfig
 from croc_jax.evaluation.discovery import DiscoveryConfig
 from croc_jax.evaluation.knn import KnnConfig
+from croc_jax.evaluation.knn_segmentation import KnnSegmentationConfig
 from croc_jax.evaluation.results import describe_counts
 from croc_jax.evaluation.retrieval import RetrievalConfig
 from croc_jax.evaluation.segmentation import SegmentationConfig
@@ -43,7 +44,7 @@ def roots(folder, classes, tmp_path_factory):
     ground = np.random.default_rng(0).integers(60, 90, (48, 64, 3), np.uint8)
     ground[16:32, 32:56] = (240, 40, 20)
     write_voc_boxes(root / "voc", [ground], [[(33, 17, 56, 32, "0")]])
-    dense = dict.fromkeys(("linear", "unsupervised", "retrieval"), folder)
+    dense = dict.fromkeys(("linear", "unsupervised", "retrieval", "knn_segmentation"), folder)
     return dense | {"knn": classes, "classification": classes, "davis": root / "davis", "discovery": root / "voc"}
 
 
@@ -56,6 +57,10 @@ SETTINGS = {
         55,
     ),
     "retrieval": ({"image_size": (24, 48), "memory_size": 90, "num_neighbors": 1}, 80),
+    "knn_segmentation": (
+        {"image_size": (24, 48), "neighbors": (1,), "distances": ("cosine",), "standardize": False},
+        50,
+    ),
     "knn": ({"resize": 18, "image_size": 16}, 60),
     "classification": ({"resize": 18, "image_size": 16}, 90),
     "davis": ({"short_side": 64, "multiple": 8, "topk": 1}, 50),
@@ -66,6 +71,7 @@ COUNTS = {
     "linear": f"5 images, 9 training images, {CLASSES}",
     "unsupervised": f"5 images, 360 tokens, 30 clusters, {CLASSES}",
     "retrieval": f"5 images, 9 training images, {CLASSES}",
+    "knn_segmentation": "5 images, 9 training images, 1 neighbors, 4 classes, 3 classes in labels, 4 classes predicted",
     "knn": f"20 neighbors, 15 images, 36 training images, {CLASSES}",
     "classification": f"15 images, 36 training images, {CLASSES}",
     "davis": "1 sequences, 1 frames, 2 objects",
@@ -126,7 +132,10 @@ IMPOSSIBLE = {
                          "batch_size": -1, "image_size": (0, 4), "train_size": (3,)},
     ClassificationConfig: {"feature": "max", "image_size": 300, "normalization": "batch", "lr": 0.0, "batch_size": 0},
     KnnConfig: {"feature": "max", "image_size": 300, "neighbors": (0,), "temperature": 0.0},
-    RetrievalConfig: {"memory_size": 0, "num_neighbors": 0, "temperature": 0.0},
+    RetrievalConfig: {"memory_size": 0, "num_neighbors": 0, "temperature": 0.0, "image_size": (24,),
+                      "score_size": (None,), "sampling": "even", "memory_epochs": 2, "augmentation": "flip",
+                      "interpolation": "nearest", "ignored": "second"},
+    KnnSegmentationConfig: {"neighbors": (), "distances": ("l1",), "selection_fraction": 1.0},
     UnsupervisedConfig: {"matching": "best", "seeds": (), "max_iterations": 0},
     DiscoveryConfig: {"tokens": "cls", "num_patches": 0},
     DavisConfig: {"short_side": 0, "multiple": 0, "num_last_frames": -1, "neighborhood": -2, "topk": 0,

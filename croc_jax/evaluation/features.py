@@ -218,14 +218,13 @@ class FrozenFeatures:
 
     def _batches(self, split: SegmentationSplit | ClassificationSplit, **sizes: Any) -> Iterable:
         size, num_threads = self.budget.batch_size, self.budget.num_threads
-        return self.track(split.batches(size, num_threads=num_threads, **sizes), split)
+        return self._track(split.batches(size, num_threads=num_threads, **sizes), split)
 
     def _label_batches(self, split: SegmentationSplit, label_size: tuple[int, int] | None) -> Iterable:
         size, num_threads = self.budget.batch_size, self.budget.num_threads
-        return self.track(split.label_batches(size, label_size=label_size, num_threads=num_threads), split)
+        return self._track(split.label_batches(size, label_size=label_size, num_threads=num_threads), split)
 
-    def track(self, batches: Iterable, split: SegmentationSplit | ClassificationSplit) -> Iterable:
-        """Returns batches of images of a split, which a progress bar counts if there is one."""
+    def _track(self, batches: Iterable, split: SegmentationSplit | ClassificationSplit) -> Iterable:
         if self.progress is None:
             return batches
         total = -(-len(split) // self.budget.batch_size)

@@ -6,11 +6,12 @@ import numpy as np
 from jaxtyping import Real, UInt8
 from PIL import Image
 
-from croc_jax.data.decoding import MAX_PIXELS, decode
+from croc_jax.data.decoding import MAX_PIXELS, decode, naming
 from croc_jax.data.pixel_modes import DecodeError
+from croc_jax.data.sources.base import ImageSource
 from croc_jax.pixel_format import PixelFormat
 
-_NPY = b"\x93NUMPY"
+NPY = b"\x93NUMPY"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
@@ -35,6 +36,22 @@ def decode_pixels(encoded: bytes, pixels: PixelFormat) -> Real[np.ndarray, "H W 
     return image
 
 
+def load_pixels(source: ImageSource, index: int, pixels: PixelFormat) -> Real[np.ndarray, "H W c"]:
+    """Returns an image of a source, as `decode_pixels` does.
+
+    Args:
+        source: the images.
+        index: index of the image.
+        pixels: the format that it must have.
+
+    Raises:
+        DecodeError: naming the image, if it cannot be read.
+        OSError: for a fault of the machine.
+    """
+    with naming(source.name(index)):
+        return decode_pixels(source[index], pixels)
+
+
 def show_pixels(images: Real[np.ndarray, "*batch H W c"], pixels: PixelFormat) -> UInt8[np.ndarray, "*batch H W 3"]:
     """Returns images as 8-bit RGB for pictures: their `shown_channels`, from low to high of their range."""
     if pixels.is_rgb8:
@@ -46,7 +63,7 @@ def show_pixels(images: Real[np.ndarray, "*batch H W c"], pixels: PixelFormat) -
 
 
 def _load(encoded: bytes) -> np.ndarray:
-    if encoded.startswith(_NPY):
+    if encoded.startswith(NPY):
         return np.load(io.BytesIO(encoded), allow_pickle=False)
     if encoded.startswith(_TIFF):
         import tifffile

@@ -3,6 +3,7 @@
 import cykooz_resizer as simd
 import numpy as np
 from jaxtyping import Real, UInt8
+from PIL import Image
 
 _BICUBIC = simd.ResizeAlg.convolution(simd.FilterType.catmull_rom)
 _AREA = simd.ResizeAlg.convolution(simd.FilterType.box)
@@ -50,6 +51,28 @@ def resize_image(image: Real[np.ndarray, "H W c"], size: tuple[int, int]) -> Rea
     return _resize(image, size, simd.ResizeOptions(_BICUBIC, use_alpha=False))
 
 
+def resize_with_pillow(
+    image: Real[np.ndarray, "H W c"], size: tuple[int, int], resampling: Image.Resampling = Image.Resampling.BICUBIC
+) -> Real[np.ndarray, "h w c"]:
+    """Resizes with antialiasing as evaluations do: 8-bit RGB by Pillow, as published scores; others in floating point.
+
+    Args:
+        image: an image of any size, of uint8, uint16 or float32.
+        size: height and width of the result.
+        resampling: Pillow's BICUBIC or BILINEAR.
+    """
+
+    def resize(plane: np.ndarray) -> np.ndarray:
+        return np.asarray(Image.fromarray(plane).resize((size[1], size[0]), resampling))
+
+    if _is_rgb8(image):
+        return resize(image)
+    if resampling == Image.Resampling.BICUBIC:
+        return resize_image(image, size)
+    planes = [resize(image[..., channel].astype(np.float32)) for channel in range(image.shape[-1])]
+    return _as_type(np.stack(planes, axis=-1), image.dtype)
+
+
 def resize_by_area(
     image: Real[np.ndarray, "H W c"], side: int, box: tuple[float, float, float, float]
 ) -> Real[np.ndarray, "side side c"]:
@@ -83,10 +106,14 @@ def _resize(image: np.ndarray, size: tuple[int, int], options: simd.ResizeOption
         source = simd.ImageData(width, height, _FLOATS[channels], group.tobytes())
         simd.Resizer().resize(source, result, options)
         values = np.frombuffer(result.get_buffer(), np.float32).reshape(*size, channels)
-        if image.dtype.kind == "u":
-            values = np.rint(values).clip(0, np.iinfo(image.dtype).max)
-        resized[..., first : first + _GROUP] = values
+        resized[..., first : first + _GROUP] = _as_type(values, image.dtype)
     return resized
+
+
+def _as_type(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Returns floating-point values rounded and clipped to an integer type, or as they are."""
+    values = np.rint(values).clip(0, np.iinfo(dtype).max) if dtype.kind == "u" else values
+    return values.astype(dtype)
 
 
 def _copied(image: np.ndarray) -> simd.ImageData:

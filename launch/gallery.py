@@ -167,10 +167,10 @@ def draw_video(backbone: FrozenBackbone, folder: Path) -> tuple[Figure, str]:
     config = DavisConfig(short_side=VIDEO_ROWS.value * patch, multiple=patch)
     frames, first = (
         load_frames(video, backbone.module.pixels),
-        turn_with_frame(read_mask(video.masks[0]), video.frames[0]),
+        turn_with_frame(read_mask(video.masks[0]), video.frames[0], backbone.module.pixels),
     )
     ids = list(label_video(backbone.module, backbone.params, first, frames, config))
-    score = score_video(video, ids, score_ends=True)
+    score = score_video(video, ids, score_ends=True, pixels=backbone.module.pixels)
     note = f"{video.name} has no other masks with objects of the first one: no score"
     if score.objects:
         mean = np.mean([of["j_mean"] for of in score.objects.values()])

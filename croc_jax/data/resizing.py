@@ -1,20 +1,20 @@
-"""Resizes images on the host as torchvision does, with SIMD instructions."""
+"""Resizes images on the host as torchvision does: 8-bit RGB with SIMD instructions, others by sparse matrices."""
+
+import functools
+import math
 
 import cykooz_resizer as simd
 import numpy as np
 from jaxtyping import Real, UInt8
 from PIL import Image
+from scipy import sparse
 
 _BICUBIC = simd.ResizeAlg.convolution(simd.FilterType.catmull_rom)
 _AREA = simd.ResizeAlg.convolution(simd.FilterType.box)
-# By number of channels.
-_FLOATS = {
-    1: simd.PixelType.F32,
-    2: simd.PixelType.F32x2,
-    3: simd.PixelType.F32x3,
-    4: simd.PixelType.F32x4,
-}
-_GROUP = max(_FLOATS)
+# Of Keys' cubic kernel, as in Pillow and torchvision with antialiasing.
+_A = -0.5
+# Of a pair of lengths each; that of a side of 10,000 pixels takes 300 KB.
+_MAX_MATRICES = 128
 
 
 def resize_bicubic(image: Real[np.ndarray, "H W c"], side: int) -> Real[np.ndarray, "side side c"]:
@@ -38,17 +38,55 @@ def resize_bicubic(image: Real[np.ndarray, "H W c"], side: int) -> Real[np.ndarr
     return _pixels(result, side)
 
 
-def resize_image(image: Real[np.ndarray, "H W c"], size: tuple[int, int]) -> Real[np.ndarray, "h w c"]:
-    """Resizes any number of channels bicubically with antialiasing, as torchvision and Pillow do floating-point images.
+def resize_image(
+    image: Real[np.ndarray, "H W c"], size: tuple[int, int], *, by_area: bool = False
+) -> Real[np.ndarray, "h w c"]:
+    """Resizes any number of channels bicubically with antialiasing, as Pillow resizes floating-point images.
 
-    The values are those of Keys' kernel with a = -0.5, computed in floating point; integers are rounded once, at the
-    end, and clipped to the range of their type.
+    Computed in floating point: integers are rounded once, at the end, and clipped to the range of their type.
 
     Args:
         image: an image of any size, of uint8, uint16 or float32.
         size: height and width of the result.
+        by_area: average the area that each pixel of the result covers instead.
     """
-    return _resize(image, size, simd.ResizeOptions(_BICUBIC, use_alpha=False))
+    (height, width, channels), (new_height, new_width) = image.shape, size
+    rows = np.ascontiguousarray(image).reshape(height, -1).astype(np.float32)
+    rows = (_weights(height, new_height, by_area) @ rows).reshape(new_height, width, channels)
+    columns = np.ascontiguousarray(rows.swapaxes(0, 1)).reshape(width, -1)
+    columns = (_weights(width, new_width, by_area) @ columns).reshape(new_width, new_height, channels)
+    return _as_type(np.ascontiguousarray(columns.swapaxes(0, 1)), image.dtype)
+
+
+def _as_type(values: Real[np.ndarray, "..."], dtype: np.dtype) -> Real[np.ndarray, "..."]:
+    """Returns floating-point values in a type of pixels: rounded and clipped if it holds integers."""
+    if dtype.kind == "u":
+        values = np.rint(values, out=values).clip(0, np.iinfo(dtype).max)
+    return values.astype(dtype, copy=False)
+
+
+@functools.lru_cache(_MAX_MATRICES)
+def _weights(length: int, new_length: int, by_area: bool) -> sparse.csr_array:
+    """Returns the matrix that resizes one axis; each of its rows sums to 1."""
+    step = length / new_length
+    # Enlargements interpolate between neighbors.
+    scale = max(step, 1.0)
+    reach = step / 2 if by_area else 2 * scale
+    centers = (np.arange(new_length)[:, None] + 0.5) * step
+    places = np.floor(centers - reach).astype(int) + np.arange(math.ceil(2 * reach) + 1)
+    if by_area:
+        weights = np.minimum(places + 1, centers + reach) - np.maximum(places, centers - reach)
+        weights = np.maximum(weights, 0)
+    else:
+        x = np.abs(places + 0.5 - centers) / scale
+        near = ((_A + 2) * x - (_A + 3)) * x**2 + 1
+        far = _A * (((x - 5) * x + 8) * x - 4)
+        weights = np.where(x < 1, near, np.where(x < 2, far, 0))
+    weights *= (places >= 0) & (places < length)
+    used = weights != 0
+    ends = np.concatenate([[0], used.sum(axis=1).cumsum()])
+    values = (weights / weights.sum(axis=1, keepdims=True))[used].astype(np.float32)
+    return sparse.csr_array((values, places[used], ends), shape=(new_length, length))
 
 
 def resize_with_pillow(
@@ -74,19 +112,17 @@ def resize_with_pillow(
 
 
 def resize_by_area(
-    image: Real[np.ndarray, "H W c"], side: int, box: tuple[float, float, float, float]
-) -> Real[np.ndarray, "side side c"]:
+    image: UInt8[np.ndarray, "H W 3"], side: int, box: tuple[float, float, float, float]
+) -> UInt8[np.ndarray, "side side 3"]:
     """Averages over the area that each pixel of the result covers; enlargements are bicubic.
 
     Args:
-        image: an image of any size, of uint8, uint16 or float32.
+        image: an 8-bit RGB image of any size.
         side: height and width of the result.
         box: left, top, width and height of the region to resize, in pixels and their fractions.
     """
     shrinks = min(box[2:]) >= side
-    options = simd.ResizeOptions(_AREA if shrinks else _BICUBIC, use_alpha=False, crop_box=simd.CropBox(*box))
-    if not _is_rgb8(image):
-        return _resize(image, (side, side), options)
+    options = simd.ResizeOptions(_AREA if shrinks else _BICUBIC, crop_box=simd.CropBox(*box))
     result = _new(side, side)
     simd.Resizer().resize(_copied(image), result, options)
     return _pixels(result, side)
@@ -94,26 +130,6 @@ def resize_by_area(
 
 def _is_rgb8(image: np.ndarray) -> bool:
     return image.shape[-1] == 3 and image.dtype == np.uint8
-
-
-def _resize(image: np.ndarray, size: tuple[int, int], options: simd.ResizeOptions) -> np.ndarray:
-    """Resizes channels in groups, in floating point: with integers, the first of the two passes would clip."""
-    resized = np.empty((*size, image.shape[-1]), image.dtype)
-    for first in range(0, image.shape[-1], _GROUP):
-        group = image[..., first : first + _GROUP].astype(np.float32)
-        height, width, channels = group.shape
-        result = simd.ImageData(size[1], size[0], _FLOATS[channels])
-        source = simd.ImageData(width, height, _FLOATS[channels], group.tobytes())
-        simd.Resizer().resize(source, result, options)
-        values = np.frombuffer(result.get_buffer(), np.float32).reshape(*size, channels)
-        resized[..., first : first + _GROUP] = _as_type(values, image.dtype)
-    return resized
-
-
-def _as_type(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Returns floating-point values rounded and clipped to an integer type, or as they are."""
-    values = np.rint(values).clip(0, np.iinfo(dtype).max) if dtype.kind == "u" else values
-    return values.astype(dtype)
 
 
 def _copied(image: np.ndarray) -> simd.ImageData:

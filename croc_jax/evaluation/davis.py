@@ -23,6 +23,7 @@ from croc_jax.evaluation.settings import check_positive
 from croc_jax.evaluation.visualize import Ids, draw_strip, save_gif, save_indexed
 from croc_jax.models import Backbone
 from croc_jax.paths import local_path
+from croc_jax.pixel_format import RGB8, PixelFormat
 
 # Height by width of a mask differs from its frame's by at most this share.
 SHAPE_TOLERANCE = 0.05
@@ -83,12 +84,12 @@ def evaluate(features: FrozenFeatures, dataset: Videos, config: DavisConfig, out
     task = progress.add_task("frames", total=num_frames) if progress else None
     for video in dataset.videos:
         frames, predictions = load_frames(video, backbone.pixels), []
-        first = _read_shaped(video, 0, frames[0].shape[:2])
+        first = _read_shaped(video, 0, frames[0].shape[:2], backbone.pixels)
         for ids in label_video(backbone, features.params, first, frames, config):
             predictions.append(ids)
             if progress and task is not None:
                 progress.advance(task)
-        found[video.name] = score_video(video, predictions, score_ends=config.score_ends)
+        found[video.name] = score_video(video, predictions, score_ends=config.score_ends, pixels=backbone.pixels)
         if output is not None:
             shown = [Image.fromarray(show_pixels(frame, backbone.pixels)) for frame in frames]
             write_predictions(video, shown, predictions, output)
@@ -138,7 +139,9 @@ class VideoScore(NamedTuple):
     later: list[int]
 
 
-def score_video(video: Video, predictions: Sequence[Ids], *, score_ends: bool) -> VideoScore:
+def score_video(
+    video: Video, predictions: Sequence[Ids], *, score_ends: bool, pixels: PixelFormat = RGB8
+) -> VideoScore:
     """Returns the scores of a sequence over its frames with masks, but the first.
 
     Masks of another size than their frame, which happens by a pixel, are compared at their own.
@@ -148,7 +151,7 @@ def score_video(video: Video, predictions: Sequence[Ids], *, score_ends: bool) -
     """
     last = len(video.frames) - 1
     scored = [number for number in sorted(video.masks) if number and (score_ends or number != last)]
-    truths = {number: _read_shaped(video, number, predictions[number].shape) for number in scored}
+    truths = {number: _read_shaped(video, number, predictions[number].shape, pixels) for number in scored}
     resized = {number: _resize(predictions[number], truth.shape) for number, truth in truths.items()}
     held = set().union(*(np.unique(truth).tolist() for truth in truths.values()))
     objects: dict[str, dict[str, float]] = {}
@@ -162,8 +165,8 @@ def score_video(video: Video, predictions: Sequence[Ids], *, score_ends: bool) -
     return VideoScore(objects, len(scored), [one for one in video.objects if one not in held], later)
 
 
-def _read_shaped(video: Video, number: int, frame_shape: tuple[int, ...]) -> Ids:
-    ids = turn_with_frame(read_mask(video.masks[number]), video.frames[number])
+def _read_shaped(video: Video, number: int, frame_shape: tuple[int, ...], pixels: PixelFormat) -> Ids:
+    ids = turn_with_frame(read_mask(video.masks[number]), video.frames[number], pixels)
     (height, width), (frame_height, frame_width) = ids.shape, frame_shape
     if abs(height * frame_width / (width * frame_height) - 1) > SHAPE_TOLERANCE:
         raise ValueError(

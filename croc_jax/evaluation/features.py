@@ -221,8 +221,10 @@ class FrozenFeatures:
         return self._track(split.batches(size, num_threads=num_threads, pixels=self.module.pixels, **sizes), split)
 
     def _label_batches(self, split: SegmentationSplit, label_size: tuple[int, int] | None) -> Iterable:
-        size, num_threads = self.budget.batch_size, self.budget.num_threads
-        return self._track(split.label_batches(size, label_size=label_size, num_threads=num_threads), split)
+        size, num_threads, pixels = self.budget.batch_size, self.budget.num_threads, self.module.pixels
+        return self._track(
+            split.label_batches(size, label_size=label_size, num_threads=num_threads, pixels=pixels), split
+        )
 
     def _track(self, batches: Iterable, split: SegmentationSplit | ClassificationSplit) -> Iterable:
         if self.progress is None:

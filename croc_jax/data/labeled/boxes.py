@@ -60,7 +60,10 @@ class BoxSplit:
             ValueError: for a file that cannot be read, a box without area, or the boxes of another image.
         """
         image, file = self.pairs[index]
-        annotation, values = self._turn_along(read_boxes(file, hard=self.hard), image), read_image(image, pixels)
+        annotation, values = (
+            self._turn_along(read_boxes(file, hard=self.hard), image, pixels),
+            read_image(image, pixels),
+        )
         size, boxes = np.array(values.shape[1::-1]), annotation.boxes
         if annotation.size is not None and (abs(size - annotation.size) > 1).any():
             what = f"is about {_product(annotation.size)} pixels"
@@ -71,9 +74,9 @@ class BoxSplit:
             return values, boxes
         raise ValueError(f"{file} {what}, but {image} has {_product(size)}, width x height: use both from one archive")
 
-    def _turn_along(self, annotation: "Annotation", image: Path) -> "Annotation":
+    def _turn_along(self, annotation: "Annotation", image: Path, pixels: PixelFormat) -> "Annotation":
         """Returns an annotation in the pixels of the upright image, and counts images that are turned."""
-        header = image_header(image)
+        header = image_header(image, pixels)
         if header.orientation == UPRIGHT:
             return annotation
         stated = header.size if annotation.size is None else tuple(annotation.size[::-1].astype(int).tolist())

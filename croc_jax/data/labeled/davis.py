@@ -69,7 +69,7 @@ def open_videos(root: str | Path, split: str = "val") -> list[Video]:
     if not names:
         raise ValueError(f"no sequences in {root}")
     videos = [_open_video(frames / name, masks / name) for name in names]
-    turned = [video.name for video in videos if image_header(video.frames[0]).orientation != UPRIGHT]
+    turned = [video.name for video in videos if _is_turned(video.frames[0])]
     if turned:
         tell(
             f"EXIF orientation turns the frames of {len(turned)} of {len(videos)} videos, such as {turned[0]}; masks "
@@ -100,9 +100,17 @@ def load_frames(video: Video, pixels: PixelFormat = RGB8) -> list[Real[np.ndarra
     return frames
 
 
-def turn_with_frame(ids: Ids, frame: Path) -> Ids:
+def turn_with_frame(ids: Ids, frame: Path, pixels: PixelFormat = RGB8) -> Ids:
     """Returns a mask that only fits its frame as it is stored turned as the frame is, and others unchanged."""
-    return turn_along(ids, image_header(frame))
+    return turn_along(ids, image_header(frame, pixels))
+
+
+def _is_turned(frame: Path) -> bool:
+    try:
+        return image_header(frame).orientation != UPRIGHT
+    except ValueError:
+        # Of another format than 8-bit RGB, or damaged: it is told when it is read.
+        return False
 
 
 def _open_video(frames: Path, masks: Path) -> Video:

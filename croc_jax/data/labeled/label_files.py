@@ -1,15 +1,14 @@
 """Image and label files: from what data sets ship to pixels and 8-bit class ids."""
 
 import dataclasses
-import io
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Real, UInt8
 
-from croc_jax.data.channels import NPY, decode_pixels
-from croc_jax.data.decoding import DecodeError, Header, Pixels, Size, Stored, load_stored, naming, read_header
+from croc_jax.data.channels import decode_pixels
+from croc_jax.data.decoding import Header, Pixels, Size, Stored, load_stored, naming, read_header
 from croc_jax.data.orientation import UPRIGHT, turn
 from croc_jax.data.pixel_modes import WHITE_IS_ZERO, photometric, to_rgb
 from croc_jax.pixel_format import RGB8, PixelFormat
@@ -42,33 +41,20 @@ def read_image(file: Path, pixels: PixelFormat = RGB8) -> Real[np.ndarray, "H W 
         return decode_pixels(read_regular(file), pixels)
 
 
-def image_header(file: Path) -> Header:
-    """Returns size and orientation from the header of an image of any format; errors as for `read_image`."""
+def image_header(file: Path, pixels: PixelFormat = RGB8) -> Header:
+    """Returns size and orientation of an image; arguments and errors as for `read_image`.
+
+    Of other formats than 8-bit RGB, it is that of the decoded image: what their headers state takes as much to find out.
+    """
+    if not pixels.is_rgb8:
+        return upright_header(read_image(file, pixels))
     with naming(file):
-        encoded = read_regular(file)
-        try:
-            return read_header(encoded)
-        except DecodeError:
-            # An array, or bands that Pillow does not know: these are stored upright.
-            if (size := _array_size(encoded)) is None:
-                raise
-            return Header(size, UPRIGHT)
+        return read_header(read_regular(file))
 
 
-def _array_size(encoded: bytes) -> Size | None:
-    """Returns height and width of a NumPy array or TIFF, or None for another file, or one that is damaged."""
-    stream = io.BytesIO(encoded)
-    try:
-        if encoded.startswith(NPY):
-            reader = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
-            height, width, *_ = reader[np.lib.format.read_magic(stream)[0]](stream)[0]
-            return Size(height, width)
-        import tifffile
-
-        with tifffile.TiffFile(stream) as file:
-            return Size(file.pages[0].imagelength, file.pages[0].imagewidth)  # pyright: ignore
-    except Exception:  # The first error says more.
-        return None
+def upright_header(image: Real[np.ndarray, "H W c"]) -> Header:
+    """Returns the header of an image that is stored as it is seen."""
+    return Header(Size(*image.shape[:2]), UPRIGHT)
 
 
 def read_ids(file: Path) -> Ids:

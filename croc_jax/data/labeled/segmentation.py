@@ -11,10 +11,20 @@ import numpy as np
 from jaxtyping import Real
 from PIL import Image
 
+from croc_jax.data.decoding import Header, Size
 from croc_jax.data.formats import LABEL_SUFFIXES
-from croc_jax.data.labeled.label_files import IGNORED, Ids, LabelReader, image_header, read_ids, read_image
+from croc_jax.data.labeled.label_files import (
+    IGNORED,
+    Ids,
+    LabelReader,
+    image_header,
+    read_ids,
+    read_image,
+    upright_header,
+)
 from croc_jax.data.labeled.object_masks import summarize_ids
 from croc_jax.data.labeled.turned import TurnedImages
+from croc_jax.data.orientation import UPRIGHT
 from croc_jax.data.prefetch import LabeledBatch, load_ahead, load_padded
 from croc_jax.data.resizing import resize_with_pillow
 from croc_jax.data.sources.base import SUFFIXES, is_image, is_label, report_left_out
@@ -84,15 +94,30 @@ class SegmentationSplit:
             ValueError: for an unreadable file, an image of another format, labels of another size than the image, or an
                 id outside the classes.
         """
-        labels, image = self.load_labels(index, label_size=label_size), read_image(self.pairs[index].image, pixels)
+        file = self.pairs[index].image
+        if pixels.is_rgb8:
+            labels, image = self.load_labels(index, label_size=label_size), read_image(file)
+        else:
+            image = read_image(file, pixels)
+            labels = self._fit_labels(index, upright_header(image), label_size)
         if image_size is not None and image.shape[:2] != image_size:
             image = resize_with_pillow(image, image_size)
         return image, labels
 
-    def load_labels(self, index: int, *, label_size: tuple[int, int] | None = None) -> Ids:
-        """Returns the labels of an image; arguments and errors as for `load`."""
+    def load_labels(
+        self, index: int, *, label_size: tuple[int, int] | None = None, pixels: PixelFormat | None = RGB8
+    ) -> Ids:
+        """Returns the labels of an image; arguments and errors as for `load`.
+
+        Without a format of the image, they are not compared with it.
+        """
+        header = None if pixels is None else image_header(self.pairs[index].image, pixels)
+        return self._fit_labels(index, header, label_size)
+
+    def _fit_labels(self, index: int, header: Header | None, label_size: tuple[int, int] | None) -> Ids:
         image, file = self.pairs[index]
-        labels, header = self.read_label(file), image_header(image)
+        labels = self.read_label(file)
+        header = header or Header(Size(*labels.shape), UPRIGHT)
         ids = self.turned.turn_along(labels, image, header)
         if ids.shape != header.size:
             upright = "" if header.stored == header.size else ", turned upright"
@@ -136,10 +161,15 @@ class SegmentationSplit:
         self.turned.tell(f"{self.root}, {self.name}")
 
     def label_batches(
-        self, batch_size: int, *, label_size: tuple[int, int] | None, num_threads: int = 2
+        self,
+        batch_size: int,
+        *,
+        label_size: tuple[int, int] | None,
+        num_threads: int = 2,
+        pixels: PixelFormat = RGB8,
     ) -> Iterator[list[Ids]]:
         """Yields the labels of `batches` without the images; arguments and errors as there."""
-        load = functools.partial(self.load_labels, label_size=label_size)
+        load = functools.partial(self.load_labels, label_size=label_size, pixels=pixels)
         yield from load_ahead(load, len(self), batch_size, num_threads=num_threads)
         self.turned.tell(f"{self.root}, {self.name}")
 

@@ -12,6 +12,7 @@ from croc_jax.data.labeled.label_files import IGNORED
 from croc_jax.data.labeled.segmentation import SegmentationSplit
 from croc_jax.data.prefetch import load_ahead
 from croc_jax.evaluation.settings import CropConfig
+from croc_jax.pixel_format import RGB8, PixelFormat
 
 # Places that are tried for a crop in which no class has too large a share, as in MMSegmentation.
 _TRIALS = 10
@@ -32,7 +33,14 @@ class CropBatch(NamedTuple):
 
 
 def crop_batches(
-    split: SegmentationSplit, config: CropConfig, *, count: int, batch_size: int, seed: int, num_threads: int
+    split: SegmentationSplit,
+    config: CropConfig,
+    *,
+    count: int,
+    batch_size: int,
+    seed: int,
+    num_threads: int,
+    pixels: PixelFormat = RGB8,
 ) -> Iterator[CropBatch]:
     """Yields batches of crops: each image once, in random order, before any of them again.
 
@@ -43,6 +51,7 @@ def crop_batches(
         batch_size: crops a batch.
         seed: seed of the order and of all crops; the number of threads changes nothing.
         num_threads: threads that decode and resize.
+        pixels: format of the images.
 
     Raises:
         ValueError: for a file that cannot be used.
@@ -54,7 +63,7 @@ def crop_batches(
 
     def load(number: int) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
         epoch, place = divmod(number, len(split))
-        image, labels = split.load(order(epoch)[place])
+        image, labels = split.load(order(epoch)[place], pixels=pixels)
         return draw_crop(np.random.default_rng((seed, 1, number)), image, labels, config)
 
     for crops in load_ahead(load, count * batch_size, batch_size, num_threads=num_threads):

@@ -127,8 +127,15 @@ def fit_head(
     tx = optax.adamw(schedule, eps=EPSILON, weight_decay=config.weight_decay)
     state = init_head(head, tx, width=features.module.width, seed=config.seed)
     step_fn = make_step_fn(make_crop_encoder(features.module, config), head, tx, seed=config.seed)
-    sizes = {"count": config.iterations, "batch_size": config.batch_size}
-    batches = crop_batches(train, config, seed=config.seed, num_threads=features.budget.num_threads, **sizes)
+    batches = crop_batches(
+        train,
+        config,
+        count=config.iterations,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        num_threads=features.budget.num_threads,
+        pixels=features.module.pixels,
+    )
     progress, losses = features.progress, []
     task = progress and progress.add_task(f"crops of {train.name}", total=config.iterations * config.batch_size)
     for number, batch in enumerate(batches):

@@ -79,7 +79,7 @@ def evaluate(
     classifier, best_c, c_scores = fit_patches(features, data, config, num_classes=train.num_classes)
     timer.end("training")
     confusion = np.zeros((val.num_classes, val.num_classes), np.int64)
-    selector = ExampleSelector(val, size)
+    selector = ExampleSelector(val, size, features.module.pixels)
     for tokens, all_labels in features.token_batches(val, image_size=size, label_size=size):
         for labels, prediction in zip(all_labels, predict_pixels(classifier, tokens, size), strict=False):
             confusion += confusion_matrix(labels, prediction, num_classes=val.num_classes)

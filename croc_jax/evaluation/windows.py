@@ -44,16 +44,19 @@ def score_windows(
         ValueError: if a file cannot be used, or a logit is not finite.
     """
     confusion = np.zeros((split.num_classes, split.num_classes), np.int64)
-    selector = ExampleSelector(split, (config.short_side, config.short_side))
+    budget, pixels, progress = features.budget, features.module.pixels, features.progress
+    selector = ExampleSelector(split, (config.short_side, config.short_side), pixels)
 
     def load(index: int) -> tuple[np.ndarray, np.ndarray]:
-        image, labels = split.load(index)
+        image, labels = split.load(index, pixels=pixels)
         size = short_side_size(labels.shape, config.short_side)
         return resize_bilinear(image, size, antialias=config.antialias), labels
 
-    budget = features.budget
     batches = load_ahead(load, len(split), budget.batch_size, num_threads=budget.num_threads)
-    for loaded in features.track(batches, split):
+    if progress is not None:
+        total = -(-len(split) // budget.batch_size)
+        batches = progress.track(batches, total=total, description=f"batches of {split.name}")
+    for loaded in batches:
         starts = [
             [window_starts(length, config.crop_size, stride) for length in image.shape[:2]] for image, _ in loaded
         ]

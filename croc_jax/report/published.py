@@ -3,12 +3,16 @@
 A row holds the scores of one network by one protocol. To add one, append a `Published` to `PUBLISHED`: the protocol and
 its variant as on the command line, the network as its owners call it, mean IoU (or what the protocol is known by) in
 percent for each data set by its kind (`voc`, `ade20k`, `cityscapes`, ...), and the publication with its table. Only
-numbers that were read in that table. docs/evaluation.md is filled from here.
+numbers that were read in that table. docs/evaluation.md is filled from here. A config whose results reports shall show
+beside its rows has an entry in `FOLLOWED`.
 """
 
+import dataclasses
+import json
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from croc_jax.evaluation.registry import find_protocols
 from croc_jax.report.paper import LINEAR, PAPER, PAPER_DATASETS, TABLES, UNSUPERVISED
 
 
@@ -26,6 +30,50 @@ class Published(NamedTuple):
     network: str
     scores: Mapping[str, float]
     source: str
+
+
+class Followed(NamedTuple):
+    """The protocol of a config, and the settings in which it differs from the protocol's defaults."""
+
+    protocol: str
+    settings: Mapping[str, Any]
+
+
+FOLLOWED = {
+    "linear.py:dinov2": Followed("linear_crops", {}),
+    "linear.py:dinov3": Followed(
+        "linear_crops",
+        {
+            "antialias": True,
+            "saturation_kind": "gray",
+            "hue": 0.5,
+            "dropout": 0.1,
+            "weight_decay": 1e-3,
+            "schedule": "cosine",
+        },
+    ),
+    "logreg.py": Followed("logreg", {}),
+}
+
+
+def published_for(protocol: str, settings: Mapping[str, Any], kind: str) -> list[Published]:
+    """Returns the rows that a result compares with: of its protocol, its settings but for seeds, and its data set.
+
+    Args:
+        protocol: name of the protocol.
+        settings: the group of that name in the fingerprint of results.json.
+        kind: kind of data set.
+    """
+
+    def is_followed(config: str) -> bool:
+        followed = FOLLOWED.get(config)
+        if followed is None or followed.protocol != protocol:
+            return False
+        expected = dataclasses.asdict(find_protocols()[protocol].config(**followed.settings))
+        expected = json.loads(json.dumps({name: value for name, value in expected.items() if name != "seed"}))
+        return all(settings.get(name) == value for name, value in expected.items())
+
+    return [row for row in PUBLISHED if kind in row.scores and is_followed(row.config)]
 
 
 def _three(ade20k: float, cityscapes: float, voc: float) -> dict[str, float]:

@@ -10,10 +10,10 @@ from croc_jax.evaluation.logistic import UNLABELED, Limits, Scale, apply_scaled,
 from croc_jax.evaluation.logreg import LogregConfig, num_validation, patch_classes, present_classes
 
 RNG = np.random.default_rng(0)
-ROWS, WIDTH = 300, 5
+ROWS, WIDTH = 200, 4
 
 
-@pytest.mark.parametrize(("num_classes", "c"), [(3, 1e-3), (3, 10.0), (2, 0.1)])
+@pytest.mark.parametrize(("num_classes", "c"), [(3, 1.0), (2, 0.01)])
 def test_the_optimum_is_scikit_learns(num_classes, c):
     features = RNG.normal(3, 2, (ROWS, WIDTH)).astype(np.float32)
     noisy = features @ RNG.standard_normal((WIDTH, num_classes)) + 3 * RNG.standard_normal((ROWS, num_classes))

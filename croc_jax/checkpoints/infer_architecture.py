@@ -130,15 +130,20 @@ def _normalization(
     """Returns a config with mean and deviation of each channel, and what is guessed of the images.
 
     Where no file states them, those of RGB are ImageNet's; for other channels there is no guess.
+
+    Raises:
+        ValueError: for another number of them than channels.
     """
     found, guessed = {}, {}
     if channels != RGB8.channels and description.image_dtype is None:
         guessed["image_dtype"] = RGB8.dtype
     for name, neutral in (("image_mean", 0.0), ("image_std", 1.0)):
         stated = getattr(description, name)
-        # One number without a list stands for all channels. Other numbers than channels say nothing: timm's config of
-        # a network that was made for other channels still holds those of RGB.
+        # One number without a list stands for all channels.
         values = (stated,) * channels if isinstance(stated, float) else stated
+        if values is not None and len(values) not in (channels, RGB8.channels):
+            raise ValueError(f"{name}={values}: give one number for each of {channels} channels")
+        # Libraries leave the numbers of RGB in the config of a network that they made for other channels.
         if values is None or len(values) != channels:
             guess = guessed[name] = getattr(config, name) if channels == len(config.image_mean) else None
             values = guess or (neutral,) * channels

@@ -44,7 +44,7 @@ def read_image(file: Path, pixels: PixelFormat = RGB8) -> Real[np.ndarray, "H W 
 def image_header(file: Path, pixels: PixelFormat = RGB8) -> Header:
     """Returns size and orientation of an image; arguments and errors as for `read_image`.
 
-    Of other formats than 8-bit RGB, it is that of the decoded image: what their headers state takes as much to find out.
+    Images of other formats are decoded for it: some of their headers tell less.
     """
     if not pixels.is_rgb8:
         return upright_header(read_image(file, pixels))

@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
                 # To choose from; one of each leaves no choice, and sets no images aside.
                 "neighbors": (1, 3, 10, 30),
                 "distances": ("cosine", "l2"),
-                "selection_fraction": 0.1,
+                "validation_share": 0.1,
                 "standardize": True,
                 "seed": 0,
             },

@@ -9,14 +9,14 @@ Nothing is trained. Patches of the memory are drawn evenly from all training ima
 
 The variants follow what others publish, with a memory of 10,240,000 patches of randomly cropped images: `:hummingbird`
 the code of vpariza/open-hummingbird-eval (Balazevic et al. 2023), `:dip` that of sirkosophia/DIP (Sirko-Galouchenko et
-al. 2025). On VOC:
+al. 2025). Both suit data whose
+class 0 is the background, such as VOC: ignored pixels are background in the memory. ADE20K has `:hummingbird_ade20k` and
+`:dip_ade20k`, where they are a class of their own (which DIP scores, too).
 
     --config=configs/eval/retrieval.py:hummingbird --config.dataset.root=voc:PATH --config.dataset.train_split=trainaug
+    --config=configs/eval/retrieval.py:dip_ade20k --config.dataset.root=ade20k:PATH
 
-and on ADE20K, whose unlabeled pixels are a class there (which DIP scores, too):
-
-    --config=configs/eval/retrieval.py:hummingbird --config.dataset.root=ade20k:PATH --config.retrieval.ignored=own
-    --config=configs/eval/retrieval.py:dip --config.dataset.root=ade20k:PATH --config.retrieval.ignored=scored
+Labels are scored at the size of the images; --config.retrieval.score_size=0,0 scores them at that of their files.
 """
 
 from ml_collections import ConfigDict
@@ -51,18 +51,25 @@ HUMMINGBIRD = DEFAULT | {
 }
 DIP = HUMMINGBIRD | {"image_size": (504, 504), "score_size": (504, 504), "temperature": 0.07}
 
+VARIANTS = {
+    "default": DEFAULT,
+    "hummingbird": HUMMINGBIRD,
+    "hummingbird_ade20k": HUMMINGBIRD | {"ignored": "own"},
+    "dip": DIP,
+    "dip_ade20k": DIP | {"ignored": "scored"},
+}
+
 
 def get_config(variant: str = "default") -> ConfigDict:
-    """Returns the protocol: "default", "hummingbird" or "dip"."""
-    variants = {"default": DEFAULT, "hummingbird": HUMMINGBIRD, "dip": DIP}
-    if variant not in variants:
-        raise ValueError(f"variant={variant!r}: choose 'default', 'hummingbird' or 'dip'")
+    """Returns the protocol: a variant of VARIANTS."""
+    if variant not in VARIANTS:
+        raise ValueError(f"variant={variant!r}: choose one of {', '.join(VARIANTS)}")
     splits = {"train_split": "train", "train_fraction": 1.0, "val_split": "val"}
     return ConfigDict(
         {
             "protocol": "retrieval",
             "dataset": {"root": "", "num_classes": placeholder(int), **splits},
-            "retrieval": variants[variant],
+            "retrieval": VARIANTS[variant],
             "which": "teacher",
             # Of --checkpoint=random.
             "recipe": "configs/croc_vits16_coco.py",

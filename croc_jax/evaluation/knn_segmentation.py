@@ -15,16 +15,16 @@ from croc_jax.data.labeled.segmentation import SegmentationSplit
 from croc_jax.evaluation.datasets import PixelSplits, count_images, describe_pixels, open_pixel_splits
 from croc_jax.evaluation.features import FrozenFeatures
 from croc_jax.evaluation.metrics import confusion_matrix, iou_scores, mean_iou
-from croc_jax.evaluation.mmap import release_pages
 from croc_jax.evaluation.patch_memory import Memory, build_memory, collect_queries, count_pixels, join_patches
 from croc_jax.evaluation.pixel_scoring import score_predictions
 from croc_jax.evaluation.registry import Protocol, Result, Timer
 from croc_jax.evaluation.search import Metric, Neighbors, search_host
 from croc_jax.evaluation.visualize import save_examples
+from croc_jax.evaluation.whitening import fit_scale
 from croc_jax.unit import unit
 
 DISTANCES = ("cosine", "l2")
-# Rows of the memory that are on the host in float64, or counted, at once.
+# Rows of the memory whose classes are counted at once.
 _ROWS = 65536
 # Far below any similarity, and finite, so that products in parts stay numbers.
 _NEVER = -1e30
@@ -38,7 +38,7 @@ class KnnSegmentationConfig:
         image_size: height and width of images and labels, multiples of the patch size; labels are scored at it.
         neighbors: numbers of neighbors to choose from.
         distances: distances to choose from, of "cosine" and "l2".
-        selection_fraction: share of the training images that the choice is made on, by mean IoU; they vote afterwards.
+        validation_share: share of the training images that the choice is made on, by mean IoU; they vote afterwards.
         standardize: whether each feature gets mean 0 and deviation 1 over the patches of the other training images.
         seed: seed of the draw of those images.
     """
@@ -46,7 +46,7 @@ class KnnSegmentationConfig:
     image_size: tuple[int, int] = (224, 224)
     neighbors: tuple[int, ...] = (1, 3, 10, 30)
     distances: tuple[str, ...] = DISTANCES
-    selection_fraction: float = 0.1
+    validation_share: float = 0.1
     standardize: bool = True
     seed: int = 0
 
@@ -56,8 +56,8 @@ class KnnSegmentationConfig:
             raise ValueError(f"neighbors={self.neighbors}: name one or more numbers above 0")
         if not self.distances or not set(self.distances) <= set(DISTANCES):
             raise ValueError(f"distances={self.distances}: name one or more of {', '.join(DISTANCES)}")
-        if not 0 <= self.selection_fraction < 1:
-            raise ValueError(f"selection_fraction={self.selection_fraction}: a share from 0 to below 1")
+        if not 0 <= self.validation_share < 1:
+            raise ValueError(f"validation_share={self.validation_share}: a share from 0 to below 1")
 
     @property
     def choices(self) -> list[tuple[int, str]]:
@@ -89,7 +89,9 @@ def evaluate(
         label_width=config.image_size[0] * config.image_size[1] // per_image,
         label_dtype=np.uint8,
     )
-    searcher = _Searcher(features, memory, config, num_classes=num_classes, num_fitted=len(rest) * per_image)
+    searcher = _Searcher(
+        features, memory, config, num_classes=num_classes, num_fitted=len(rest) * per_image, per_image=per_image
+    )
     timer.end("memory")
     selection = searcher.select()
     num_neighbors, distance = max(selection, key=lambda choice: selection[choice])
@@ -106,7 +108,8 @@ def evaluate(
                 yield labels, join_patches(voted, config.image_size, grid)
                 start += per_image
 
-    confusion, examples = score_predictions(predictions(), val, image_size=config.image_size, num_classes=num_classes)
+    sizes = {"image_size": config.image_size, "pixels": features.module.pixels, "num_classes": num_classes}
+    confusion, examples = score_predictions(predictions(), val, **sizes)
     timer.end("scoring")
     save_examples(examples, names, output)
     scores = count_images(dataset) | {"num_neighbors": num_neighbors, "distance": distance}
@@ -124,10 +127,10 @@ def draw_selection(
     Raises:
         ValueError: if there is something to choose, and no image to choose by.
     """
-    count = int(len(train) * config.selection_fraction) if len(config.choices) > 1 else 0
+    count = int(len(train) * config.validation_share) if len(config.choices) > 1 else 0
     if not count and len(config.choices) > 1:
         raise ValueError(
-            f"selection_fraction={config.selection_fraction}: no image of {len(train)} to choose neighbors and "
+            f"validation_share={config.validation_share}: no image of {len(train)} to choose neighbors and "
             "distances by; raise it, or name one of each"
         )
     order = np.random.default_rng(config.seed).permutation(len(train))
@@ -151,6 +154,7 @@ class _Searcher:
         *,
         num_classes: int,
         num_fitted: int,
+        per_image: int,
     ) -> None:
         self._features, self._memory, self._config = features, memory, config
         self._num_classes, self._num_fitted = num_classes, num_fitted
@@ -161,9 +165,11 @@ class _Searcher:
             ]
         )
         width = memory.tokens.vectors.shape[1]
-        self._mean, self._deviation = np.zeros(width, np.float32), np.ones(width, np.float32)
+        self._mean, self._scale = jnp.zeros(width), jnp.ones(width)
         if config.standardize:
-            self._mean, self._deviation = moments(memory.tokens.vectors[:num_fitted])
+            fitted = memory.tokens.vectors[:num_fitted].reshape(-1, per_image, width)
+            self._mean, transform = fit_scale(fitted, "standardize")
+            self._scale = jnp.diagonal(transform)
 
     def select(self) -> dict[tuple[int, str], float]:
         """Returns the mean IoU of each choice on the patches that were not fitted on; of a single choice, NaN."""
@@ -196,7 +202,7 @@ class _Searcher:
             (self._memory.tokens.vectors[:rows], votes),
             count=count,
             device_gib=self._features.budget.device_gib,
-            metric=make_metric(distance, self._mean, self._deviation),
+            metric=make_metric(distance, self._mean, self._scale),
             allocate_fn=self._features.allocate,
             progress=self._features.progress,
         )
@@ -212,26 +218,14 @@ def majority(ids: UInt8[np.ndarray, "q p n"], *, num_classes: int) -> UInt8[np.n
     return counts.argmax(axis=1).astype(np.uint8).reshape(ids.shape[:-1])
 
 
-def moments(vectors: Float[np.ndarray, "m d"]) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, " d"]]:
-    """Returns mean and standard deviation of each feature, computed in float64; 1 for a feature that never changes."""
-    parts = [slice(start, start + _ROWS) for start in range(0, len(vectors), _ROWS)]
-    mean = np.sum([vectors[part].sum(axis=0, dtype=np.float64) for part in parts], axis=0) / len(vectors)
-    square = np.zeros_like(mean)
-    for part in parts:
-        square += ((vectors[part].astype(np.float64) - mean) ** 2).sum(axis=0)
-        release_pages(vectors)
-    deviation = np.sqrt(square / len(vectors))
-    return mean.astype(np.float32), np.where(deviation > 0, deviation, 1).astype(np.float32)
-
-
-def make_metric(distance: str, mean: Float[np.ndarray, " d"], deviation: Float[np.ndarray, " d"]) -> Metric:
+def make_metric(distance: str, mean: Float[Array, " d"], scale: Float[Array, " d"]) -> Metric:
     """Returns vectors whose dot product is the cosine of standardized ones, or minus half their squared L2 distance.
 
     Of the latter, only what depends on the row of the bank. Rows that do not vote are far from everything.
     """
 
     def standardize(vectors: Float[Array, "m d"]) -> Float[Array, "m d"]:
-        vectors = (vectors.astype(jnp.float32) - mean) / deviation
+        vectors = (vectors.astype(jnp.float32) - mean) * scale
         return unit(vectors) if distance == "cosine" else vectors
 
     @jax.jit

@@ -13,6 +13,7 @@ from croc_jax.evaluation.features import FrozenFeatures
 from croc_jax.evaluation.interpolation import bilinear_matrix, resize_with
 from croc_jax.evaluation.metrics import confusion_matrix
 from croc_jax.evaluation.visualize import Examples, ExampleSelector
+from croc_jax.pixel_format import PixelFormat
 
 # Predictions are padded to a multiple of this many pixels, so that labels of many sizes compile few times.
 PADDING = 64
@@ -41,7 +42,7 @@ def score_split(
     """
     batches = features.token_batches(split, image_size=image_size, label_size=label_size)
     pairs = ((score_fn(tokens), labels) for tokens, labels in batches)
-    return score_predictions(predict_pixels(pairs), split, image_size=image_size)
+    return score_predictions(predict_pixels(pairs), split, image_size=image_size, pixels=features.module.pixels)
 
 
 def score_predictions(
@@ -49,6 +50,7 @@ def score_predictions(
     split: SegmentationSplit,
     *,
     image_size: tuple[int, int],
+    pixels: PixelFormat,
     num_classes: int | None = None,
 ) -> tuple[Int[np.ndarray, "k k"], Examples]:
     """Returns the confusion over a whole split, and a few examples.
@@ -57,6 +59,7 @@ def score_predictions(
         pairs: labels and prediction of each image, in order, of one size.
         split: labeled images.
         image_size: height and width of the pictures.
+        pixels: format of the images.
         num_classes: rows and columns of the confusion; by default those of the split.
 
     Raises:
@@ -64,7 +67,7 @@ def score_predictions(
     """
     num_classes = num_classes or split.num_classes
     confusion = np.zeros((num_classes, num_classes), np.int64)
-    selector = ExampleSelector(split, image_size)
+    selector = ExampleSelector(split, image_size, pixels)
     for labels, prediction in pairs:
         confusion += confusion_matrix(labels, prediction, num_classes=num_classes)
         selector.add(labels, prediction)

@@ -116,13 +116,14 @@ def evaluate(
             yield soft, [_own_class(ids, val) for ids in labels] if config.ignored == "scored" else labels
 
     pairs = predict_pixels(soft_labels())
-    confusion, examples = score_predictions(pairs, view, image_size=config.image_size, num_classes=len(names))
+    sizes = {"image_size": config.image_size, "pixels": features.module.pixels, "num_classes": len(names)}
+    confusion, examples = score_predictions(pairs, view, **sizes)
     timer.end("scoring")
     save_examples(examples, names, output)
     scores = count_images(dataset) | iou_scores(confusion, names)
     settings = {"memory_patches": len(memory.labels)}
     if config.whole_patches:
-        settings |= {"image_size": config.image_size, "score_size": config.score_size}
+        settings |= {"rounded_image_size": config.image_size, "rounded_score_size": config.score_size}
     return Result(scores, describe_pixels(val, train), val.root, timer.seconds, settings, describe_changes(config))
 
 
@@ -134,8 +135,8 @@ def fit_config(config: RetrievalConfig, train: SegmentationSplit, features: Froz
     """
     if config.ignored == "first" and train.kind == "ade20k":
         raise ValueError(
-            f"ignored='first': the first class of ade20k is {train.class_names[0]}; others give ignored pixels a class "
-            "of their own: choose 'own' (open-hummingbird-eval) or 'scored' (DIP)"
+            f"ignored='first': the first class of ade20k is {train.class_names[0]}; published scores give ignored "
+            "pixels a class of their own: choose 'own' (retrieval.py:hummingbird_ade20k) or 'scored' (:dip_ade20k)"
         )
     if config.ignored in ("own", "scored") and train.num_classes >= IGNORED:
         raise ValueError(f"ignored={config.ignored!r}: {train.num_classes} classes leave no id for another one")

@@ -10,6 +10,8 @@ from PIL import Image, ImageEnhance
 from croc_jax.data.crops import sample_region
 from croc_jax.data.labeled.label_files import Ids
 from croc_jax.data.labeled.segmentation import SegmentationSplit
+from croc_jax.data.resizing import resize_with_pillow
+from croc_jax.pixel_format import RGB8, PixelFormat
 
 INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 AUGMENTATIONS = ("none", "crop", "crop_jitter")
@@ -35,12 +37,15 @@ class ViewedSplit(SegmentationSplit):
     draw: tuple[int, ...] = ()
 
     def load(
-        self, index: int, *, image_size: tuple[int, int] | None = None, label_size: tuple[int, int] | None = None
-    ) -> tuple[np.ndarray, Ids]:
+        self,
+        index: int,
+        *,
+        image_size: tuple[int, int] | None = None,
+        label_size: tuple[int, int] | None = None,
+        pixels: PixelFormat = RGB8,
+    ) -> tuple[Real[np.ndarray, "H W c"], Ids]:
         """Returns a view of an image, and of its labels; arguments and errors as in `SegmentationSplit`."""
-        if self.augmentation == "none" and self.interpolation == "bicubic":
-            return super().load(index, image_size=image_size, label_size=label_size)
-        image, labels = super().load(index)
+        image, labels = super().load(index, pixels=pixels)
         if self.augmentation != "none":
             rng = np.random.default_rng((*self.draw, index))
             box = sample_region(rng, *labels.shape, scale=SCALE, ratio=RATIO)
@@ -48,9 +53,12 @@ class ViewedSplit(SegmentationSplit):
                 image = jitter(image, rng)
             region = np.s_[box.top : box.top + box.height, box.left : box.left + box.width]
             image, labels = image[region], labels[region]
-        height, width = labels.shape
-        image = resize(image, image_size or (height, width), INTERPOLATIONS[self.interpolation])
-        return image, resize(labels[..., None], label_size or (height, width), Image.Resampling.NEAREST)[..., 0]
+        if image_size and image.shape[:2] != image_size:
+            image = resize_with_pillow(np.ascontiguousarray(image), image_size, INTERPOLATIONS[self.interpolation])
+        if label_size and labels.shape != label_size:
+            height, width = label_size
+            labels = np.asarray(Image.fromarray(labels).resize((width, height), Image.Resampling.NEAREST))
+        return image, labels
 
 
 def view_split(
@@ -87,21 +95,3 @@ def jitter(image: Real[np.ndarray, "H W 3"], rng: np.random.Generator) -> Real[n
         turned = Image.fromarray((np.asarray(hue, np.int16) + int(255 * turn)).astype(np.uint8))
         picture = Image.merge("HSV", (turned, *others)).convert("RGB")
     return np.asarray(picture)
-
-
-def resize(
-    image: Real[np.ndarray, "H W c"], size: tuple[int, int], resampling: Image.Resampling
-) -> Real[np.ndarray, "h w c"]:
-    """Resizes an image of any type and number of channels with Pillow's filters; integers are rounded at the end."""
-    if image.shape[:2] == size:
-        return image
-    height, width = size
-    if image.dtype == np.uint8 and image.shape[-1] == 3:
-        return np.asarray(Image.fromarray(image).resize((width, height), resampling))
-    planes = np.moveaxis(image, -1, 0).astype(np.float32)
-    resized = np.stack(
-        [np.asarray(Image.fromarray(plane).resize((width, height), resampling)) for plane in planes], axis=-1
-    )
-    if image.dtype.kind == "u":
-        resized = np.clip(np.rint(resized), 0, np.iinfo(image.dtype).max)
-    return resized.astype(image.dtype)

@@ -9,9 +9,8 @@ Nothing is trained. Patches of the memory are drawn evenly from all training ima
 
 The variants follow what others publish, with a memory of 10,240,000 patches of randomly cropped images: `:hummingbird`
 the code of vpariza/open-hummingbird-eval (Balazevic et al. 2023), `:dip` that of sirkosophia/DIP (Sirko-Galouchenko et
-al. 2025). Both suit data whose
-class 0 is the background, such as VOC: ignored pixels are background in the memory. ADE20K has `:hummingbird_ade20k` and
-`:dip_ade20k`, where they are a class of their own (which DIP scores, too).
+al. 2025). Both suit data whose class 0 is the background, such as VOC: ignored pixels are background in the memory.
+ADE20K has `:hummingbird_ade20k` and `:dip_ade20k`, where they are a class of their own (which DIP scores, too).
 
     --config=configs/eval/retrieval.py:hummingbird --config.dataset.root=voc:PATH --config.dataset.train_split=trainaug
     --config=configs/eval/retrieval.py:dip_ade20k --config.dataset.root=ade20k:PATH

@@ -39,6 +39,18 @@ class Followed(NamedTuple):
     settings: Mapping[str, Any]
 
 
+_HUMMINGBIRD: dict[str, Any] = {
+    "image_size": (518, 518),
+    "score_size": (518, 518),
+    "whole_patches": True,
+    "memory_size": 10_240_000,
+    "sampling": "class_balanced",
+    "memory_epochs": 2,
+    "augmentation": "crop_jitter",
+    "interpolation": "bilinear",
+    "ignored": "first",
+}
+_DIP = _HUMMINGBIRD | {"image_size": (504, 504), "score_size": (504, 504), "temperature": 0.07}
 FOLLOWED = {
     "linear.py:dinov2": Followed("linear_crops", {}),
     "linear.py:dinov3": Followed(
@@ -53,6 +65,10 @@ FOLLOWED = {
         },
     ),
     "logreg.py": Followed("logreg", {}),
+    "knn_segmentation.py": Followed("knn_segmentation", {}),
+    "retrieval.py:hummingbird": Followed("retrieval", _HUMMINGBIRD),
+    "retrieval.py:dip": Followed("retrieval", _DIP),
+    "retrieval.py:dip_ade20k": Followed("retrieval", _DIP | {"ignored": "scored"}),
 }
 
 
@@ -94,6 +110,10 @@ def _of_paper() -> Iterator[Published]:
 _DINOV2 = "DINOv2, arXiv:2304.07193, Table 10, lin."
 _DINOV3 = "DINOv3, MODEL_CARD.md of facebookresearch/dinov3"
 _CAPI = "CAPI, arXiv:2502.08769v1, Table 7, with standardization"
+_CAPI_KNN = "README.md of facebookresearch/capi"
+_HUMMINGBIRD_TABLE = "README.md of vpariza/open-hummingbird-eval; 504 px for patches of 14"
+_DIP_TABLE = "DIP, arXiv:2506.18463, Table 1"
+_DIP_LOG = "eval_scores.txt of sirkosophia/DIP"
 
 PUBLISHED: tuple[Published, ...] = (
     *_of_paper(),
@@ -120,4 +140,22 @@ PUBLISHED: tuple[Published, ...] = (
     Published("logreg.py", "I-JEPA ViT-H/14, IN-1k", _three(25.7, 34.5, 63.6), _CAPI),
     Published("logreg.py", "I-JEPA ViT-H/14, IN-22k", _three(26.4, 34.2, 64.2), _CAPI),
     Published("logreg.py", "MAE ViT-L/16", _three(27.4, 38.5, 61.5), _CAPI),
+    Published("knn_segmentation.py", "CAPI ViT-L/14, Places205", {"ade20k": 35.2}, _CAPI_KNN),
+    Published("knn_segmentation.py", "CAPI ViT-L/14, LVD-142M", {"ade20k": 32.1}, _CAPI_KNN),
+    Published("knn_segmentation.py", "CAPI ViT-L/14, IN-22k", {"ade20k": 29.7}, _CAPI_KNN),
+    Published("knn_segmentation.py", "CAPI ViT-L/14, IN-1k", {"ade20k": 29.2}, _CAPI_KNN),
+    Published("retrieval.py:hummingbird", "DINO ViT-S/16", {"voc": 46.6}, _HUMMINGBIRD_TABLE),
+    Published("retrieval.py:hummingbird", "DINO ViT-B/16", {"voc": 55.7}, _HUMMINGBIRD_TABLE),
+    Published("retrieval.py:hummingbird", "DINOv2 ViT-S/14", {"voc": 77.0}, _HUMMINGBIRD_TABLE),
+    Published("retrieval.py:hummingbird", "DINOv2 ViT-B/14", {"voc": 76.9}, _HUMMINGBIRD_TABLE),
+    Published("retrieval.py:hummingbird", "DINOv2 ViT-L/14", {"voc": 74.8}, _HUMMINGBIRD_TABLE),
+    Published("retrieval.py:hummingbird", "DINOv2 ViT-g/14", {"voc": 73.6}, _HUMMINGBIRD_TABLE),
+    Published("retrieval.py:dip", "DIP ViT-S/14", {"voc": 79.9}, _DIP_LOG),
+    Published("retrieval.py:dip", "DIP ViT-B/14", {"voc": 81.1}, _DIP_LOG),
+    Published("retrieval.py:dip", "DINOv2R ViT-S/14", {"voc": 79.4}, _DIP_TABLE),
+    Published("retrieval.py:dip", "NeCo ViT-S/14", {"voc": 81.0}, _DIP_TABLE),
+    Published("retrieval.py:dip", "DIP ViT-S/14", {"voc": 81.0}, _DIP_TABLE),
+    Published("retrieval.py:dip_ade20k", "DINOv2R ViT-S/14", {"ade20k": 39.3}, _DIP_TABLE),
+    Published("retrieval.py:dip_ade20k", "NeCo ViT-S/14", {"ade20k": 38.9}, _DIP_TABLE),
+    Published("retrieval.py:dip_ade20k", "DIP ViT-S/14", {"ade20k": 39.7}, _DIP_TABLE),
 )

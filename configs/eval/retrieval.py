@@ -60,7 +60,7 @@ VARIANTS = {
 
 
 def get_config(variant: str = "default") -> ConfigDict:
-    """Returns the protocol: a variant of VARIANTS."""
+    """Returns the protocol: "default", "hummingbird", "hummingbird_ade20k", "dip" or "dip_ade20k"."""
     if variant not in VARIANTS:
         raise ValueError(f"variant={variant!r}: choose one of {', '.join(VARIANTS)}")
     splits = {"train_split": "train", "train_fraction": 1.0, "val_split": "val"}

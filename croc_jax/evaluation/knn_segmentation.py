@@ -25,7 +25,7 @@ from croc_jax.unit import unit
 
 DISTANCES = ("cosine", "l2")
 # Rows of the memory whose classes are counted at once.
-_ROWS = 65536
+_ROWS = 16384
 # Far below any similarity, and finite, so that products in parts stay numbers.
 _NEVER = -1e30
 
@@ -182,8 +182,8 @@ class _Searcher:
             neighbors = self.search(queries, count=most, distance=distance, rows=fitted)
             for count in self._config.neighbors:
                 confusion = np.zeros((self._num_classes, self._num_classes), np.int64)
-                for start in range(0, len(labels), 1024):
-                    part = slice(start, start + 1024)
+                for start in range(0, len(labels), 256):
+                    part = slice(start, start + 256)
                     ids = np.where(labels[part] == self._num_classes - 1, np.uint8(IGNORED), labels[part])
                     voted = self.vote(neighbors.indices[part, :count])
                     confusion += confusion_matrix(ids, voted, num_classes=self._num_classes)

@@ -20,6 +20,7 @@ from typing import Any
 
 from croc_jax.evaluation import find_protocols
 from croc_jax.evaluation.features import MemoryBudget
+from croc_jax.report.published import PUBLISHED
 from croc_jax.training.config import Recipe, flatten
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -125,13 +126,19 @@ def fill_protocols() -> Iterator[str]:
         yield from (f"### `eval/{file.name}`", "", describe(names["__doc__"]), "")
         get_config = names["get_config"]
         variants = re.findall(r'"(\w+)"', get_config.__doc__) if inspect.signature(get_config).parameters else []
-        columns = [flatten(get_config(name).to_dict()) for name in variants] or [flatten(get_config().to_dict())]
-        protocol = columns[0].pop("protocol")
-        known = COMMON | meanings(MemoryBudget, "budget.") | meanings(protocols()[protocol][0], f"{protocol}.")
-        heads = ["default", *(f"`:{name}`" for name in variants[1:])]
-        values = {name: [code(show(column[name])) for column in columns] for name in columns[0]}
-        rows = ((code(name), *cells, escape(known[name])) for name, cells in values.items())
-        yield from table("field", *heads, "meaning", rows=rows)
+        columns = {f"`:{name}`": flatten(get_config(name).to_dict()) for name in variants[1:]}
+        columns = {"default": flatten(get_config().to_dict())} | columns
+        by_protocol: dict[str, dict[str, dict[str, Any]]] = {}
+        for head, column in columns.items():
+            by_protocol.setdefault(column.pop("protocol"), {})[head] = column
+        for protocol, same in by_protocol.items():
+            known = COMMON | meanings(MemoryBudget, "budget.") | meanings(protocols()[protocol][0], f"{protocol}.")
+            names = next(iter(same.values()))
+            rows = (
+                (code(name), *(code(show(column[name])) for column in same.values()), escape(known[name]))
+                for name in names
+            )
+            yield from table("field", *same, "meaning", rows=rows)
 
 
 def fill_conventions() -> Iterator[str]:
@@ -139,6 +146,21 @@ def fill_conventions() -> Iterator[str]:
     for name, (_, conventions) in protocols().items():
         yield from (f"### `{name}`", "")
         yield from table("what", "how", rows=((what, escape(how)) for what, how in conventions.items()))
+
+
+def fill_published() -> Iterator[str]:
+    """Lists published scores, a column for each data set."""
+    kinds = dict.fromkeys(kind for row in PUBLISHED for kind in row.scores)
+    rows = (
+        (
+            code(of.config),
+            escape(of.network),
+            *(f"{of.scores[k]:.1f}" if k in of.scores else "" for k in kinds),
+            escape(of.source),
+        )
+        for of in PUBLISHED
+    )
+    yield from table("config", "network", *(f"`{kind}`" for kind in kinds), "source", rows=rows)
 
 
 def table(*heads: str, rows: Iterable[Iterable[str]]) -> Iterator[str]:
@@ -182,6 +204,7 @@ FILLERS = {
     "configs": fill_configs,
     "protocols": fill_protocols,
     "conventions": fill_conventions,
+    "published": fill_published,
 }
 
 

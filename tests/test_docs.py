@@ -11,6 +11,9 @@ import pytest
 import yaml
 
 import croc_jax
+from croc_jax.data.labeled.registry import KINDS
+from croc_jax.evaluation import find_protocols
+from croc_jax.report.published import PUBLISHED
 from croc_jax.training.config import Recipe, flatten, recipe_to_dict
 from tests.launch.test_configs import FILES, read
 
@@ -81,14 +84,29 @@ def test_tables_of_config_files_have_what_they_change_and_their_variants(build):
 def test_tables_of_protocols_have_all_fields_in_all_variants(build):
     page = "\n".join(build.fill_protocols())
     for file in (ROOT / "configs" / "eval").glob("*.py"):
-        part = section(page, f"eval/{file.name}")
-        fields = flatten(runpy.run_path(str(file))["get_config"]().to_dict())
+        part, get_config = section(page, f"eval/{file.name}"), runpy.run_path(str(file))["get_config"]
+        variants = re.findall(r"`:(\w+)`", "".join(re.findall(r"^\| field .*$", part, re.MULTILINE)))
+        fields = set(flatten(get_config().to_dict())).union(*(flatten(get_config(of).to_dict()) for of in variants))
         listed = re.findall(r"^\| <code>(\S+?)</code>", part.replace("<wbr>", ""), re.MULTILINE)
-        assert set(listed) == set(fields) - {"protocol"}
-    heads = re.search(r"^\| field .*$", section(page, "eval/linear.py"), re.MULTILINE)[0]
-    assert heads == "| field | default | `:paper` | `:demo` | meaning |"
+        assert set(listed) == fields - {"protocol"}
+    heads = re.findall(r"^\| field .*$", section(page, "eval/linear.py"), re.MULTILINE)
+    assert heads == [f"| field | {of} | meaning |" for of in ("default | `:paper` | `:demo`", "`:dinov2` | `:dinov3`")]
     start = "| <code>linear.lr</code> | <code>0.05</code> | <code>0.01</code> | <code>0.05</code> | "
     assert start in section(page, "eval/linear.py").replace("<wbr>", "")
+
+
+def test_published_scores_are_of_configs_and_all_listed(build):
+    page = "\n".join(build.fill_published()).replace("<wbr>", "")
+    for row in PUBLISHED:
+        file, *variant = row.config.split(":")
+        get_config = runpy.run_path(str(ROOT / "configs" / "eval" / file))["get_config"]
+        assert get_config(*variant).to_dict()["protocol"] in find_protocols()
+        assert row.scores.keys() <= set(KINDS) and all(0 < score < 100 for score in row.scores.values()), row
+        line = re.search(rf"^\| <code>{row.config}</code> \| {re.escape(row.network)} \|.*$", page, re.MULTILINE)[0]
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        assert sorted(filter(None, cells[2:-1])) == sorted(f"{score:.1f}" for score in row.scores.values())
+    text = (DOCS / "evaluation.md").read_text()
+    assert all(f"| `{config}`" in text for config in {row.config for row in PUBLISHED})
 
 
 def test_fillers_replace_their_line_and_an_unknown_one_is_an_error(build):

@@ -3,9 +3,10 @@
 import numpy as np
 from jaxtyping import Real, UInt8
 
-from croc_jax.data.decoding import decode, decode_errors, open_image
+from croc_jax.data.decoding import decode, decode_errors, naming, open_image
 from croc_jax.data.orientation import turn
 from croc_jax.data.pixel_modes import DecodeError
+from croc_jax.data.sources.base import ImageSource
 from croc_jax.data.stored_arrays import as_image, channel_axis, is_npy, read_npy
 from croc_jax.data.tiff import import_readers, is_tiff, read_tiff
 from croc_jax.pixel_format import PixelFormat
@@ -47,6 +48,22 @@ def check_readers(encoded: bytes) -> None:
     """Raises ValueError if an image of another format than 8-bit RGB needs libraries that are not installed."""
     if is_tiff(encoded) or _is_deep_color(encoded):
         import_readers()
+
+
+def load_pixels(source: ImageSource, index: int, pixels: PixelFormat) -> Real[np.ndarray, "H W c"]:
+    """Returns an image of a source, as `decode_pixels` does.
+
+    Args:
+        source: the images.
+        index: index of the image.
+        pixels: the format that it must have.
+
+    Raises:
+        DecodeError: naming the image, if it cannot be read.
+        OSError: for a fault of the machine.
+    """
+    with naming(source.name(index)):
+        return decode_pixels(source[index], pixels)
 
 
 def show_pixels(images: Real[np.ndarray, "*batch H W c"], pixels: PixelFormat) -> UInt8[np.ndarray, "*batch H W 3"]:

@@ -38,16 +38,26 @@ def sample_box(generator: np.random.Generator, height: int, width: int, config: 
         config: areas, aspect ratios and the chance of a flip.
     """
     flip = bool(generator.random() < config.flip_probability)
-    low, high = np.log(config.ratio)
+    return sample_region(generator, height, width, scale=config.scale, ratio=config.ratio)._replace(flip=flip)
+
+
+def sample_region(
+    generator: np.random.Generator, height: int, width: int, *, scale: tuple[float, float], ratio: tuple[float, float]
+) -> Box:
+    """Draws a box as torchvision's RandomResizedCrop does, which is never mirrored; arguments as in `ViewsConfig`.
+
+    The largest area may exceed that of the image, as in the transforms of others: such draws are repeated.
+    """
+    low, high = np.log(ratio)
     for _ in range(_BOX_TRIES):
-        area = height * width * generator.uniform(*config.scale)
-        ratio = math.exp(generator.uniform(low, high))
-        crop_height, crop_width = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
+        area = height * width * generator.uniform(*scale)
+        aspect = math.exp(generator.uniform(low, high))
+        crop_height, crop_width = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
         if 0 < crop_height <= height and 0 < crop_width <= width:
             top = int(generator.integers(height - crop_height + 1))
             left = int(generator.integers(width - crop_width + 1))
-            return Box(top, left, crop_height, crop_width, flip)
-    return _central_box(height, width, config.ratio)._replace(flip=flip)
+            return Box(top, left, crop_height, crop_width, False)
+    return _central_box(height, width, ratio)
 
 
 def _central_box(height: int, width: int, ratio: tuple[float, float]) -> Box:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import tempfile
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,17 +11,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int32, UInt8
+from jaxtyping import Array, Float, Int32, Real, UInt8
 from rich.progress import Progress
 
 from croc_jax.data.labeled.classes import ClassificationSplit
+from croc_jax.data.labeled.label_files import Ids
 from croc_jax.data.labeled.segmentation import SegmentationSplit
 from croc_jax.data.photometric import normalize
 from croc_jax.evaluation.mmap import release_pages
 from croc_jax.evaluation.settings import PoolingConfig, check_positive
 from croc_jax.models import Backbone, patch_grid
 
-Images = UInt8[Array | np.ndarray, "b H W 3"]
+Images = Real[Array | np.ndarray, "b H W c"]
 Params = Any  # A tree of arrays.
 
 
@@ -78,7 +80,7 @@ def make_extract_fn(
     @jax.jit
     def extract(params: Params, images: Images) -> Float[Array, "b r c d"]:
         rows, columns = patch_grid((images.shape[1], images.shape[2]), backbone.patch_size)
-        pixels = normalize(jnp.asarray(images), backbone.image_mean, backbone.image_std)
+        pixels = normalize(jnp.asarray(images), backbone.image_mean, backbone.image_std, backbone.pixels)
         patches = backbone.apply({"params": params}, pixels).patches
         return patches.reshape(images.shape[0], rows, columns, -1).astype(dtype)
 
@@ -91,7 +93,7 @@ def make_pool_fn(backbone: Backbone, pooling: str) -> Callable[[Params, Images],
 
     @jax.jit
     def pool(params: Params, images: Images) -> Float[Array, "b d"]:
-        pixels = normalize(jnp.asarray(images), backbone.image_mean, backbone.image_std)
+        pixels = normalize(jnp.asarray(images), backbone.image_mean, backbone.image_std, backbone.pixels)
         tokens = backbone.apply({"params": params}, pixels)
         known = {"cls": tokens.cls, "mean": jnp.mean(tokens.patches, axis=1)}
         return jnp.concatenate([known[name] for name in pooling.split("_")], axis=-1)
@@ -125,7 +127,7 @@ class FrozenFeatures:
         """Encodes nothing yet."""
         self._tokens: dict[object, np.ndarray] = {}
         self._pooled: dict[object, ImageFeatures] = {}
-        self._kept_bytes = 0
+        self._host_bytes = 0
 
     def grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
         """Returns the rows and columns of patches of an image; ValueError if whole patches do not tile it."""
@@ -136,7 +138,7 @@ class FrozenFeatures:
 
     def token_batches(
         self, split: SegmentationSplit, *, image_size: tuple[int, int], label_size: tuple[int, int] | None
-    ) -> Iterator[tuple[Float[Array | np.ndarray, "b r c d"], list[UInt8[np.ndarray, "_ _"]]]]:
+    ) -> Iterator[tuple[Float[Array | np.ndarray, "b r c d"], list[Ids]]]:
         """Yields float16 tokens of batches of constant size, padded, and one array of labels for each real image.
 
         Args:
@@ -149,21 +151,28 @@ class FrozenFeatures:
         """
         grid, size = self.grid(image_size), self.budget.batch_size
         if not self.remember:
-            extract_fn = make_extract_fn(self.module, jnp.float16)
-            for images, labels in self._batches(split, image_size=image_size, label_size=label_size):
-                tokens = extract_fn(self.params, images)
-                check_finite(tokens, f"the split {split.name}")
-                yield tokens, labels
+            yield from self.encode_batches(split, image_size=image_size, label_size=label_size)
             return
         key = _key(split, image_size)
         if key not in self._tokens:
             self.collect_tokens(split, image_size=image_size, label_size=grid)
         tokens = self._tokens[key]
-        for number, labels in enumerate(self._label_batches(split, label_size)):
+        for number, labels in enumerate(self.label_batches(split, label_size)):
             padded = np.zeros((size, *tokens.shape[1:]), tokens.dtype)
             padded[: len(labels)] = tokens[number * size : number * size + len(labels)]
             release_pages(tokens)
             yield padded, labels
+
+    def encode_batches(
+        self, split: SegmentationSplit, *, image_size: tuple[int, int], label_size: tuple[int, int] | None
+    ) -> Iterator[tuple[Float[Array, "b r c d"], list[Ids]]]:
+        """Yields what `token_batches` does, and remembers nothing; arguments and errors as there."""
+        self.grid(image_size)
+        extract_fn = make_extract_fn(self.module, jnp.float16)
+        for images, labels in self._batches(split, image_size=image_size, label_size=label_size):
+            tokens = extract_fn(self.params, images)
+            check_finite(tokens, f"the split {split.name}")
+            yield tokens, labels
 
     def collect_tokens(
         self, split: SegmentationSplit, *, image_size: tuple[int, int], label_size: tuple[int, int]
@@ -171,9 +180,9 @@ class FrozenFeatures:
         """Returns the tokens and labels of a whole split; arguments and errors as for `token_batches`."""
         grid, key = self.grid(image_size), _key(split, image_size)
         if key in self._tokens:
-            labels = [labels for batch in self._label_batches(split, label_size) for labels in batch]
+            labels = [labels for batch in self.label_batches(split, label_size) for labels in batch]
             return LabeledTokens(self._tokens[key], np.stack(labels))
-        tokens = self._allocate((len(split), *grid, self.module.width), np.float16)
+        tokens = self.allocate((len(split), *grid, self.module.width), np.float16)
         extract_fn = make_extract_fn(self.module, jnp.float16)
         labels = self._fill(tokens, split, extract_fn, image_size=image_size, label_size=label_size)
         if self.remember:
@@ -190,7 +199,7 @@ class FrozenFeatures:
         key = split.root.resolve(), split.name, config.feature, config.resize, config.image_size
         if key in self._pooled:
             return self._pooled[key]
-        features = self._allocate((len(split), self.module.width * len(config.feature.split("_"))), np.float32)
+        features = self.allocate((len(split), self.module.width * len(config.feature.split("_"))), np.float32)
         pool_fn = make_pool_fn(self.module, config.feature)
         labels = self._fill(features, split, pool_fn, resize=config.resize, image_size=config.image_size)
         found = ImageFeatures(features, np.array(labels, np.int32))
@@ -218,11 +227,14 @@ class FrozenFeatures:
 
     def _batches(self, split: SegmentationSplit | ClassificationSplit, **sizes: Any) -> Iterable:
         size, num_threads = self.budget.batch_size, self.budget.num_threads
-        return self._track(split.batches(size, num_threads=num_threads, **sizes), split)
+        return self._track(split.batches(size, num_threads=num_threads, pixels=self.module.pixels, **sizes), split)
 
-    def _label_batches(self, split: SegmentationSplit, label_size: tuple[int, int] | None) -> Iterable:
-        size, num_threads = self.budget.batch_size, self.budget.num_threads
-        return self._track(split.label_batches(size, label_size=label_size, num_threads=num_threads), split)
+    def label_batches(self, split: SegmentationSplit, label_size: tuple[int, int] | None) -> Iterable[list[Ids]]:
+        """Returns the labels of the batches of `token_batches`, without encoding; arguments and errors as there."""
+        size, num_threads, pixels = self.budget.batch_size, self.budget.num_threads, self.module.pixels
+        return self._track(
+            split.label_batches(size, label_size=label_size, num_threads=num_threads, pixels=pixels), split
+        )
 
     def _track(self, batches: Iterable, split: SegmentationSplit | ClassificationSplit) -> Iterable:
         if self.progress is None:
@@ -230,16 +242,22 @@ class FrozenFeatures:
         total = -(-len(split) // self.budget.batch_size)
         return self.progress.track(batches, total=total, description=f"batches of {split.name}")
 
-    def _allocate(self, shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray:
-        """Returns an array, in a temporary file without a name where the budget of the host ends."""
+    def allocate(self, shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray:
+        """Returns an array, in a temporary file without a name where those that are alive fill the host's budget."""
         size = np.dtype(dtype).itemsize * int(np.prod(shape, dtype=np.int64))
-        if self._kept_bytes + size <= self.budget.host_gib * 2**30:
-            self._kept_bytes += size * self.remember
-            return np.empty(shape, dtype)
+        if self._host_bytes + size <= self.budget.host_gib * 2**30:
+            self._host_bytes += size
+            array = np.empty(shape, dtype)
+            weakref.finalize(array, self._release, size).atexit = False
+            return array
         # Without a name, the file goes away with the array, even after a crash.
         with tempfile.TemporaryFile(dir=self.folder) as file:
             return np.memmap(file, dtype, "w+", shape=shape)
 
+    def _release(self, size: int) -> None:
+        self._host_bytes -= size
+
 
 def _key(split: SegmentationSplit, image_size: tuple[int, int]) -> tuple:
-    return tuple(pair.image for pair in split.pairs), image_size
+    # The name says how the images of a view differ from its files.
+    return split.name, tuple(pair.image for pair in split.pairs), image_size

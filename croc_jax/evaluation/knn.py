@@ -72,7 +72,7 @@ def knn_ranks(
         device_gib: see `search_host`.
     """
     counts = sorted({min(count, len(bank.labels)) for count in config.neighbors})
-    found = search_host(queries.features, bank.features, count=counts[-1], device_gib=device_gib)
+    found = search_host((queries.features,), (bank.features,), count=counts[-1], device_gib=device_gib)
     parts: dict[int, list[Ranks]] = {count: [] for count in counts}
     for start in range(0, len(queries.labels), QUERY_CHUNK):
         part = slice(start, start + QUERY_CHUNK)

@@ -36,7 +36,8 @@ def make_online_evaluator(
         )
     protocol = get_protocol(config["protocol"])
     score, budget = protocol.prepare(config), MemoryBudget(**config.get("budget", {}))
-    if size := config[protocol.name].get("image_size"):
+    settings = config[protocol.name]
+    if (size := settings.get("image_size")) and not settings.get("whole_patches"):
         FrozenFeatures(backbone_module, None).grid(size if isinstance(size, tuple) else (size, size))
 
     def evaluate(step: int, params: Params) -> dict[str, float]:

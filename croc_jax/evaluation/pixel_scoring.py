@@ -1,17 +1,19 @@
 """Scores any map from patch tokens to class scores on a split with pixel labels, in constant memory."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
+from croc_jax.data.labeled.label_files import Ids
 from croc_jax.data.labeled.segmentation import SegmentationSplit
 from croc_jax.evaluation.features import FrozenFeatures
 from croc_jax.evaluation.interpolation import bilinear_matrix, resize_with
 from croc_jax.evaluation.metrics import confusion_matrix
 from croc_jax.evaluation.visualize import Examples, ExampleSelector
+from croc_jax.pixel_format import PixelFormat
 
 # Predictions are padded to a multiple of this many pixels, so that labels of many sizes compile few times.
 PADDING = 64
@@ -38,22 +40,58 @@ def score_split(
     Raises:
         ValueError: if whole patches do not tile the images, or a file cannot be used.
     """
-    confusion = np.zeros((split.num_classes, split.num_classes), np.int64)
-    selector = ExampleSelector(split, image_size)
-    for tokens, all_labels in features.token_batches(split, image_size=image_size, label_size=label_size):
-        scores = score_fn(tokens)
+    batches = features.token_batches(split, image_size=image_size, label_size=label_size)
+    pairs = ((score_fn(tokens), labels) for tokens, labels in batches)
+    return score_predictions(predict_pixels(pairs), split, image_size=image_size, pixels=features.module.pixels)
+
+
+def score_predictions(
+    pairs: Iterable[tuple[Ids, Ids]],
+    split: SegmentationSplit,
+    *,
+    image_size: tuple[int, int],
+    pixels: PixelFormat,
+    num_classes: int | None = None,
+) -> tuple[Int[np.ndarray, "k k"], Examples]:
+    """Returns the confusion over a whole split, and a few examples.
+
+    Args:
+        pairs: labels and prediction of each image, in order, of one size.
+        split: labeled images.
+        image_size: height and width of the pictures.
+        pixels: format of the images.
+        num_classes: rows and columns of the confusion; by default those of the split.
+
+    Raises:
+        ValueError: if a file cannot be used.
+    """
+    num_classes = num_classes or split.num_classes
+    confusion = np.zeros((num_classes, num_classes), np.int64)
+    selector = ExampleSelector(split, image_size, pixels)
+    for labels, prediction in pairs:
+        confusion += confusion_matrix(labels, prediction, num_classes=num_classes)
+        selector.add(labels, prediction)
+    return confusion, selector.examples()
+
+
+def predict_pixels(
+    batches: Iterable[tuple[Float[Array | np.ndarray, "b r c k"], Sequence[Ids]]],
+) -> Iterator[tuple[Ids, Ids]]:
+    """Yields labels and prediction of each image: the class of the largest score, upsampled to the size of the labels.
+
+    Args:
+        batches: scores of the patches, of a constant number of images, and labels of those that are real.
+    """
+    for scores, all_labels in batches:
         rows, columns = (_resize_matrices(all_labels, scores.shape, axis) for axis in (0, 1))
         predictions = np.asarray(_predict_labels(scores, rows, columns))
         for labels, padded in zip(all_labels, predictions, strict=False):
-            prediction = padded[: labels.shape[0], : labels.shape[1]].copy()
-            confusion += confusion_matrix(labels, prediction, num_classes=split.num_classes)
-            selector.add(labels, prediction)
-    return confusion, selector.examples()
+            yield labels, padded[: labels.shape[0], : labels.shape[1]].copy()
 
 
 @jax.jit
 def _predict_labels(
-    scores: Float[Array, "b r c k"],
+    scores: Float[Array | np.ndarray, "b r c k"],
     rows: Float[Array | np.ndarray, "b R r"],
     columns: Float[Array | np.ndarray, "b C c"],
 ) -> UInt8[Array, "b R C"]:

@@ -13,6 +13,9 @@ from typing import Any, NamedTuple
 from croc_jax.evaluation.features import FrozenFeatures
 from croc_jax.float32 import in_float32
 
+# Metadata of fields that a config got after results with it were published.
+LATER = {"later": True}
+
 
 class Result(NamedTuple):
     """Scores on one data set.
@@ -24,6 +27,7 @@ class Result(NamedTuple):
         root: folder of the data set.
         seconds: duration of each phase.
         settings: what moves the score beside the protocol's config, such as sizes that the data decided.
+        conventions: those of the protocol that its config changed.
     """
 
     scores: dict[str, Any]
@@ -31,6 +35,7 @@ class Result(NamedTuple):
     root: Path
     seconds: dict[str, float]
     settings: Mapping[str, Any] = {}
+    conventions: Mapping[str, Any] = {}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,9 +92,19 @@ class Protocol:
         return score
 
     def fingerprint(self, config: Mapping[str, Any], result: Result) -> dict[str, Any]:
-        """Returns everything that moves the score of a configs/eval file, apart from the backbone."""
-        settings = dataclasses.asdict(self.config(**config[self.name])) | dict(result.settings)
-        return {self.name: settings, "conventions": dict(self.conventions), "dataset": result.dataset}
+        """Returns everything that moves the score of a configs/eval file, apart from the backbone.
+
+        Fields of the config with `LATER` as metadata are left out where they have their default, so that results
+        compare with those of versions that had no such setting.
+        """
+        used = self.config(**config[self.name])
+        settings = {
+            field.name: value
+            for field, value in zip(dataclasses.fields(used), dataclasses.asdict(used).values(), strict=True)
+            if not (field.metadata == LATER and value == field.default)
+        }
+        conventions = dict(self.conventions) | dict(result.conventions)
+        return {self.name: settings | dict(result.settings), "conventions": conventions, "dataset": result.dataset}
 
 
 @functools.cache

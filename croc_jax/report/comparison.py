@@ -10,6 +10,7 @@ from croc_jax.report import html
 from croc_jax.report.evaluations import RANDOM_LABEL, Group, differing_settings
 from croc_jax.report.figures import SERIES_COLORS, plot_class_scores
 from croc_jax.report.paper import PAPER, PAPER_DATASETS, PROTOCOL_SETTINGS, TABLES, PaperTable
+from croc_jax.report.published import published_for
 
 # With more classes, only those that the weights differ most in have bars.
 MOST_CLASSES = 40
@@ -61,7 +62,7 @@ def _notes(groups: Sequence[Group]) -> list[str]:
 
 
 def _group_blocks(group: Group) -> list[str]:
-    blocks = [_score_table(group), _class_figure(group)]
+    blocks = [_score_table(group), _published_table(group), _class_figure(group)]
     for entry in group.entries:
         one = entry.evaluations[0]
         captions = PICTURES | {name: name for name in one.fingerprint["dataset"].get("sequences", ())}
@@ -91,6 +92,19 @@ def _score_table(group: Group) -> str:
     caption = "Deviation: of the scores of several seeds. The fingerprint differs wherever a setting does."
     caption += f" The best is a score of {counts}." if counts else ""
     return html.table([*header, "seconds", "fingerprint"], rows, own=[best], caption=caption)
+
+
+def _published_table(group: Group) -> str:
+    """Returns published scores by the same protocol, with this group's below; "" if there are none."""
+    protocol, kind = group.protocol, group.dataset.get("kind", "")
+    published = published_for(protocol.name, group.settings[protocol.name], kind)
+    if not published:
+        return ""
+    rows = [[row.network, f"{row.scores[kind]:.1f}", row.source] for row in published]
+    own = [[entry.label, f"{entry.score:.1f}", "this project"] for entry in group.entries]
+    header = ["weights", f"{protocol.score_labels[protocol.main_score]} (%)", "source"]
+    caption = "Published scores by this protocol on this data set."
+    return html.table(header, rows + own, own=range(len(rows), len(rows + own)), caption=caption)
 
 
 def _class_figure(group: Group) -> str:

@@ -59,8 +59,9 @@ def classes(tmp_path_factory):
 
 
 def read_config(name, **overrides):
-    """Returns the content of a file in configs/eval, with overrides such as knn__resize=18."""
-    config = runpy.run_path(str(ROOT / "configs" / "eval" / f"{name}.py"))["get_config"]().to_dict()
+    """Returns the content of a file in configs/eval, such as "linear:dinov2", with overrides such as knn__resize=18."""
+    file, *variant = name.split(":")
+    config = runpy.run_path(str(ROOT / "configs" / "eval" / f"{file}.py"))["get_config"](*variant).to_dict()
     for field, value in overrides.items():
         group, _, key = field.partition("__")
         assert key in config[group], field

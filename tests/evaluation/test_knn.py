@@ -39,7 +39,7 @@ def test_search_equals_scikit_learn(chunks):
     distances, expected = model.kneighbors(queries.astype(float))
     # Of the bank, 64 rows at most are on the device at a time.
     for device_gib in (1.0, 64 * bank[0].nbytes / 2**30):
-        similarities, indices = search_host(queries, bank, count=12, device_gib=device_gib)
+        similarities, indices = search_host((queries,), (bank,), count=12, device_gib=device_gib)
         np.testing.assert_array_equal(indices, expected)
         np.testing.assert_allclose(similarities, 1 - distances, atol=1e-6)
     units = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (queries, bank)]
@@ -48,7 +48,7 @@ def test_search_equals_scikit_learn(chunks):
 
 def test_of_equal_neighbors_the_lower_row_comes_first(chunks):
     bank = np.repeat(np.eye(3, dtype=np.float32), 30, axis=0)
-    found = search_host(np.eye(3, dtype=np.float32), bank, count=32, device_gib=0)
+    found = search_host((np.eye(3, dtype=np.float32),), (bank,), count=32, device_gib=0)
     np.testing.assert_array_equal(found.indices[:, :30], np.arange(90).reshape(3, 30))
 
 

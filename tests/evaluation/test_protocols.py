@@ -12,11 +12,15 @@ from croc_jax.evaluation.classification import ClassificationConfig
 from croc_jax.evaluation.davis import DavisConfig
 from croc_jax.evaluation.discovery import DiscoveryConfig
 from croc_jax.evaluation.knn import KnnConfig
+from croc_jax.evaluation.knn_segmentation import KnnSegmentationConfig
+from croc_jax.evaluation.linear_crops import LinearCropsConfig, check_colors
+from croc_jax.evaluation.logreg import LogregConfig
 from croc_jax.evaluation.results import describe_counts
 from croc_jax.evaluation.retrieval import RetrievalConfig
 from croc_jax.evaluation.segmentation import SegmentationConfig
 from croc_jax.evaluation.unsupervised import UnsupervisedConfig
 from croc_jax.models import BackboneConfig, make_backbone
+from croc_jax.pixel_format import PixelFormat
 from tests.data.tiny_sets import write_voc_boxes
 from tests.evaluation.conftest import read_config, score
 from tests.evaluation.test_davis import write_davis
@@ -43,7 +47,9 @@ def roots(folder, classes, tmp_path_factory):
     ground = np.random.default_rng(0).integers(60, 90, (48, 64, 3), np.uint8)
     ground[16:32, 32:56] = (240, 40, 20)
     write_voc_boxes(root / "voc", [ground], [[(33, 17, 56, 32, "0")]])
-    dense = dict.fromkeys(("linear", "unsupervised", "retrieval"), folder)
+    dense = dict.fromkeys(
+        ("linear", "linear:dinov2", "logreg", "unsupervised", "retrieval", "knn_segmentation"), folder
+    )
     return dense | {"knn": classes, "classification": classes, "davis": root / "davis", "discovery": root / "voc"}
 
 
@@ -51,11 +57,28 @@ def roots(folder, classes, tmp_path_factory):
 # neighbor alone.
 SETTINGS = {
     "linear": ({"image_size": (24, 48), "train_size": (12, 24), "epochs": 20}, 70),
+    "linear:dinov2": (
+        {
+            "short_side": 24,
+            "crop_size": 24,
+            "stride": 17,
+            "lr": 0.2,
+            "warmup_iterations": 2,
+            "iterations": 12,
+            "batch_size": 4,
+        },
+        70,
+    ),
+    "logreg": ({"image_size": (24, 48), "c_values": (1e-6, 1.0), "validation_share": 0.2, "max_iterations": 40}, 70),
     "unsupervised": (
         {"image_size": (24, 48), "label_size": (24, 48), "seeds": (0, 1), "num_clusters": 30, "matching": "greedy"},
         55,
     ),
     "retrieval": ({"image_size": (24, 48), "memory_size": 90, "num_neighbors": 1}, 80),
+    "knn_segmentation": (
+        {"image_size": (24, 48), "neighbors": (1,), "distances": ("cosine",), "standardize": False},
+        50,
+    ),
     "knn": ({"resize": 18, "image_size": 16}, 60),
     "classification": ({"resize": 18, "image_size": 16}, 90),
     "davis": ({"short_side": 64, "multiple": 8, "topk": 1}, 50),
@@ -64,8 +87,11 @@ SETTINGS = {
 CLASSES = "3 classes, 3 classes in labels, 3 classes predicted"
 COUNTS = {
     "linear": f"5 images, 9 training images, {CLASSES}",
+    "linear:dinov2": f"5 images, 9 training images, {CLASSES}",
+    "logreg": f"5 images, 9 training images, {CLASSES}",
     "unsupervised": f"5 images, 360 tokens, 30 clusters, {CLASSES}",
     "retrieval": f"5 images, 9 training images, {CLASSES}",
+    "knn_segmentation": "5 images, 9 training images, 1 neighbors, 4 classes, 3 classes in labels, 4 classes predicted",
     "knn": f"20 neighbors, 15 images, 36 training images, {CLASSES}",
     "classification": f"15 images, 36 training images, {CLASSES}",
     "davis": "1 sequences, 1 frames, 2 objects",
@@ -116,6 +142,9 @@ def test_mistakes_in_a_config_are_named(resnet_features, roots, tmp_path):
         score("knn", None)
     with pytest.raises(ValueError, match="no folder"):
         score("linear", None, dataset__root=tmp_path)
+    with pytest.raises(ValueError, match="saturation=0.5, hue=0.1: only red, green and blue have them, .* 5 chan"):
+        check_colors(LinearCropsConfig(), PixelFormat(channels=5))
+    check_colors(LinearCropsConfig(saturation=0, hue=0), PixelFormat(channels=5))
     with pytest.raises(ValueError, match="tokens='keys': this backbone has no attention; choose 'last'"):
         score("discovery", resnet_features, dataset__root=roots["discovery"])
 
@@ -124,9 +153,16 @@ IMPOSSIBLE = {
     MemoryBudget: {"batch_size": 0, "num_threads": 0},
     SegmentationConfig: {"normalization": "batch", "optimizer": "lars", "schedule": "linear", "lr": 0.0, "epochs": 0,
                          "batch_size": -1, "image_size": (0, 4), "train_size": (3,)},
+    LinearCropsConfig: {"crop_size": 513, "short_side": 0, "scale": (2, 1), "max_class_share": 0, "flip": 1.5, "hue": 1,
+                        "brightness": -0.1, "saturation_kind": "lab", "stride": 513, "dropout": 1.0, "lr": 0.0,
+                        "schedule": "step", "warmup_iterations": 40_000, "iterations": 0, "batch_size": 0},
+    LogregConfig: {"image_size": (224,), "c_values": (), "validation_share": 0.0, "max_iterations": 0, "memory": 0},
     ClassificationConfig: {"feature": "max", "image_size": 300, "normalization": "batch", "lr": 0.0, "batch_size": 0},
     KnnConfig: {"feature": "max", "image_size": 300, "neighbors": (0,), "temperature": 0.0},
-    RetrievalConfig: {"memory_size": 0, "num_neighbors": 0, "temperature": 0.0},
+    RetrievalConfig: {"memory_size": 0, "num_neighbors": 0, "temperature": 0.0, "image_size": (24,),
+                      "score_size": (None,), "sampling": "even", "memory_epochs": 2, "augmentation": "flip",
+                      "interpolation": "nearest", "ignored": "second"},
+    KnnSegmentationConfig: {"neighbors": (), "distances": ("l1",), "validation_share": 1.0},
     UnsupervisedConfig: {"matching": "best", "seeds": (), "max_iterations": 0},
     DiscoveryConfig: {"tokens": "cls", "num_patches": 0},
     DavisConfig: {"short_side": 0, "multiple": 0, "num_last_frames": -1, "neighborhood": -2, "topk": 0,

@@ -11,7 +11,7 @@ from croc_jax.report.paper import PROTOCOL_SETTINGS
 
 ROOT = Path(__file__).resolve().parents[2]
 VARIANTS = {
-    "linear": ("small", "paper", "demo"),
+    "linear": ("small", "paper", "demo", "dinov2", "dinov3"),
     "unsupervised": ("classes", "over"),
     "classification": ("small", "dino"),
 }
@@ -28,7 +28,7 @@ def load(name, variant=None):
 
 
 def test_every_protocol_has_a_config():
-    assert sorted(load(name)[1]["protocol"] for name in FILES) == list(find_protocols())
+    assert {load(*one)[1]["protocol"] for one in CONFIGS} == set(find_protocols())
 
 
 @pytest.mark.parametrize(("name", "variant"), CONFIGS)
@@ -52,7 +52,8 @@ def test_the_papers_protocols_have_the_papers_settings(name):
 
 
 def test_the_official_settings_are_the_defaults():
-    for name, variant in (("knn", None), ("classification", "dino"), ("davis", None), ("discovery", None)):
+    variants = {"classification": "dino", "linear": "dinov2"}
+    for name, variant in ((name, variants.get(name)) for name in ("knn", "davis", "discovery", "logreg", *variants)):
         config = load(name, variant)[1]
         kind = get_protocol(config["protocol"]).config
         assert kind(**config[config["protocol"]]) == kind()

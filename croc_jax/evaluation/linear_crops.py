@@ -91,8 +91,7 @@ def evaluate(
     timer, module = Timer(), features.module
     head_params, losses = fit_head(features, train, config)
     timer.end("training")
-    predict = make_logits_fn(module, train.num_classes)
-    logits_fn = lambda windows: predict(features.params, head_params, windows)  # noqa: E731
+    logits_fn = functools.partial(make_logits_fn(module, train.num_classes), features.params, head_params)
     confusion, examples = score_windows(logits_fn, features, val, config, stride=config.stride)
     timer.end("scoring")
     save_examples(examples, val.class_names, output)

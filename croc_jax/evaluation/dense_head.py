@@ -174,12 +174,12 @@ def make_crop_encoder(backbone: Backbone, config: DistortionConfig) -> Callable[
 
 # Cached, so that an evaluation of later weights compiles nothing anew.
 @functools.lru_cache(maxsize=4)
-def make_logits_fn(backbone: Backbone, num_classes: int) -> Callable[[Any, Any, Array], Float[Array, "b r c k"]]:
+def make_logits_fn(backbone: Backbone, num_classes: int) -> Callable[[Any, Any, Array | np.ndarray], Array]:
     """Returns a jitted function of (parameters of the backbone, of the head, images as stored) to logits of patches."""
     mean, std, pixels, head = backbone.image_mean, backbone.image_std, backbone.pixels, DenseHead(num_classes)
 
     @jax.jit
-    def predict(params: Any, head_params: Any, images: Real[Array, "b H W c"]) -> Any:
+    def predict(params: Any, head_params: Any, images: Real[Array | np.ndarray, "b H W c"]) -> Any:
         tokens = encode_padded(backbone, params, normalize(jnp.asarray(images), mean, std, pixels))
         return head.apply({"params": head_params}, tokens, train=False)
 

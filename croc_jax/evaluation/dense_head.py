@@ -1,5 +1,6 @@
 """Batch normalization and one linear layer on patch tokens, trained while the backbone encodes each crop anew."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -171,12 +172,14 @@ def make_crop_encoder(backbone: Backbone, config: DistortionConfig) -> Callable[
     return encode
 
 
-def make_logits_fn(backbone: Backbone, head: DenseHead) -> Callable[[Any, Any, Array], Float[Array, "b r c k"]]:
+# Cached, so that an evaluation of later weights compiles nothing anew.
+@functools.lru_cache(maxsize=4)
+def make_logits_fn(backbone: Backbone, num_classes: int) -> Callable[[Any, Any, Array | np.ndarray], Array]:
     """Returns a jitted function of (parameters of the backbone, of the head, images as stored) to logits of patches."""
-    mean, std, pixels = backbone.image_mean, backbone.image_std, backbone.pixels
+    mean, std, pixels, head = backbone.image_mean, backbone.image_std, backbone.pixels, DenseHead(num_classes)
 
     @jax.jit
-    def predict(params: Any, head_params: Any, images: Real[Array, "b H W c"]) -> Any:
+    def predict(params: Any, head_params: Any, images: Real[Array | np.ndarray, "b H W c"]) -> Any:
         tokens = encode_padded(backbone, params, normalize(jnp.asarray(images), mean, std, pixels))
         return head.apply({"params": head_params}, tokens, train=False)
 

@@ -1,12 +1,14 @@
 """Linear segmentation as DINOv2 and DINOv3 report it: augmented crops, batch normalization, labels at full size."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optax
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from croc_jax.data.labeled.segmentation import SegmentationSplit
 from croc_jax.evaluation.datasets import PixelSplits, count_images, describe_pixels, open_pixel_splits
@@ -15,6 +17,7 @@ from croc_jax.evaluation.dense_head import (
     START_DEVIATION,
     CropStep,
     DenseHead,
+    HeadState,
     init_head,
     make_crop_encoder,
     make_logits_fn,
@@ -28,6 +31,7 @@ from croc_jax.evaluation.registry import Protocol, Result, Timer
 from croc_jax.evaluation.settings import CropConfig, DistortionConfig, check_choice, check_positive
 from croc_jax.evaluation.visualize import save_examples
 from croc_jax.evaluation.windows import score_windows
+from croc_jax.models import Backbone
 from croc_jax.models.batch_norm import EPSILON as NORM_EPSILON
 from croc_jax.models.batch_norm import MOMENTUM
 from croc_jax.pixel_format import PixelFormat
@@ -85,11 +89,9 @@ def evaluate(
     train, val = dataset
     check_colors(config, features.module.pixels)
     timer, module = Timer(), features.module
-    head = DenseHead(train.num_classes, config.dropout)
-    head_params, losses = fit_head(features, train, head, config)
+    head_params, losses = fit_head(features, train, config)
     timer.end("training")
-    predict = make_logits_fn(module, head)
-    logits_fn = lambda windows: predict(features.params, head_params, windows)  # noqa: E731
+    logits_fn = functools.partial(make_logits_fn(module, train.num_classes), features.params, head_params)
     confusion, examples = score_windows(logits_fn, features, val, config, stride=config.stride)
     timer.end("scoring")
     save_examples(examples, val.class_names, output)
@@ -108,25 +110,20 @@ def check_colors(config: DistortionConfig, pixels: PixelFormat) -> None:
 
 
 def fit_head(
-    features: FrozenFeatures, train: SegmentationSplit, head: DenseHead, config: LinearCropsConfig
+    features: FrozenFeatures, train: SegmentationSplit, config: LinearCropsConfig
 ) -> tuple[Any, Float[np.ndarray, " iterations"]]:
     """Returns the trained parameters of a head, and the loss of each step.
 
     Args:
         features: frozen backbone, and progress.
         train: images to learn from.
-        head: the head.
         config: settings of the protocol.
 
     Raises:
         ValueError: for a file that cannot be used, or if the loss becomes infinite or NaN.
     """
-    schedule = make_schedule(
-        lr=config.lr, iterations=config.iterations, warmup_iterations=config.warmup_iterations, shape=config.schedule
-    )
-    tx = optax.adamw(schedule, eps=EPSILON, weight_decay=config.weight_decay)
-    state = init_head(head, tx, width=features.module.width, seed=config.seed)
-    step_fn = make_step_fn(make_crop_encoder(features.module, config), head, tx, seed=config.seed)
+    init_fn, step_fn = make_trainer(features.module, train.num_classes, config)
+    state = init_fn()
     batches = crop_batches(
         train,
         config,
@@ -148,6 +145,21 @@ def fit_head(
             progress.advance(task, config.batch_size)
     _check_loss(losses[-1:], config.iterations - 1, config)
     return state.params, np.array([float(loss) for loss in losses])
+
+
+# Cached, so that an evaluation of later weights compiles nothing anew.
+@functools.lru_cache(maxsize=4)
+def make_trainer(
+    backbone: Backbone, num_classes: int, config: LinearCropsConfig
+) -> tuple[Callable[[], HeadState], Callable[[Any, HeadState, CropStep], tuple[HeadState, Array]]]:
+    """Returns the function that starts a head, and the one that trains it; see `init_head` and `make_step_fn`."""
+    schedule = make_schedule(
+        lr=config.lr, iterations=config.iterations, warmup_iterations=config.warmup_iterations, shape=config.schedule
+    )
+    head = DenseHead(num_classes, config.dropout)
+    tx = optax.adamw(schedule, eps=EPSILON, weight_decay=config.weight_decay)
+    init_fn = functools.partial(init_head, head, tx, width=backbone.width, seed=config.seed)
+    return init_fn, make_step_fn(make_crop_encoder(backbone, config), head, tx, seed=config.seed)
 
 
 def _check_loss(losses: list, number: int, config: LinearCropsConfig) -> None:

@@ -136,6 +136,7 @@ PUBLISHED: tuple[Published, ...] = (
     Published("linear.py:dinov3", "DINOv3 ConvNeXt-B", {"ade20k": 46.3}, _DINOV3),
     Published("linear.py:dinov3", "DINOv3 ConvNeXt-L", {"ade20k": 47.8}, _DINOV3),
     Published("logreg.py", "CAPI", _three(37.7, 44.3, 73.3), _CAPI),
+    Published("logreg.py", "AIM-600M", _three(31.5, 38.2, 67.0), _CAPI),
     Published("logreg.py", "DINOv2 ViT-g/14, registers", _three(39.0, 46.8, 72.8), _CAPI),
     Published("logreg.py", "I-JEPA ViT-H/14, IN-1k", _three(25.7, 34.5, 63.6), _CAPI),
     Published("logreg.py", "I-JEPA ViT-H/14, IN-22k", _three(26.4, 34.2, 64.2), _CAPI),

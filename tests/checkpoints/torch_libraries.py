@@ -2,7 +2,7 @@
 
 
 def complete_torchvision():
-    """Names operators that a torchvision for another build of PyTorch lacks: timm and transformers call none of them."""
+    """Names operators that a torchvision for another build of PyTorch lacks; timm and transformers call none."""
     import torch
 
     try:

@@ -65,7 +65,7 @@ def channel_axis(
     Raises:
         DecodeError: for an array of another format, of more than `MAX_PIXELS`, or where two axes could be the channels.
     """
-    if len(shape) not in (2, 3) or not all(shape):
+    if len(shape) not in (2, 3) or min(shape) < 1:
         raise DecodeError(f"it holds an array {list(shape)}: save images as [height, width, channels]")
     shape, axes = (shape, axes) if len(shape) == 3 else ((*shape, 1), (-1,))
     fitting = [axis for axis in axes if shape[axis] == pixels.channels]

@@ -3,6 +3,7 @@
 import io
 import logging
 import math
+import operator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from croc_jax.pixel_format import PixelFormat
 
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # Rows that tifffile has written as pages, see `read_tiff`, and more than any image has.
-_MAX_PAGES = 20_000
+_MAX_PAGES = 10_000
 # A tile may be larger than a small image, but not much, or a small file takes all memory.
 _MAX_TILE = 2**22
 _MEANING, _ORIENTATION = 262, 274
@@ -88,7 +89,7 @@ def read_tiff(encoded: bytes, pixels: PixelFormat) -> Real[np.ndarray, "H W c"]:
         shape = (count, *layout.shape) if count > 1 else layout.shape
         axis = channel_axis(shape, layout.dtype, pixels, axes=(0, -1) if count > 1 else axes)
         for page in kept.values():
-            _check_tiles(page)
+            _check_segments(page, len(encoded))
     if stack:
         dtype = first.dtype.newbyteorder(file.byteorder)
         stored = np.frombuffer(encoded, dtype, math.prod(shape), stack[1])
@@ -154,8 +155,13 @@ def _layout(page: Any) -> _Layout:
     return _Layout(tuple(page.shape), page.dtype, bits, int(meaning), orientation, is_planar)
 
 
-def _check_tiles(page: Any) -> None:
-    """Raises DecodeError for tiles that are much larger than the image."""
+def _check_segments(page: Any, size: int) -> None:
+    """Raises DecodeError for strips or tiles that are missing, beyond the end of the file, or larger than the image."""
+    needed, listed = math.prod(page.chunked), min(len(page.dataoffsets), len(page.databytecounts))
+    if listed < needed:
+        raise DecodeError(f"a damaged TIFF, which lists {listed} of {needed} strips or tiles")
+    if max(map(operator.add, page.dataoffsets, page.databytecounts)) > size:
+        raise DecodeError("a truncated TIFF, whose values would lie beyond its end")
     tile = page.tilewidth * page.tilelength if page.is_tiled else 0
     if tile > max(4 * page.imagewidth * page.imagelength, _MAX_TILE):
         raise DecodeError(f"a TIFF with tiles of {page.tilewidth} x {page.tilelength}, larger than the image")

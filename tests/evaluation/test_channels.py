@@ -65,7 +65,7 @@ def root(tmp_path_factory):
     rng, root = np.random.default_rng(0), tmp_path_factory.mktemp("gray16")
     for index in range(3):
         labels = np.repeat([0, 1], 16)[None].repeat(20, 0).astype(np.uint8)
-        image = (3000 + 40 * labels + rng.integers(0, 30, labels.shape)).astype(np.uint16)
+        image = (2000 + 1500 * labels.astype(int) + rng.integers(0, 300, labels.shape)).astype(np.uint16)
         files = {f"images/val/{index}.png": image, f"labels/val/{index}.png": labels}
         for file, values in (files | {f"val/{'ab'[index % 2]}/{index}.png": image}).items():
             (root / file).parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ def stored(root, index):
 
 
 def test_tokens_of_pixel_labels(frozen, reference, root):
-    split = open_segmentation(root, "val")
+    split = open_segmentation(root, "val", num_classes=2)
     found = frozen.collect_tokens(split, **SIZES)
     images = np.stack([resize_image(stored(root, index), SIZES["image_size"]) for index in range(3)])
     expected = np.asarray(reference(images).patches)
@@ -110,7 +110,7 @@ def test_boxes_and_videos(frozen, backbone, reference, root, tmp_path):
     assert boxes.shape == (1, 4) and ious.shape == (1,) and count == 1
     frames = [stored(root, 0)] * 2
     first = np.asarray(Image.open(root / "labels/val/0.png"))
-    config = DavisConfig(short_side=16, multiple=4, num_neighbors=1)
+    config = DavisConfig(short_side=16, multiple=4, topk=1)
     _, second = label_video(backbone, frozen.params, first, frames, config)
     # What stands still keeps its label.
     assert np.mean(second == first) > 0.9
@@ -122,7 +122,7 @@ def test_boxes_and_videos(frozen, backbone, reference, root, tmp_path):
 
 def test_images_of_another_format_are_refused_by_name(frozen, folder):
     with pytest.raises(ValueError, match=r"0.png .*3 channels of uint8.*1 channel of uint16") as caught:
-        frozen.collect_tokens(open_segmentation(folder, "val"), **SIZES)
+        frozen.collect_tokens(open_segmentation(folder, "val", num_classes=3), **SIZES)
     assert "\n" not in str(caught.value)
 
 

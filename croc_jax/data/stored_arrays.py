@@ -26,7 +26,7 @@ def is_npy(encoded: bytes) -> bool:
 
 
 def read_npy(encoded: bytes, pixels: PixelFormat) -> Real[np.ndarray, "H W c"]:
-    """Returns the image in a .npy file, [H W c], [c H W] or, of one channel, [H W].
+    """Returns the image in a .npy file: [H W c], or [c H W] if its last axis is of another length, or [H W] of one.
 
     Args:
         encoded: the contents of the file.
@@ -60,10 +60,10 @@ def channel_axis(
         shape: its shape; two axes are one channel.
         dtype: type of its values; None for one that NumPy does not have.
         pixels: the channels and the type that it must have.
-        axes: the axes that may be that of the channels.
+        axes: the axes that may be that of the channels; of those as long as there are channels, the first.
 
     Raises:
-        DecodeError: for an array of another format, of more than `MAX_PIXELS`, or where two axes could be the channels.
+        DecodeError: for an array of another format, or of more than `MAX_PIXELS`.
     """
     if len(shape) not in (2, 3) or min(shape) < 1:
         raise DecodeError(f"it holds an array {list(shape)}: save images as [height, width, channels]")
@@ -74,11 +74,6 @@ def channel_axis(
         raise DecodeError(
             f"it holds {count} channel{'s' if count > 1 else ''} of {dtype}, "
             f"and data.channels, data.dtype say {pixels.describe()}"
-        )
-    if len(fitting) > 1:
-        raise DecodeError(
-            f"it holds an array {list(shape)}, whose first and last axis could both be the channels: "
-            "save a TIFF, which states its channels"
         )
     if math.prod(shape) // pixels.channels > MAX_PIXELS:
         raise DecodeError(f"{TOO_MANY}: {' x '.join(map(str, shape))}")

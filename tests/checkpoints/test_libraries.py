@@ -211,9 +211,10 @@ ASKED = {
 def test_position_embeddings_are_resized_as_by_pytorch(resizing, size):
     positions = torch.randn(1, GRID**2 + 1, 8, generator=torch.Generator().manual_seed(0))
     grid = size[0] // PATCH, size[1] // PATCH
-    expected = resize_positions(positions, size, **ASKED[resizing](*grid))
+    # In single precision, PyTorch rounds the places that it samples.
+    expected = resize_positions(positions.double(), size, **ASKED[resizing](*grid))
     found = resize_position_embedding(positions.numpy(), (GRID, GRID), grid, resizing=resizing)
-    np.testing.assert_allclose(found, expected, atol=5e-6)
+    np.testing.assert_allclose(found, expected, atol=2e-6)
 
 
 def save_dinov2(folder, model, naming):

@@ -45,10 +45,9 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -q $(SPREAD)
 
-# All files with tests that need PyTorch or transformers, which `make test` skips. Tests that need timm, and so torchvision,
-# run where it is installed.
+# All files with tests that need PyTorch, transformers or timm, which `make test` skips.
 parity: $(PARITY_READY)
-	$(PARITY_VENV)/bin/python -m pytest -q $(SPREAD) --installed=torch,transformers \
+	$(PARITY_VENV)/bin/python -m pytest -q $(SPREAD) --installed=torch,transformers,timm \
 		$$(grep -rlw torch tests --include='test_*.py')
 
 # Compiles a small step for a TPU, which needs its compiler but no TPU.

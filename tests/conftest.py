@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.checkpoints.torch_libraries import complete_torchvision
+
 # The tests compile far more than they compute: code that is not optimized takes a third off their time, and the older
 # generator of fused code, which later versions of XLA do not have, half of the rest. With
 # JAX_DISABLE_MOST_OPTIMIZATIONS=0 in the environment, everything is compiled as for users.
@@ -34,6 +36,8 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     for name in filter(None, config.getoption("installed").split(",")):
         try:
+            if name == "timm":
+                complete_torchvision()
             importlib.import_module(name)
         except ImportError as error:
             raise pytest.UsageError(f"--installed={name}: tests that need it would be skipped: {error}") from None

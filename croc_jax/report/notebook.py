@@ -81,7 +81,10 @@ def plot_costs(clusters: FeatureClusters) -> Figure:
 def _arrange(images: np.ndarray, clusters: FeatureClusters, grid: tuple[int, int]) -> _Arrays:
     views, num_tokens = np.asarray(images), int(np.prod(grid))
     if views.shape[-1:] != (3,) or views.dtype != np.uint8 or not (views.ndim == 3 or views.shape[:-3] == (2,)):
-        raise ValueError(f"images {views.shape} {views.dtype}: expected [H W 3], or two views [2 H W 3], uint8")
+        raise ValueError(
+            f"images {views.shape} {views.dtype}: expected [H W 3], or two views [2 H W 3], uint8; of images of other "
+            "formats, croc_jax.data.channels.show_pixels chooses what pictures show"
+        )
     two = views.ndim == 4
     labels, valid, costs = (np.asarray(x) for x in (clusters.labels, clusters.valid, clusters.costs))
     if labels.ndim == 3 + two:

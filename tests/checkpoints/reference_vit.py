@@ -5,12 +5,12 @@ from scipy.special import erf, softmax
 
 
 def forward(weights, images, *, num_heads):
-    """Returns [CLS] [b d] and patch tokens [b n d] of normalized images [b H W 3]."""
+    """Returns [CLS] [b d] and patch tokens [b n d] of normalized images [b H W c]."""
     weights = {name: array.astype(np.float64) for name, array in weights.items()}
     batch, height, width, _ = images.shape
     kernel = weights["patch_embed.proj.weight"]
-    side = kernel.shape[-1]
-    patches = images.astype(np.float64).reshape(batch, height // side, side, width // side, side, 3)
+    channels, side = kernel.shape[1:3]
+    patches = images.astype(np.float64).reshape(batch, height // side, side, width // side, side, channels)
     tokens = np.einsum("brpcqk,dkpq->brcd", patches, kernel) + weights["patch_embed.proj.bias"]
     tokens = tokens.reshape(batch, -1, tokens.shape[-1])
     cls_token = np.broadcast_to(weights["cls_token"], (batch, 1, tokens.shape[-1]))

@@ -9,6 +9,7 @@ import pytest
 
 from croc_jax.checkpoints.init_from import _load_backbone, check_architecture, check_source, init_from
 from croc_jax.checkpoints.official import export_run, load_networks
+from croc_jax.checkpoints.rgb_filters import spread_filters
 from croc_jax.models import BackboneConfig
 from croc_jax.models.position_embedding import resize_position_embedding
 from croc_jax.training.config import InitConfig
@@ -196,3 +197,53 @@ def test_rotations_tell_heads_and_epsilon(tmp_path):
     flags = "--config.backbone.num_heads=8 --config.backbone.norm_epsilon=1e-05$"
     with pytest.raises(ValueError, match=f"add {flags}"):
         start(with_init(tiny_recipe(backbone=backbone), source=file))
+
+
+def many(channels=5, **init):
+    """Returns the tiny recipe for images of other channels."""
+    recipe = tiny_recipe()
+    backbone = dataclasses.replace(recipe.backbone, image_mean=(0.5,) * channels, image_std=(0.25,) * channels)
+    data = dataclasses.replace(recipe.data, channels=channels, dtype="uint16")
+    return dataclasses.replace(recipe, backbone=backbone, data=data, init_from=InitConfig(**init))
+
+
+@pytest.mark.parametrize("parts", ["backbone", "networks"])
+def test_a_run_on_other_images_starts_from_a_run_on_rgb(run, parts):
+    (workdir, saved), lines = run, []
+    recipe = many(source=str(workdir), parts=parts, rgb_channels=(3, 2, 1))
+    state = init_from(recipe, fresh(dataclasses.replace(recipe, init_from=InitConfig())), log=lines.append)
+    for name in ("student", "teacher"):
+        theirs = saved.teacher if parts == "backbone" else getattr(saved, name)
+        expected = spread_filters(theirs["backbone"], channels=5, rgb_channels=(3, 2, 1))
+        equal_trees(jax.device_get(getattr(state, name)["backbone"]), expected)
+    assert lines == [
+        f"{workdir} is for RGB images, and the run for 5 channels of uint16: channels 3,2,1 get the filters of red, "
+        "green and blue, others start at 0"
+    ]
+
+
+def test_without_a_choice_all_channels_start_alike(run):
+    lines, recipe = [], many(source=str(run[0]))
+    state = init_from(recipe, fresh(dataclasses.replace(recipe, init_from=InitConfig())), log=lines.append)
+    kernel = np.asarray(state.student["backbone"]["patch_embedding"]["projection"]["kernel"])
+    kernel = kernel.reshape(-1, 5, kernel.shape[-1])
+    np.testing.assert_array_equal(kernel, np.repeat(kernel[:, :1], 5, axis=1))
+    assert lines[0].endswith("each gets the mean of the filters of red, green and blue, times 3 / channels")
+
+
+def test_images_that_weights_cannot_start_with_are_named(tmp_path, run):
+    file = write(tmp_path / "four.safetensors", official_weights(width=8, channels=4))
+    bands = {"rgb_channels": (3, 2, 1)}
+    for recipe, message in (
+        (many(source=str(file)), r"four\S+ is for images of 4 channels, and data.channels=5: a run starts from"),
+        (many(4, source=str(file), **bands), r"init_from.rgb_channels=\(3, 2, 1\): \S+four\S+ .* not RGB: leave"),
+        # The same channels: what images are normalized by is compared.
+        (many(3, source=str(run[0])), "another architecture than the run: add --config.backbone.image_mean=0.485"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            init_from(recipe, None)
+    for channels in ((1, 2), (-1, 0, 1)):
+        with pytest.raises(ValueError, match=r"init_from.rgb_channels=\(.*\): name three channels, counted from 0"):
+            InitConfig(rgb_channels=channels)
+    with pytest.raises(ValueError, match=r"init_from.rgb_channels=\(3, 2, 5\): the channels of images are 0 to 4"):
+        many(rgb_channels=(3, 2, 5))

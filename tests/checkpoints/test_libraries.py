@@ -9,9 +9,12 @@ import pytest
 
 from croc_jax.checkpoints.pretrained import load_pretrained
 from croc_jax.models import make_backbone
+from croc_jax.models.position_embedding import resize_position_embedding
 
 torch = pytest.importorskip("torch")
+from tests.checkpoints.torch_libraries import complete_torchvision  # noqa: E402
 
+complete_torchvision()
 SMALL = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
@@ -179,3 +182,90 @@ def test_timm(tmp_path, name):
     loaded = load_pretrained(tmp_path)
     patch_size = loaded.config.patch_size
     assert_equal_features(loaded, model.forward_features, patch_size=patch_size, first=1 + loaded.config.num_registers)
+
+
+# DINOv2 learned positions for 37 x 37 patches, 518 pixels, and is mostly used on fewer.
+GRID, PATCH = 37, 14
+SIZES = ((224, 224), (140, 322), (560, 210))
+
+
+def resize_positions(positions, pixels, **options):
+    """Returns [CLS]'s position and the resized ones, by PyTorch."""
+    grid = positions[:, 1:].reshape(1, GRID, GRID, -1).permute(0, 3, 1, 2)
+    resized = torch.nn.functional.interpolate(grid, mode="bicubic", align_corners=False, **options)
+    assert resized.shape[2:] == tuple(side // PATCH for side in pixels)
+    return torch.cat([positions[:, :1], resized.flatten(2).mT], dim=1)
+
+
+# What the libraries ask of PyTorch: Meta's own code of DINOv2, which asks for a size larger by 0.1 (and, for networks
+# with registers, as timm), Hugging Face, and timm.
+ASKED = {
+    "offset": lambda rows, columns: {"scale_factor": ((rows + 0.1) / GRID, (columns + 0.1) / GRID)},
+    "plain": lambda rows, columns: {"size": (rows, columns)},
+    "antialias": lambda rows, columns: {"size": (rows, columns), "antialias": True},
+}
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("resizing", ASKED)
+def test_position_embeddings_are_resized_as_by_pytorch(resizing, size):
+    positions = torch.randn(1, GRID**2 + 1, 8, generator=torch.Generator().manual_seed(0))
+    grid = size[0] // PATCH, size[1] // PATCH
+    # In single precision, PyTorch rounds the places that it samples.
+    expected = resize_positions(positions.double(), size, **ASKED[resizing](*grid))
+    found = resize_position_embedding(positions.numpy(), (GRID, GRID), grid, resizing=resizing)
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
+def save_dinov2(folder, model, naming):
+    """Writes a model of timm as timm or Meta name it; returns the file."""
+    state = {name: array.clone() for name, array in model.state_dict().items()}
+    if naming == "meta":
+        if "reg_token" in state:
+            # Meta keeps a position of [CLS].
+            state["register_tokens"] = state.pop("reg_token")
+            positions = torch.cat([0.3 * torch.ones_like(state["cls_token"]), state["pos_embed"]], dim=1)
+            state |= {"pos_embed": positions, "cls_token": state["cls_token"] - 0.3}
+        state["mask_token"] = torch.zeros(1, 128)
+    torch.save(state, folder / f"{naming}.pth")
+    return folder / f"{naming}.pth"
+
+
+@pytest.mark.parametrize("name", ["vit_small_patch14_dinov2", "vit_small_patch14_reg4_dinov2"])
+def test_dinov2_at_fewer_patches_than_it_learned(tmp_path, name):
+    timm = pytest.importorskip("timm")
+    settings = {"depth": 1, "embed_dim": 128, "num_heads": 2, "num_classes": 0}
+    model = shuffle(timm.create_model(name, dynamic_img_size=True, **settings))
+    first, size = (5 if "reg4" in name else 1), SIZES[1]
+    images = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(1))
+    fixed = timm.create_model(name, img_size=size, **settings).eval()
+    with torch.no_grad():
+        # timm resizes while it runs, or when it loads weights for images of another size.
+        expected = {"timm": model.forward_features(images)}
+        fixed.load_state_dict(timm.models.vision_transformer.checkpoint_filter_fn(model.state_dict(), fixed))
+        np.testing.assert_allclose(fixed.forward_features(images), expected["timm"], atol=1e-5)
+        # Meta's code has timm's blocks; with registers, it resizes as timm.
+        if first == 1:
+            grid = size[0] // PATCH, size[1] // PATCH
+            fixed.pos_embed.copy_(resize_positions(model.pos_embed, size, **ASKED["offset"](*grid)))
+        expected["meta"] = fixed.forward_features(images)
+    assert ((expected["meta"] - expected["timm"]).abs().max() > 0.01) == (first == 1)
+    for naming, tokens in expected.items():
+        loaded = load_pretrained(save_dinov2(tmp_path, model, naming))
+        assert loaded.image_size == GRID * PATCH
+        found = features_of(loaded, images)
+        np.testing.assert_allclose(found.cls, tokens[:, 0], atol=1e-4)
+        np.testing.assert_allclose(found.patches, tokens[:, first:], atol=1e-4)
+
+
+def test_hugging_face_s_dinov2_at_fewer_patches_than_it_learned(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.Dinov2Config(**SMALL | {"num_hidden_layers": 1}, image_size=GRID * PATCH, patch_size=PATCH)
+    model = shuffle(transformers.Dinov2Model(config))
+    model.save_pretrained(tmp_path)
+    loaded, images = load_pretrained(tmp_path), torch.randn(1, 3, *SIZES[1])
+    with torch.no_grad():
+        tokens = model(images).last_hidden_state
+    found = features_of(loaded, images)
+    np.testing.assert_allclose(found.cls, tokens[:, 0], atol=1e-4)
+    np.testing.assert_allclose(found.patches, tokens[:, 1:], atol=1e-4)

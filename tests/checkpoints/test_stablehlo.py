@@ -10,12 +10,15 @@ from jax import export
 
 from croc_jax.checkpoints.stablehlo import export_program, make_encode_fn, program_difference
 from croc_jax.models import BackboneConfig, devices
+from croc_jax.pixel_format import PixelFormat
 from tests.checkpoints.tiny_weights import random_params
 
 pytest.importorskip("flatbuffers")
 PLAIN = BackboneConfig(width=32, depth=1, num_heads=2, patch_size=4, dtype="float32")
 CONFIGS = {
-    "antialias": dataclasses.replace(PLAIN, position_resizing="antialias", num_registers=2),
+    "two channels": dataclasses.replace(
+        PLAIN, position_resizing="antialias", num_registers=2, image_mean=(0.1, 0.5), image_std=(0.5, 0.2)
+    ),
     "convnext": BackboneConfig(
         variant="convnext_tiny", width=32, stages=(1, 1, 1, 1), patch_size=8, dtype="float32", drop_path_rate=0.0
     ),
@@ -27,16 +30,20 @@ SIZE = 16
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_a_program_takes_images_of_any_size(tmp_path, config):
     params = random_params(config, size=SIZE)
-    file = export_program(params, config, image_size=SIZE, output=tmp_path / "a.stablehlo", platforms=("cpu", "cuda"))
+    deep = PixelFormat(channels=2, dtype="uint16", range=(0.0, 10_000.0))
+    pixels = deep if config.channels == 2 else PixelFormat()
+    settings = {"image_size": SIZE, "pixels": pixels}
+    file = export_program(params, config, output=tmp_path / "a.stablehlo", platforms=("cpu", "cuda"), **settings)
     program = export.deserialize(bytearray(file.read_bytes()))
     assert program.platforms == ("cpu", "cuda")
-    images = np.random.default_rng(0).integers(0, 256, (3, 8, 24, 3), dtype=np.uint8)
-    found, expected = program.call(images), jax.jit(make_encode_fn(params, config, image_size=SIZE))(images)
+    most = int(pixels.limits[1][0])
+    images = np.random.default_rng(0).integers(0, most, (3, 8, 24, pixels.channels), dtype=pixels.dtype)
+    found, expected = program.call(images), jax.jit(make_encode_fn(params, config, **settings))(images)
     assert found["patches"].shape == (3, 8 // config.patch_size, 24 // config.patch_size, 32)
     for name in ("cls", "patches"):
         np.testing.assert_allclose(found[name], expected[name], atol=2e-5)
     with pytest.raises(ValueError, match="remainder 2"):
-        program.call(np.zeros((1, 10, 16, 3), np.uint8))
+        program.call(np.zeros((1, 10, 16, pixels.channels), pixels.dtype))
 
 
 def test_the_device_that_exports_does_not_matter(tmp_path, monkeypatch):

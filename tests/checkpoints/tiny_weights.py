@@ -13,13 +13,13 @@ from tests.training.tiny import first_state
 WIDTH, DEPTH, PATCH, SIDE = 64, 2, 4, 3
 
 
-def official_weights(seed=0, *, width=WIDTH, depth=DEPTH, mlp_ratio=2):
+def official_weights(seed=0, *, width=WIDTH, depth=DEPTH, mlp_ratio=2, channels=3):
     """Returns a vision transformer as the official code names its arrays."""
     rng, hidden = np.random.default_rng(seed), mlp_ratio * width
     shapes = {
         "cls_token": (1, 1, width),
         "pos_embed": (1, SIDE**2 + 1, width),
-        "patch_embed.proj.weight": (width, 3, PATCH, PATCH),
+        "patch_embed.proj.weight": (width, channels, PATCH, PATCH),
         "patch_embed.proj.bias": (width,),
         "norm.weight": (width,),
         "norm.bias": (width,),
@@ -50,7 +50,9 @@ def write(file, weights):
 def random_params(config, *, size=28, seed=0):
     """Returns parameters of a backbone under our names."""
     module, rng = make_backbone(config, image_size=size), np.random.default_rng(seed)
-    shapes = jax.eval_shape(module.init, jax.random.key(0), np.zeros((1, size, size, 3), np.float32))["params"]
+    shapes = jax.eval_shape(module.init, jax.random.key(0), np.zeros((1, size, size, config.channels), np.float32))[
+        "params"
+    ]
 
     def draw(path, leaf):
         noise = rng.standard_normal(leaf.shape) / np.sqrt(max(np.prod(leaf.shape[:-1]), 9))

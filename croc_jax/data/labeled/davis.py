@@ -14,7 +14,7 @@ from croc_jax.data.labeled.label_files import Ids, image_header, read_image
 from croc_jax.data.labeled.object_masks import find_objects
 from croc_jax.data.labeled.turned import turn_along
 from croc_jax.data.orientation import UPRIGHT
-from croc_jax.data.sources.base import SUFFIXES, is_image, is_label, report_left_out, tell
+from croc_jax.data.sources.base import SUFFIXES, find_images, is_label, report_left_out, tell
 from croc_jax.data.sources.entries import list_entries
 from croc_jax.data.text_lists import check_unique, read_lines
 from croc_jax.pixel_format import RGB8, PixelFormat
@@ -114,12 +114,12 @@ def _is_turned(frame: Path) -> bool:
 
 
 def _open_video(frames: Path, masks: Path) -> Video:
-    files = _list_sequence(frames, is_image)
+    files = _list_sequence(frames, find_images)
     if not files:
         raise ValueError(f"no frames in {frames}: put {', '.join(SUFFIXES)} files there, or leave the sequence out")
     numbers = {file.stem: number for number, file in enumerate(files)}
     found = {}
-    for mask in _list_sequence(masks, is_label):
+    for mask in _list_sequence(masks, lambda names: filter(is_label, names)):
         if mask.stem not in numbers:
             raise ValueError(f"{mask} has no frame in {frames}: remove it, or add {mask.stem}.jpg")
         found[numbers[mask.stem]] = mask
@@ -130,11 +130,11 @@ def _open_video(frames: Path, masks: Path) -> Video:
     return Video(frames.name, files, found, tuple(find_objects(found[0])))
 
 
-def _list_sequence(folder: Path, is_kind: Callable[[str], bool]) -> tuple[Path, ...]:
+def _list_sequence(folder: Path, choose: Callable[[Sequence[str]], Iterable[str]]) -> tuple[Path, ...]:
     """Returns frames or masks in order; raises ValueError if two have the same name or number."""
     if not folder.is_dir():
         raise ValueError(f"no folder {folder}: a sequence needs frames and masks; DAVIS-2017 comes from {DAVIS_URL}")
-    names = sorted(filter(is_kind, list_entries(folder).files), key=_frame_order)
+    names = sorted(choose(list_entries(folder).files), key=_frame_order)
     for first, second in itertools.pairwise(names):
         if _frame_order(first) == _frame_order(second):
             raise ValueError(f"{folder / first} and {second} are the same frame: remove one")

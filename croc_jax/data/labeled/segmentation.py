@@ -27,7 +27,7 @@ from croc_jax.data.labeled.turned import TurnedImages
 from croc_jax.data.orientation import UPRIGHT
 from croc_jax.data.prefetch import LabeledBatch, load_ahead, load_padded
 from croc_jax.data.resizing import resize_with_pillow
-from croc_jax.data.sources.base import SUFFIXES, is_image, is_label, report_left_out
+from croc_jax.data.sources.base import SUFFIXES, find_images, is_label, report_left_out
 from croc_jax.data.sources.entries import check_stems, list_entries
 from croc_jax.data.text_lists import check_unique, read_lines
 from croc_jax.pixel_format import RGB8, PixelFormat
@@ -214,7 +214,7 @@ def _list_pairs(root: Path, split: str) -> tuple[LabeledPair, ...]:
                 f"no folder {folder}: segmentation folders hold images/{split}/*.jpg and labels/{split}/*.png"
             )
     images, labels = map(list_entries, folders)
-    names = sorted(filter(is_image, images.files))
+    names = sorted(find_images(images.files))
     if not names:
         raise ValueError(f"no images in {folders[0]}: put {', '.join(SUFFIXES)} files there")
     check_stems(folders[0], names)
@@ -229,11 +229,11 @@ def _list_pairs(root: Path, split: str) -> tuple[LabeledPair, ...]:
             )
         pairs.append(LabeledPair(folders[0] / name, folders[1] / label_of[stem]))
     without_image = {"labels without an image": len(label_of) - len(pairs)}
-    for folder, found, is_kind, more in (
-        (folders[0], images, is_image, {}),
-        (folders[1], labels, is_label, without_image),
+    for folder, found, kept, more in (
+        (folders[0], images, names, {}),
+        (folders[1], labels, label_of.values(), without_image),
     ):
-        left_out = [name for name in found.files if not is_kind(name)] + found.sidecars
+        left_out = sorted({*found.files}.difference(kept)) + found.sidecars
         others = found.others + Counter(more | {"folders": len(found.folders)})
         report_left_out(folder, left_out, others=others, taken=len(pairs))
     return tuple(pairs)

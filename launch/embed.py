@@ -175,6 +175,8 @@ def make_show(console: Console, progress: Any, total: int) -> Callable[[int], No
         if task is None:
             start = done, now
             task = progress.add_task("images", total=total, completed=done)
+            if done:
+                console.print(f"{done} of {total} images are done already")
         progress.update(task, completed=done)
         if not console.is_terminal and now - last_line >= SECONDS_BETWEEN_LINES:
             last_line, speed = now, (done - start[0]) / (now - start[1])

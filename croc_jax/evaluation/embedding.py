@@ -254,7 +254,7 @@ def embed_images(
         files: where the embeddings go, by `open_files`.
         batch_size: images at a time on each device of this process.
         num_threads: threads that decode and resize images.
-        show: called with the number of images done, at the start and after each batch.
+        show: called with the number of images done, at the start of a part and after each batch.
 
     Returns:
         What the folder holds, or None if other programs have yet to finish parts of it.
@@ -268,7 +268,6 @@ def embed_images(
     parts, is_left = files.parts(), False
     num_done = sum(len(part.images) for part in parts if files.is_done(part))
     encode = _Encoder(backbone, config, batch_size)
-    show(num_done)
     for part in parts:
         if files.is_done(part):
             continue
@@ -278,7 +277,9 @@ def embed_images(
                 continue
             num_done += log.num_done
             show(num_done)
-            for count in _append_all(log, part.images, source, config, encode, num_threads=num_threads):
+            for count in _append_all(
+                log, part.images, source, config, encode, name_of=files.name_of, num_threads=num_threads
+            ):
                 num_done += count
                 show(num_done)
             files.finish(part, log)
@@ -316,6 +317,7 @@ def _append_all(
     config: EmbeddingConfig,
     encode: _Encoder,
     *,
+    name_of: Callable[[int], str],
     num_threads: int,
 ) -> Iterator[int]:
     """Appends the rows of the images that a log lacks, and yields the number of images of each batch."""
@@ -331,7 +333,7 @@ def _append_all(
             num_gone = num_gone + 1 if loaded.is_gone else 0
             if num_gone == _MAX_GONE:
                 raise UnreadableImagesError(
-                    f"{num_gone} images in a row are gone, such as {printable(source.name(left[num_read]))}: is their "
+                    f"{num_gone} images in a row are gone, such as {printable(name_of(left[num_read]))}: is their "
                     "disk still mounted? If so, leave them out of the source"
                 )
             num_read += 1
@@ -341,13 +343,15 @@ def _append_all(
             jax.block_until_ready(waiting[1])
         started = encode.start(on_devices)
         if waiting is not None:
-            yield _append(log, images, source, *waiting)
+            yield _append(log, images, *waiting, name_of=name_of)
         waiting = batch, started
     if waiting is not None:
-        yield _append(log, images, source, *waiting)
+        yield _append(log, images, *waiting, name_of=name_of)
 
 
-def _append(log: RowLog, images: range, source: ImageSource, batch: list[Loaded], embedded: Embedded) -> int:
+def _append(
+    log: RowLog, images: range, batch: list[Loaded], embedded: Embedded, *, name_of: Callable[[int], str]
+) -> int:
     """Appends the rows of a batch to a log; returns the number of its images."""
     indices = images[log.num_done : log.num_done + len(batch)]
     kept = [place for place, loaded in enumerate(batch) if loaded.pixels is not None]
@@ -355,14 +359,14 @@ def _append(log: RowLog, images: range, source: ImageSource, batch: list[Loaded]
     for place in kept:
         if not finite[place]:
             raise ValueError(
-                f"the features of {printable(source.name(indices[place]))} are not finite: the weights hold NaN, or "
+                f"the features of {printable(name_of(indices[place]))} are not finite: the weights hold NaN, or "
                 "the features exceed their precision; use another checkpoint"
             )
     rows = {name: np.asarray(array)[kept] for name, array in embedded.arrays.items()}
     rows["index"] = np.array([indices[place] for place in kept], np.int64)
     rows["sizes"] = np.array([batch[place].size for place in kept], np.int32).reshape(-1, 2)
     skipped = [
-        Skipped(source.name(index), loaded.reason)
+        Skipped(name_of(index), loaded.reason)
         for index, loaded in zip(indices, batch, strict=True)
         if loaded.pixels is None
     ]

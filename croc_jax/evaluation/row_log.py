@@ -97,18 +97,19 @@ class RowLog:
         Raises:
             OSError: if the disk is full, or fails.
         """
-        checksum, counts = 0, {len(rows[name]) for name in self.specs}
-        for name, spec in self.specs.items():
-            content = np.ascontiguousarray(rows[name], spec.dtype)
-            if content.shape[1:] != spec.shape or len(counts) > 1:
-                raise ValueError(f"{name} {content.shape}: expected rows of {spec.shape}, as many of each array")
+        whole = {name: np.ascontiguousarray(rows[name], spec.dtype) for name, spec in self.specs.items()}
+        checksum, count = 0, len(next(iter(whole.values())))
+        for name, content in whole.items():
+            if content.shape != (count, *self.specs[name].shape):
+                raise ValueError(f"{name} {content.shape}: expected {count} rows of {self.specs[name].shape}")
+        for name, content in whole.items():
             checksum = zlib.crc32(content.data.cast("B") if content.size else b"", checksum)
             self._files[name].write(content.tobytes())
             self._files[name].flush()
         is_synced = time.monotonic() - self._last_sync >= SECONDS_BETWEEN_SYNCS
         if is_synced:
             self._sync()
-        self.num_done, self.num_rows = num_done, self.num_rows + counts.pop()
+        self.num_done, self.num_rows = num_done, self.num_rows + count
         self.skipped += skipped
         entry = _Entry(num_done, self.num_rows, [list(one) for one in skipped], checksum, is_synced)
         self._journal.write(f"{json.dumps(entry)}\n".encode())

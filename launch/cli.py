@@ -14,6 +14,7 @@ from rich import progress
 from rich.console import Console
 from rich.text import Text
 
+from croc_jax.pixel_format import DTYPES
 from croc_jax.runtime import program
 from croc_jax.runtime.program import UserError, define_path, define_paths, writable
 
@@ -81,21 +82,28 @@ def load_config_file(source: str, flag: str = "--config") -> ConfigDict:
     return config
 
 
-def define_colors() -> Callable[[], dict[str, tuple[float, ...]]]:
-    """Defines --image_mean and --image_std; returns a function to those that are given, by name."""
-    text = "of red, green and blue, for weights whose files do not state it, such as 0.430,0.411,0.296."
+def define_colors() -> Callable[[], dict[str, Any]]:
+    """Defines --image_mean, --image_std, --image_range and --image_dtype; returns a function to those given."""
+    text = "of each channel, from 0 to 1, for weights whose files do not state it, such as 0.430,0.411,0.296."
     values = {
-        name: flags.DEFINE_list(name, None, f"{what} {text}")
-        for name, what in (("image_mean", "Mean"), ("image_std", "Standard deviation"))
+        name: flags.DEFINE_list(name, None, what)
+        for name, what in (
+            ("image_mean", f"Mean {text}"),
+            ("image_std", f"Standard deviation {text}"),
+            ("image_range", "Values that become 0 and 1, such as 0,10000; or two for each channel."),
+        )
     }
+    dtype = flags.DEFINE_enum(
+        "image_dtype", None, DTYPES, "Type of the values of images, for weights whose files do not state it."
+    )
 
-    def read() -> dict[str, tuple[float, ...]]:
-        found = {}
+    def read() -> dict[str, Any]:
+        found: dict[str, Any] = {} if dtype.value is None else {"image_dtype": dtype.value}
         for name, flag in values.items():
             try:
                 found |= {} if flag.value is None else {name: tuple(float(value) for value in flag.value)}
             except ValueError:
-                raise UserError(f"--{name}={','.join(flag.value or ())}: expected three numbers from 0 to 1") from None
+                raise UserError(f"--{name}={','.join(flag.value or ())}: expected numbers, joined by commas") from None
         return found
 
     return read

@@ -18,18 +18,22 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from cli import UserError, define_colors, define_path, make_progress, writable
-from jaxtyping import Array, Int, UInt8
+from jaxtyping import Array, Int, Real, UInt8
 from PIL import Image
 from rich.console import Console
 
 from croc_jax.atomic_write import atomic_write
 from croc_jax.clustering import ClusteringConfig, cluster_features
-from croc_jax.data.decoding import DecodeError, decode_image
+from croc_jax.data.channels import load_pixels, show_pixels
+from croc_jax.data.config import DataConfig
+from croc_jax.data.decoding import DecodeError
 from croc_jax.data.photometric import normalize
 from croc_jax.data.prefetch import load_ahead
+from croc_jax.data.resizing import resize_with_pillow
 from croc_jax.data.sources import FolderSource
 from croc_jax.evaluation.backbones import RANDOM, FrozenBackbone, load_backbone, random_backbone
 from croc_jax.models import BackboneConfig, patch_grid
+from croc_jax.pixel_format import PixelFormat
 from croc_jax.report.overlay import SIDE, enlarge, overlay
 from croc_jax.report.style import CLUSTER_COLORS
 from croc_jax.training.config import Recipe
@@ -67,7 +71,7 @@ def cluster_all(source: FolderSource, output: Path) -> None:
     # Without a run, the start of a ViT-S/16.
     colors: Any = read_colors()
     if CHECKPOINT.value == RANDOM:
-        backbone = random_backbone(Recipe(backbone=BackboneConfig(**colors)))
+        backbone = random_backbone(make_recipe(**colors))
     else:
         backbone = load_backbone(CHECKPOINT.value, which=WHICH.value, **colors)
     if backbone.note:
@@ -76,7 +80,7 @@ def cluster_all(source: FolderSource, output: Path) -> None:
         grid = patch_grid((SIZE.value, SIZE.value), backbone.module.patch_size)
     except ValueError as error:
         raise UserError(f"--size={SIZE.value}: {error}") from error
-    cluster_fn = make_cluster_fn(backbone, grid)
+    cluster_fn, pixels = make_cluster_fn(backbone, grid), backbone.module.pixels
     images = [Path(source.name(index)).relative_to(IMAGES.value) for index in range(len(source))]
     names = [str(image.with_suffix(".png")) for image in images]
     if len(set(names)) < len(names):
@@ -85,8 +89,8 @@ def cluster_all(source: FolderSource, output: Path) -> None:
     shown = set(np.linspace(0, len(source) - 1, min(NUM_SHOWN, len(source))).astype(int).tolist())
     with make_progress(console) as progress:
         task = progress.add_task("images", total=len(source))
-        for indices, images in read_batches(source, skipped):
-            squares = np.stack([resize(image) for image in images])
+        for indices, images in read_batches(source, pixels, skipped):
+            squares = np.stack([resize_with_pillow(image, (SIZE.value, SIZE.value)) for image in images])
             padded = np.concatenate([squares, np.repeat(squares[-1:], BATCH_SIZE.value - len(squares), axis=0)])
             found = jax.device_get(cluster_fn(backbone.params, padded))
             for index, image, labels in zip(indices, images, found, strict=False):
@@ -94,6 +98,7 @@ def cluster_all(source: FolderSource, output: Path) -> None:
                 save_labels(ids.reshape(grid), image, output / "labels" / names[index])
                 numbers[names[index]] = int(ids.max()) + 1
                 if index in shown:
+                    image = show_pixels(image, pixels)
                     pictures.append(np.concatenate([enlarge(image), overlay(image, ids, grid)], axis=1))
             progress.update(task, completed=indices[-1] + 1)
     if not numbers:
@@ -108,27 +113,40 @@ def cluster_all(source: FolderSource, output: Path) -> None:
     )
 
 
+def make_recipe(**images: Any) -> Recipe:
+    """Returns the recipe of random weights: a ViT-S/16 for images as the flags say."""
+    pixels = {
+        name.removeprefix("image_"): images.pop(name) for name in ("image_dtype", "image_range") if name in images
+    }
+    backbone = BackboneConfig(**images)
+    return Recipe(backbone=backbone, data=DataConfig(channels=backbone.channels, **pixels))
+
+
 def make_cluster_fn(backbone: FrozenBackbone, grid: tuple[int, int]) -> Any:
-    """Returns a jitted function of (params, images uint8 `[b H W 3]`) to the cluster of each patch `[b n]`."""
+    """Returns a jitted function of (params, images `[b H W c]`) to the cluster of each patch `[b n]`."""
     config = ClusteringConfig(
         k_start=K_START.value, k_max=K_START.value, lambda_pos=LAMBDA_POS.value, cost_scale="image"
     )
 
+    module = backbone.module
+
     @jax.jit
-    def cluster(params: Any, images: UInt8[Array, "b H W 3"]) -> Int[Array, "b n"]:
-        pixels = normalize(jnp.asarray(images), backbone.module.image_mean, backbone.module.image_std)
-        features: Any = backbone.module.apply({"params": params}, pixels)
+    def cluster(params: Any, images: Real[Array, "b H W c"]) -> Int[Array, "b n"]:
+        pixels = normalize(jnp.asarray(images), module.image_mean, module.image_std, module.pixels)
+        features: Any = module.apply({"params": params}, pixels)
         return cluster_features(features.patches, cls_tokens=features.cls, grid=grid, config=config).labels
 
     return cluster
 
 
-def read_batches(source: FolderSource, skipped: list[str]) -> Iterator[tuple[list[int], list[np.ndarray]]]:
+def read_batches(
+    source: FolderSource, pixels: PixelFormat, skipped: list[str]
+) -> Iterator[tuple[list[int], list[np.ndarray]]]:
     """Yields indices and images; what cannot be read is added to `skipped`."""
 
     def read(index: int) -> tuple[int, np.ndarray | str]:
         try:
-            return index, decode_image(source, index)
+            return index, load_pixels(source, index, pixels)
         except DecodeError as error:
             return index, str(error)
 
@@ -139,12 +157,7 @@ def read_batches(source: FolderSource, skipped: list[str]) -> Iterator[tuple[lis
             yield [index for index, _ in good], [image for _, image in good]
 
 
-def resize(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "S S 3"]:
-    """Returns an image as the backbone sees it."""
-    return np.asarray(Image.fromarray(image).resize((SIZE.value, SIZE.value), Image.Resampling.BICUBIC))
-
-
-def save_labels(ids: UInt8[np.ndarray, "r c"], image: UInt8[np.ndarray, "H W 3"], file: Path) -> None:
+def save_labels(ids: UInt8[np.ndarray, "r c"], image: Real[np.ndarray, "H W c"], file: Path) -> None:
     """Writes ids in color at the size of their image."""
     file.parent.mkdir(parents=True, exist_ok=True)
     labels = Image.fromarray(ids).resize((image.shape[1], image.shape[0]), Image.Resampling.NEAREST)

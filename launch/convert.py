@@ -30,10 +30,8 @@ from croc_jax.checkpoints.manager import save_backbone
 from croc_jax.checkpoints.official import export_run, load_networks
 from croc_jax.checkpoints.pretrained import load_pretrained
 from croc_jax.checkpoints.stablehlo import export_program, program_difference
-from croc_jax.data.config import DataConfig, ViewsConfig
-from croc_jax.evaluation.backbones import FrozenBackbone, load_backbone
+from croc_jax.evaluation.backbones import FrozenBackbone, load_backbone, recipe_of
 from croc_jax.models import Backbone, make_backbone
-from croc_jax.training.config import Recipe
 
 CHECKPOINT = define_path(
     "checkpoint", None, "A workdir, a checkpoint, a file or a folder.", required=True, must_exist=True
@@ -64,14 +62,15 @@ def main() -> None:
 def convert_backbone(backbone: FrozenBackbone, output: Path) -> None:
     """Writes a backbone, and compares the features of what is read back."""
     params, config, size = backbone.params, backbone.recipe.backbone, backbone.recipe.data.views.crop_size
+    pixels = backbone.module.pixels
     if FORMAT.value == "stablehlo":
-        written = export_program(params, config, image_size=size, output=output)
-        report(written, program_difference(params, config, image_size=size, file=written))
+        written = export_program(params, config, image_size=size, output=output, pixels=pixels)
+        report(written, program_difference(params, config, image_size=size, file=written, pixels=pixels))
     elif FORMAT.value == "orbax":
         written = save_backbone(params, backbone.recipe, step=backbone.step, workdir=output)
         report(written, largest_difference(backbone, load_backbone(output, which=backbone.which)))
     else:
-        written = export_backbone(params, config, image_size=size, output=output, form=FORMAT.value)
+        written = export_backbone(params, config, image_size=size, output=output, form=FORMAT.value, pixels=pixels)
         compare_with_file(written, output if output.is_dir() else written, backbone)
 
 
@@ -107,11 +106,15 @@ def compare_with_file(written: Path, source: Path, backbone: FrozenBackbone, *, 
         for name, guess in read.guessed.items()
         if hasattr(ours, name) and getattr(ours, name) != guess
     }
-    config, size = dataclasses.replace(read.config, **lost), read.image_size
-    recipe = Recipe(backbone=config, data=DataConfig(views=ViewsConfig(crop_size=size)))
-    module = make_backbone(config, image_size=size)
-    found = FrozenBackbone(module, read.params, recipe, read.epoch, backbone.which)
+    read = read._replace(config=dataclasses.replace(read.config, **lost))
+    module = make_backbone(read.config, image_size=read.image_size)
+    found = FrozenBackbone(module, read.params, recipe_of(read), read.epoch, backbone.which)
     report(label or written, largest_difference(backbone, found))
+    lost |= {
+        f"image_{name}": getattr(ours.pixels, name)
+        for name in ("dtype", "range")
+        if getattr(ours.pixels, name) != getattr(read.pixels, name)
+    }
     for name, value in lost.items() if label != "student" else ():
         say(f"{written} has no place for {name}={format_setting(value)}: set it where you load the file")
 
@@ -119,7 +122,7 @@ def compare_with_file(written: Path, source: Path, backbone: FrozenBackbone, *, 
 def largest_difference(one: FrozenBackbone, other: FrozenBackbone) -> float:
     """Returns the largest difference of any feature, in float32, on noise."""
     size = one.recipe.data.views.crop_size
-    images = np.random.default_rng(0).standard_normal((2, size, size, 3)).astype(np.float32)
+    images = np.random.default_rng(0).standard_normal((2, size, size, one.module.pixels.channels)).astype(np.float32)
     features = []
     for backbone in (one, other):
         config = dataclasses.replace(backbone.recipe.backbone, dtype="float32")

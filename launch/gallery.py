@@ -15,15 +15,17 @@ from typing import Any
 import numpy as np
 from absl import flags, logging
 from cli import UserError, define_colors, define_path, run, writable
-from jaxtyping import UInt8
+from jaxtyping import Real
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 from rich.console import Console
 from sklearn.datasets import load_sample_images
 
-from croc_jax.data.decoding import DecodeError, decode_image
+from croc_jax.data.channels import load_pixels, show_pixels
+from croc_jax.data.decoding import DecodeError
 from croc_jax.data.labeled.davis import load_frames, open_videos, turn_with_frame
 from croc_jax.data.labeled.object_masks import read_mask
+from croc_jax.data.resizing import resize_image
 from croc_jax.data.sources import FolderSource
 from croc_jax.evaluation.backbones import FrozenBackbone, load_backbone
 from croc_jax.evaluation.davis import DavisConfig, label_video, score_video
@@ -79,6 +81,10 @@ def main() -> None:
     """Draws the pictures of a checkpoint."""
     colors: Any = read_colors()
     backbone = load_backbone(CHECKPOINT.value, **colors)
+    if not (backbone.module.pixels.is_rgb8 or IMAGES.value):
+        raise UserError(
+            f"--images: name a folder; the weights take {backbone.module.pixels.describe()}, not photographs"
+        )
     with writable(OUTPUT.value, name="--output") as output:
         source = FolderSource(IMAGES.value or write_photographs(output / "images"))
         draw_all(backbone, source, output)
@@ -94,7 +100,9 @@ def draw_all(backbone: FrozenBackbone, source: FolderSource, output: Path) -> No
     heads = pairs.merging[:, :, best, :1], pairs.costs[best, :1], pairs.num_clusters[best, :1]
     figures = {"merging": plot_merging(pairs.views[best], *heads, pairs.grid)}
     pairs, best = find_pair(backbone, source, clusters)
-    labels, valid, scene = pairs.labels[:, best, :4], pairs.valid[best, :4], decode_image(source, clusters)
+    pixels = backbone.module.pixels
+    labels, valid, scene = pairs.labels[:, best, :4], pairs.valid[best, :4], load_pixels(source, clusters, pixels)
+    scene = show_pixels(scene, pixels)
     figures["clusters"] = plot_clusters(pairs.views[best], labels, valid, pairs.grid, scene=(scene, pairs.boxes[best]))
     figures["components"] = draw_components(backbone, source)
     if VIDEO.value:
@@ -139,36 +147,45 @@ def find_pair(backbone: FrozenBackbone, source: FolderSource, index: int) -> tup
 
 def draw_components(backbone: FrozenBackbone, source: FolderSource) -> Figure:
     """Returns images spread over the folder, above the components of their features."""
-    patch = backbone.module.patch_size
+    patch, pixels = backbone.module.patch_size, backbone.module.pixels
     size, images = (SIZE[0] // patch * patch, SIZE[1] // patch * patch), []
     for index in np.linspace(0, len(source) - 1, min(NUM_COMPONENT_IMAGES, len(source))).astype(int).tolist():
         try:
-            images.append(cover(decode_image(source, index), size))
+            images.append(cover(load_pixels(source, index, pixels), size))
         except DecodeError as error:
             logging.warning("left out: %s", error)
     if not images:
         raise UserError("none of the images above the components can be read")
     features = backbone.encode(np.stack(images))
-    return plot_components(np.stack(images), np.asarray(features.patches), (size[0] // patch, size[1] // patch))
+    shown = show_pixels(np.stack(images), pixels)
+    return plot_components(shown, np.asarray(features.patches), (size[0] // patch, size[1] // patch))
 
 
 def draw_video(backbone: FrozenBackbone, folder: Path) -> tuple[Figure, str]:
     """Returns a strip of a video with its propagated objects, and their mean overlap with the true masks."""
     video, patch = open_videos(folder)[0], backbone.module.patch_size
     config = DavisConfig(short_side=VIDEO_ROWS.value * patch, multiple=patch)
-    frames, first = load_frames(video), turn_with_frame(read_mask(video.masks[0]), video.frames[0])
+    frames, first = (
+        load_frames(video, backbone.module.pixels),
+        turn_with_frame(read_mask(video.masks[0]), video.frames[0], backbone.module.pixels),
+    )
     ids = list(label_video(backbone.module, backbone.params, first, frames, config))
-    score = score_video(video, ids, score_ends=True)
+    score = score_video(video, ids, score_ends=True, pixels=backbone.module.pixels)
     note = f"{video.name} has no other masks with objects of the first one: no score"
     if score.objects:
         mean = np.mean([of["j_mean"] for of in score.objects.values()])
         note = f"the objects of {video.name} overlap with the true masks by J = {mean:.1f}% on average"
         note += f" ({len(score.objects)} objects, {score.num_frames} frames)"
-    return plot_video([np.asarray(frame) for frame in frames], ids), note
+    return plot_video([show_pixels(frame, backbone.module.pixels) for frame in frames], ids), note
 
 
-def cover(image: UInt8[np.ndarray, "H W 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
+def cover(image: Real[np.ndarray, "H W c"], size: tuple[int, int]) -> Real[np.ndarray, "h w c"]:
     """Returns the middle of an image, as much of it as fills a size."""
+    if image.shape[-1] != 3 or image.dtype != np.uint8:
+        (height, width), scale = image.shape[:2], min(image.shape[0] / size[0], image.shape[1] / size[1])
+        rows, columns = (max(round(scale * side), 1) for side in size)
+        top, left = (height - rows) // 2, (width - columns) // 2
+        return resize_image(image[top : top + rows, left : left + columns], size)
     return np.asarray(ImageOps.fit(Image.fromarray(image), (size[1], size[0]), Image.Resampling.BICUBIC))
 
 

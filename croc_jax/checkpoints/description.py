@@ -1,12 +1,15 @@
 """What JSON files beside weights say of a network: heads, activation, epsilon, and how its images are normalized."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from croc_jax.checkpoints.file_kinds import shorten
 from croc_jax.models.position_embedding import ROPE_BASE
+from croc_jax.pixel_format import PixelFormat
 
 HF_CONFIG, HF_PREPROCESSOR = "config.json", "preprocessor_config.json"
 # Of newer folders: the preprocessor is a part of it.
@@ -18,6 +21,9 @@ _EPSILONS = {
 # Names of the exact GELU.
 _GELU = ("gelu", "gelu_python", "gelu_erf")
 _MAX_VALUE = 255
+# Fields of preprocessor_config.json that no library has.
+DTYPE, RANGE = "image_dtype", "image_range"
+_DIGITS = 12
 _LARGEST = 10**6
 
 
@@ -28,8 +34,10 @@ class Description(NamedTuple):
         num_heads: attention heads.
         norm_epsilon: epsilon of the layer normalizations.
         activation: name of the function in the MLPs.
-        image_mean: what is subtracted from each color, from 0 to 1.
-        image_std: what each color is divided by then.
+        image_mean: what is subtracted from each channel, from 0 to 1; one number for all, or one for each.
+        image_std: what each channel is divided by then.
+        image_dtype: type of the stored values of images.
+        image_range: the values of them that become 0 and 1, see `PixelFormat`.
         is_timm: whether the config is timm's.
         is_dinov3: whether it is that of Hugging Face's DINOv3 ViT.
         problems: what the files say that no network here computes, in words.
@@ -38,8 +46,10 @@ class Description(NamedTuple):
     num_heads: int | None = None
     norm_epsilon: float | None = None
     activation: str | None = None
-    image_mean: tuple[float, float, float] | None = None
-    image_std: tuple[float, float, float] | None = None
+    image_mean: float | tuple[float, ...] | None = None
+    image_std: float | tuple[float, ...] | None = None
+    image_dtype: str | None = None
+    image_range: tuple[float, ...] | None = None
     is_timm: bool = False
     is_dinov3: bool = False
     problems: tuple[str, ...] = ()
@@ -74,13 +84,12 @@ def read_description(folder: Path) -> Description:
     if (base := config.get("rope_theta", ROPE_BASE)) != ROPE_BASE and kind == "dinov3_vit":
         problems.append(f"rope_theta={base!r}; only {ROPE_BASE:g} is supported here")
     try:
-        mean, std = _colors(images) if images else _timm_colors({**config, **timm})
+        colors = _colors(images) if images else _timm_colors({**config, **timm})
         return Description(
             num_heads=_number({**args, **config}, "num_attention_heads", int) or _number(args, "num_heads", int),
             norm_epsilon=_number(config, "layer_norm_eps", float) or _EPSILONS.get(str(kind)),
             activation=_activation(config, args),
-            image_mean=mean,
-            image_std=std,
+            **colors,
             # Hugging Face's configs have "architectures".
             is_timm="architecture" in config,
             is_dinov3=kind == "dinov3_vit",
@@ -131,8 +140,13 @@ def _number(config: Mapping[str, Any], name: str, kind: type) -> Any:
     return kind(value)
 
 
-def _colors(images: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Returns mean and deviation of Hugging Face's image processors, which come after a division by 255."""
+def _colors(images: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns mean and deviation of Hugging Face's image processors, which come after a division by 255.
+
+    Type and range of other images are fields of our own, see `describe_images`.
+    """
+    if DTYPE in images:
+        return _read_images(images)
     scale = images.get("rescale_factor", 1 / _MAX_VALUE)
     if images.get("do_rescale", True) is not True or not isinstance(scale, float):
         raise ValueError(f"{HF_PREPROCESSOR} does not rescale images by a number (do_rescale, rescale_factor)")
@@ -141,26 +155,52 @@ def _colors(images: Mapping[str, Any]) -> tuple[Any, Any]:
             f"{HF_PREPROCESSOR}: rescale_factor={scale:g}; only 1/{_MAX_VALUE} without offset is supported"
         )
     if images.get("do_normalize") is False:
-        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+        return {"image_mean": 0.0, "image_std": 1.0}
     missing = [name for name in ("image_mean", "image_std") if images.get(name) is None]
     if missing:
         raise ValueError(f"{HF_PREPROCESSOR} does not state {' and '.join(missing)}: add them there")
-    return _three(images["image_mean"], "image_mean"), _three(images["image_std"], "image_std")
+    return {name: _numbers(images, name) for name in ("image_mean", "image_std")}
 
 
-def _timm_colors(config: Mapping[str, Any]) -> tuple[Any, Any]:
+def _timm_colors(config: Mapping[str, Any]) -> dict[str, Any]:
     if config.get("mean") is None or config.get("std") is None:
-        return None, None
-    return _three(config["mean"], "mean"), _three(config["std"], "std")
+        return {}
+    return {"image_mean": _numbers(config, "mean"), "image_std": _numbers(config, "std")}
 
 
-def _three(values: Any, name: str) -> tuple[float, float, float]:
-    """Returns one number for each color."""
-    colors: list[Any] = values if isinstance(values, list) and len(values) == 3 else [values] * 3
-    for value in colors:
+def _numbers(config: Mapping[str, Any], name: str) -> float | tuple[float, ...]:
+    """Returns one number for all channels, or one for each."""
+    values = config.get(name)
+    for value in values if isinstance(values, list) and values else [values]:
         if isinstance(value, bool) or not isinstance(value, int | float) or not -_LARGEST < value < _LARGEST:
-            raise ValueError(f"{name}={shorten(repr(values), 80)}: expected three numbers")
-    return float(colors[0]), float(colors[1]), float(colors[2])
+            raise ValueError(f"{name}={shorten(repr(values), 80)}: expected a number for each channel")
+    return tuple(map(float, values)) if isinstance(values, list) else float(values)  # pyright: ignore
+
+
+def describe_images(mean: Sequence[float], std: Sequence[float], pixels: PixelFormat) -> dict[str, Any]:
+    """Returns what preprocessor_config.json says of images, as `read_description` reads it.
+
+    Values of 8 bits are divided by 255 first, as everywhere. Libraries have no other mapping for each channel: mean and
+    deviation of other images are in units of their stored values, which differs only for values beyond the range.
+    """
+    known = {"image_processor_type": "ViTImageProcessor", "do_normalize": True, "do_resize": False}
+    if pixels.dtype == "uint8" and not pixels.range:
+        return {**known, "do_rescale": True, "rescale_factor": 1 / _MAX_VALUE, "image_mean": mean, "image_std": std}
+    low, high = map(np.array, pixels.limits)
+    stored = {"image_mean": (low + mean * (high - low)).tolist(), "image_std": (std * (high - low)).tolist()}
+    return {**known, "do_rescale": False, **stored, DTYPE: pixels.dtype, RANGE: pixels.range}
+
+
+def _read_images(images: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the inverse of `describe_images`, for formats that libraries have no field for."""
+    mean, std = (np.atleast_1d(_numbers(images, name)) for name in ("image_mean", "image_std"))
+    limits = np.atleast_1d(_numbers(images, RANGE)) if images.get(RANGE) else np.array([])
+    pixels = PixelFormat(channels=len(mean), dtype=str(images[DTYPE]), range=tuple(limits.tolist()))
+    low, high = map(np.array, pixels.limits)
+    units = {"image_mean": (mean - low) / (high - low), "image_std": std / (high - low)}
+    # Rounding may lead out of 0 to 1.
+    found = {name: tuple(np.round(values, _DIGITS).tolist()) for name, values in units.items()}
+    return {**found, DTYPE: pixels.dtype, RANGE: pixels.range}
 
 
 def format_setting(value: Any) -> str:

@@ -10,14 +10,15 @@ import numpy as np
 import safetensors.numpy
 
 from croc_jax.atomic_write import atomic_write
-from croc_jax.checkpoints.description import HF_CONFIG, HF_PREPROCESSOR
+from croc_jax.checkpoints.description import HF_CONFIG, HF_PREPROCESSOR, describe_images
 from croc_jax.checkpoints.file_kinds import HF_WEIGHTS
 from croc_jax.checkpoints.manifest import flatten_tree
-from croc_jax.checkpoints.param_mapping import Params
+from croc_jax.checkpoints.param_mapping import STEM, Params
 from croc_jax.checkpoints.param_mapping_convnet import family_of, hf_config_of_convnet, write_convnet
 from croc_jax.checkpoints.param_mapping_vit import is_gated, write_vit
 from croc_jax.models import BackboneConfig, VisionTransformer, make_backbone
 from croc_jax.models.position_embedding import ROPE_BASE
+from croc_jax.pixel_format import PixelFormat
 
 FORMATS = ("official", "timm", "hf")
 # Features of the stem in libraries without a setting for it.
@@ -26,14 +27,18 @@ _RESNET_STEM = 64
 _GATED_MULTIPLE = 8
 _LARGEST_RATIO = 64
 
-# What an image processor does, but for the size, which may be any.
-_HF_IMAGES = {"image_processor_type": "ViTImageProcessor", "do_rescale": True, "rescale_factor": 1 / 255,
-              "do_normalize": True, "do_resize": False}  # fmt: skip
-
 _Flat = Mapping[str, np.ndarray]
 
 
-def export_backbone(params: Params, config: BackboneConfig, *, image_size: int, output: Path, form: str) -> Path:
+def export_backbone(
+    params: Params,
+    config: BackboneConfig,
+    *,
+    image_size: int,
+    output: Path,
+    form: str,
+    pixels: PixelFormat | None = None,
+) -> Path:
     """Writes a backbone; returns the file.
 
     Args:
@@ -42,6 +47,7 @@ def export_backbone(params: Params, config: BackboneConfig, *, image_size: int, 
         image_size: side of the images that its position embedding was learned for.
         output: a .safetensors file; a .pth file, which needs PyTorch; or, for "hf", a folder.
         form: "official" (CrOC, DINO, DINOv2, DINOv3), "timm" or "hf".
+        pixels: format of the images, which "hf" alone has a place for; by default 8-bit ones.
 
     Raises:
         ValueError: for another format or kind of file, or an architecture that the library does not have.
@@ -52,9 +58,10 @@ def export_backbone(params: Params, config: BackboneConfig, *, image_size: int, 
     if form == "hf":
         flat = _flatten(params)
         hf_config = hf_config_of_convnet(flat) if family_of(flat) else _hf_config(flat, config, image_size=image_size)
-        colors = {"image_mean": config.image_mean, "image_std": config.image_std}
+        pixels = pixels or PixelFormat(channels=config.channels)
+        images = describe_images(config.image_mean, config.image_std, pixels)
         output.mkdir(parents=True, exist_ok=True)
-        for name, content in ((HF_CONFIG, hf_config), (HF_PREPROCESSOR, _HF_IMAGES | colors)):
+        for name, content in ((HF_CONFIG, hf_config), (HF_PREPROCESSOR, images)):
             atomic_write(output / name, (json.dumps(content, indent=2) + "\n").encode())
         output = output / HF_WEIGHTS
     write_arrays(weights, output)
@@ -65,7 +72,7 @@ def name_arrays(params: Params, config: BackboneConfig, form: str) -> dict[str, 
     """Returns the arrays of a backbone under the names of a library; arguments and errors as `export_backbone`."""
     flat = _flatten(params)
     if family := family_of(flat):
-        stem = flat["stem/kernel"].shape[-1]
+        stem = flat[STEM].shape[-1]
         if family == "resnet" and form != "hf" and stem != _RESNET_STEM:
             raise ValueError(
                 f"width={config.width}: ResNets of torchvision and timm begin with {_RESNET_STEM} features, "
@@ -73,7 +80,7 @@ def name_arrays(params: Params, config: BackboneConfig, form: str) -> dict[str, 
             )
         return write_convnet(flat, form)
     column = _choose_column(flat, config, form)
-    weights = write_vit(flat, column) | _extra_arrays(flat, config, column)
+    weights = write_vit(flat, column, channels=config.channels) | _extra_arrays(flat, config, column)
     return _adapt_to_timm(weights, config) if form == "timm" else weights
 
 
@@ -219,6 +226,7 @@ def _hf_config(flat: _Flat, config: BackboneConfig, *, image_size: int) -> dict[
         "num_hidden_layers": module.depth,
         "num_attention_heads": module.num_heads,
         "patch_size": config.patch_size,
+        "num_channels": config.channels,
         "image_size": image_size,
         "layer_norm_eps": config.norm_epsilon,
         "hidden_act": "gelu",

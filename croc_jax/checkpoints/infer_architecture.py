@@ -12,11 +12,12 @@ import numpy as np
 
 from croc_jax.checkpoints.description import NOTHING_KNOWN, Description
 from croc_jax.checkpoints.manifest import flatten_tree
-from croc_jax.checkpoints.param_mapping import Params, Reading, Weights, nest
+from croc_jax.checkpoints.param_mapping import PATCHES, Params, Reading, Weights, nest
 from croc_jax.checkpoints.param_mapping_convnet import detect_family, name_children, read_convnet
 from croc_jax.checkpoints.param_mapping_vit import read_vit
 from croc_jax.models import BackboneConfig, make_backbone
 from croc_jax.models.registry import CONVOLUTIONAL, VARIANTS
+from croc_jax.pixel_format import RGB8, PixelFormat
 
 # Width of a head where weights, names and the sizes below leave it open.
 _HEAD_WIDTH = 64
@@ -28,7 +29,6 @@ _ROPE_NAMES = re.compile(
     r".*rope_embed\.periods|.*storage_tokens|.*\.gamma_\d|.*embeddings\.patch_embeddings\.(weight|bias)"
     r"|.*\.attn\.[qv]_bias|.*\.mlp\.fc1_g\..*"
 )
-_FIRST = "patch_embedding/projection/kernel"
 _PERIODS = re.compile(r".*rope_embed\.periods")
 # For a model without a learned position embedding, or where the file does not state it.
 _GRID, _PATCH_SIZE = 14, 16
@@ -47,6 +47,7 @@ class PretrainedBackbone(NamedTuple):
             None if there is none.
         problems: what is unknown, missing, unexpected or of another shape, in words.
         kind: kind of network, for messages.
+        pixels: format of its images, as far as it is stated.
         epoch: epoch that the file states, or 0.
         prefix: what the names of its arrays begin with in the file.
         note: what was taken of the file and what was left out, in a line; empty for a backbone alone.
@@ -58,6 +59,7 @@ class PretrainedBackbone(NamedTuple):
     guessed: dict[str, Any]
     problems: list[str]
     kind: str
+    pixels: PixelFormat = RGB8
     epoch: int = 0
     prefix: str = ""
     note: str = ""
@@ -95,13 +97,12 @@ def read_backbone(
         problems += description.activation_problems(expected="relu" if kind == "resnet" else "gelu")
     else:
         kind, reading = "vision transformer", read_vit(weights)
-        if _FIRST not in reading.flat.keys() | reading.bad:
+        if PATCHES not in reading.flat.keys() | reading.bad:
             kind = "vision transformer, ResNet with bottlenecks, or ConvNeXt"
         config, image_size, guessed, problems = _infer_vit(reading, weights, description, num_heads, default_heads)
-    colors = {"image_mean": description.image_mean, "image_std": description.image_std}
-    config = dataclasses.replace(config, **{name: value for name, value in colors.items() if value is not None})
-    guessed |= {name: getattr(config, name) for name, value in colors.items() if value is None}
-    problems += description.problems
+    pixels = _pixels(description, channels=reading.first[0] if reading.first else RGB8.channels)
+    config, unknown = _normalization(config, description, channels=pixels.channels)
+    guessed, problems = guessed | unknown, problems + list(description.problems)
     problems += [f"{path} holds NaN or infinity" for path, array in reading.flat.items() if not _is_finite(array)]
     if like is not None:
         config, image_size = like.config, like.image_size
@@ -109,7 +110,45 @@ def read_backbone(
         problems += compare_shapes(reading.flat, _backbone_shapes(config, image_size), skip=reading.bad)
     except ValueError as error:
         problems.append(str(error))
-    return PretrainedBackbone(config, image_size, nest(reading.flat), guessed, reading.problems + problems, kind)
+    problems = reading.problems + problems
+    return PretrainedBackbone(config, image_size, nest(reading.flat), guessed, problems, kind, pixels)
+
+
+def _pixels(description: Description, *, channels: int) -> PixelFormat:
+    """Returns the format of images, of 8 bits unless it is stated; ValueError for one that cannot be."""
+    stated = {"dtype": description.image_dtype, "range": description.image_range}
+    try:
+        return PixelFormat(channels=channels, **{name: value for name, value in stated.items() if value is not None})
+    except ValueError as error:
+        # Its messages begin with the name of a field.
+        raise ValueError(f"image_{error}") from error
+
+
+def _normalization(
+    config: BackboneConfig, description: Description, *, channels: int
+) -> tuple[BackboneConfig, dict[str, Any]]:
+    """Returns a config with mean and deviation of each channel, and what is guessed of the images.
+
+    Where no file states them, those of RGB are ImageNet's; for other channels there is no guess.
+
+    Raises:
+        ValueError: for another number of them than channels.
+    """
+    found, guessed = {}, {}
+    if channels != RGB8.channels and description.image_dtype is None:
+        guessed["image_dtype"] = RGB8.dtype
+    for name, neutral in (("image_mean", 0.0), ("image_std", 1.0)):
+        stated = getattr(description, name)
+        # One number without a list stands for all channels.
+        values = (stated,) * channels if isinstance(stated, float) else stated
+        if values is not None and len(values) not in (channels, RGB8.channels):
+            raise ValueError(f"{name}={values}: give one number for each of {channels} channels")
+        # Libraries leave the numbers of RGB in the config of a network that they made for other channels.
+        if values is None or len(values) != channels:
+            guess = guessed[name] = getattr(config, name) if channels == len(config.image_mean) else None
+            values = guess or (neutral,) * channels
+        found[name] = values
+    return dataclasses.replace(config, **found), guessed
 
 
 def _is_finite(array: np.ndarray) -> bool:
@@ -120,7 +159,7 @@ def _is_finite(array: np.ndarray) -> bool:
 @functools.lru_cache(maxsize=8)
 def _backbone_shapes(config: BackboneConfig, image_size: int) -> dict[str, tuple[int, ...]]:
     module = make_backbone(config, image_size=image_size)
-    image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), np.float32)
+    image = jax.ShapeDtypeStruct((1, image_size, image_size, config.channels), np.float32)
     return shapes_of(jax.eval_shape(module.init, jax.random.key(0), image)["params"])
 
 
@@ -182,7 +221,7 @@ def _infer_vit(
     has_embedding = "position_embedding" in flat or "position_embedding" in bad
     rope = not has_embedding and (description.is_dinov3 or _has_rope(flat, weights))
     side = _learned_grid(flat, bad, problems)
-    patch_size = _patch_size(flat, bad, problems)
+    patch_size = _patch_size(reading.first, bad, problems)
     sizes = {"width": width, "depth": depth, "rope": rope, "default": default_heads}
     num_heads, certain, problem = count_heads(weights, num_heads or description.num_heads, **sizes)
     problems += problem
@@ -231,11 +270,12 @@ def _learned_grid(flat: Mapping[str, np.ndarray], bad: set[str], problems: list[
     return _square_root(count - 1, path, f"{what}, expected one more than a square number", bad, problems) or _GRID
 
 
-def _patch_size(flat: Mapping[str, np.ndarray], bad: set[str], problems: list[str]) -> int:
-    if (path := _FIRST) not in flat:
-        return _PATCH_SIZE
-    what = f"{path} takes {len(flat[path])} values, expected 3 colors of square patches"
-    return _square_root(len(flat[path]) / 3, path, what, bad, problems) or _PATCH_SIZE
+def _patch_size(first: tuple[int, ...], bad: set[str], problems: list[str]) -> int:
+    rows, columns = first[1:] or (_PATCH_SIZE, _PATCH_SIZE)
+    if rows != columns:
+        bad.add(PATCHES)
+        problems.append(f"{PATCHES} takes patches of {rows} x {columns} pixels, expected square ones")
+    return rows
 
 
 def _square_root(square: float, path: str, problem: str, bad: set[str], problems: list[str]) -> int:

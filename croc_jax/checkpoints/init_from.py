@@ -17,9 +17,11 @@ from croc_jax.checkpoints.official import load_networks
 from croc_jax.checkpoints.param_mapping import Params, list_problems
 from croc_jax.checkpoints.pretrained import is_weights_file, load_pretrained
 from croc_jax.checkpoints.restore import find_checkpoints, restore_backbone
+from croc_jax.checkpoints.rgb_filters import spread_filters
 from croc_jax.models import BackboneConfig, VisionTransformer, make_backbone, patch_grid
 from croc_jax.models.position_embedding import resize_position_embedding
 from croc_jax.paths import local_path
+from croc_jax.pixel_format import RGB8
 from croc_jax.training.config import Recipe
 from croc_jax.training.state import TrainState
 
@@ -75,11 +77,10 @@ def init_from(recipe: Recipe, state: TrainState, *, log: Callable[[str], None] =
         backbone = {"backbone": _load_backbone(source, recipe, log)}
         return _replace(state, {"student": backbone, "teacher": backbone}, source, keep=("head",))
     networks = load_networks(source, default_heads=_num_heads(recipe.backbone))
-    check_architecture(networks.config, recipe.backbone, source, guessed=networks.guessed)
+    fit = _make_fit(recipe, networks.config, networks.image_size, source, guessed=networks.guessed, log=log)
     new: dict[str, Any] = {"center": networks.center}
     for name, params in (("student", networks.student), ("teacher", networks.teacher)):
-        fitted = _fit_positions(params["backbone"], recipe, networks.config, networks.image_size)
-        new[name] = {**params, "backbone": fitted}
+        new[name] = {**params, "backbone": fit(params["backbone"])}
     if networks.center_dense is None:
         log(f"{source} has no head for centroids, as runs of DINO: that layer and its center are initialized")
         return _replace(state, new, source, keep=("head/last_layer_dense",))
@@ -96,8 +97,50 @@ def _load_backbone(source: Path, recipe: Recipe, log: Callable[[str], None]) -> 
     else:
         saved, params, _ = restore_backbone(source, which=which)
         config, size, guessed = saved.backbone, saved.data.views.crop_size, {}
-    check_architecture(config, recipe.backbone, source, guessed=guessed)
-    return _fit_positions(params, recipe, config, size)
+    return _make_fit(recipe, config, size, source, guessed=guessed, log=log)(params)
+
+
+def _make_fit(
+    recipe: Recipe,
+    config: BackboneConfig,
+    image_size: int,
+    source: Path,
+    *,
+    guessed: Collection[str],
+    log: Callable[[str], None],
+) -> Callable[[Params], Params]:
+    """Returns what fits a backbone of this config to the images of a run; errors as for `check_architecture`.
+
+    Raises:
+        ValueError: also for weights of images that are neither RGB nor of as many channels as those of the run.
+    """
+    channels, rgb_channels = recipe.data.channels, recipe.init_from.rgb_channels
+    spread = config.channels == RGB8.channels and (channels != config.channels or bool(rgb_channels))
+    if rgb_channels and not spread:
+        raise ValueError(
+            f"init_from.rgb_channels={rgb_channels}: {source} is for images of {config.channels} channels, not RGB: "
+            "leave it out"
+        )
+    if channels != config.channels and not spread:
+        raise ValueError(
+            f"{source} is for images of {config.channels} channels, and data.channels={channels}: a run starts from "
+            "weights for RGB images, or for as many channels as its own"
+        )
+    # The run normalizes its own channels, whatever those of RGB were normalized by.
+    check_architecture(config, recipe.backbone, source, guessed={*guessed, *(_COLORS if spread else ())})
+    if spread:
+        filters = "each gets the mean of the filters of red, green and blue, times 3 / channels"
+        if rgb_channels:
+            filters = (
+                f"channels {format_setting(rgb_channels)} get the filters of red, green and blue, others start at 0"
+            )
+        log(f"{source} is for RGB images, and the run for {recipe.data.pixels.describe()}: {filters}")
+
+    def fit(params: Params) -> Params:
+        params = spread_filters(params, channels=channels, rgb_channels=rgb_channels) if spread else params
+        return _fit_positions(params, recipe, config, image_size)
+
+    return fit
 
 
 def _fit_positions(params: Params, recipe: Recipe, config: BackboneConfig, image_size: int) -> Params:

@@ -16,6 +16,8 @@ HEADS = re.compile(
     r"(head_drop|fc_norm|pooler|classifier|decoder(_\w+)?|(\w+_)?heads?|fc|proj|projector|projection|predictor|prototypes"
     r"|mask(ed)?_(token|embed)|queue\w*|center\w*)(\.(?!norm\.).*)?"
 )
+# Our paths of the kernels that see the pixels: of a transformer, and of a convolutional network.
+PATCHES, STEM = "patch_embedding/projection/kernel", "stem/kernel"
 # Types that weights come in; integers and 8-bit floats have scales that lie elsewhere.
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 
@@ -42,11 +44,13 @@ class Reading(NamedTuple):
         flat: arrays by our path, in float32.
         problems: what does not fit, in words.
         bad: our paths that the problems are about.
+        first: channels, rows and columns of the filters that see the pixels; empty if there are none.
     """
 
     flat: dict[str, np.ndarray]
     problems: list[str]
     bad: set[str]
+    first: tuple[int, ...] = ()
 
 
 def read_slots(named: Iterable[tuple[str, Any]], slots: Mapping[str, Slot], ignored: re.Pattern) -> Reading:
@@ -58,7 +62,7 @@ def read_slots(named: Iterable[tuple[str, Any]], slots: Mapping[str, Slot], igno
         ignored: names of what is no part of a backbone.
     """
     found: dict[str, dict[int, np.ndarray]] = {}
-    unknown, problems, bad = [], [], set()
+    unknown, problems, bad, first = [], [], set(), ()
     for name, array in named:
         slot = slots.get(name)
         if slot is None:
@@ -73,6 +77,7 @@ def read_slots(named: Iterable[tuple[str, Any]], slots: Mapping[str, Slot], igno
         if problem is None and index in found.get(slot.path, {}):
             problem = "there twice, under different prefixes or names"
         if problem is None:
+            first = array.shape[1:] if slot.path in (PATCHES, STEM) else first
             found.setdefault(slot.path, {})[index] = _from_layout(np.asarray(array, np.float32), slot.layout)
         else:
             problems.append(f"{name} is {problem}")
@@ -89,18 +94,26 @@ def read_slots(named: Iterable[tuple[str, Any]], slots: Mapping[str, Slot], igno
         elif path not in bad:
             problems.append(problem)
             bad.add(path)
-    return Reading(flat, unknown_names(unknown) + problems, bad)
+    return Reading(flat, unknown_names(unknown) + problems, bad, first)
 
 
-def write_slots(flat: Mapping[str, np.ndarray], slots: Mapping[str, Slot]) -> dict[str, np.ndarray]:
-    """Returns arrays by the names of a library; raises ValueError listing all that have none."""
+def write_slots(
+    flat: Mapping[str, np.ndarray], slots: Mapping[str, Slot], *, channels: int = 3
+) -> dict[str, np.ndarray]:
+    """Returns arrays by the names of a library; raises ValueError listing all that have none.
+
+    Args:
+        flat: arrays by our path.
+        slots: by name.
+        channels: channels of the images, which a kernel of the layout "patches" does not show.
+    """
     if lost := flat.keys() - {slot.path for slot in slots.values()}:
         raise ValueError(f"this format has no names for {', '.join(sorted(lost))}")
     weights = {}
     for name, (path, layout, part) in slots.items():
         if path in flat:
             array = np.split(flat[path], part[1], axis=-1)[part[0]] if part else flat[path]
-            weights[name] = np.ascontiguousarray(_to_layout(array, layout))
+            weights[name] = np.ascontiguousarray(_to_layout(array, layout, channels))
     return weights
 
 
@@ -164,10 +177,10 @@ def _from_layout(array: np.ndarray, layout: str) -> np.ndarray:
     return array.T if array.ndim == 2 else array
 
 
-def _to_layout(array: np.ndarray, layout: str) -> np.ndarray:
+def _to_layout(array: np.ndarray, layout: str, channels: int) -> np.ndarray:
     if layout == "patches":
-        side = round((len(array) / 3) ** 0.5)
-        array = array.reshape(side, side, 3, -1)
+        side = round((len(array) / channels) ** 0.5)
+        array = array.reshape(side, side, channels, -1)
     if layout == "same" or array.ndim not in (2, 4):
         return array
     return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T

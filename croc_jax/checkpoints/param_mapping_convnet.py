@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from croc_jax.checkpoints.param_mapping import Reading, Slot, Weights, count_from_zero, read_slots, write_slots
+from croc_jax.checkpoints.param_mapping import STEM, Reading, Slot, Weights, count_from_zero, read_slots, write_slots
 
 # Our path, and the format's name for it; {s} is a stage, {S} the same counted from 1, {d} a stage but the first, and
 # {i} a block of the stage. A path in parentheses is a batch normalization, one in brackets a scale; all others have
@@ -137,6 +137,7 @@ def hf_config_of_convnet(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
         "hidden_sizes": [len(flat[f"stage_{stage}_block_0/{last}"]) for stage in range(len(stages))],
         "depths": list(stages),
         "hidden_act": "relu" if family == "resnet" else "gelu",
+        "num_channels": flat[STEM].shape[2],
     }
     if family == "resnet":
         return {**shared, "embedding_size": len(flat["norm/scale"]), "layer_type": "bottleneck"}
@@ -145,7 +146,7 @@ def hf_config_of_convnet(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 def family_of(flat: Mapping[str, np.ndarray]) -> str | None:
     """Returns "resnet", "convnext", or None for the parameters of other networks."""
-    if "stem/kernel" not in flat:
+    if STEM not in flat:
         return None
     return "resnet" if "norm/variance" in flat else "convnext"
 

@@ -126,18 +126,19 @@ def read_vit(weights: Weights) -> Reading:
     return reading
 
 
-def write_vit(flat: Mapping[str, np.ndarray], column: str) -> dict[str, np.ndarray]:
+def write_vit(flat: Mapping[str, np.ndarray], column: str, *, channels: int) -> dict[str, np.ndarray]:
     """Returns arrays under the names of a library.
 
     Args:
         flat: arrays by our path.
         column: one of `COLUMNS`.
+        channels: channels of the images.
 
     Raises:
         ValueError: listing every parameter that the library has no name for.
     """
     depth = len([path for path in flat if path.endswith("attention/qkv/kernel")])
-    return write_slots(flat, _column_slots(column, depth, gated=is_gated(flat)))
+    return write_slots(flat, _column_slots(column, depth, gated=is_gated(flat)), channels=channels)
 
 
 def is_gated(flat: Mapping[str, np.ndarray]) -> bool:

@@ -19,7 +19,7 @@ from croc_jax.checkpoints.torch_file import opaque, read_torch_file
 _SAFETENSORS_TYPES = ("F64", "F32", "F16", "BF16", "I64", "U64", "I32", "U32", "I16", "U16", "I8", "U8", "BOOL")
 # A name that a whole run in a .safetensors file has, and no other file.
 _RUN_MARK = "croc_loss.center"
-Colors = tuple[float, float, float]
+Colors = tuple[float, ...]
 
 
 def load_pretrained(
@@ -30,6 +30,8 @@ def load_pretrained(
     default_heads: int | None = None,
     image_mean: Colors | None = None,
     image_std: Colors | None = None,
+    image_dtype: str | None = None,
+    image_range: Colors | None = None,
 ) -> PretrainedBackbone:
     """Reads a backbone in float32.
 
@@ -44,19 +46,20 @@ def load_pretrained(
         image_mean: what images are normalized by, if the caller knows better than the files beside the weights
             (preprocessor_config.json, or timm's config.json); where nobody says, ImageNet's.
         image_std: likewise.
+        image_dtype: type of the values of its images, likewise; "uint8" where nobody says.
+        image_range: the values that become 0 and 1, likewise, see `PixelFormat`.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: for a file that cannot be read, or another architecture, with names that are unknown or
-            missing, and arrays of another shape.
+            missing, and arrays of another shape; for a mean or deviation of more or fewer channels.
     """
     contents = read_contents(file)
     chosen = choose_network(contents, file, which=which)
+    colors: Any = {"image_mean": image_mean, "image_std": image_std}
+    images: Any = colors | {"image_dtype": image_dtype, "image_range": image_range}
     description = _read_description(file)
-    if image_mean is not None:
-        description = description._replace(image_mean=image_mean)
-    if image_std is not None:
-        description = description._replace(image_std=image_std)
+    description = description._replace(**{name: value for name, value in images.items() if value is not None})
     try:
         found = read_backbone(chosen.weights, description=description, num_heads=num_heads, default_heads=default_heads)
     except ValueError as error:
@@ -64,6 +67,11 @@ def load_pretrained(
     if found.problems:
         behind = f" behind {shorten(chosen.prefix, 80)}" if chosen.prefix else ""
         raise ValueError(f"{file} is no known {found.kind}{behind}: {list_problems(found.problems)}")
+    for name, value in colors.items():
+        if value is not None and len(value) != found.config.channels:
+            raise ValueError(
+                f"{file}: {name}={value}: its images have {found.config.channels} channels, so give as many"
+            )
     return found._replace(epoch=read_epoch(contents), prefix=chosen.prefix, note=chosen.note)
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Float32, Real, UInt8
 from croc_jax.data.channels import decode_pixels
 from croc_jax.data.config import LocalViewsConfig, ViewsConfig
 from croc_jax.data.decoding import DecodeError, Pixels, Size, decode, decode_at_least, read_size
-from croc_jax.data.resizing import resize_bicubic, resize_by_area
+from croc_jax.data.resizing import resize_bicubic, resize_by_area, resize_image
 from croc_jax.pixel_format import RGB8, PixelFormat
 
 NUM_VIEWS = 2
@@ -57,15 +57,19 @@ def _central_box(height: int, width: int, ratio: tuple[float, float]) -> Box:
     return Box((height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width, False)
 
 
-def crop_view(image: Real[np.ndarray, "H W c"], box: Box, size: int) -> Real[np.ndarray, "size size c"]:
+def crop_view(
+    image: Real[np.ndarray, "H W c"], box: Box, size: int, *, by_area: bool = False
+) -> Real[np.ndarray, "size size c"]:
     """Crops, resizes bicubically with antialiasing, then mirrors if the box says so.
 
     Args:
         image: the original image.
         box: the crop; pixels beyond it have no influence.
         size: side of the view in pixels.
+        by_area: average areas instead.
     """
-    view = resize_bicubic(image[box.top : box.top + box.height, box.left : box.left + box.width], size)
+    crop = image[box.top : box.top + box.height, box.left : box.left + box.width]
+    view = resize_image(crop, (size, size), by_area=True) if by_area else resize_bicubic(crop, size)
     return view[:, ::-1] if box.flip else view
 
 
@@ -118,7 +122,10 @@ def random_crops(
     if image is None:
         crops = (_exact_crops if config.decoding == "exact" else _fast_crops)(encoded, size, boxes + local_boxes, sizes)
     else:
-        crops = [crop_view(image, box, side) for box, side in zip(boxes + local_boxes, sizes, strict=True)]
+        crops = [
+            crop_view(image, box, side, by_area=config.decoding == "fast" and side <= min(box.height, box.width))
+            for box, side in zip(boxes + local_boxes, sizes, strict=True)
+        ]
     found = {"views": np.stack(crops[:NUM_VIEWS]), "boxes": np.array(boxes, np.float32)}
     if local.count:
         found |= {"local_views": np.stack(crops[NUM_VIEWS:]), "local_boxes": np.array(local_boxes, np.float32)}

@@ -16,16 +16,15 @@ import croc_jax.data.formats  # noqa: F401, registers HEIF where its plugin is i
 from croc_jax.data.bad_records import printable
 from croc_jax.data.orientation import UPRIGHT, is_sideways, jpeg_orientation, orientation_of, turn
 from croc_jax.data.pixel_modes import DecodeError, check_tiff, raw_mode, to_rgb
+from croc_jax.data.stored_arrays import MAX_PIXELS, TOO_MANY, is_npy, read_npy
 from croc_jax.machine_errors import find_fault
+from croc_jax.pixel_format import RGB8
 
 if TYPE_CHECKING:
     from croc_jax.data.sources.base import ImageSource
 
 # They name no file, and what matters becomes a DecodeError, which does where it is reported.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-
-# More than any camera's; a small file can claim far more and take all memory.
-MAX_PIXELS = 100_000_000
 
 _MAX_HALVINGS = 3
 _SHOWN_BYTES = 16
@@ -81,7 +80,7 @@ def decode(encoded: bytes) -> Pixels:
     the first frame is taken.
 
     Args:
-        encoded: the contents of a JPEG, PNG, WebP or other image file.
+        encoded: the contents of a JPEG, PNG, WebP or other image file, or of a .npy file of 8-bit RGB.
 
     Raises:
         DecodeError: for anything that cannot be decoded as a whole, or of more than `MAX_PIXELS`, or whose values
@@ -94,8 +93,11 @@ def decode(encoded: bytes) -> Pixels:
         except ValueError:
             # Rare color spaces and harmless defects: Pillow may read them.
             pass
+    elif is_npy(encoded):
+        with decode_errors(encoded):
+            return read_npy(encoded, RGB8)
     image, raw, orientation = load_stored(encoded)
-    with _decode_errors(encoded):
+    with decode_errors(encoded):
         pixels = to_rgb(image, raw)
         if raw.startswith("RGB") and raw[-3:] in _OTHER_HALF and not pixels.any() and _has_lower_half(encoded, raw):
             raise DecodeError("16-bit pixels hold values below 256, and would be black: save 8 bits")
@@ -178,14 +180,16 @@ def read_header(encoded: bytes) -> Header:
     Raises:
         DecodeError: for what is no image, or one of more than `MAX_PIXELS`.
     """
-    with _decode_errors(encoded):
+    with decode_errors(encoded):
         if simplejpeg.is_jpeg(encoded):
             try:
                 height, width, *_ = simplejpeg.decode_jpeg_header(encoded)
                 return _make_header(Size(int(height), int(width)), jpeg_orientation(encoded))
             except ValueError:
                 pass
-        return _open(encoded)[2]
+        elif is_npy(encoded):
+            return _make_header(Size(*read_npy(encoded, RGB8).shape[:2]), UPRIGHT)
+        return open_image(encoded)[2]
 
 
 def load_stored(encoded: bytes) -> Stored:
@@ -197,8 +201,8 @@ def load_stored(encoded: bytes) -> Stored:
     Raises:
         DecodeError: as `decode`, but for the range of values.
     """
-    with _decode_errors(encoded):
-        image, raw, (_, orientation) = _open(encoded)
+    with decode_errors(encoded):
+        image, raw, (_, orientation) = open_image(encoded)
         if isinstance(image, TiffImagePlugin.TiffImageFile):
             check_tiff(image)
             # Pillow turns these itself.
@@ -207,8 +211,13 @@ def load_stored(encoded: bytes) -> Stored:
         return Stored(image, raw, orientation)
 
 
-def _open(encoded: bytes) -> tuple[Image.Image, str, Header]:
-    """Returns an image, its `raw_mode` and its header; may load the image."""
+def open_image(encoded: bytes) -> tuple[Image.Image, str, Header]:
+    """Returns an image, its `raw_mode` and its header; may load the image.
+
+    Raises:
+        DecodeError: for EPS, and for more than `MAX_PIXELS`.
+        Exception: of many types, from Pillow, for a damaged file.
+    """
     image = Image.open(io.BytesIO(encoded))
     if image.format == "EPS":
         # Pillow would run it: PostScript is a program.
@@ -227,7 +236,7 @@ def _open(encoded: bytes) -> tuple[Image.Image, str, Header]:
 def _make_header(stored: Size, orientation: int) -> Header:
     """Returns the header of an image; DecodeError if it is too large."""
     if stored.height * stored.width > MAX_PIXELS:
-        raise DecodeError(f"{_TOO_MANY}: {stored.width} x {stored.height}")
+        raise DecodeError(f"{TOO_MANY}: {stored.width} x {stored.height}")
     # The exchange of sides that leads from the upright to the stored size leads back, too.
     return Header(Header(stored, orientation).stored, orientation)
 
@@ -243,18 +252,19 @@ def _has_lower_half(encoded: bytes, raw: str) -> bool:
     return bool(np.asarray(image.convert("RGB")).any())
 
 
-_TOO_MANY = f"it has more than {MAX_PIXELS // 10**6} million pixels"
-
-
 @contextlib.contextmanager
-def _decode_errors(encoded: bytes) -> Iterator[None]:
-    """Turns what Pillow's parsers raise, exceptions of many types, into a DecodeError of one line."""
+def decode_errors(encoded: bytes) -> Iterator[None]:
+    """Turns what parsers of images raise, exceptions of many types, into a DecodeError of one line.
+
+    Raises:
+        DecodeError: for any other exception.
+    """
     try:
         yield
     except DecodeError:
         raise
     except Image.DecompressionBombError:
-        raise DecodeError(_TOO_MANY) from None
+        raise DecodeError(TOO_MANY) from None
     except UnidentifiedImageError:
         raise DecodeError(f"cannot identify the image: {_describe(encoded)}") from None
     except MemoryError:

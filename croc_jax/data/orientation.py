@@ -31,7 +31,7 @@ def jpeg_orientation(encoded: bytes) -> int:
             exif = Image.Exif()
             try:
                 exif.load(encoded[place + 4 : end])
-                return _checked(exif.get(ExifTags.Base.Orientation))
+                return checked_orientation(exif.get(ExifTags.Base.Orientation))
             except Exception:  # A damaged EXIF segment does no harm to the pixels.
                 break
         place = end
@@ -50,14 +50,15 @@ def orientation_of(image: Image.Image, encoded: bytes) -> int:
         image.load()
     try:
         if isinstance(image, TiffImagePlugin.TiffImageFile):
-            return _checked(image.tag_v2.get(ExifTags.Base.Orientation))
+            return checked_orientation(image.tag_v2.get(ExifTags.Base.Orientation))
         # PNG's own method decodes the pixels of every image without EXIF.
-        return _checked(Image.Image.getexif(image).get(ExifTags.Base.Orientation))
+        return checked_orientation(Image.Image.getexif(image).get(ExifTags.Base.Orientation))
     except Exception:
         return UPRIGHT
 
 
-def _checked(value: object) -> int:
+def checked_orientation(value: object) -> int:
+    """Returns the value of an EXIF or TIFF tag if it is an orientation, else that of upright images."""
     return value if isinstance(value, int) and UPRIGHT <= value <= 8 else UPRIGHT
 
 

@@ -11,7 +11,7 @@ _PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
 _LEAST_MAXIMUM = 2**12
 _BITS, _PHOTOMETRIC, _SAMPLES, _EXTRA, _FORMAT, _SUBFILE = 258, 262, 277, 338, 339, 254
 WHITE_IS_ZERO, _BLACK_IS_ZERO, _SIGNED = 0, 1, 2
-_REDUCED_OR_MASK = 1 | 4
+REDUCED_OR_MASK = 1 | 4
 
 
 class DecodeError(ValueError):
@@ -88,7 +88,7 @@ def check_tiff(image: TiffImagePlugin.TiffImageFile) -> None:
     for number in range(image.n_frames):
         image.seek(number)
         # Previews and masks of the image are no pages.
-        if not image.tag_v2.get(_SUBFILE, 0) & _REDUCED_OR_MASK:
+        if not image.tag_v2.get(_SUBFILE, 0) & REDUCED_OR_MASK:
             pages.append(number)
     image.seek(0)
     if len(pages) > 1:

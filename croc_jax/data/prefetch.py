@@ -5,7 +5,7 @@ from multiprocessing.pool import AsyncResult, ThreadPool
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Real
 
 Loaded = TypeVar("Loaded")
 Label = TypeVar("Label")
@@ -15,11 +15,11 @@ class LabeledBatch(NamedTuple, Generic[Label]):
     """A batch of constant size, so that it compiles once.
 
     Attributes:
-        images: `[b H W 3]`; after the last image of a split, black ones fill the batch.
+        images: `[b H W c]`; after the last image of a split, zeros fill the batch.
         labels: one for each real image, so their number is that of the real images.
     """
 
-    images: UInt8[np.ndarray, "b H W 3"]
+    images: Real[np.ndarray, "b H W c"]
     labels: list[Label]
 
 
@@ -48,10 +48,10 @@ def load_ahead(
 
 
 def load_padded(
-    load: Callable[[int], tuple[UInt8[np.ndarray, "H W 3"], Label]], count: int, batch_size: int, *, num_threads: int
+    load: Callable[[int], tuple[Real[np.ndarray, "H W c"], Label]], count: int, batch_size: int, *, num_threads: int
 ) -> Iterator[LabeledBatch[Label]]:
     """Yields images of one size with their labels; arguments are those of `load_ahead`."""
     for loaded in load_ahead(load, count, batch_size, num_threads=num_threads):
-        images = np.zeros((batch_size, *loaded[0][0].shape), np.uint8)
+        images = np.zeros((batch_size, *loaded[0][0].shape), loaded[0][0].dtype)
         images[: len(loaded)] = [image for image, _ in loaded]
         yield LabeledBatch(images, [label for _, label in loaded])

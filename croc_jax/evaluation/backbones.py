@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from croc_jax.checkpoints.description import format_setting
+from croc_jax.checkpoints.infer_architecture import PretrainedBackbone
 from croc_jax.checkpoints.pretrained import Colors, is_weights_file, load_pretrained
 from croc_jax.checkpoints.restore import find_checkpoints, restore_backbone
 from croc_jax.data.config import DataConfig, ViewsConfig
@@ -46,15 +47,16 @@ class FrozenBackbone(NamedTuple):
     note: str = ""
 
     def encode(self, images: EncodeInput) -> Features:
-        """Returns the features of RGB images of a size that whole patches tile; each size compiles once.
+        """Returns the features of images of a size that whole patches tile; each size compiles once.
 
         Args:
-            images: an array `[b H W 3]` in uint8, or a list of arrays `[H W 3]` and Pillow images of one size.
+            images: an array `[b H W c]`, or a list of arrays `[H W c]` and Pillow images of one size, with the channels
+                and the type of `module.pixels`: RGB in uint8, unless the weights are for others.
 
         Raises:
             ValueError: for other shapes or types, and for no images.
         """
-        return _encode_fn(self.module)(self.params, as_batch(images))
+        return _encode_fn(self.module)(self.params, as_batch(images, self.module.pixels))
 
     def with_patch_size(self, patch_size: int) -> "FrozenBackbone":
         """Returns the same convolutional weights with tokens 32, 16 or 8 pixels apart (by dilation).
@@ -72,8 +74,8 @@ class FrozenBackbone(NamedTuple):
 
 @functools.lru_cache(maxsize=8)
 def _encode_fn(module: Backbone) -> Callable[..., Features]:
-    mean, std = module.image_mean, module.image_std
-    return jax.jit(in_float32(lambda params, images: module.apply({"params": params}, normalize(images, mean, std))))
+    settings = module.image_mean, module.image_std, module.pixels
+    return jax.jit(in_float32(lambda params, images: module.apply({"params": params}, normalize(images, *settings))))
 
 
 def load_backbone(
@@ -83,6 +85,8 @@ def load_backbone(
     num_heads: int | None = None,
     image_mean: Sequence[float] | None = None,
     image_std: Sequence[float] | None = None,
+    image_dtype: str | None = None,
+    image_range: Sequence[float] | None = None,
 ) -> FrozenBackbone:
     """Returns the weights of a run or of another library, ready to encode images.
 
@@ -91,24 +95,33 @@ def load_backbone(
             another library: CrOC, DINO, DINOv2, DINOv3, ResNet, ConvNeXt, timm, Hugging Face.
         which: "teacher" or "student".
         num_heads: heads of another library's transformer whose file does not say.
-        image_mean: what another library's weights want their images normalized by, as red, green and blue from 0 to 1;
-            by default, what preprocessor_config.json or timm's config.json beside them says, or else ImageNet's.
+        image_mean: what another library's weights want their images normalized by, for each channel, from 0 to 1;
+            by default, what preprocessor_config.json or timm's config.json beside them says, or else ImageNet's (RGB).
         image_std: likewise.
+        image_dtype: type of the stored values of their images: "uint8" (the default), "uint16" or "float32".
+        image_range: the values that become 0 and 1, see `PixelFormat`.
 
     Raises:
         ValueError: if there is no usable checkpoint, `which` is neither, a file's weights do not fit, or the number
-            of heads, mean or deviation is given for a run, whose config has it.
+            of heads, mean, deviation, type or range is given for a run, whose config has it; if nobody says what images
+            that are not RGB are normalized by.
         FileNotFoundError: if there is no such file.
     """
     path = local_path(checkpoint, name="checkpoint")
     if num_heads is not None and num_heads < 1:
         raise ValueError(f"num_heads={num_heads}: must be 1 or more")
-    colors = {"image_mean": image_mean, "image_std": image_std}
-    known: dict[str, Any] = {"num_heads": num_heads} | {name: _as_colors(name, of) for name, of in colors.items()}
+    numbers = {"image_mean": image_mean, "image_std": image_std, "image_range": image_range}
+    known: dict[str, Any] = {"num_heads": num_heads, "image_dtype": image_dtype}
+    known |= {name: _as_numbers(name, values) for name, values in numbers.items()}
     prefix, notes, guessed = "", [], {}
     if is_weights_file(path):
         found = load_pretrained(path, which=which, **known)
-        recipe = Recipe(backbone=found.config, data=DataConfig(views=ViewsConfig(crop_size=found.image_size)))
+        if unknown := [name for name in ("image_mean", "image_std") if found.guessed.get(name, ()) is None]:
+            raise ValueError(
+                f"{path} is for images of {found.config.channels} channels, and no file beside it states as many "
+                f"numbers for {' and '.join(unknown)}: give them, one for each channel"
+            )
+        recipe = recipe_of(found)
         params, step, prefix, guessed = found.params, found.epoch, found.prefix, found.guessed
         notes = [found.note] if found.note else []
     else:
@@ -118,16 +131,24 @@ def load_backbone(
                 raise ValueError(f"{name}={value}: the config of the run {path} has it; leave it out")
         recipe, params, step = restore_backbone(path, which=which)
     module = make_backbone(recipe.backbone, image_size=recipe.data.views.crop_size, pixels=recipe.data.pixels)
-    assumed = [f"{name}={format_setting(getattr(module, name))}" for name in guessed if hasattr(module, name)]
+    settings = {name: getattr(module, name, module.pixels.dtype if name == "image_dtype" else None) for name in guessed}
+    assumed = [f"{name}={format_setting(value)}" for name, value in settings.items() if value is not None]
     notes += [f"not stated, and assumed: {', '.join(assumed)}"] if assumed else []
     return FrozenBackbone(module, params, recipe, step, which, prefix, "; ".join(notes))
 
 
-def _as_colors(name: str, values: Sequence[float] | None) -> Colors | None:
+def recipe_of(found: PretrainedBackbone) -> Recipe:
+    """Returns a recipe with the settings of another library's backbone, and the format of its images."""
+    pixels, views = found.pixels, ViewsConfig(crop_size=found.image_size)
+    data = DataConfig(channels=pixels.channels, dtype=pixels.dtype, range=pixels.range, views=views)
+    return Recipe(backbone=found.config, data=data)
+
+
+def _as_numbers(name: str, values: Sequence[float] | None) -> Colors | None:
     """Returns a list or array as the tuple that a config holds, which checks its values."""
-    if values is not None and np.shape(values) != (3,):
-        raise ValueError(f"{name}={values}: three numbers from 0 to 1, of red, green and blue")
-    return None if values is None else (float(values[0]), float(values[1]), float(values[2]))
+    if values is not None and np.ndim(values) != 1:
+        raise ValueError(f"{name}={values}: give a list of numbers")
+    return None if values is None else tuple(map(float, values))
 
 
 def random_backbone(recipe: Recipe) -> FrozenBackbone:

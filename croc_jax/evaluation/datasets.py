@@ -116,7 +116,7 @@ def check_labels(*splits: SegmentationSplit) -> None:
     for index in range(max(map(len, splits))):
         for split, ids in zip(splits, found, strict=True):
             if index < len(split):
-                ids.update(np.unique(split.load_labels(index)).tolist())
+                ids.update(np.unique(split.load_labels(index, pixels=None)).tolist())
         if min(len(ids - {IGNORED}) for ids in found) > 1 and set.intersection(*found) - {IGNORED}:
             return
     held = [check_found(ids, where=str(split.pairs[0].label.parent)) for split, ids in zip(splits, found, strict=True)]

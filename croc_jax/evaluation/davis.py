@@ -7,10 +7,13 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Real
 from PIL import Image
 
+from croc_jax.data.channels import show_pixels
 from croc_jax.data.labeled.davis import Video, load_frames, open_videos, turn_with_frame
 from croc_jax.data.labeled.object_masks import read_mask, summarize_ids
+from croc_jax.data.resizing import resize_with_pillow
 from croc_jax.data.sources.identity import digest_files
 from croc_jax.evaluation.davis_metrics import BOUNDARY_TOLERANCE, boundary_accuracy, region_similarity, summarize
 from croc_jax.evaluation.features import FrozenFeatures, Params, check_finite, make_extract_fn
@@ -20,6 +23,7 @@ from croc_jax.evaluation.settings import check_positive
 from croc_jax.evaluation.visualize import Ids, draw_strip, save_gif, save_indexed
 from croc_jax.models import Backbone
 from croc_jax.paths import local_path
+from croc_jax.pixel_format import RGB8, PixelFormat
 
 # Height by width of a mask differs from its frame's by at most this share.
 SHAPE_TOLERANCE = 0.05
@@ -79,15 +83,16 @@ def evaluate(features: FrozenFeatures, dataset: Videos, config: DavisConfig, out
     timer, found, num_frames = Timer(), {}, sum(len(video.frames) for video in dataset.videos)
     task = progress.add_task("frames", total=num_frames) if progress else None
     for video in dataset.videos:
-        frames, predictions = load_frames(video), []
-        first = _read_shaped(video, 0, (frames[0].height, frames[0].width))
+        frames, predictions = load_frames(video, backbone.pixels), []
+        first = _read_shaped(video, 0, frames[0].shape[:2], backbone.pixels)
         for ids in label_video(backbone, features.params, first, frames, config):
             predictions.append(ids)
             if progress and task is not None:
                 progress.advance(task)
-        found[video.name] = score_video(video, predictions, score_ends=config.score_ends)
+        found[video.name] = score_video(video, predictions, score_ends=config.score_ends, pixels=backbone.pixels)
         if output is not None:
-            write_predictions(video, frames, predictions, output)
+            shown = [Image.fromarray(show_pixels(frame, backbone.pixels)) for frame in frames]
+            write_predictions(video, shown, predictions, output)
     timer.end("labeling")
     sequences = [video.name for video in dataset.videos]
     described = {"name": dataset.root.resolve().name, "sequences": sequences, "num_frames": num_frames}
@@ -97,7 +102,7 @@ def evaluate(features: FrozenFeatures, dataset: Videos, config: DavisConfig, out
 
 
 def label_video(
-    backbone: Backbone, params: Params, first: Ids, frames: Sequence[Image.Image], config: DavisConfig
+    backbone: Backbone, params: Params, first: Ids, frames: Sequence[Real[np.ndarray, "H W c"]], config: DavisConfig
 ) -> Iterator[Ids]:
     """Yields the ids of each frame at its own size; `first`, those of the first one, are given."""
     extract_fn, patch_size = make_extract_fn(backbone, jnp.float32), backbone.patch_size
@@ -108,14 +113,14 @@ def label_video(
     one_hot = jnp.asarray(np.eye(len(known), dtype=np.float32)[np.searchsorted(known, small)])
     queue = None
     for number, frame in enumerate(frames):
-        pixels = np.asarray(frame.resize((width, height), Image.Resampling.BILINEAR))[None]
-        tokens = extract_fn(params, pixels)[0]
+        pixels = resize_with_pillow(frame, (height, width), Image.Resampling.BILINEAR)
+        tokens = extract_fn(params, pixels[None])[0]
         check_finite(tokens, f"frame {number}")
         if queue is None:
             queue, ids = LabelQueue(tokens, one_hot, config), first
         else:
             ids = known[np.asarray(segment(queue.label(tokens), patch_size=patch_size))]
-        yield _resize(ids, (frame.height, frame.width))
+        yield _resize(ids, frame.shape[:2])
 
 
 class VideoScore(NamedTuple):
@@ -134,7 +139,9 @@ class VideoScore(NamedTuple):
     later: list[int]
 
 
-def score_video(video: Video, predictions: Sequence[Ids], *, score_ends: bool) -> VideoScore:
+def score_video(
+    video: Video, predictions: Sequence[Ids], *, score_ends: bool, pixels: PixelFormat = RGB8
+) -> VideoScore:
     """Returns the scores of a sequence over its frames with masks, but the first.
 
     Masks of another size than their frame, which happens by a pixel, are compared at their own.
@@ -144,7 +151,7 @@ def score_video(video: Video, predictions: Sequence[Ids], *, score_ends: bool) -
     """
     last = len(video.frames) - 1
     scored = [number for number in sorted(video.masks) if number and (score_ends or number != last)]
-    truths = {number: _read_shaped(video, number, predictions[number].shape) for number in scored}
+    truths = {number: _read_shaped(video, number, predictions[number].shape, pixels) for number in scored}
     resized = {number: _resize(predictions[number], truth.shape) for number, truth in truths.items()}
     held = set().union(*(np.unique(truth).tolist() for truth in truths.values()))
     objects: dict[str, dict[str, float]] = {}
@@ -158,8 +165,8 @@ def score_video(video: Video, predictions: Sequence[Ids], *, score_ends: bool) -
     return VideoScore(objects, len(scored), [one for one in video.objects if one not in held], later)
 
 
-def _read_shaped(video: Video, number: int, frame_shape: tuple[int, ...]) -> Ids:
-    ids = turn_with_frame(read_mask(video.masks[number]), video.frames[number])
+def _read_shaped(video: Video, number: int, frame_shape: tuple[int, ...], pixels: PixelFormat) -> Ids:
+    ids = turn_with_frame(read_mask(video.masks[number]), video.frames[number], pixels)
     (height, width), (frame_height, frame_width) = ids.shape, frame_shape
     if abs(height * frame_width / (width * frame_height) - 1) > SHAPE_TOLERANCE:
         raise ValueError(

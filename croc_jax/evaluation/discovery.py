@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, Real
 from scipy import ndimage
 
 from croc_jax.data.labeled.boxes import BoxSplit, open_voc_boxes
@@ -57,7 +57,7 @@ def evaluate(
         remedy = "choose another split" if dataset.hard else "set hard=True"
         raise ValueError(f"no image of {dataset.root}, split {dataset.name}, has a box that counts: {remedy}")
     if output is not None:
-        draw_boxes(dataset, boxes, ious).save(output / "typical.png")
+        draw_boxes(dataset, boxes, ious, features.module.pixels).save(output / "typical.png")
     timer.end("discovery")
     scores = {"corloc": 100 * float(np.mean(ious[scored] >= CORLOC_IOU)), "num_images": len(dataset)}
     scores |= {"num_scored": int(scored.sum()), "num_boxes": num_boxes}
@@ -81,7 +81,7 @@ def find_boxes(
     discover_fn, boxes, ious = make_discover_fn(backbone, config), [], []
     indices = range(len(split))
     for index in progress.track(indices, description="objects") if progress else indices:
-        image, truth = split.load(index)
+        image, truth = split.load(index, backbone.pixels)
         padded, size = pad_image(image, backbone.patch_size), image.shape[:2]
         seed, mask, tokens = discover_fn(features.params, padded, np.array(size))
         check_finite(tokens, str(split.pairs[index].image))
@@ -95,15 +95,17 @@ def find_boxes(
 
 
 def make_discover_fn(backbone: Backbone, config: DiscoveryConfig) -> Callable[..., tuple[Array, Array, Array]]:
-    """Returns a jitted `lost`, and its tokens, of (params, padded image uint8 `[H W 3]`, its true height and width).
+    """Returns a jitted `lost`, and its tokens, of (params, padded image `[H W c]`, its true height and width).
 
     It compiles once for each number of patches, not for each size of image.
     """
 
     @jax.jit
-    def discover(params: Params, image: UInt8[Array, "H W 3"], size: Int[Array, "2"]) -> tuple[Array, Array, Array]:
+    def discover(params: Params, image: Real[Array, "H W c"], size: Int[Array, "2"]) -> tuple[Array, Array, Array]:
         inside = (jnp.arange(image.shape[0]) < size[0])[:, None] & (jnp.arange(image.shape[1]) < size[1])
-        pixels = normalize(image[None], backbone.image_mean, backbone.image_std) * inside[None, ..., None]
+        pixels = (
+            normalize(image[None], backbone.image_mean, backbone.image_std, backbone.pixels) * inside[None, ..., None]
+        )
         heads, _ = clustering_tokens(backbone.apply({"params": params}, pixels), config.tokens)
         tokens = jnp.swapaxes(heads[0], 0, 1).reshape(heads.shape[2], -1)
         tokens -= config.centered * jnp.mean(tokens, axis=0)
@@ -134,7 +136,7 @@ def lost(tokens: Float[Array, "n d"], *, num_patches: int) -> tuple[Int[Array, "
     return order[0], total > 0
 
 
-def pad_image(image: UInt8[np.ndarray, "h w 3"], patch_size: int) -> UInt8[np.ndarray, "H W 3"]:
+def pad_image(image: Real[np.ndarray, "h w c"], patch_size: int) -> Real[np.ndarray, "H W c"]:
     """Returns an image padded with zeros at its right and bottom to whole patches."""
     missing = [(0, -side % patch_size) for side in image.shape[:2]]
     return np.pad(image, (*missing, (0, 0)))

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int32, UInt8
+from jaxtyping import Array, Float, Int32, Real, UInt8
 from rich.progress import Progress
 
 from croc_jax.data.labeled.classes import ClassificationSplit
@@ -20,7 +20,7 @@ from croc_jax.evaluation.mmap import release_pages
 from croc_jax.evaluation.settings import PoolingConfig, check_positive
 from croc_jax.models import Backbone, patch_grid
 
-Images = UInt8[Array | np.ndarray, "b H W 3"]
+Images = Real[Array | np.ndarray, "b H W c"]
 Params = Any  # A tree of arrays.
 
 
@@ -78,7 +78,7 @@ def make_extract_fn(
     @jax.jit
     def extract(params: Params, images: Images) -> Float[Array, "b r c d"]:
         rows, columns = patch_grid((images.shape[1], images.shape[2]), backbone.patch_size)
-        pixels = normalize(jnp.asarray(images), backbone.image_mean, backbone.image_std)
+        pixels = normalize(jnp.asarray(images), backbone.image_mean, backbone.image_std, backbone.pixels)
         patches = backbone.apply({"params": params}, pixels).patches
         return patches.reshape(images.shape[0], rows, columns, -1).astype(dtype)
 
@@ -91,7 +91,7 @@ def make_pool_fn(backbone: Backbone, pooling: str) -> Callable[[Params, Images],
 
     @jax.jit
     def pool(params: Params, images: Images) -> Float[Array, "b d"]:
-        pixels = normalize(jnp.asarray(images), backbone.image_mean, backbone.image_std)
+        pixels = normalize(jnp.asarray(images), backbone.image_mean, backbone.image_std, backbone.pixels)
         tokens = backbone.apply({"params": params}, pixels)
         known = {"cls": tokens.cls, "mean": jnp.mean(tokens.patches, axis=1)}
         return jnp.concatenate([known[name] for name in pooling.split("_")], axis=-1)
@@ -218,11 +218,13 @@ class FrozenFeatures:
 
     def _batches(self, split: SegmentationSplit | ClassificationSplit, **sizes: Any) -> Iterable:
         size, num_threads = self.budget.batch_size, self.budget.num_threads
-        return self._track(split.batches(size, num_threads=num_threads, **sizes), split)
+        return self._track(split.batches(size, num_threads=num_threads, pixels=self.module.pixels, **sizes), split)
 
     def _label_batches(self, split: SegmentationSplit, label_size: tuple[int, int] | None) -> Iterable:
-        size, num_threads = self.budget.batch_size, self.budget.num_threads
-        return self._track(split.label_batches(size, label_size=label_size, num_threads=num_threads), split)
+        size, num_threads, pixels = self.budget.batch_size, self.budget.num_threads, self.module.pixels
+        return self._track(
+            split.label_batches(size, label_size=label_size, num_threads=num_threads, pixels=pixels), split
+        )
 
     def _track(self, batches: Iterable, split: SegmentationSplit | ClassificationSplit) -> Iterable:
         if self.progress is None:

@@ -39,7 +39,7 @@ def score_split(
         ValueError: if whole patches do not tile the images, or a file cannot be used.
     """
     confusion = np.zeros((split.num_classes, split.num_classes), np.int64)
-    selector = ExampleSelector(split, image_size)
+    selector = ExampleSelector(split, image_size, features.module.pixels)
     for tokens, all_labels in features.token_batches(split, image_size=image_size, label_size=label_size):
         scores = score_fn(tokens)
         rows, columns = (_resize_matrices(all_labels, scores.shape, axis) for axis in (0, 1))

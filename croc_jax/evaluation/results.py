@@ -10,6 +10,7 @@ from typing import Any
 from croc_jax.atomic_write import atomic_write
 from croc_jax.evaluation.backbones import FrozenBackbone
 from croc_jax.evaluation.registry import Protocol, Result
+from croc_jax.pixel_format import PixelFormat
 
 RESULTS = "results.json"
 
@@ -19,7 +20,7 @@ def make_results(
 ) -> dict[str, Any]:
     """Returns the content of results.json; `checkpoint` is named as the caller did."""
     module = {"compute_dtype": str(backbone.module.dtype), "pretrained_grid": backbone.module.grid_size}
-    origin = {"prefix": backbone.prefix}
+    origin = {"prefix": backbone.prefix} | _describe_pixels(backbone.module.pixels)
     settings = protocol.fingerprint(config, result) | {
         "backbone": dataclasses.asdict(backbone.recipe.backbone) | module | origin,
         "which": backbone.which,
@@ -33,6 +34,12 @@ def make_results(
         "seconds": result.seconds | {"total": sum(result.seconds.values())},
         "fingerprint": settings | {"digest": digest(settings)},
     }
+
+
+def _describe_pixels(pixels: PixelFormat) -> dict[str, Any]:
+    """Returns what of a format moves scores; nothing for 8-bit RGB, which results of earlier versions do not state."""
+    described = {"channels": pixels.channels, "dtype": pixels.dtype, "range": list(pixels.range)}
+    return {} if pixels.is_rgb8 else {"pixels": described}
 
 
 def describe_counts(results: Mapping[str, Any]) -> str:

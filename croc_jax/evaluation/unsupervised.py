@@ -66,7 +66,7 @@ def evaluate(
     timer.end("features")
     mesh = Mesh(np.array(jax.local_devices()), ("data",)) if jax.local_device_count() > 1 else None
     settings = {"max_iterations": config.max_iterations, "unit_length": config.l2_normalize, "mesh": mesh}
-    ious, inertia, selector = [], [], ExampleSelector(val, config.image_size)
+    ious, inertia, selector = [], [], ExampleSelector(val, config.image_size, features.module.pixels)
     every_class, predicted = np.arange(val.num_classes), np.zeros(val.num_classes, bool)
     for seed in progress.track(config.seeds, description="k-means") if progress else config.seeds:
         fit = fit_kmeans(tokens, num_clusters, seed=seed, **settings)

@@ -9,9 +9,11 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from croc_jax.data.channels import show_pixels
 from croc_jax.data.labeled.boxes import BoxSplit
 from croc_jax.data.labeled.label_files import IGNORED
 from croc_jax.data.labeled.segmentation import SegmentationSplit
+from croc_jax.pixel_format import RGB8, PixelFormat
 
 Ids = UInt8[np.ndarray, "H W"]
 
@@ -44,9 +46,18 @@ class Examples(NamedTuple):
 class ExampleSelector:
     """Sees the predictions of all images of a split once, in order, and keeps a few."""
 
-    def __init__(self, split: SegmentationSplit, image_size: tuple[int, int], *, count: int = 6) -> None:
-        """Keeps nothing yet; in the end, `count` images of each kind, loaded from the split at `image_size`."""
-        self._split, self._image_size, self._count, self._seen = split, image_size, count, 0
+    def __init__(
+        self, split: SegmentationSplit, image_size: tuple[int, int], pixels: PixelFormat = RGB8, *, count: int = 6
+    ) -> None:
+        """Keeps nothing yet; in the end, `count` images of each kind, loaded from the split at `image_size`.
+
+        Args:
+            split: labeled images.
+            image_size: height and width that the examples are resized to.
+            pixels: format of the images.
+            count: images of each kind.
+        """
+        self._pixels, self._split, self._image_size, self._count, self._seen = pixels, split, image_size, count, 0
         self._places = np.linspace(0, len(split) - 1, min(count, len(split))).round().astype(int)
         # Of each: share of right pixels, index in the split, labels, prediction.
         self._typical: list[tuple[float, int, Ids, Ids]] = []
@@ -67,10 +78,12 @@ class ExampleSelector:
 
     def examples(self) -> Examples:
         """Returns the images that were kept; ValueError for one that cannot be read."""
-        size, parts = self._image_size, (self._typical, self._best, self._worst)
-        return Examples(
-            *([Example(self._split.load(i, image_size=size)[0], ids, found) for _, i, ids, found in p] for p in parts)
-        )
+        parts = self._typical, self._best, self._worst
+        return Examples(*([Example(self._show(i), ids, found) for _, i, ids, found in part] for part in parts))
+
+    def _show(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
+        image, _ = self._split.load(index, image_size=self._image_size, pixels=self._pixels)
+        return show_pixels(image, self._pixels)
 
 
 def save_examples(examples: Examples, class_names: Sequence[str], output: Path | None) -> None:
@@ -135,7 +148,12 @@ def _draw_row(example: Example, palette: np.ndarray) -> list[Image.Image]:
 
 
 def draw_boxes(
-    split: BoxSplit, boxes: Float[np.ndarray, "n 4"], ious: Float[np.ndarray, " n"], *, count: int = 12
+    split: BoxSplit,
+    boxes: Float[np.ndarray, "n 4"],
+    ious: Float[np.ndarray, " n"],
+    pixels: PixelFormat = RGB8,
+    *,
+    count: int = 12,
 ) -> Image.Image:
     """Returns a sheet of `count` images, evenly spread over the split: the predicted box in red, true ones in green.
 
@@ -145,8 +163,8 @@ def draw_boxes(
     places = np.linspace(0, len(split) - 1, min(count, len(split))).round().astype(int)
     sheet = Image.new("RGB", (columns * cell + MARGIN, -(-len(places) // columns) * (cell + LINE) + MARGIN), WHITE)
     for number, index in enumerate(places):
-        pixels, truth = split.load(index)
-        image = Image.fromarray(pixels)
+        values, truth = split.load(index, pixels)
+        image = Image.fromarray(show_pixels(values, pixels))
         scale = CELL_WIDTH / max(image.size)
         image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
         for box, color in (*((box, RIGHT) for box in truth), (boxes[index], WRONG)):

@@ -13,8 +13,9 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from croc_jax.clustering import Clustering, ClusteringConfig, patch_positions
 from croc_jax.clustering.cross_view import cluster_arrays
+from croc_jax.data.channels import load_pixels, show_pixels
 from croc_jax.data.crops import two_views
-from croc_jax.data.decoding import DecodeError, decode_image
+from croc_jax.data.decoding import DecodeError
 from croc_jax.data.photometric import normalize
 from croc_jax.data.sources import ImageSource
 from croc_jax.evaluation.backbones import FrozenBackbone
@@ -29,7 +30,7 @@ class Exploration(NamedTuple):
 
     Attributes:
         indices: index of each image in its source.
-        views: crops.
+        views: crops, as pictures show them (see `show_pixels`).
         boxes: boxes of the crops: top, left, height, width, flip.
         grid: rows and columns of patches.
         labels: cluster of each token in the chosen round.
@@ -74,10 +75,11 @@ def explore(
     recipe = backbone.recipe
     views = dataclasses.replace(recipe.data.views, crop_size=crop_size or recipe.data.views.crop_size)
     chosen = np.linspace(0, len(source) - 1, min(num_images, len(source))).astype(int)
-    pairs, errors = [], []
+    pairs, errors, pixels = [], [], backbone.module.pixels
     for index in chosen.tolist():
         try:
-            pairs.append((index, *two_views(decode_image(source, index), np.random.default_rng([seed, index]), views)))
+            image = load_pixels(source, index, pixels)
+            pairs.append((index, *two_views(image, np.random.default_rng([seed, index]), views)))
         except DecodeError as error:
             errors.append(error)
     if not pairs:
@@ -88,6 +90,7 @@ def explore(
     grid = patch_grid(views.shape[2:4], recipe.backbone.patch_size)
     cluster_fn = _make_cluster_fn(backbone.module, recipe.clustering, recipe.objective, grid)
     result, merging = jax.device_get(cluster_fn(backbone.params, views, boxes, jax.random.key(seed)))
+    views = show_pixels(views, pixels)
     return Exploration(
         indices, views, boxes, grid, result.labels, result.valid, result.num_clusters, result.costs, merging
     )
@@ -100,7 +103,7 @@ def _make_cluster_fn(
     @jax.jit
     def cluster(params: Params, views: Array, boxes: Array, rng: Array) -> tuple[Clustering, Array | None]:
         # View by view: `[v b H W 3]`.
-        pixels = normalize(jnp.moveaxis(views, 1, 0), module.image_mean, module.image_std)
+        pixels = normalize(jnp.moveaxis(views, 1, 0), module.image_mean, module.image_std, module.pixels)
         features = jax.vmap(lambda images: module.apply({"params": params}, images))(pixels)
         tokens, cls_tokens = clustering_tokens(features, objective.tokens, groups=objective.token_groups)
         positions = patch_positions(jnp.moveaxis(boxes, 1, 0), grid)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
-from croc_jax.data.decoding import decode_image
+from croc_jax.data.channels import load_pixels, show_pixels
 from croc_jax.data.sources import open_data
 from croc_jax.evaluation.backbones import FrozenBackbone, load_backbone
 from croc_jax.models import VisionTransformer
@@ -191,7 +191,7 @@ def collect_facts(rows: Rows, *, batch_size: int) -> list[tuple[str, str]]:
 
 def _cluster_sections(backbone: FrozenBackbone) -> tuple[list[str], int]:
     """Returns sections of the clusters of a few pairs of crops, and the number of images of the run."""
-    recipe, size = backbone.recipe, backbone.recipe.data.views.crop_size
+    recipe, size, pixels = backbone.recipe, backbone.recipe.data.views.crop_size, backbone.module.pixels
     source = open_data(recipe.data)
     crop_size = 2 * size if size // recipe.backbone.patch_size < COARSE_GRID else size
     pairs = explore(backbone, source, num_images=NUM_CANDIDATES, crop_size=crop_size)
@@ -199,7 +199,8 @@ def _cluster_sections(backbone: FrozenBackbone) -> tuple[list[str], int]:
     names = [Path(source.name(int(index))).name for index in pairs.indices]
     clusters, mergings = [], []
     for i in order[:NUM_PAIRS].tolist():
-        scene = (decode_image(source, int(pairs.indices[i])), pairs.boxes[i])
+        image = show_pixels(load_pixels(source, int(pairs.indices[i]), pixels), pixels)
+        scene = (image, pairs.boxes[i])
         figure = plot_clusters(pairs.views[i], pairs.labels[:, i], pairs.valid[i], pairs.grid, scene=scene)
         clusters.append(picture(figure, names[i]))
     for i in order[:NUM_MERGINGS].tolist():

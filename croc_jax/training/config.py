@@ -70,17 +70,23 @@ class InitConfig:
             heads and the centers, of a workdir or of the official code. DINO's checkpoints have no layer for
             centroids: it and its center are initialized.
         which: "teacher" or "student": the network whose backbone both networks start from.
+        rgb_channels: where weights for RGB images start a run on others, the three channels, from 0, that get the
+            filters of red, green and blue; all others start at zero. Empty for the mean of the three filters, times
+            3 / channels, in each channel.
     """
 
     source: str = ""
     parts: str = "backbone"
     which: str = "teacher"
+    rgb_channels: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Raises ValueError, naming the field and the value, for settings that cannot work."""
         for name, known in (("parts", ("backbone", "networks")), ("which", ("teacher", "student"))):
             if getattr(self, name) not in known:
                 raise ValueError(f"init_from.{name}={getattr(self, name)!r}: choose one of {', '.join(known)}")
+        if self.rgb_channels and (len(self.rgb_channels) != 3 or min(self.rgb_channels) < 0):
+            raise ValueError(f"init_from.rgb_channels={self.rgb_channels}: name three channels, counted from 0")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -209,6 +215,11 @@ class Recipe:
             raise ValueError(
                 f"data.channels={self.data.channels}: backbone.image_mean and image_std have {self.backbone.channels} "
                 "numbers; give one a channel, or let launch/prepare.py --statistics measure them for data.statistics"
+            )
+        if max(self.init_from.rgb_channels, default=0) >= self.data.channels:
+            raise ValueError(
+                f"init_from.rgb_channels={self.init_from.rgb_channels}: the channels of images are 0 to "
+                f"{self.data.channels - 1}"
             )
 
 

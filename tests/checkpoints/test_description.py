@@ -29,8 +29,9 @@ def describe(folder, **files):
     ("files", "colors"),
     [
         ({"preprocessor_config": {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}}, (HALF, HALF)),
-        ({"preprocessor_config": {"image_mean": 0.5, "image_std": 0.5, "rescale_factor": 1 / 255}}, (HALF, HALF)),
-        ({"preprocessor_config": {"do_normalize": False, "image_mean": [0.5] * 3}}, ((0, 0, 0), (1, 1, 1))),
+        ({"preprocessor_config": {"image_mean": 0.5, "image_std": 0.5, "rescale_factor": 1 / 255}}, (0.5, 0.5)),
+        ({"preprocessor_config": {"do_normalize": False, "image_mean": [0.5] * 3}}, (0, 1)),
+        ({"preprocessor_config": {"image_mean": [0.1] * 13, "image_std": 1}}, ((0.1,) * 13, 1)),
         ({"processor_config": {"image_processor": {"image_mean": MEAN, "image_std": STD}}}, (MEAN, STD)),
         ({"config": {"architecture": "vit", "pretrained_cfg": {"mean": MEAN, "std": STD}}}, (MEAN, STD)),
         ({"config": {"architecture": "vit", "mean": MEAN, "std": STD}}, (MEAN, STD)),
@@ -48,11 +49,11 @@ def test_mean_and_deviation(tmp_path, files, colors):
         ({"preprocessor_config": {"do_normalize": True, "image_mean": [0.5] * 3}}, "does not state image_std: add"),
         ({"preprocessor_config": {"rescale_factor": 1 / 127.5}}, r"rescale_factor=0.00784314; only 1/255"),
         ({"preprocessor_config": {"do_rescale": False}}, "does not rescale images"),
-        ({"preprocessor_config": {"image_mean": ["a"] * 3, "image_std": 1}}, r"image_mean=\['a', .*three numbers"),
         (
-            {"preprocessor_config": {"image_mean": [0.5, 0.5], "image_std": 1}},
-            r"image_mean=\[0.5, 0.5\].*three",
+            {"preprocessor_config": {"image_mean": ["a"] * 3, "image_std": 1}},
+            r"image_mean=\['a', .*expected a number for each",
         ),
+        ({"preprocessor_config": {"image_mean": [], "image_std": 1}}, r"image_mean=\[\]: expected a number for each"),
         ({"preprocessor_config": "{"}, "cannot read .*preprocessor_config.json"),
         ({"preprocessor_config": "[1]"}, "holds a list, not a dictionary"),
         ({"config": {"pretrained_cfg": 3}}, "pretrained_cfg=3 is no dictionary"),
@@ -114,7 +115,7 @@ def test_features_are_those_of_images_normalized_as_the_weights_want(tmp_path):
         assert ("image_mean=" in backbone.note) == (file == lone and not given)
         cls_token, _ = forward(weights, (images / 255 - np.array(mean)) / np.array(std), num_heads=1)
         np.testing.assert_allclose(backbone.encode(images).cls, cls_token, atol=5e-5)
-    with pytest.raises(ValueError, match=r"lone.ckpt: image_std=\(0.5, 0.5, 0.0\): three numbers above 0, up to 1"):
+    with pytest.raises(ValueError, match=r"lone.ckpt: image_std=\(0.5, 0.5, 0.0\): numbers above 0, up to 1"):
         load_pretrained(lone, image_std=(0.5, 0.5, 0.0))
-    with pytest.raises(ValueError, match="three numbers from 0 to 1"):
+    with pytest.raises(ValueError, match="numbers from 0 to 1, one a channel"):
         load_pretrained(lone, image_mean=(123.7, 116.3, 103.5))

@@ -241,7 +241,7 @@ def test_center_crop_equals_torchvision_s(size, resize, image_size):
     left, top = int(round((width - image_size) / 2.0)), int(round((height - image_size) / 2.0))
     box = (left, top, left + image_size, top + image_size)
     expected = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC).crop(box)
-    np.testing.assert_array_equal(center_crop(Image.fromarray(pixels), resize=resize, image_size=image_size), expected)
+    np.testing.assert_array_equal(center_crop(pixels, resize=resize, image_size=image_size), expected)
 
 
 def test_what_a_class_folder_lacks_is_named(classes):

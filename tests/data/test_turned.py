@@ -102,7 +102,7 @@ def test_frames_and_masks_of_a_video_are_turned_alike(tmp_path, told):
         write(tmp_path / f"masks/dog/{number}.png", image=Image.fromarray(np.ascontiguousarray(ids)))
     (video,) = open_videos(tmp_path)
     assert "turns the frames of 1 of 1 videos, such as dog" in told()
-    assert [frame.size for frame in load_frames(video)] == [(6, 10)] * 3
+    assert [frame.shape for frame in load_frames(video)] == [(10, 6, 3)] * 3
     for number, mask in video.masks.items():
         np.testing.assert_array_equal(turn_with_frame(read_ids(mask), video.frames[number]), UPRIGHT)
     write(tmp_path / "images/dog/2.jpg")

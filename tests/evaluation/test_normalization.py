@@ -69,9 +69,9 @@ def test_programs_take_them_for_lone_files(monkeypatch, tmp_path):
         run_program("cluster", *files, "--image_mean=0.43,0.411,0.296", "--image_std=0.213,0.156,0.143")
     assert seen.value.args == (MEAN, STD)
     for flag, message in (
-        ("--image_mean=a,b,c", "--image_mean=a,b,c: expected three numbers from 0 to 1"),
+        ("--image_mean=a,b,c", "--image_mean=a,b,c: expected numbers, joined by commas"),
         ("--image_mean=123,116,103", r"vit.ckpt: image_mean=\(123.0, 116.0, 103.0\): numbers from 0 to 1"),
-        ("--image_std=0.5", r"image_std=\(0.5,\): three numbers"),
+        ("--image_std=0.5", r"image_std=\(0.5,\): give one number for each of 3 channels"),
     ):
         with pytest.raises(ValueError, match=message):
             run_program("cluster", *files, flag)

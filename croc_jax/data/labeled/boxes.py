@@ -7,7 +7,7 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Real
 
 from croc_jax.data.labeled.label_files import image_header, read_image
 from croc_jax.data.labeled.listing import check_pairs, find_root, read_names
@@ -15,6 +15,7 @@ from croc_jax.data.labeled.segmentation import LabeledPair
 from croc_jax.data.labeled.turned import TurnedImages, fit_of
 from croc_jax.data.orientation import UPRIGHT, turn_boxes
 from croc_jax.machine_errors import is_machine_error
+from croc_jax.pixel_format import RGB8, PixelFormat
 from croc_jax.regular_files import read_regular
 
 _HOST = "http://host.robots.ox.ac.uk/pascal/VOC"
@@ -47,7 +48,9 @@ class BoxSplit:
         """Returns the number of images."""
         return len(self.pairs)
 
-    def load(self, index: int) -> tuple[UInt8[np.ndarray, "H W 3"], Float[np.ndarray, "m 4"]]:
+    def load(
+        self, index: int, pixels: PixelFormat = RGB8
+    ) -> tuple[Real[np.ndarray, "H W c"], Float[np.ndarray, "m 4"]]:
         """Returns an image and its boxes (left, top, right, bottom), in pixels from 0, right and bottom exclusive.
 
         Boxes are turned with an image that its EXIF orientation turns if their annotation states the size of the
@@ -57,20 +60,23 @@ class BoxSplit:
             ValueError: for a file that cannot be read, a box without area, or the boxes of another image.
         """
         image, file = self.pairs[index]
-        annotation, pixels = self._turn_along(read_boxes(file, hard=self.hard), image), read_image(image)
-        size, boxes = np.array(pixels.shape[1::-1]), annotation.boxes
+        annotation, values = (
+            self._turn_along(read_boxes(file, hard=self.hard), image, pixels),
+            read_image(image, pixels),
+        )
+        size, boxes = np.array(values.shape[1::-1]), annotation.boxes
         if annotation.size is not None and (abs(size - annotation.size) > 1).any():
             what = f"is about {_product(annotation.size)} pixels"
         # By a pixel, because annotations differ in where they begin to count.
         elif (wrong := boxes[((boxes < -1) | (boxes > [*(size + 1)] * 2)).any(axis=1)]).size:
             what = f"has the box {_as_written(wrong[0])}"
         else:
-            return pixels, boxes
+            return values, boxes
         raise ValueError(f"{file} {what}, but {image} has {_product(size)}, width x height: use both from one archive")
 
-    def _turn_along(self, annotation: "Annotation", image: Path) -> "Annotation":
+    def _turn_along(self, annotation: "Annotation", image: Path, pixels: PixelFormat) -> "Annotation":
         """Returns an annotation in the pixels of the upright image, and counts images that are turned."""
-        header = image_header(image)
+        header = image_header(image, pixels)
         if header.orientation == UPRIGHT:
             return annotation
         stated = header.size if annotation.size is None else tuple(annotation.size[::-1].astype(int).tolist())

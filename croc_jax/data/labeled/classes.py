@@ -6,17 +6,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
-from PIL import Image
+from jaxtyping import Real
 
-from croc_jax.data.decoding import decode, naming, read_header
+from croc_jax.data.channels import decode_pixels
+from croc_jax.data.decoding import naming, read_header
 from croc_jax.data.labeled.turned import TurnedImages
 from croc_jax.data.prefetch import LabeledBatch, load_padded
+from croc_jax.data.resizing import resize_with_pillow
 from croc_jax.data.sources.base import ImageSource, split_choice
 from croc_jax.data.sources.entries import list_entries
 from croc_jax.data.sources.files import FolderSource
 from croc_jax.data.sources.tfds import TfdsSource
 from croc_jax.data.specs import parse_spec
+from croc_jax.pixel_format import RGB8, PixelFormat
 
 FORMS = {"folder": "ROOT", "tfds": "NAME[@DATA_DIR[@FEATURE]]"}
 
@@ -50,13 +52,16 @@ class ClassificationSplit:
         """Returns the number of images."""
         return len(self.source)
 
-    def load(self, index: int, *, resize: int, image_size: int) -> UInt8[np.ndarray, "H W 3"]:
+    def load(
+        self, index: int, *, resize: int, image_size: int, pixels: PixelFormat = RGB8
+    ) -> Real[np.ndarray, "H W c"]:
         """Returns the middle of a resized image, as torchvision's Resize and CenterCrop.
 
         Args:
             index: index of the image.
             resize: pixels of the shorter side, bicubic with antialiasing.
             image_size: side of the square that is cut out.
+            pixels: format of the image.
 
         Raises:
             ValueError: for an image that cannot be read.
@@ -65,12 +70,13 @@ class ClassificationSplit:
         name = self.source.name(index)
         with naming(name):
             encoded = self.source[index]
-            self.turned.add(name, read_header(encoded))
-            image = Image.fromarray(decode(encoded))
+            if pixels.is_rgb8:
+                self.turned.add(name, read_header(encoded))
+            image = decode_pixels(encoded, pixels)
         return center_crop(image, resize=resize, image_size=image_size)
 
     def batches(
-        self, batch_size: int, *, resize: int, image_size: int, num_threads: int = 2
+        self, batch_size: int, *, resize: int, image_size: int, num_threads: int = 2, pixels: PixelFormat = RGB8
     ) -> Iterator[LabeledBatch[int]]:
         """Yields all images in order, in batches that load while the one before is in use.
 
@@ -79,29 +85,30 @@ class ClassificationSplit:
             resize: see `load`.
             image_size: see `load`.
             num_threads: threads that decode and resize.
+            pixels: format of the images.
 
         Raises:
             ValueError: as `load`.
         """
 
         def load(index: int) -> tuple[np.ndarray, int]:
-            return self.load(index, resize=resize, image_size=image_size), self.label_of(index)
+            return self.load(index, resize=resize, image_size=image_size, pixels=pixels), self.label_of(index)
 
         yield from load_padded(load, len(self), batch_size, num_threads=num_threads)
         self.turned.tell(f"{self.root}, {self.name}")
 
 
-def center_crop(image: Image.Image, *, resize: int, image_size: int) -> UInt8[np.ndarray, "H W 3"]:
+def center_crop(image: Real[np.ndarray, "H W c"], *, resize: int, image_size: int) -> Real[np.ndarray, "S S c"]:
     """Returns the middle square of an image whose shorter side was resized.
 
     Args:
-        image: the image in RGB.
+        image: the image.
         resize: pixels of the shorter side; the longer one is rounded down.
         image_size: side of the square, at most `resize`.
     """
-    short = min(image.size)
-    width, height = (resize if side == short else resize * side // short for side in image.size)
-    pixels = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+    short = min(image.shape[:2])
+    height, width = (resize if side == short else resize * side // short for side in image.shape[:2])
+    pixels = resize_with_pillow(image, (height, width))
     top, left = round((height - image_size) / 2), round((width - image_size) / 2)
     return pixels[top : top + image_size, left : left + image_size]
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image
+import numpy as np
+from jaxtyping import Real
 
 from croc_jax.data.labeled.label_files import Ids, image_header, read_image
 from croc_jax.data.labeled.object_masks import find_objects
@@ -16,6 +17,7 @@ from croc_jax.data.orientation import UPRIGHT
 from croc_jax.data.sources.base import SUFFIXES, is_image, is_label, report_left_out, tell
 from croc_jax.data.sources.entries import list_entries
 from croc_jax.data.text_lists import check_unique, read_lines
+from croc_jax.pixel_format import RGB8, PixelFormat
 
 DAVIS_URL = "https://davischallenge.org/davis2017/code.html (DAVIS-2017-trainval-480p.zip)"
 
@@ -67,7 +69,7 @@ def open_videos(root: str | Path, split: str = "val") -> list[Video]:
     if not names:
         raise ValueError(f"no sequences in {root}")
     videos = [_open_video(frames / name, masks / name) for name in names]
-    turned = [video.name for video in videos if image_header(video.frames[0]).orientation != UPRIGHT]
+    turned = [video.name for video in videos if _is_turned(video.frames[0])]
     if turned:
         tell(
             f"EXIF orientation turns the frames of {len(turned)} of {len(videos)} videos, such as {turned[0]}; masks "
@@ -77,25 +79,38 @@ def open_videos(root: str | Path, split: str = "val") -> list[Video]:
     return videos
 
 
-def load_frames(video: Video) -> list[Image.Image]:
-    """Returns all frames of a video in RGB, upright by their EXIF orientation.
+def load_frames(video: Video, pixels: PixelFormat = RGB8) -> list[Real[np.ndarray, "H W c"]]:
+    """Returns all frames of a video; 8-bit RGB upright by its EXIF orientation.
+
+    Args:
+        video: the sequence.
+        pixels: format of its frames.
 
     Raises:
         ValueError: for a frame that cannot be read, or of another size than the first.
     """
-    frames = [Image.fromarray(read_image(file)) for file in video.frames]
+    frames = [read_image(file, pixels) for file in video.frames]
+    height, width, _ = frames[0].shape
     for file, frame in zip(video.frames, frames, strict=True):
-        if frame.size != (first := frames[0]).size:
+        if frame.shape[:2] != (height, width):
             raise ValueError(
-                f"{file} has {frame.height} x {frame.width} pixels, but {video.frames[0]} has {first.height} x "
-                f"{first.width}: frames of a video need one size"
+                f"{file} has {frame.shape[0]} x {frame.shape[1]} pixels, but {video.frames[0]} has {height} x {width}: "
+                "frames of a video need one size"
             )
     return frames
 
 
-def turn_with_frame(ids: Ids, frame: Path) -> Ids:
+def turn_with_frame(ids: Ids, frame: Path, pixels: PixelFormat = RGB8) -> Ids:
     """Returns a mask that only fits its frame as it is stored turned as the frame is, and others unchanged."""
-    return turn_along(ids, image_header(frame))
+    return turn_along(ids, image_header(frame, pixels))
+
+
+def _is_turned(frame: Path) -> bool:
+    try:
+        return image_header(frame).orientation != UPRIGHT
+    except ValueError:
+        # Of another format than 8-bit RGB, or damaged: it is told when it is read.
+        return False
 
 
 def _open_video(frames: Path, masks: Path) -> Video:

@@ -5,11 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Real, UInt8
 
-from croc_jax.data.decoding import Header, Pixels, Stored, decode, load_stored, naming, read_header
-from croc_jax.data.orientation import turn
+from croc_jax.data.channels import decode_pixels
+from croc_jax.data.decoding import Header, Pixels, Size, Stored, load_stored, naming, read_header
+from croc_jax.data.orientation import UPRIGHT, turn
 from croc_jax.data.pixel_modes import WHITE_IS_ZERO, photometric, to_rgb
+from croc_jax.pixel_format import RGB8, PixelFormat
 from croc_jax.regular_files import read_regular
 
 IGNORED = 255
@@ -24,21 +26,35 @@ Ids = UInt8[np.ndarray, "h w"]
 LabelReader = Callable[[Path], Ids]
 
 
-def read_image(file: Path) -> Pixels:
-    """Returns an image as RGB, upright, by the decoder of training.
+def read_image(file: Path, pixels: PixelFormat = RGB8) -> Real[np.ndarray, "H W c"]:
+    """Returns an image by the decoder of training; 8-bit RGB upright.
+
+    Args:
+        file: the image.
+        pixels: the format that it must have.
 
     Raises:
         ValueError: naming the file, if it cannot be read.
         OSError: for a fault of the machine.
     """
     with naming(file):
-        return decode(read_regular(file))
+        return decode_pixels(read_regular(file), pixels)
 
 
-def image_header(file: Path) -> Header:
-    """Returns size and orientation from the header of an image; errors as for `read_image`."""
+def image_header(file: Path, pixels: PixelFormat = RGB8) -> Header:
+    """Returns size and orientation of an image; arguments and errors as for `read_image`.
+
+    Images of other formats are decoded for it: some of their headers tell less.
+    """
+    if not pixels.is_rgb8:
+        return upright_header(read_image(file, pixels))
     with naming(file):
         return read_header(read_regular(file))
+
+
+def upright_header(image: Real[np.ndarray, "H W c"]) -> Header:
+    """Returns the header of an image that is stored as it is seen."""
+    return Header(Size(*image.shape[:2]), UPRIGHT)
 
 
 def read_ids(file: Path) -> Ids:

@@ -8,17 +8,29 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Real
 from PIL import Image
 
-from croc_jax.data.decoding import Pixels
+from croc_jax.data.decoding import Header, Size
 from croc_jax.data.formats import LABEL_SUFFIXES
-from croc_jax.data.labeled.label_files import IGNORED, Ids, LabelReader, image_header, read_ids, read_image
+from croc_jax.data.labeled.label_files import (
+    IGNORED,
+    Ids,
+    LabelReader,
+    image_header,
+    read_ids,
+    read_image,
+    upright_header,
+)
 from croc_jax.data.labeled.object_masks import summarize_ids
 from croc_jax.data.labeled.turned import TurnedImages
+from croc_jax.data.orientation import UPRIGHT
 from croc_jax.data.prefetch import LabeledBatch, load_ahead, load_padded
+from croc_jax.data.resizing import resize_with_pillow
 from croc_jax.data.sources.base import SUFFIXES, is_image, is_label, report_left_out
 from croc_jax.data.sources.entries import check_stems, list_entries
 from croc_jax.data.text_lists import check_unique, read_lines
+from croc_jax.pixel_format import RGB8, PixelFormat
 
 
 class LabeledPair(NamedTuple):
@@ -60,8 +72,13 @@ class SegmentationSplit:
         return len(self.pairs)
 
     def load(
-        self, index: int, *, image_size: tuple[int, int] | None = None, label_size: tuple[int, int] | None = None
-    ) -> tuple[Pixels, Ids]:
+        self,
+        index: int,
+        *,
+        image_size: tuple[int, int] | None = None,
+        label_size: tuple[int, int] | None = None,
+        pixels: PixelFormat = RGB8,
+    ) -> tuple[Real[np.ndarray, "H W c"], Ids]:
         """Returns an image, upright by its EXIF orientation, and its labels.
 
         Labels of the size of the upright image are used as they are; those that only fit the image as it is stored
@@ -71,18 +88,36 @@ class SegmentationSplit:
             index: index of the pair.
             image_size: height and width to resize the image to, bicubically with antialiasing.
             label_size: height and width to resize the labels to, to the nearest pixel.
+            pixels: format of the image.
 
         Raises:
-            ValueError: for an unreadable file, labels of another size than the image, or an id
-                outside the classes.
+            ValueError: for an unreadable file, an image of another format, labels of another size than the image, or an
+                id outside the classes.
         """
-        labels = self.load_labels(index, label_size=label_size)
-        return _resize(read_image(self.pairs[index].image), image_size, Image.Resampling.BICUBIC), labels
+        file = self.pairs[index].image
+        if pixels.is_rgb8:
+            labels, image = self.load_labels(index, label_size=label_size), read_image(file)
+        else:
+            image = read_image(file, pixels)
+            labels = self._fit_labels(index, upright_header(image), label_size)
+        if image_size is not None and image.shape[:2] != image_size:
+            image = resize_with_pillow(image, image_size)
+        return image, labels
 
-    def load_labels(self, index: int, *, label_size: tuple[int, int] | None = None) -> Ids:
-        """Returns the labels of an image; arguments and errors as for `load`."""
+    def load_labels(
+        self, index: int, *, label_size: tuple[int, int] | None = None, pixels: PixelFormat | None = RGB8
+    ) -> Ids:
+        """Returns the labels of an image; arguments and errors as for `load`.
+
+        Without a format of the image, they are not compared with it.
+        """
+        header = None if pixels is None else image_header(self.pairs[index].image, pixels)
+        return self._fit_labels(index, header, label_size)
+
+    def _fit_labels(self, index: int, header: Header | None, label_size: tuple[int, int] | None) -> Ids:
         image, file = self.pairs[index]
-        labels, header = self.read_label(file), image_header(image)
+        labels = self.read_label(file)
+        header = header or Header(Size(*labels.shape), UPRIGHT)
         ids = self.turned.turn_along(labels, image, header)
         if ids.shape != header.size:
             upright = "" if header.stored == header.size else ", turned upright"
@@ -96,10 +131,18 @@ class SegmentationSplit:
                 f"{file} holds class {wrong[0]}, but the data set has {self.num_classes} classes (0 to "
                 f"{self.num_classes - 1}): set num_classes, or make ignored pixels {IGNORED}"
             )
-        return _resize(ids, label_size, Image.Resampling.NEAREST)
+        if label_size is None or ids.shape == label_size:
+            return ids
+        return np.asarray(Image.fromarray(ids).resize((label_size[1], label_size[0]), Image.Resampling.NEAREST))
 
     def batches(
-        self, batch_size: int, *, image_size: tuple[int, int], label_size: tuple[int, int] | None, num_threads: int = 2
+        self,
+        batch_size: int,
+        *,
+        image_size: tuple[int, int],
+        label_size: tuple[int, int] | None,
+        num_threads: int = 2,
+        pixels: PixelFormat = RGB8,
     ) -> Iterator[LabeledBatch[Ids]]:
         """Yields all images in order, in batches that load while the one before is in use.
 
@@ -108,19 +151,25 @@ class SegmentationSplit:
             image_size: height and width of all images.
             label_size: height and width of all labels; None leaves each at its own size.
             num_threads: threads that decode and resize.
+            pixels: format of the images.
 
         Raises:
             ValueError: as `load`.
         """
-        load = functools.partial(self.load, image_size=image_size, label_size=label_size)
+        load = functools.partial(self.load, image_size=image_size, label_size=label_size, pixels=pixels)
         yield from load_padded(load, len(self), batch_size, num_threads=num_threads)
         self.turned.tell(f"{self.root}, {self.name}")
 
     def label_batches(
-        self, batch_size: int, *, label_size: tuple[int, int] | None, num_threads: int = 2
+        self,
+        batch_size: int,
+        *,
+        label_size: tuple[int, int] | None,
+        num_threads: int = 2,
+        pixels: PixelFormat = RGB8,
     ) -> Iterator[list[Ids]]:
         """Yields the labels of `batches` without the images; arguments and errors as there."""
-        load = functools.partial(self.load_labels, label_size=label_size)
+        load = functools.partial(self.load_labels, label_size=label_size, pixels=pixels)
         yield from load_ahead(load, len(self), batch_size, num_threads=num_threads)
         self.turned.tell(f"{self.root}, {self.name}")
 
@@ -214,9 +263,3 @@ def check_found(found: set[int], *, where: str) -> list[int]:
             "than two classes there is nothing to learn or score. Number classes from 0, such as 0 and 1 for a mask"
         )
     return classes
-
-
-def _resize(pixels: np.ndarray, size: tuple[int, int] | None, resampling: Image.Resampling) -> np.ndarray:
-    if size is None or pixels.shape[:2] == size:
-        return pixels
-    return np.asarray(Image.fromarray(pixels).resize((size[1], size[0]), resampling))

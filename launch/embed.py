@@ -36,13 +36,12 @@ from croc_jax.data.sources.identity import identify
 from croc_jax.data.sources.registry import KINDS
 from croc_jax.data.specs import FOLDER, parse_spec
 from croc_jax.data.workers import count_cores
-from croc_jax.evaluation.backbones import RANDOM, FrozenBackbone, load_backbone, random_backbone
-from croc_jax.evaluation.embedding import EmbeddingConfig, embed_images, open_files
+from croc_jax.evaluation.backbones import RANDOM, FrozenBackbone, load_backbone, random_backbone, vit_recipe
+from croc_jax.evaluation.embedding import embed_images, open_files
 from croc_jax.evaluation.embedding_files import FORMATS, SKIPPED_NAME, EmbeddingFiles
-from croc_jax.models import BackboneConfig
+from croc_jax.evaluation.embedding_images import EmbeddingConfig
 from croc_jax.runtime import memory
 from croc_jax.runtime.preemption import EXIT_STATUS, EXIT_STATUS_OF_SIGINT
-from croc_jax.training.config import Recipe
 
 SOURCE = flags.DEFINE_multi_string("source", [], "Images: KIND:VALUE, or a folder; repeat it for several.")
 CHECKPOINT = define_path(
@@ -133,7 +132,7 @@ def open_backbone() -> FrozenBackbone:
     """Returns the weights."""
     colors: Any = read_colors()
     if CHECKPOINT.value == RANDOM:
-        backbone = random_backbone(Recipe(backbone=BackboneConfig(**colors)))
+        backbone = random_backbone(vit_recipe(**colors))
     else:
         backbone = load_backbone(CHECKPOINT.value, which=WHICH.value, **colors)
     return backbone if PATCH_SIZE.value is None else backbone.with_patch_size(int(PATCH_SIZE.value))

@@ -12,85 +12,25 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Real
-from PIL import Image
 
 from croc_jax.checkpoints.manifest import flatten_tree
 from croc_jax.data.bad_records import UnreadableImagesError, printable
-from croc_jax.data.channels import decode_pixels
-from croc_jax.data.decoding import MAX_PIXELS, DecodeError
-from croc_jax.data.labeled.classes import center_crop
 from croc_jax.data.photometric import normalize
 from croc_jax.data.prefetch import load_ahead
 from croc_jax.data.sources.base import ImageSource
 from croc_jax.data.sources.identity import ImageSet
 from croc_jax.evaluation.backbones import FrozenBackbone
-from croc_jax.evaluation.embedding_files import FORMATS, EmbeddingFiles, Summary
+from croc_jax.evaluation.embedding_files import EmbeddingFiles, Summary
+from croc_jax.evaluation.embedding_images import EmbeddingConfig, Loaded, load_image
 from croc_jax.evaluation.results import digest
 from croc_jax.evaluation.row_log import RowLog, RowSpec, Skipped
-from croc_jax.evaluation.settings import check_choice, check_positive
 from croc_jax.float32 import in_float32
-from croc_jax.machine_errors import find_fault, read_patiently
 from croc_jax.models import Backbone, patch_grid
-from croc_jax.pixel_format import PixelFormat
 from croc_jax.training.sharding import BATCH_AXES, batch_sharded, make_mesh, replicated, shard_map_batch
 from croc_jax.version import __version__
 
 # So many files in a row that are gone are no damaged images: their disk is.
 _MAX_GONE = 20
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EmbeddingConfig:
-    """What is computed of each image, and how it is stored.
-
-    Attributes:
-        image_size: side of the square that the network sees, in pixels.
-        resize: pixels that the shorter side is resized to before the square in the middle is cut out; None resizes
-            the whole image to the square, whatever its shape.
-        patches: also store the tokens of all patches, in float16.
-        format: "parquet" or "npy".
-        shard_size: images of the source a Parquet file.
-    """
-
-    image_size: int = 224
-    resize: int | None = 256
-    patches: bool = False
-    format: str = "parquet"
-    shard_size: int = 16384
-
-    def __post_init__(self) -> None:
-        """Raises ValueError, naming the field and the value, for settings that cannot work."""
-        check_choice(self, "format", FORMATS)
-        check_positive(self, "image_size", "shard_size")
-        if self.resize is not None and self.resize < self.image_size:
-            raise ValueError(
-                f"image_size={self.image_size}, resize={self.resize}: the square must lie within the resized image"
-            )
-
-    @property
-    def preprocessing(self) -> dict[str, Any]:
-        """How an image becomes what the network sees, in words too."""
-        size = self.image_size
-        rule = f"the whole image to {size} x {size} pixels"
-        if self.resize is not None:
-            rule = f"shorter side to {self.resize} pixels, then the {size} x {size} pixels in the middle"
-        return {"image_size": size, "resize": self.resize, "rule": f"{rule}; bicubic, antialiased"}
-
-
-class Loaded(NamedTuple):
-    """An image as the network sees it, and its own height and width; or why there is none.
-
-    Attributes:
-        pixels: the square, of values as they are stored.
-        size: height and width of the upright image.
-        reason: why the image cannot be read.
-        is_gone: whether its file is missing.
-    """
-
-    pixels: Real[np.ndarray, "H W c"] | None = None
-    size: tuple[int, int] = (0, 0)
-    reason: str = ""
-    is_gone: bool = False
 
 
 class Embedded(NamedTuple):
@@ -123,40 +63,6 @@ def make_embed_fn(
 
     rows = PartitionSpec(BATCH_AXES)
     return jax.jit(in_float32(shard_map_batch(embed, mesh, (PartitionSpec(), rows), rows)))
-
-
-def load_image(source: ImageSource, index: int, config: EmbeddingConfig, pixels: PixelFormat) -> Loaded:
-    """Returns an image as the network sees it, or why it cannot be read.
-
-    Args:
-        source: the images.
-        index: index of the image.
-        config: says how it is resized.
-        pixels: the format that it must have.
-
-    Raises:
-        OSError: for a fault of the machine, which says nothing about the image.
-    """
-    try:
-        image = decode_pixels(read_patiently(functools.partial(source.__getitem__, index)), pixels)
-        height, width, _ = image.shape
-        if config.resize is not None and max(image.shape[:2]) * config.resize**2 > MAX_PIXELS * min(image.shape[:2]):
-            raise DecodeError(
-                f"{width} x {height} pixels, with the shorter side resized to {config.resize}, are too many"
-            )
-        return Loaded(to_square(image, config), (height, width))
-    except (DecodeError, OSError, MemoryError) as error:
-        if fault := find_fault(error, source.name(index)):
-            raise fault from error
-        return Loaded(reason=str(error), is_gone=isinstance(error, FileNotFoundError))
-
-
-def to_square(image: Real[np.ndarray, "H W c"], config: EmbeddingConfig) -> Real[np.ndarray, "s s c"]:
-    """Returns an image resized, and cut if so, to the square that the network sees."""
-    size, picture = config.image_size, Image.fromarray(image)
-    if config.resize is not None:
-        return center_crop(picture, resize=config.resize, image_size=size)
-    return np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC))
 
 
 def describe(backbone: FrozenBackbone, config: EmbeddingConfig, images: ImageSet) -> dict[str, Any]:

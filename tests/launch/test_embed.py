@@ -15,12 +15,14 @@ import jax
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import tifffile
 from PIL import Image
 
 from croc_jax.data.labeled.classes import center_crop
-from croc_jax.evaluation import embedding, embedding_files
+from croc_jax.evaluation import embedding, embedding_files, embedding_images
 from croc_jax.evaluation.backbones import load_backbone
 from croc_jax.evaluation.row_log import RowLog
+from croc_jax.training.sharding import make_mesh
 from tests.checkpoints.tiny_weights import WIDTH, official_weights, write
 from tests.launch.program import ROOT, end_program, run_program
 
@@ -71,12 +73,12 @@ def read(output):
 def expected(folder):
     """The arrays as `FrozenBackbone.encode` computes them."""
     with_letter = sorted([*NAMES, BAD])
-    pictures = [Image.open(folder / "photos" / name) for name in sorted(NAMES)]
+    pictures = [np.asarray(Image.open(folder / "photos" / name)) for name in sorted(NAMES)]
     crops = [center_crop(picture, resize=RESIZE, image_size=SIZE) for picture in pictures]
     features = load_backbone(folder / "vit.safetensors").encode(np.stack(crops))
     return {
         "index": np.array([with_letter.index(name) for name in sorted(NAMES)]),
-        "sizes": np.array([picture.size[::-1] for picture in pictures]),
+        "sizes": np.array([picture.shape[:2] for picture in pictures]),
         "cls": np.asarray(features.cls),
         "mean": np.asarray(features.patches).mean(axis=1),
         "patches": np.asarray(features.patches).astype(np.float16),
@@ -162,6 +164,30 @@ def test_whole_images_are_squeezed_and_names_begin_with_their_source_if_there_ar
     np.testing.assert_allclose(arrays["cls"], np.asarray(features.cls), rtol=1e-5, atol=1e-5)
 
 
+def test_images_of_other_channels_and_types(folder, tmp_path):
+    rng, weights = np.random.default_rng(0), official_weights()
+    weights["patch_embed.proj.weight"] = np.tile(weights["patch_embed.proj.weight"], (1, 2, 1, 1))[:, :5]
+    write(tmp_path / "bands.safetensors", weights)
+    (tmp_path / "bands").mkdir()
+    images = [rng.integers(0, 10000, (30, 40, 5), dtype=np.uint16) for _ in range(3)]
+    for number, image in enumerate(images):
+        tifffile.imwrite(tmp_path / "bands" / f"{number}.tif", image, planarconfig="contig")
+    tifffile.imwrite(tmp_path / "bands" / "3.tif", images[0][..., :4], planarconfig="contig")
+    source, numbers = tmp_path / "bands", {"mean": (0.4, 0.5, 0.6, 0.5, 0.4), "std": (0.2,) * 5, "range": (0, 10000)}
+    given = [f"--image_{name}={','.join(map(str, values))}" for name, values in numbers.items()]
+    embed(folder, tmp_path / "out", *given, "--image_dtype=uint16", source=source, weights=tmp_path / "bands")
+    names, arrays = read(tmp_path / "out")
+    settings = {f"image_{name}": values for name, values in numbers.items()} | {"image_dtype": "uint16"}
+    backbone = load_backbone(tmp_path / "bands.safetensors", **settings)
+    crops = [center_crop(image, resize=RESIZE, image_size=SIZE) for image in [*images, images[0]]]
+    # The one that is compiled already.
+    embed_fn = embedding.make_embed_fn(backbone.module, make_mesh(jax.devices()[:1]), patches=True)
+    expected = embed_fn(backbone.params, np.stack(crops)).arrays["cls"]
+    np.testing.assert_allclose(arrays["cls"], expected[:3], rtol=1e-5, atol=1e-5)
+    assert names == ["0.tif", "1.tif", "2.tif"] and arrays["sizes"].tolist() == [[30, 40]] * 3
+    assert "5 channels of uint16" in (tmp_path / "out" / "_skipped.txt").read_text()
+
+
 def test_other_embeddings_in_the_folder_are_refused(folder, tmp_path):
     embed(folder, tmp_path)
     before = {file: file.read_bytes() for file in tmp_path.iterdir()}
@@ -213,7 +239,7 @@ def test_faults_of_the_machine_end_it(folder, tmp_path, monkeypatch, capsys, num
     def fail(read):
         raise OSError(number, os.strerror(number), "photo")
 
-    monkeypatch.setattr(embedding, "read_patiently", fail)
+    monkeypatch.setattr(embedding_images, "read_patiently", fail)
     given = f"--source={folder / 'photos'}", f"--checkpoint={folder / 'vit.safetensors'}", f"--output={tmp_path}"
     found = end_program("launch/embed.py", *given, *FLAGS)
     assert found == status if status == 75 else re.match(status, found)

@@ -171,7 +171,7 @@ def embed_images(
         OSError: for a fault of the machine, or if the disk is full.
     """
     files.begin()
-    parts, is_left = files.parts(), False
+    parts = files.parts()
     num_done = sum(len(part.images) for part in parts if files.is_done(part))
     encode = _Encoder(backbone, config, batch_size)
     for part in parts:
@@ -179,7 +179,6 @@ def embed_images(
             continue
         with files.claim(part) as log:
             if log is None:
-                is_left |= not files.is_done(part)
                 continue
             num_done += log.num_done
             show(num_done)
@@ -189,7 +188,8 @@ def embed_images(
                 num_done += count
                 show(num_done)
             files.finish(part, log)
-    return None if is_left else files.end()
+    # Of several programs, the one that finishes last finds all parts.
+    return files.end() if all(map(files.is_done, parts)) else None
 
 
 class _Encoder:

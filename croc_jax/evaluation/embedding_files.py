@@ -124,7 +124,8 @@ class EmbeddingFiles:
                 self.name_of,
                 metadata={**self.settings, **self.notes, **counts, "skipped": log.skipped},
             )
-            shutil.rmtree(self._working(part))
+            # Another program may remove the folder above it, now that all is there.
+            shutil.rmtree(self._working(part), ignore_errors=True)
             return
         names = [_text(self.name_of(index)) for index in log.arrays()["index"].tolist()]
         atomic_write(self.folder / NAMES_NAME, json.dumps(names, ensure_ascii=False, indent=0).encode())
@@ -138,6 +139,10 @@ class EmbeddingFiles:
             ValueError: if no image has a row; nothing is left then.
             OSError: if the disk fails.
         """
+        with locked(self._lock("folder"), wait=True):
+            return self._end()
+
+    def _end(self) -> Summary:
         if self.format == "parquet":
             footers = [_read_metadata_of(self.shard(part)) for part in self.parts()]
             num_rows = sum(footer["num_rows"] for footer in footers)

@@ -15,7 +15,6 @@ the disk, each program takes Parquet files that no other writes.
 
 import contextlib
 import datetime
-import errno
 import os
 import signal
 import sys
@@ -208,12 +207,13 @@ def explaining_errors(output: Path) -> Iterator[None]:
         print(f"error: {error}; {remedy}", file=sys.stderr)
         raise SystemExit(EXIT_STATUS) from None
     except OSError as error:
-        if error.errno in machine_errors.EXHAUSTED:
-            raise UserError(machine_errors.explain(error)) from error
-        if error.errno in (*machine_errors.TRANSIENT, errno.EROFS):
-            print(f"error: {machine_errors.explain(error)}", file=sys.stderr)
-            raise SystemExit(EXIT_STATUS) from None
-        raise
+        fault = machine_errors.find_fault(error, str(output))
+        if fault is None:
+            raise
+        if fault.errno in machine_errors.EXHAUSTED:
+            raise UserError(machine_errors.explain(fault)) from error
+        print(f"error: {machine_errors.explain(fault)}", file=sys.stderr)
+        raise SystemExit(EXIT_STATUS) from None
     finally:
         signal.signal(signal.SIGTERM, before)
 

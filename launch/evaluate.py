@@ -34,7 +34,8 @@ from croc_jax.evaluation.registry import Result
 from croc_jax.evaluation.results import describe_counts, make_results, write_results
 from croc_jax.paths import local_path
 from croc_jax.runtime.workdir import CONFIG_NAME, read_recipe
-from croc_jax.training.config import Recipe, recipe_from_dict
+from croc_jax.training.config import Recipe
+from croc_jax.training.resolve import recipe_from_config
 
 CONFIGS = flags.DEFINE_multi_string("config", [], "A protocol, such as configs/eval/linear.py; may be repeated.")
 CHECKPOINT = define_path(
@@ -113,7 +114,7 @@ def find_recipe(source: str) -> Recipe:
         return read_recipe(saved)
     if not path.with_name(path.name.partition(":")[0]).is_file():
         raise UserError(f"--config.recipe={source}: name a workdir or a configs/*.py file")
-    return recipe_from_dict(load_config_file(str(path)).to_dict())
+    return recipe_from_config(load_config_file(str(path)).to_dict())
 
 
 def make_table(results: Mapping[str, Any]) -> Table:

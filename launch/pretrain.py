@@ -53,10 +53,12 @@ from croc_jax.runtime.preemption import EXIT_STATUS, StopSignals
 from croc_jax.runtime.profile import Profiler, StepTimer, parse_steps
 from croc_jax.runtime.progress import RunProgress
 from croc_jax.runtime.starts import environment
-from croc_jax.runtime.workdir import Start, claim_workdir, leaving_nothing, plan_start
-from croc_jax.training.config import Recipe, recipe_from_dict
+from croc_jax.runtime.workdir import CONFIG_NAME, Start, claim_workdir, leaving_nothing, plan_start
+from croc_jax.runtime.workdir import read_recipe as read_saved_recipe
+from croc_jax.training.config import Recipe
 from croc_jax.training.forward import make_networks
 from croc_jax.training.loop import Hooks, Row, RunLength, run_training
+from croc_jax.training.resolve import recipe_from_config
 from croc_jax.training.sharding import check_batch_divides, make_mesh, num_data_shards, state_shardings
 from croc_jax.training.state import TrainState, abstract_batch, abstract_state, init_state, state_shapes, training_bytes
 from croc_jax.training.step import make_train_step
@@ -248,7 +250,9 @@ def read_recipe() -> Recipe:
         for name in ("folders", "sources", "weights"):
             if f"data.{name}" not in given:
                 config.data[name] = ()
-    recipe = recipe_from_dict(config.to_dict())
+    saved = WORKDIR.value / CONFIG_NAME
+    is_resumed = bool(config.data.statistics) and saved.is_file()
+    recipe = recipe_from_config(config.to_dict(), given=given, saved=read_saved_recipe(saved) if is_resumed else None)
     for folder in recipe.data.folders:
         local_path(folder, name="--config.data.folders")
     return recipe

@@ -39,6 +39,7 @@ from tests.checkpoints.tiny_weights import official_weights, save_run
 from tests.checkpoints.torch_writer import write_torch
 from tests.data import tiny_sets
 from tests.mutated_pixels import PIXELS, VIEWS, Subject, check, paths_below, read_folder, repair_png, write_folder
+from tests.mutated_windows import read_measured, read_windows, write_measured, write_windows
 from tests.report.test_figures import make_rows
 from tests.report.tiny_results import write_linear
 from tests.training.tiny import first_state, tiny_recipe
@@ -319,6 +320,8 @@ SUBJECTS = {
     "tar": Subject(write_tars, functools.partial(read_source, kind="tar"), repair_tar, weight=2),
     "list": Subject(write_lists, functools.partial(read_source, kind="list"), weight=2),
     "arrayrecord": Subject(write_records, functools.partial(read_source, kind="arrayrecord"), weight=2),
+    "windows": Subject(write_windows, read_windows, weight=2),
+    "statistics": Subject(write_measured, read_measured, weight=0.5),
     "prepare": Subject(write_prepared, read_prepared, weight=0.5),
     "config": Subject(write_config, read_config),
     "metrics": Subject(write_metrics, read_rows),

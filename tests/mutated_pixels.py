@@ -9,9 +9,10 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
+from croc_jax.data.channels import decode_pixels
 from croc_jax.data.config import ViewsConfig
 from croc_jax.data.crops import random_crops
-from croc_jax.data.decoding import DecodeError, decode
+from croc_jax.data.decoding import DecodeError, decode, naming
 from croc_jax.data.labeled import open_labeled
 from croc_jax.data.labeled.boxes import open_voc_boxes
 from croc_jax.data.labeled.classes import open_classes
@@ -19,6 +20,7 @@ from croc_jax.data.labeled.davis import open_videos
 from croc_jax.data.labeled.label_files import read_ids, read_image
 from croc_jax.data.labeled.segmentation import open_segmentation
 from tests.data import tiny_sets
+from tests.data.test_channels import STORED, pixels_of
 
 VIEWS = {name: ViewsConfig(crop_size=16, decoding=name) for name in ("exact", "fast")}
 
@@ -116,6 +118,19 @@ def repair_png(data):
         out += length.to_bytes(4, "big") + content + zlib.crc32(content).to_bytes(4, "big")
         at += 12 + length
     return out
+
+
+def write_bands(root):
+    for number, (encoded, _) in enumerate(STORED.values()):
+        (root / f"{number}.tif").write_bytes(encoded)
+    return paths_below(root)
+
+
+def read_bands(root, file):
+    pixels = pixels_of([*STORED.values()][int(file.stem)][1])
+    with naming(file):
+        image = decode_pixels(file.read_bytes(), pixels)
+    check(image.shape[2:] == (pixels.channels,) and image.dtype == pixels.dtype, f"{image.shape} {image.dtype}")
 
 
 # Labels and lists of data sets.
@@ -226,6 +241,7 @@ OWNED = {
 PIXELS = {
     **IMAGES,
     **OWNED,
+    "bands": Subject(write_bands, read_bands, weight=3),
     "folder": Subject(write_folder, read_folder, repair_png, weight=2),
     "boxes": Subject(write_boxes, read_boxes),
     "video": Subject(write_video, read_video, repair_png),

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import jax
 from flops import model_flops
 
-from croc_jax.training.config import Recipe, recipe_from_dict
+from croc_jax.training.config import Recipe
+from croc_jax.training.resolve import recipe_from_config
 from croc_jax.training.sharding import make_mesh, num_data_shards
 from croc_jax.training.state import abstract_batch, abstract_state
 from croc_jax.training.step import make_train_step
@@ -111,7 +112,7 @@ def read_recipe(config: str, fields: Mapping[str, Any]) -> Recipe:
     get_config = runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"]
     settings = get_config(*([variant] if variant else []))
     settings.update_from_flattened_dict(fields)
-    return recipe_from_dict(settings.to_dict())
+    return recipe_from_config(settings.to_dict(), given=fields)
 
 
 def lower_step(recipe: Recipe, topology: str) -> Step:

@@ -45,7 +45,7 @@ def decode_pixels(encoded: bytes, pixels: PixelFormat) -> Real[np.ndarray, "H W 
 
 
 def check_readers(encoded: bytes) -> None:
-    """Raises ValueError if a file needs libraries that are not installed."""
+    """Raises ValueError if an image of another format than 8-bit RGB needs libraries that are not installed."""
     if is_tiff(encoded) or _is_deep_color(encoded):
         import_readers()
 

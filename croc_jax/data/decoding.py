@@ -15,8 +15,8 @@ from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 import croc_jax.data.formats  # noqa: F401, registers HEIF where its plugin is installed
 from croc_jax.data.bad_records import printable
 from croc_jax.data.orientation import UPRIGHT, is_sideways, jpeg_orientation, orientation_of, turn
-from croc_jax.data.pixel_modes import DecodeError, check_tiff, raw_mode, to_rgb
-from croc_jax.data.stored_arrays import MAX_PIXELS, TOO_MANY, is_npy, read_npy
+from croc_jax.data.pixel_modes import AS_STORED, DecodeError, check_tiff, raw_mode, to_rgb
+from croc_jax.data.stored_arrays import MAX_PIXELS, TOO_MANY, WINDOWS_HINT, TooManyPixelsError, is_npy, read_npy
 from croc_jax.machine_errors import find_fault
 from croc_jax.pixel_format import RGB8
 
@@ -100,7 +100,7 @@ def decode(encoded: bytes) -> Pixels:
     with decode_errors(encoded):
         pixels = to_rgb(image, raw)
         if raw.startswith("RGB") and raw[-3:] in _OTHER_HALF and not pixels.any() and _has_lower_half(encoded, raw):
-            raise DecodeError("16-bit pixels hold values below 256, and would be black: save 8 bits")
+            raise DecodeError(f"16-bit pixels hold values below 256, and would be black: save 8 bits, {AS_STORED}")
     return turn(pixels, orientation)
 
 
@@ -236,7 +236,7 @@ def open_image(encoded: bytes) -> tuple[Image.Image, str, Header]:
 def _make_header(stored: Size, orientation: int) -> Header:
     """Returns the header of an image; DecodeError if it is too large."""
     if stored.height * stored.width > MAX_PIXELS:
-        raise DecodeError(f"{TOO_MANY}: {stored.width} x {stored.height}")
+        raise TooManyPixelsError(f"{TOO_MANY}: {stored.width} x {stored.height}{WINDOWS_HINT}")
     # The exchange of sides that leads from the upright to the stored size leads back, too.
     return Header(Header(stored, orientation).stored, orientation)
 
@@ -264,7 +264,7 @@ def decode_errors(encoded: bytes) -> Iterator[None]:
     except DecodeError:
         raise
     except Image.DecompressionBombError:
-        raise DecodeError(TOO_MANY) from None
+        raise TooManyPixelsError(f"{TOO_MANY}{WINDOWS_HINT}") from None
     except UnidentifiedImageError:
         raise DecodeError(f"cannot identify the image: {_describe(encoded)}") from None
     except MemoryError:
@@ -281,5 +281,5 @@ def _describe(encoded: bytes) -> str:
     if encoded[4:8] == b"ftyp" and encoded[8:12] in _HEIF_BRANDS:
         return "it begins as HEIC does: pip install pillow-heif, or convert it to JPEG"
     if encoded[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        return "a damaged TIFF, or one whose bits or bands Pillow does not read: save 8-bit RGB or gray"
+        return f"a damaged TIFF, or one whose bits or bands Pillow does not read: save 8-bit RGB, gray, {AS_STORED}"
     return f"it begins with {encoded[:_SHOWN_BYTES]!r}"

@@ -20,6 +20,8 @@ else:
 
 # In any case.
 SUFFIXES = (*_COMMON, *(suffix for name, of in _OPTIONAL.items() if features.check(name) for suffix in of), *_HEIF_READ)
+# Arrays often lie beside images as their features or labels: they are images only where there are no others.
+ARRAY_SUFFIX = ".npy"
 # A lossy format would change ids at the edges of segments, and a GIF may renumber its palette.
 LABEL_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
 
@@ -28,6 +30,7 @@ _HINTS = {
     tuple(suffix for of in _OPTIONAL.values() for suffix in of): "this build of Pillow has no decoder for it",
     (".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw"): "raw: develop to JPEG or PNG",
     (".psd", ".psb", ".xcf", ".svg", ".svgz", ".eps", ".pdf", ".jxl", ".exr", ".hdr", ".dcm"): "export as PNG",
+    (ARRAY_SUFFIX,): "read where no other images are, or by list:FILE and tar:PATHS@npy",
     (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg"): "extract frames: ffmpeg -i VIDEO FOLDER/%05d.jpg",
     (".zip", ".7z", ".rar", ".tar", ".tgz", ".gz"): "unpack it; source tar: reads plain tar files",
 }

@@ -14,7 +14,7 @@ from absl import flags
 from jaxtyping import Float32, Real
 
 from croc_jax.data.bad_records import BadRecords, ReadersLostError, UnreadableImagesError, printable
-from croc_jax.data.channels import decode_pixels
+from croc_jax.data.channels import check_readers, decode_pixels
 from croc_jax.data.config import LocalViewsConfig, ViewsConfig
 from croc_jax.data.crops import NUM_VIEWS, random_crops
 from croc_jax.data.decoding import DecodeError
@@ -130,7 +130,8 @@ def make_dataset(
         max_bad_fraction: the share of unreadable images, of the first thousand or more, that ends the stream.
 
     Raises:
-        ValueError: for fewer images than a batch, or a batch that the processes cannot share.
+        ValueError: for fewer images than a batch, a batch that the processes cannot share, or images that need
+            libraries which are not installed.
     """
     num_images, local = len(source), local_views or LocalViewsConfig()
     steps_per_epoch = num_images // batch_size if batch_size > 0 else 0
@@ -144,6 +145,10 @@ def make_dataset(
             f"schedule.batch_size={batch_size} does not divide over {process_count} processes: "
             "choose a multiple of their number"
         )
+    if not pixels.is_rgb8:
+        # Here once, instead of as the reason of each image. One that cannot be read counts later.
+        with contextlib.suppress(OSError):
+            check_readers(source[0])
     # Epochs shuffle with consecutive seeds, so neighboring run seeds must not start as neighbors.
     shuffle_seed, crop_seed = (int(word) for word in np.random.SeedSequence(seed).generate_state(2))
     records = grain.MapDataset.range(num_images).shuffle(seed=shuffle_seed)[: steps_per_epoch * batch_size]

@@ -12,6 +12,8 @@ _LEAST_MAXIMUM = 2**12
 _BITS, _PHOTOMETRIC, _SAMPLES, _EXTRA, _FORMAT, _SUBFILE = 258, 262, 277, 338, 339, 254
 WHITE_IS_ZERO, _BLACK_IS_ZERO, _SIGNED = 0, 1, 2
 REDUCED_OR_MASK = 1 | 4
+# What else helps against images that are no 8-bit RGB.
+AS_STORED = "or read values as they are: data.channels, data.dtype, data.range"
 
 
 class DecodeError(ValueError):
@@ -43,7 +45,9 @@ def to_rgb(image: Image.Image, raw: str = "") -> UInt8[np.ndarray, "H W 3"]:
     if image.mode in ("I", "F"):
         kind = "signed or 32-bit integers" if image.mode == "I" else "floating-point numbers"
         origin = f"{image.format} pixels" if image.format else "pixels"
-        raise DecodeError(f"{origin} of mode {image.mode} have no known range ({kind}): save 8 or 16 bits a channel")
+        raise DecodeError(
+            f"{origin} of mode {image.mode} have no known range ({kind}): save 8 or 16 bits a channel, {AS_STORED}"
+        )
     if image.mode in _PREMULTIPLIED:
         image = image.convert(_PREMULTIPLIED[image.mode])
     if image.mode not in _KNOWN:
@@ -68,7 +72,7 @@ def _upper_half(values: np.ndarray, raw: str) -> UInt8[np.ndarray, "H W"]:
 def _too_dark(highest: int) -> str:
     return (
         f"16-bit pixels hold no value above {highest}, so use 12 bits or fewer, and would be nearly black: "
-        "stretch them to 0 ... 65535, or save 8 bits"
+        f"stretch them to 0 ... 65535, save 8 bits, {AS_STORED}"
     )
 
 
@@ -92,7 +96,7 @@ def check_tiff(image: TiffImagePlugin.TiffImageFile) -> None:
             pages.append(number)
     image.seek(0)
     if len(pages) > 1:
-        raise DecodeError(f"a TIFF of {len(pages)} pages: save the one that counts, or each as a file")
+        raise DecodeError(f"a TIFF of {len(pages)} pages: save the one that counts, or each as a file, {AS_STORED}")
     if pages != [0]:
         raise DecodeError("a TIFF that begins with a preview or a mask: save its image alone")
     tags = image.tag_v2
@@ -100,6 +104,6 @@ def check_tiff(image: TiffImagePlugin.TiffImageFile) -> None:
     if _SIGNED in tags.get(_FORMAT, (1,)) and max(bits) <= 8:
         raise DecodeError("a TIFF of signed 8-bit integers, whose range is not known: save them without sign")
     if meaning in (WHITE_IS_ZERO, _BLACK_IS_ZERO) and samples > 1 and tags.get(_EXTRA, ()) not in ((1,), (2,)):
-        raise DecodeError(f"a TIFF of {samples} bands without colors: save 8-bit RGB, or one band as gray")
+        raise DecodeError(f"a TIFF of {samples} bands without colors: save 8-bit RGB, one band as gray, {AS_STORED}")
     if meaning == WHITE_IS_ZERO and max(bits) > 8:
         raise DecodeError(f"a TIFF of {max(bits)} bits whose white is zero: save it with black as zero")

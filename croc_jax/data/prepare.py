@@ -4,26 +4,26 @@ import dataclasses
 import functools
 import io
 import json
-import multiprocessing
-import signal
 from collections.abc import Callable
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from absl import logging
 from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
 from croc_jax.atomic_write import atomic_write
 from croc_jax.data.bad_records import printable
-from croc_jax.data.decoding import DecodeError, decode
+from croc_jax.data.channels import decode_pixels
+from croc_jax.data.decoding import DecodeError
+from croc_jax.data.pools import work_on
+from croc_jax.data.resizing import resize_image
 from croc_jax.data.sources import ImageSource, open_sources
 from croc_jax.data.sources.identity import identify
-from croc_jax.data.workers import count_cores, init_worker
 from croc_jax.machine_errors import find_fault, read_patiently
+from croc_jax.pixel_format import RGB8, PixelFormat
 
 SETTINGS_NAME = "prepare.json"
 SKIPPED_NAME = "skipped.txt"
@@ -41,17 +41,32 @@ class PrepareConfig:
         short_side: images with a longer shorter side are shrunk to it, in pixels; None keeps every
             image as it is.
         shard_size: images of the source a shard.
+        channels: channels of an image; those of others are left out.
+        dtype: type of the stored values; images of others are left out.
+        window: side in pixels of the windows that larger images are divided into; 0 for none.
     """
 
     sources: tuple[str, ...]
     short_side: int | None = None
     shard_size: int = 2048
+    channels: int = 3
+    dtype: str = "uint8"
+    window: int = 0
 
     def __post_init__(self) -> None:
         """Raises ValueError, naming the field and the value, for settings that cannot work."""
         for name in ("short_side", "shard_size"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must be 1 or more")
+        if self.window < 0:
+            raise ValueError(f"window={self.window}: must be 0 or more")
+        _ = self.pixels
+
+    @property
+    def pixels(self) -> PixelFormat:
+        """The format that images are checked for; their range does not matter here."""
+        range_ = (0.0, 1.0) if self.dtype == "float32" else ()
+        return PixelFormat(channels=self.channels, dtype=self.dtype, range=range_)
 
 
 def prepare(
@@ -78,7 +93,7 @@ def prepare(
             be read.
         OSError: if a shard cannot be written, or for a fault of the machine.
     """
-    source = open_sources(config.sources)
+    source = open_sources(config.sources, window=config.window, pixels=config.pixels)
     count = -(-len(source) // config.shard_size)
     files = [folder / f"images-{shard:05d}-of-{count:05d}.array_record" for shard in range(count)]
     _check_settings(folder, config, source)
@@ -86,38 +101,12 @@ def prepare(
     sizes = {file: min(config.shard_size, len(source) - start) for file, start in starts.items()}
     num_done, num_skipped, example = len(source) - sum(sizes.values()), 0, ""
     show(num_done, len(source))
-    num_workers = min(num_workers or count_cores(), len(starts) or 1)
-    # Processes that start afresh: a copy of this one would share the locks of its threads.
-    context = multiprocessing.get_context("spawn")
-    stop = context.Event()
-    if num_workers > 1:
-        pool: Executor = ProcessPoolExecutor(num_workers, context, _init, (source, stop))
-    else:
-        pool = ThreadPoolExecutor(1, initializer=_init, initargs=(source, stop))
-    try:
-        # Processes inherit that Ctrl-C is ignored, and leave it to this one.
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        try:
-            pending = {
-                pool.submit(write_shard, file, start, sizes[file], config.short_side): file
-                for file, start in starts.items()
-            }
-        finally:
-            signal.signal(signal.SIGINT, before)
-        for future in as_completed(pending):
-            skipped = future.result()
-            example = next((f"{name} ({reason})" for name, reason in skipped.items()), example)
-            num_skipped += _list_skipped(folder, skipped)
-            num_done += sizes[pending[future]]
-            show(num_done, len(source))
-    except BrokenProcessPool as error:
-        raise ValueError(
-            "a worker process died, perhaps for lack of memory: run the same command again with fewer --workers; "
-            "finished shards are kept"
-        ) from error
-    finally:
-        stop.set()
-        pool.shutdown(cancel_futures=True)
+    tasks = [(file, start, sizes[file], config.short_side, config.pixels) for file, start in starts.items()]
+    for number, skipped in work_on(source, write_shard, tasks, num_workers=num_workers):
+        example = next((f"{name} ({reason})" for name, reason in skipped.items()), example)
+        num_skipped += _list_skipped(folder, skipped)
+        num_done += sizes[tasks[number][0]]
+        show(num_done, len(source))
     if num_skipped == len(source):
         # Shards without images are of no use, and would be kept.
         for file in (*files, folder / SETTINGS_NAME, folder / SKIPPED_NAME):
@@ -149,7 +138,9 @@ def _check_settings(folder: Path, config: PrepareConfig, source: ImageSource) ->
 def _read_settings(file: Path) -> dict[str, Any]:
     try:
         settings = json.loads(file.read_text(encoding="utf-8"))
-        return settings | {name: settings[name] for name in ("short_side", "shard_size", "num_images")}
+        # What came later than the first of these files.
+        later = {"channels": RGB8.channels, "dtype": RGB8.dtype, "window": 0}
+        return later | settings | {name: settings[name] for name in ("short_side", "shard_size", "num_images")}
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise ValueError(f"cannot read {file} ({error}): remove {file.parent}, or choose another --output") from error
 
@@ -163,26 +154,19 @@ def _list_skipped(folder: Path, skipped: dict[str, str]) -> int:
     return len(skipped)
 
 
-# What a worker process works with, as set by `_init`.
-_source: ImageSource
-_stop: Event
-
-
-def _init(source: ImageSource, stop: Event) -> None:
-    global _source, _stop
-    _source, _stop = source, stop
-    if multiprocessing.parent_process() is not None:
-        init_worker()
-
-
-def write_shard(file: Path, start: int, size: int, short_side: int | None) -> dict[str, str]:
+def write_shard(
+    source: ImageSource, stop: Event, file: Path, start: int, size: int, short_side: int | None, pixels: PixelFormat
+) -> dict[str, str]:
     """Writes a shard as a whole or not at all; returns why images are left out, by name.
 
     Args:
+        source: the images.
+        stop: ends the work once it is set.
         file: the shard.
         start: index of its first image in the source.
         size: images of the source that it takes.
         short_side: see `PrepareConfig`.
+        pixels: format of the images.
 
     Raises:
         OSError: if the file cannot be written, or for a fault of the machine that says nothing about an image.
@@ -191,18 +175,18 @@ def write_shard(file: Path, start: int, size: int, short_side: int | None) -> di
     try:
         writer = ArrayRecordWriter(str(temporary), _OPTIONS)
         for index in range(start, start + size):
-            if _stop.is_set():
+            if stop.is_set():
                 writer.close()
                 temporary.unlink()
                 return {}
             try:
-                encoded = shrink(read_patiently(functools.partial(_source.__getitem__, index)), short_side)
+                encoded = shrink(read_patiently(functools.partial(source.__getitem__, index)), short_side, pixels)
             except (DecodeError, OSError, MemoryError) as error:
-                if fault := find_fault(error, _source.name(index)):
+                if fault := find_fault(error, source.name(index)):
                     writer.close()
                     temporary.unlink()
                     raise fault from error
-                skipped[_source.name(index)] = str(error)
+                skipped[source.name(index)] = str(error)
             else:
                 writer.write(encoded)
         writer.close()
@@ -212,25 +196,29 @@ def write_shard(file: Path, start: int, size: int, short_side: int | None) -> di
     return skipped
 
 
-def shrink(encoded: bytes, short_side: int | None) -> bytes:
+def shrink(encoded: bytes, short_side: int | None, pixels: PixelFormat = RGB8) -> bytes:
     """Returns an image whose shorter side is at most so long; one that is short enough is returned unchanged.
 
-    Larger ones are resized bicubically with antialiasing and become JPEG files of quality 95.
+    Larger ones are resized bicubically with antialiasing. 8-bit RGB becomes a JPEG file of quality 95, other formats
+    a NumPy .npy file of the same type.
 
     Args:
         encoded: the contents of an image file.
         short_side: in pixels; None for any length.
+        pixels: format of the image.
 
     Raises:
-        DecodeError: if this is no complete image.
+        DecodeError: if this is no complete image of that format.
         OSError: if the smaller image cannot be encoded.
     """
-    pixels = decode(encoded)
-    height, width, _ = pixels.shape
+    image = decode_pixels(encoded, pixels)
+    height, width, _ = image.shape
     shorter = min(height, width)
     if short_side is None or shorter <= short_side:
         return encoded
-    size = round(width * short_side / shorter), round(height * short_side / shorter)
-    stream = io.BytesIO()
-    Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC).save(stream, "JPEG", quality=JPEG_QUALITY)
+    size, stream = (round(width * short_side / shorter), round(height * short_side / shorter)), io.BytesIO()
+    if pixels.is_rgb8:
+        Image.fromarray(image).resize(size, Image.Resampling.BICUBIC).save(stream, "JPEG", quality=JPEG_QUALITY)
+        return stream.getvalue()
+    np.save(stream, resize_image(image, size[::-1]))
     return stream.getvalue()

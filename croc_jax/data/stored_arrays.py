@@ -13,11 +13,16 @@ from croc_jax.pixel_format import PixelFormat
 # More than any camera's; a small file can claim far more and take all memory.
 MAX_PIXELS = 100_000_000
 TOO_MANY = f"it has more than {MAX_PIXELS // 10**6} million pixels"
+WINDOWS_HINT = " (for pre-training, data.window divides it)"
 
 _NPY = b"\x93NUMPY"
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 # Beyond it are only the numbers that mark missing pixels, such as -3.4e38, and infinity; no value to resize with.
 _LARGEST = 1e30
+
+
+class TooManyPixelsError(DecodeError):
+    """An image is too large to be decoded whole."""
 
 
 def is_npy(encoded: bytes) -> bool:
@@ -52,7 +57,12 @@ def read_npy(encoded: bytes, pixels: PixelFormat) -> Real[np.ndarray, "H W c"]:
 
 
 def channel_axis(
-    shape: Sequence[int], dtype: np.dtype | None, pixels: PixelFormat, *, axes: tuple[int, ...] = (-1, 0)
+    shape: Sequence[int],
+    dtype: np.dtype | None,
+    pixels: PixelFormat,
+    *,
+    axes: tuple[int, ...] = (-1, 0),
+    max_pixels: float = MAX_PIXELS,
 ) -> int:
     """Returns the axis of the channels of an array, from what its header states.
 
@@ -61,11 +71,12 @@ def channel_axis(
         dtype: type of its values; None for one that NumPy does not have.
         pixels: the channels and the type that it must have.
         axes: the axes that may be that of the channels.
+        max_pixels: the largest image that is taken.
 
     Raises:
-        DecodeError: for an array of another format, of more than `MAX_PIXELS`, or where two axes could be the channels.
+        DecodeError: for an array of another format, of more pixels, or where two axes could be the channels.
     """
-    if len(shape) not in (2, 3) or not all(shape):
+    if len(shape) not in (2, 3) or min(shape) < 1:
         raise DecodeError(f"it holds an array {list(shape)}: save images as [height, width, channels]")
     shape, axes = (shape, axes) if len(shape) == 3 else ((*shape, 1), (-1,))
     fitting = [axis for axis in axes if shape[axis] == pixels.channels]
@@ -80,8 +91,8 @@ def channel_axis(
             f"it holds an array {list(shape)}, whose first and last axis could both be the channels: "
             "save a TIFF, which states its channels"
         )
-    if math.prod(shape) // pixels.channels > MAX_PIXELS:
-        raise DecodeError(f"{TOO_MANY}: {' x '.join(map(str, shape))}")
+    if math.prod(shape) // pixels.channels > max_pixels:
+        raise TooManyPixelsError(f"{TOO_MANY}: {' x '.join(map(str, shape))}{WINDOWS_HINT}")
     return fitting[0]
 
 

@@ -3,6 +3,7 @@
 import io
 import logging
 import math
+import operator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,21 +11,22 @@ from jaxtyping import Real
 
 from croc_jax.data.orientation import checked_orientation, turn
 from croc_jax.data.pixel_modes import REDUCED_OR_MASK, WHITE_IS_ZERO, DecodeError
-from croc_jax.data.stored_arrays import as_image, channel_axis
+from croc_jax.data.stored_arrays import MAX_PIXELS, as_image, channel_axis
 from croc_jax.pixel_format import PixelFormat
 
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # Rows that tifffile has written as pages, see `read_tiff`, and more than any image has.
-_MAX_PAGES = 20_000
+_MAX_PAGES = 10_000
 # A tile may be larger than a small image, but not much, or a small file takes all memory.
 _MAX_TILE = 2**22
 _MEANING, _ORIENTATION = 262, 274
 # Whose decoders know the size of the values: none, LZW, JPEG, deflate, PackBits, LERC, LZMA, Zstandard, WebP.
 _COMPRESSIONS = (1, 5, 7, 8, 32946, 32773, 34887, 34925, 50000, 50001)
 _BLACK_IS_ZERO, _RGB, _YCBCR, _JPEG = 1, 2, 6, 7
+_TRUNCATED = "a truncated TIFF, whose values would lie beyond its end"
 
 
-class _Layout(NamedTuple):
+class Layout(NamedTuple):
     """What all pages of an image have in common."""
 
     shape: tuple[int, ...]
@@ -33,6 +35,24 @@ class _Layout(NamedTuple):
     meaning: int
     orientation: int
     is_planar: bool
+
+
+class FoundImage(NamedTuple):
+    """The pages of a TIFF that are its image.
+
+    Attributes:
+        pages: these, by number; of pages that are stored in a row, the first alone.
+        layout: what they have in common.
+        shape: shape of the array that they form.
+        axis: the axis of its channels, which is the last one if there is but one channel.
+        place: where the values of pages in a row begin in the file; None for others.
+    """
+
+    pages: dict[int, Any]
+    layout: Layout
+    shape: tuple[int, ...]
+    axis: int
+    place: int | None
 
 
 def is_tiff(encoded: bytes) -> bool:
@@ -73,30 +93,53 @@ def read_tiff(encoded: bytes, pixels: PixelFormat) -> Real[np.ndarray, "H W c"]:
     """
     tifffile, imagecodecs = import_readers()
     with tifffile.TiffFile(io.BytesIO(encoded)) as file:
-        first = file.pages.first
-        stack = _stack_in_a_row(file)
-        kept = {0: first} if stack else _image_pages(file)
-        layouts = {_layout(page) for page in kept.values()}
-        count = stack[0] if stack else len(kept)
-        if len(layouts) > 1:
-            sizes = " and ".join(sorted({" x ".join(map(str, layout.shape)) for layout in layouts}))
-            raise DecodeError(f"a TIFF of {count} pages of several kinds ({sizes}): save the one that counts")
-        layout = layouts.pop()
-        axes = (0,) if layout.is_planar else (-1,)
-        if count > 1 and len(layout.shape) > 2:
-            raise DecodeError(f"a TIFF of {count} pages of {layout.shape[axes[0]]} samples: save each as a file")
-        shape = (count, *layout.shape) if count > 1 else layout.shape
-        axis = channel_axis(shape, layout.dtype, pixels, axes=(0, -1) if count > 1 else axes)
-        for page in kept.values():
-            _check_tiles(page)
-    if stack:
-        dtype = first.dtype.newbyteorder(file.byteorder)
-        stored = np.frombuffer(encoded, dtype, math.prod(shape), stack[1])
+        found = find_image(file, pixels)
+        byteorder = file.byteorder
+    layout = found.layout
+    if found.place is not None:
+        assert layout.dtype is not None
+        stored = np.frombuffer(encoded, layout.dtype.newbyteorder(byteorder), math.prod(found.shape), found.place)
     else:
-        stored = imagecodecs.tiff_decode(encoded, index=list(kept))
+        stored = imagecodecs.tiff_decode(encoded, index=list(found.pages))
     if layout.meaning == WHITE_IS_ZERO:
         stored = (2**layout.bits - 1 - stored).astype(stored.dtype)
-    return turn(as_image(stored.reshape(shape), axis, pixels), layout.orientation)
+    return turn(as_image(stored.reshape(found.shape), found.axis, pixels), layout.orientation)
+
+
+def find_image(file: Any, pixels: PixelFormat, *, max_pixels: float = MAX_PIXELS) -> FoundImage:
+    """Returns which pages of a TIFF are its image, see `read_tiff`.
+
+    Args:
+        file: an open tifffile.TiffFile.
+        pixels: the channels and the type that it must have.
+        max_pixels: the largest image that is taken.
+
+    Raises:
+        DecodeError: as `read_tiff`.
+        Exception: of many types, from the libraries, for a damaged file.
+    """
+    stack = _stack_in_a_row(file)
+    kept = {0: file.pages.first} if stack else _image_pages(file)
+    layouts = {_layout(page) for page in kept.values()}
+    count = stack[0] if stack else len(kept)
+    if len(layouts) > 1:
+        sizes = " and ".join(sorted({" x ".join(map(str, layout.shape)) for layout in layouts}))
+        raise DecodeError(f"a TIFF of {count} pages of several kinds ({sizes}): save the one that counts")
+    layout = layouts.pop()
+    axes = (0,) if layout.is_planar else (-1,)
+    if count > 1 and len(layout.shape) > 2:
+        raise DecodeError(f"a TIFF of {count} pages of {layout.shape[axes[0]]} samples: save each as a file")
+    shape = (count, *layout.shape) if count > 1 else layout.shape
+    axis = channel_axis(shape, layout.dtype, pixels, axes=(0, -1) if count > 1 else axes, max_pixels=max_pixels)
+    for page in kept.values():
+        check_segments(page, file.filehandle.size)
+    if (
+        stack
+        and layout.dtype is not None
+        and stack[1] + math.prod(shape) * layout.dtype.itemsize > file.filehandle.size
+    ):
+        raise DecodeError(_TRUNCATED)
+    return FoundImage(kept, layout, shape, axis, stack[1] if stack else None)
 
 
 def _stack_in_a_row(file: Any) -> tuple[int, int] | None:
@@ -131,7 +174,7 @@ def _image_pages(file: Any) -> dict[int, Any]:
     return kept
 
 
-def _layout(page: Any) -> _Layout:
+def _layout(page: Any) -> Layout:
     """Returns how a page is stored; raises DecodeError for what is no plain value a channel."""
     bits, meaning = page.bitspersample, page.photometric
     if not isinstance(bits, int) or bits < 8:
@@ -151,11 +194,16 @@ def _layout(page: Any) -> _Layout:
         raise DecodeError(f"a TIFF of {page.dtype} whose white is zero: save it with black as zero")
     orientation = checked_orientation(page.tags.valueof(_ORIENTATION))
     is_planar = page.planarconfig == 2 and page.samplesperpixel > 1
-    return _Layout(tuple(page.shape), page.dtype, bits, int(meaning), orientation, is_planar)
+    return Layout(tuple(page.shape), page.dtype, bits, int(meaning), orientation, is_planar)
 
 
-def _check_tiles(page: Any) -> None:
-    """Raises DecodeError for tiles that are much larger than the image."""
+def check_segments(page: Any, size: int) -> None:
+    """Raises DecodeError for strips or tiles that are missing, beyond the end of the file, or larger than the image."""
+    needed, listed = math.prod(page.chunked), min(len(page.dataoffsets), len(page.databytecounts))
+    if listed < needed:
+        raise DecodeError(f"a damaged TIFF, which lists {listed} of {needed} strips or tiles")
+    if max(map(operator.add, page.dataoffsets, page.databytecounts)) > size:
+        raise DecodeError(_TRUNCATED)
     tile = page.tilewidth * page.tilelength if page.is_tiled else 0
     if tile > max(4 * page.imagewidth * page.imagelength, _MAX_TILE):
         raise DecodeError(f"a TIFF with tiles of {page.tilewidth} x {page.tilelength}, larger than the image")

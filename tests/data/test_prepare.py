@@ -1,5 +1,6 @@
 """Shards hold the right images, in the right order, also after an interruption."""
 
+import dataclasses
 import io
 import json
 import re
@@ -7,12 +8,15 @@ import shutil
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from croc_jax.data import prepare as prepare_module
+from croc_jax.data.channels import decode_pixels
 from croc_jax.data.decoding import DecodeError
 from croc_jax.data.prepare import PrepareConfig, prepare, shrink, write_shard
 from croc_jax.data.sources.arrayrecord import ArrayRecordSource
+from croc_jax.pixel_format import PixelFormat
 from tests.data.tiny_images import contents, encode
 
 NUM_IMAGES = 11
@@ -53,7 +57,8 @@ def test_prepare_keeps_bytes_and_order_with_any_number_of_workers(run, photos, t
     assert files(out) == [*NAMES, "prepare.json"] and contents(ArrayRecordSource(out)) == IMAGES
     settings = json.loads((out / "prepare.json").read_text())
     assert len(settings.pop("digest")) == 16
-    assert settings == {"sources": [str(photos)], "short_side": None, "shard_size": 4, "num_images": 11}
+    pixels = {"channels": 3, "dtype": "uint8", "window": 0}
+    assert settings == pixels | {"sources": [str(photos)], "short_side": None, "shard_size": 4, "num_images": 11}
     expected = {path.name: path.read_bytes() for path in out.iterdir()}
     # Of any source, the shards themselves among them.
     sources = (f"arrayrecord:{out}", f"folder:{photos}")
@@ -116,10 +121,13 @@ def test_prepare_refuses_a_folder_of_other_shards(run, photos, tmp_path):
         file.write(b"more")
     with pytest.raises(ValueError, match=r"shards of other settings or images \(digest: "):
         run(sources=(str(tmp_path / "moved"),))
-    # Settings of an older version hold no digest.
+    # Settings of an older version hold no digest, and are those of 8-bit RGB.
     settings = json.loads((tmp_path / "out" / "prepare.json").read_text())
-    del settings["digest"]
+    for name in ("digest", "channels", "dtype", "window"):
+        del settings[name]
     (tmp_path / "out" / "prepare.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match="channels: 3 there, 1 now"):
+        run(sources=(str(tmp_path / "moved"),), channels=1)
     assert run(sources=(str(tmp_path / "moved"),)) == ([(11, 11)], 0)
     assert len(json.loads((tmp_path / "out" / "prepare.json").read_text())["digest"]) == 16
     (tmp_path / "out" / "prepare.json").unlink()
@@ -160,3 +168,36 @@ def test_shrink_keeps_small_images_converts_colors_and_refuses_other_bytes():
     for encoded in (b"Dear reader", encode(3, (300, 300), "JPEG")[:900]):
         with pytest.raises(DecodeError):
             shrink(encoded, None)
+
+
+@pytest.mark.parametrize(("channels", "dtype"), [(5, "uint16"), (1, "uint8"), (4, "float32")])
+def test_other_formats_are_shrunk_in_their_own_type(tmp_path, channels, dtype):
+    image = np.random.default_rng(0).uniform(0, 60_000 if dtype == "uint16" else 250, (60, 90, channels)).astype(dtype)
+    np.save(tmp_path / "a.npy", image)
+    encoded = (tmp_path / "a.npy").read_bytes()
+    pixels = PrepareConfig(sources=(), channels=channels, dtype=dtype).pixels
+    assert shrink(encoded, 60, pixels) == shrink(encoded, None, pixels) == encoded
+    small = np.load(io.BytesIO(shrink(encoded, 20, pixels)))
+    planes = [Image.fromarray(image[..., channel].astype(np.float32)) for channel in range(channels)]
+    expected = np.stack([plane.resize((30, 20), Image.Resampling.BICUBIC) for plane in planes], axis=-1)
+    assert small.dtype == dtype and small.shape == (20, 30, channels)
+    atol = 1e-3 if dtype == "float32" else 0.51
+    np.testing.assert_allclose(small.astype(np.float64), expected, atol=atol, rtol=1e-5)
+    np.testing.assert_array_equal(decode_pixels(shrink(encoded, 20, pixels), pixels), small)
+    with pytest.raises(DecodeError, match=f"{channels} channel"):
+        shrink(encoded, 20, PixelFormat(channels=2, dtype=pixels.dtype, range=(0, 1)))
+
+
+def test_shards_of_windows_hold_arrays(tmp_path):
+    image = np.random.default_rng(0).integers(0, 2**16, (40, 70, 2)).astype(np.uint16)
+    (tmp_path / "images").mkdir()
+    tifffile.imwrite(tmp_path / "images" / "a.tif", image, photometric="minisblack", planarconfig="contig")
+    (tmp_path / "images" / "b.png").write_bytes(IMAGES[0])
+    config = PrepareConfig(sources=(str(tmp_path / "images"),), channels=2, dtype="uint16", window=40)
+    assert prepare(config, tmp_path / "out", num_workers=1) == 1
+    windows = [np.load(io.BytesIO(encoded)) for encoded in contents(ArrayRecordSource(tmp_path / "out"))]
+    np.testing.assert_array_equal(windows, [image[:, :40], image[:, 30:]])
+    settings = json.loads((tmp_path / "out" / "prepare.json").read_text())
+    assert (settings["channels"], settings["dtype"], settings["window"]) == (2, "uint16", 40)
+    with pytest.raises(ValueError, match="window: 40 there, 64 now"):
+        prepare(dataclasses.replace(config, window=64), tmp_path / "out", num_workers=1)

@@ -147,6 +147,19 @@ def test_tar_source_asks_which_image_of_a_sample(tmp_path):
     assert len(TarSource(tmp_path / "dots")) == 4
 
 
+def test_arrays_in_a_tar_file_are_images_where_there_are_no_others_or_by_their_extension(tmp_path, caplog):
+    file = tmp_path / "a.tar"
+    write_tar(file, {f"{i}.{kind}": kind.encode() for i in range(2) for kind in ("npy", "jpg", "cls")})
+    assert contents(TarSource(file)) == [b"jpg"] * 2
+    assert "4 are left out: 2 .cls, 2 .npy (read where no other images are" in caplog.text
+    assert contents(TarSource(f"{file}@npy")) == [b"npy"] * 2
+    write_tar(file, {"0.npy": b"npy", "0.cls": b"1"})
+    assert contents(TarSource(file)) == [b"npy"]
+    write_tar(file, {"0.npy": b"npy", "0.seg.npy": b"ids"})
+    with pytest.raises(ValueError, match=r"1 \.npy, 1 \.seg\.npy: choose one kind, as in tar:\S+a\.tar@npy"):
+        TarSource(file)
+
+
 def test_tar_source_names_useless_files(tmp_path):
     packed = write_tar(tmp_path / "a.tar.gz", MEMBERS, mode="w:gz")
     disguised = write_tar(tmp_path / "disguised" / "a.tar", MEMBERS, mode="w:xz")

@@ -57,6 +57,20 @@ def test_folder_source_lists_images_by_relative_path_at_any_depth_with_any_name_
     assert logged(caplog) == []
 
 
+def test_arrays_are_images_where_there_are_no_others_and_in_lists(tmp_path, caplog):
+    folder = write(tmp_path / "mixed", "a.png", "a.npy", "b/c.NPY")
+    assert names(FolderSource(folder)) == [str(folder / "a.png")]
+    (message,) = logged(caplog)
+    assert "1 files are read, 2 are left out: 2 .npy (read where no other images are, or by list:FILE and" in message
+    (folder / "a.png").unlink()
+    assert names(FolderSource(folder)) == [str(folder / "a.npy"), str(folder / "b/c.NPY")]
+    (tmp_path / "list.txt").write_text("mixed/b/c.NPY\nmixed/a.npy\n")
+    assert contents(open_list(tmp_path / "list.txt")) == [b"b/c.NPY", b"a.npy"]
+    assert logged(caplog) == []
+    with pytest.raises(ValueError, match=r"looked for .*\.npy files"):
+        FolderSource(write(tmp_path / "none", "a.txt"))
+
+
 KINDS = {".jfif": "JPEG", ".JPE": "JPEG", ".tif": "TIFF", ".BMP": "BMP", ".gif": "GIF", ".ppm": "PPM", ".webp": "WEBP",
          ".avif": "AVIF", ".jp2": "JPEG2000"}  # fmt: skip
 

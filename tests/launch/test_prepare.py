@@ -1,7 +1,9 @@
 """The program that writes shards: an interrupt and a second start, and mistakes."""
 
 import io
+import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -9,9 +11,13 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
+from absl import flags
 from PIL import Image
 
 from croc_jax.data.sources.arrayrecord import ArrayRecordSource
+from croc_jax.runtime.workdir import differing_fields, init_workdir
+from tests.launch.program import on_command_line, run_program
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,6 +33,14 @@ def finish(process):
     """Returns status, standard output and standard error."""
     output, errors = process.communicate(timeout=120)
     return process.returncode, output, errors
+
+
+def read_recipe(*arguments):
+    """Returns the recipe that launch/pretrain.py reads from its flags."""
+    with on_command_line("pretrain", *arguments):
+        read = runpy.run_path("launch/pretrain.py", run_name="pretrain")["read_recipe"]
+        flags.FLAGS(sys.argv)
+        return read()
 
 
 def test_an_interrupted_run_is_resumed(tmp_path):
@@ -56,3 +70,45 @@ def test_an_interrupted_run_is_resumed(tmp_path):
     assert "cannot identify" in (out / "skipped.txt").read_text()
     source = ArrayRecordSource(out)
     assert len(source) == 100 and Image.open(io.BytesIO(source[7])).size == (233, 200)
+
+
+def test_statistics_reach_a_recipe_and_its_run_resumes_without_them(tmp_path, capsys):
+    """As from the command line: measured, named by a run, moved away, and measured anew."""
+    photos, file, workdir = tmp_path / "photos", tmp_path / "new" / "bands.json", tmp_path / "run"
+    photos.mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(3):
+        image = rng.integers(1000, 5000, (20, 30)).astype(np.uint16)
+        Image.fromarray(image).save(photos / f"{index}.png")
+    (photos / "letter.png").write_text("Dear reader")
+    measure = [f"--source={photos}", f"--statistics={file}", "--channels=1", "--dtype=uint16", "--workers=1"]
+    run_program("prepare", *measure)
+    told = capsys.readouterr().out
+    assert "3 of 4 images are measured after" in told
+    assert f"1 images are left out, such as {photos / 'letter.png'} (" in told
+    low, high = json.loads(file.read_text())["range"]
+
+    arguments = ["--config=configs/demo.py", f"--workdir={workdir}", f"--config.data.folders={photos}"]
+    arguments.append(f"--config.data.statistics={file}")
+    recipe = read_recipe(*arguments)
+    assert recipe.data.range == (low, high) and 1000 <= low < 1100 and 4900 < high < 5000
+    assert len(recipe.backbone.image_mean) == 1
+    init_workdir(workdir, recipe)
+    file.rename(tmp_path / "moved.json")
+    assert read_recipe(*arguments) == recipe
+    with pytest.raises(FileNotFoundError, match="there is no such file"):
+        read_recipe(*arguments[:1], f"--workdir={tmp_path / 'other'}", *arguments[2:])
+    # Of other values, the run is another one.
+    run_program("prepare", *measure, "--range=0,6000")
+    assert differing_fields(recipe, read_recipe(*arguments)).keys() == {
+        "data.range", "backbone.image_mean", "backbone.image_std",
+    }  # fmt: skip
+    (tmp_path / "config.py").write_text(
+        "from croc_jax.training.config_dict import recipe_config\n"
+        "def get_config():\n    config = recipe_config()\n"
+        f"    config.data.statistics = {str(file)!r}\n    return config\n"
+    )
+    with on_command_line("evaluate"):
+        find_recipe = runpy.run_path("launch/evaluate.py", run_name="evaluate")["find_recipe"]
+    assert find_recipe(str(tmp_path / "config.py")).data.range == (0.0, 6000.0)
+    assert find_recipe(str(workdir)) == recipe

@@ -79,8 +79,30 @@ def cases():
         ("config.schedule", "1", "--config.schedule=1: "),
         ("nope", "1", "Unknown command line flag 'nope'"),
         ("num_processes", "many", "--num_processes=many: "),
+        ("config.data.statistics", "{}/no.json", "data.statistics={}/no.json: there is no such file"),
+        ("config.data.statistics", "{}/letter.html", "data.statistics={}/letter.html does not hold statistics"),
+        ("config.data.window", "-1", "data.window=-1: must be 0 or more"),
     ):
         yield f"launch/pretrain.py {flag}={value}", "launch/pretrain.py", {flag: value}, words
+    for flag, value, words in (
+        ("statistics", "{}/a.json", "add one of --output=FOLDER, for shards, and --statistics=FILE.json"),
+        ("percentiles", "1,99", "--percentiles has no effect without --statistics"),
+        ("dtype", "int8", "--dtype=int8: value should be one of <uint8|uint16|float32>"),
+        ("channels", "17", "--channels=17: 17 is not an integer in the range"),
+        ("channels", "4", "no image of {0}/photos could be read, such as {0}/photos/\\d.png \\(it holds .*4 channels"),
+    ):
+        yield f"launch/prepare.py {flag}={value}", "launch/prepare.py", {flag: value}, words
+    measured = {"statistics": "{}/new/a.json", "output": None}
+    for flag, value, words in (
+        ("statistics", "gs://a/b", "--statistics=gs://a/b: gs:// is not read or written here"),
+        ("statistics", "{}/photos", "--statistics={}/photos is a folder: name a file"),
+        ("statistics", "/proc/x/a.json", "--statistics=/proc/x/a.json: cannot write there"),
+        ("percentiles", "1,x", "--percentiles=1,x: expected numbers"),
+        ("percentiles", "99,1", "percentiles=.*: give two numbers from 0 to 100"),
+        ("range", "9,1", "range=.*: give finite numbers, each low one below its high one"),
+        ("short_side", "9", "--short_side has no effect on --statistics"),
+    ):
+        yield f"statistics {flag}={value}", "launch/prepare.py", measured | {flag: value}, words
     yield "weights to a folder", "launch/convert.py", {"output": "{}/empty"}, "--output={}/empty is a folder"
     yield "a page without suffix", "launch/report.py", {"output": "{}/page"}, "--output={}/page: name a file that ends"
     yield "clusters of nothing", "launch/cluster.py", {"size": "0"}, "--size=0: 0 is not a positive integer"
@@ -108,7 +130,7 @@ def folder(tmp_path_factory, data):
 
 @pytest.mark.parametrize(("program", "changes", "words"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
 def test_one_line_and_nothing_left(folder, program, changes, words):
-    given = {flag: value.format(folder) for flag, value in (PROGRAMS[program] | changes).items()}
+    given = {flag: value.format(folder) for flag, value in (PROGRAMS[program] | changes).items() if value is not None}
     before = sorted(folder.rglob("*"))
     message = end_program(program, *(f"--{flag}={value}" for flag, value in given.items()))
     assert isinstance(message, str) and message.startswith("error: ") and "\n" not in message, message

@@ -10,7 +10,7 @@ from typing import Protocol
 from absl import logging
 
 from croc_jax.data.bad_records import printable
-from croc_jax.data.formats import HINTS, LABEL_SUFFIXES, SUFFIXES
+from croc_jax.data.formats import ARRAY_SUFFIX, HINTS, LABEL_SUFFIXES, SUFFIXES
 
 # What systems, file servers and tools put beside images, in lower case; besides these, all that begins with a dot.
 _SYSTEM_NAMES = {
@@ -47,6 +47,21 @@ class ImageSource(Protocol):
 def is_image(path: str) -> bool:
     """Returns whether a path has the suffix of an image that can be read (`SUFFIXES`), and is no sidecar."""
     return path.lower().endswith(SUFFIXES) and not is_sidecar(path)
+
+
+def is_array(path: str) -> bool:
+    """Returns whether a path has the suffix of a NumPy array (`ARRAY_SUFFIX`), and is no sidecar."""
+    return path.lower().endswith(ARRAY_SUFFIX) and not is_sidecar(path)
+
+
+def find_images(paths: Sequence[str]) -> list[str]:
+    """Returns the files of a source that are images, in their order: arrays only if there are no others.
+
+    Examples:
+        >>> find_images(["a.png", "a.npy"]), find_images(["a.npy", "a.txt"])
+        (['a.png'], ['a.npy'])
+    """
+    return list(filter(is_image, paths)) or list(filter(is_array, paths))
 
 
 def is_label(path: str) -> bool:

@@ -17,6 +17,9 @@ class CombinedSource:
     occurs, and within a share one at most once more often than another.
 
     grain's `MapDataset.mix` ends with the first source that runs out, and knows no names of images.
+
+    Attributes:
+        sources: the sources.
     """
 
     def __init__(self, sources: Sequence[ImageSource], weights: Sequence[float] = ()) -> None:
@@ -30,7 +33,7 @@ class CombinedSource:
             ValueError: for weights that are not positive, or not one a source.
         """
         lengths = list(map(len, sources))
-        self._sources = tuple(sources)
+        self.sources = tuple(sources)
         self._ends = list(itertools.accumulate(mixture_shares(lengths, weights) if weights else lengths))
 
     def __len__(self) -> int:
@@ -49,13 +52,13 @@ class CombinedSource:
 
     def entries(self) -> Iterator[tuple[str, int]]:
         """Yields the entries of each source, in front of them its index if there are several."""
-        for index, source in enumerate(self._sources):
-            prefix = f"{index}/" if len(self._sources) > 1 else ""
+        for index, source in enumerate(self.sources):
+            prefix = f"{index}/" if len(self.sources) > 1 else ""
             yield from ((prefix + name, size) for name, size in source.entries())
 
     def _find(self, index: int) -> tuple[ImageSource, int]:
         part = bisect.bisect_right(self._ends, index)
-        source = self._sources[part]
+        source = self.sources[part]
         return source, (index - (self._ends[part - 1] if part else 0)) % len(source)
 
 

@@ -9,8 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
-from croc_jax.data.formats import HINTS
-from croc_jax.data.sources.base import SUFFIXES, ImageSource, is_image, is_in_system_folder, report_left_out, tell
+from croc_jax.data.formats import ARRAY_SUFFIX, HINTS
+from croc_jax.data.sources.base import (
+    SUFFIXES,
+    ImageSource,
+    find_images,
+    is_image,
+    is_in_system_folder,
+    report_left_out,
+    tell,
+)
 from croc_jax.data.sources.combined import CombinedSource
 from croc_jax.data.sources.entries import list_entries, list_tree
 from croc_jax.data.text_lists import Line, read_lines
@@ -20,8 +28,9 @@ from croc_jax.regular_files import read_regular
 
 # Files of a list that are looked for when it is opened: all of them would take minutes on a network file system.
 NUM_CHECKED = 1000
+_LISTED = (*SUFFIXES, ARRAY_SUFFIX)
 # A path, then labels or another path.
-_WITH_MORE = re.compile(rf".*({'|'.join(map(re.escape, SUFFIXES))})[\"']?[\s,;|:]", re.IGNORECASE)
+_WITH_MORE = re.compile(rf".*({'|'.join(map(re.escape, _LISTED))})[\"']?[\s,;|:]", re.IGNORECASE)
 
 _COCO_URL = "http://images.cocodataset.org/zips"
 _IMAGENET_URL = "https://image-net.org/download.php"
@@ -79,7 +88,7 @@ class FolderSource(FileSource):
     """The image files in a folder and everything below it, in the order of their relative paths."""
 
     def __init__(self, folder: str | os.PathLike) -> None:
-        """Lists the files that have the suffix of an image (`SUFFIXES`, in any case).
+        """Lists the files that have the suffix of an image (`SUFFIXES`, in any case), or arrays if there are none.
 
         Raises:
             ValueError: for a missing folder, one without images, or one below it that cannot be listed.
@@ -90,11 +99,11 @@ class FolderSource(FileSource):
                 f"the image folder {folder} {_why_no_folder(folder)}: correct the path (now in {os.getcwd()})"
             )
         found = list_tree(folder)
-        paths = sorted(file for file in found.files if is_image(file))
-        left_out = [file for file in found.files if not is_image(file)] + found.sidecars
+        paths = sorted(find_images(found.files))
+        left_out = [*set(found.files).difference(paths), *found.sidecars]
         report_left_out(folder, left_out, others=found.others, taken=len(paths))
         if not paths:
-            raise ValueError(f"no images in {folder} or below it: looked for {', '.join(SUFFIXES)} files (in any case)")
+            raise ValueError(f"no images in {folder} or below it: looked for {', '.join(_LISTED)} files (in any case)")
         super().__init__(folder, paths)
 
 
@@ -128,7 +137,7 @@ def open_list(file: str | os.PathLike) -> FileSource:
         if is_in_system_folder(path):
             left_out.append(path)
             continue
-        has_suffix = path.lower().endswith(SUFFIXES)
+        has_suffix = path.lower().endswith(_LISTED)
         num_odd += not has_suffix
         if line.number <= NUM_CHECKED or (not has_suffix and num_odd <= NUM_CHECKED):
             exists = _check_listed(file, line, os.path.join(folder, path), may_miss=has_suffix and len(paths) > 0)

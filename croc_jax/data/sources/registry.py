@@ -10,7 +10,9 @@ from croc_jax.data.sources.files import FolderSource, open_coco, open_coco_plus,
 from croc_jax.data.sources.huggingface import HuggingFaceSource
 from croc_jax.data.sources.tar import TarSource
 from croc_jax.data.sources.tfds import open_tfds
+from croc_jax.data.sources.windows import WindowSource
 from croc_jax.data.specs import parse_spec
+from croc_jax.pixel_format import RGB8, PixelFormat
 
 # The form of a value, and what opens it.
 KINDS: dict[str, tuple[str, Callable[[str], ImageSource]]] = {
@@ -38,21 +40,26 @@ def open_data(config: DataConfig) -> ImageSource:
             "data.folders is empty, and so is data.sources: name folders of images (data.folders=PATH) "
             "or other sources (data.sources=KIND:VALUE, such as coco+:path/to/coco)"
         )
-    return open_sources(specs, config.weights)
+    return open_sources(specs, config.weights, window=config.window, pixels=config.pixels)
 
 
-def open_sources(specs: Sequence[str], weights: Sequence[float] = ()) -> ImageSource:
+def open_sources(
+    specs: Sequence[str], weights: Sequence[float] = (), *, window: int = 0, pixels: PixelFormat = RGB8
+) -> ImageSource:
     """Returns the images of one or more sources.
 
     Args:
         specs: the sources, each KIND:VALUE, or the path of a folder of images.
         weights: one a source to mix them in these shares; without, they follow one another.
+        window: side in pixels of the windows that larger images are divided into; 0 for none.
+        pixels: format of the images, which matters to windows alone.
 
     Raises:
-        ValueError: for an unknown kind, or a source that cannot be opened.
+        ValueError: for an unknown kind, or a source that cannot be opened, or not be divided.
     """
     forms, sources = {kind: form for kind, (form, _) in KINDS.items()}, []
     for spec in specs:
         kind, value = parse_spec(spec, forms, what="source of images")
-        sources.append(KINDS[kind][1](value))
+        source = KINDS[kind][1](value)
+        sources.append(WindowSource(source, window, pixels, spec=spec) if window else source)
     return sources[0] if len(sources) == 1 else CombinedSource(sources, weights)

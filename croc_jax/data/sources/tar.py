@@ -15,7 +15,8 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from croc_jax.data.bad_records import printable
-from croc_jax.data.sources.base import SUFFIXES, is_image, kind_of, report_left_out, tell
+from croc_jax.data.formats import ARRAY_SUFFIX
+from croc_jax.data.sources.base import SUFFIXES, find_images, is_array, is_image, kind_of, report_left_out, tell
 from croc_jax.data.sources.shards import find_shards
 from croc_jax.machine_errors import is_machine_error
 from croc_jax.regular_files import open_regular
@@ -41,7 +42,7 @@ class Member(NamedTuple):
 
 
 class _Listing(NamedTuple):
-    """What a tar file holds: images, counts of the other members by kind, number of archives, and whether it ends."""
+    """What a tar file holds: images and arrays, the other members by kind, how many archives, and whether it ends."""
 
     images: list[Member]
     others: collections.Counter[str]
@@ -53,7 +54,8 @@ class TarSource:
     """The image files in tar files, in the order in which they lie there, named FILE:MEMBER.
 
     The headers of all members are read at the start, about 25 us each; then an image is one read at
-    a known place. Members with the suffix of an image count, and annotations beside them do not.
+    a known place. Members with the suffix of an image count, and annotations beside them do not; arrays count if no
+    member has one.
     """
 
     def __init__(self, value: str | os.PathLike) -> None:
@@ -73,13 +75,19 @@ class TarSource:
         with ThreadPool(_THREADS) as pool:
             listings = pool.map(_list_members, self._files)
         images = [(number, member) for number, found in enumerate(listings) for member in found.images]
+        others = sum((found.others for found in listings), collections.Counter())
         if extension:
             images = [(number, member) for number, member in images if _is_chosen(member.name, extension)]
         else:
+            taken = set(find_images([member.name for _, member in images]))
+            others[ARRAY_SUFFIX] += sum(member.name not in taken for _, member in images)
+            images = [(number, member) for number, member in images if member.name in taken]
             _check_one_a_sample(pattern, [(number, member.name) for number, member in images])
-        report_left_out(pattern, [], others=sum((found.others for found in listings), collections.Counter()))
+        report_left_out(pattern, [], others=+others)
         if not images:
-            looked_for = f".{extension}" if extension else f"{', '.join(SUFFIXES)} members (in any case)"
+            looked_for = (
+                f".{extension}" if extension else f"{', '.join((*SUFFIXES, ARRAY_SUFFIX))} members (in any case)"
+            )
             raise ValueError(f"no images in {pattern}: looked for {looked_for}")
         if joined := sum(found.num_archives > 1 for found in listings):
             tell(f"{pattern}: {joined} tar files hold several archives in a row; all of them are read")
@@ -219,7 +227,7 @@ def _read_headers(stream: BinaryIO, start: int, others: collections.Counter[str]
     for member in members:
         found = _follow(member, by_name)
         if found is not None and not found.issparse():
-            if is_image(member.name):
+            if is_image(member.name) or is_array(member.name):
                 yield Member(member.name, found.offset_data, found.size)
             else:
                 others[kind_of(member.name)] += 1

@@ -7,7 +7,8 @@ evaluate.py takes, or 'random', the start of a ViT-S/16. Each image gives its [C
 tokens, and with --patches the tokens of all patches, in half precision.
 
 By default the shorter side is resized to 256 pixels, and the 224 x 224 in the middle are seen; --image_size=518 keeps
-this ratio, --resize sets it, and --square=518 squeezes whole images to a square instead.
+this ratio, --resize sets it, and --square=518 squeezes whole images to a square instead. --window=1024 divides larger
+images, such as a TIFF of gigabytes, into windows, each of which gets a row.
 
 The same command goes on after a stop, whatever stopped it. Started several times, on one host or on several that share
 the disk, each program takes Parquet files that no other writes.
@@ -58,6 +59,9 @@ RESIZE = flags.DEFINE_integer(
 SQUARE = flags.DEFINE_integer(
     "square", None, "Resize whole images to a square of this side, whatever their shape.", lower_bound=1
 )
+WINDOW = flags.DEFINE_integer(
+    "window", 0, "Divide larger images into windows of so many pixels, each with a row of its own.", lower_bound=0
+)
 WHICH = flags.DEFINE_enum("which", "teacher", ("teacher", "student"), "Weights of a run.")
 PATCH_SIZE = flags.DEFINE_enum(
     "patch_size", None, ("8", "16", "32"), "Pixels between the tokens of a convolutional network, if not its own."
@@ -84,7 +88,8 @@ def main() -> None:
         import pyarrow.parquet  # noqa: F401
     roots = [find_root(spec) for spec in SOURCE.value]
     with explaining_errors(OUTPUT.value):
-        source, backbone = open_sources(SOURCE.value), open_backbone()
+        backbone = open_backbone()
+        source = open_sources(SOURCE.value, window=config.window, pixels=backbone.module.pixels)
 
         def name_of(index: int) -> str:
             # Several sources may have images of the same name.
@@ -110,7 +115,12 @@ def read_config() -> EmbeddingConfig:
     elif resize is None:
         resize = round(size * 8 / 7)
     return EmbeddingConfig(
-        image_size=size, resize=resize, patches=PATCHES.value, format=FORMAT.value, shard_size=SHARD_SIZE.value
+        image_size=size,
+        resize=resize,
+        window=WINDOW.value,
+        patches=PATCHES.value,
+        format=FORMAT.value,
+        shard_size=SHARD_SIZE.value,
     )
 
 

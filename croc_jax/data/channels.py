@@ -1,15 +1,19 @@
 """From the bytes of an image file to an array of any number of channels, of 8 bits, 16 bits or floating point."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from jaxtyping import Real, UInt8
 
 from croc_jax.data.decoding import decode, decode_errors, naming, open_image
 from croc_jax.data.orientation import turn
 from croc_jax.data.pixel_modes import DecodeError
-from croc_jax.data.sources.base import ImageSource
 from croc_jax.data.stored_arrays import as_image, channel_axis, is_npy, read_npy
 from croc_jax.data.tiff import import_readers, is_tiff, read_tiff
 from croc_jax.pixel_format import PixelFormat
+
+if TYPE_CHECKING:
+    from croc_jax.data.sources.base import ImageSource
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 # Where a PNG states bits and kind of its values, and the channels of the kinds that Pillow reads by halves.
@@ -50,7 +54,7 @@ def check_readers(encoded: bytes) -> None:
         import_readers()
 
 
-def load_pixels(source: ImageSource, index: int, pixels: PixelFormat) -> Real[np.ndarray, "H W c"]:
+def load_pixels(source: "ImageSource", index: int, pixels: PixelFormat) -> Real[np.ndarray, "H W c"]:
     """Returns an image of a source, as `decode_pixels` does.
 
     Args:

@@ -26,6 +26,8 @@ class EmbeddingConfig:
         image_size: side of the square that the network sees, in pixels.
         resize: pixels that the shorter side is resized to before the square in the middle is cut out; None resizes
             the whole image to the square, whatever its shape.
+        window: side of the windows that larger images were divided into by the source, each an image with a row of its
+            own; 0 if they were not.
         patches: also store the tokens of all patches, in float16.
         format: "parquet" or "npy".
         shard_size: images of the source a Parquet file.
@@ -33,6 +35,7 @@ class EmbeddingConfig:
 
     image_size: int = 224
     resize: int | None = 256
+    window: int = 0
     patches: bool = False
     format: str = "parquet"
     shard_size: int = 16384
@@ -53,7 +56,14 @@ class EmbeddingConfig:
         rule = f"the whole image to {size} x {size} pixels"
         if self.resize is not None:
             rule = f"shorter side to {self.resize} pixels, then the {size} x {size} pixels in the middle"
-        return {"image_size": size, "resize": self.resize, "rule": f"{rule}; bicubic, antialiased"}
+        if self.window:
+            rule = f"windows of {self.window} pixels; {rule}"
+        return {
+            "window": self.window,
+            "image_size": size,
+            "resize": self.resize,
+            "rule": f"{rule}; bicubic, antialiased",
+        }
 
 
 class Loaded(NamedTuple):

@@ -188,6 +188,19 @@ def test_images_of_other_channels_and_types(folder, tmp_path):
     assert "5 channels of uint16" in (tmp_path / "out" / "_skipped.txt").read_text()
 
 
+def test_windows_of_large_images_are_rows(folder, tmp_path):
+    embed(folder, tmp_path, "--window=64")
+    names, arrays = read(tmp_path)
+    assert names[:2] == ["cat/0.jpg[0:0]", "cat/0.jpg[0:32]"] and len(names) == 2 * len(NAMES)
+    assert arrays["sizes"][:2].tolist() == [[30 + len(NAMES[0]), 64]] * 2
+    image = np.asarray(Image.open(folder / "photos" / "cat" / "0.jpg"))
+    crops = np.stack([center_crop(image[:, left : left + 64], resize=RESIZE, image_size=SIZE) for left in (0, 32)] * 2)
+    backbone = load_backbone(folder / "vit.safetensors")
+    embed_fn = embedding.make_embed_fn(backbone.module, make_mesh(jax.devices()[:1]), patches=True)
+    expected = embed_fn(backbone.params, crops).arrays["cls"]
+    np.testing.assert_allclose(arrays["cls"][:2], expected[:2], rtol=1e-5, atol=1e-5)
+
+
 def test_other_embeddings_in_the_folder_are_refused(folder, tmp_path):
     embed(folder, tmp_path)
     before = {file: file.read_bytes() for file in tmp_path.iterdir()}

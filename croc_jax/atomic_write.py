@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 
 def atomic_write(path: Path, content: bytes) -> None:
@@ -11,9 +13,20 @@ def atomic_write(path: Path, content: bytes) -> None:
     Raises:
         OSError: if it cannot be written; the old file, if any, is left.
     """
+    with atomic_file(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+    """Yields a file to write to, which replaces that of the path in one move when the block ends without an error.
+
+    Raises:
+        OSError: if it cannot be written; the old file, if any, is left.
+    """
     fresh = path.with_suffix(".tmp")
     with fresh.open("wb") as file:
-        file.write(content)
+        yield file
         file.flush()
         os.fsync(file.fileno())
     fresh.replace(path)

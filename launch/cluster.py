@@ -25,18 +25,16 @@ from rich.console import Console
 from croc_jax.atomic_write import atomic_write
 from croc_jax.clustering import ClusteringConfig, cluster_features
 from croc_jax.data.channels import load_pixels, show_pixels
-from croc_jax.data.config import DataConfig
 from croc_jax.data.decoding import DecodeError
 from croc_jax.data.photometric import normalize
 from croc_jax.data.prefetch import load_ahead
 from croc_jax.data.resizing import resize_with_pillow
 from croc_jax.data.sources import FolderSource
-from croc_jax.evaluation.backbones import RANDOM, FrozenBackbone, load_backbone, random_backbone
-from croc_jax.models import BackboneConfig, patch_grid
+from croc_jax.evaluation.backbones import RANDOM, FrozenBackbone, load_backbone, random_backbone, vit_recipe
+from croc_jax.models import patch_grid
 from croc_jax.pixel_format import PixelFormat
 from croc_jax.report.overlay import SIDE, enlarge, overlay
 from croc_jax.report.style import CLUSTER_COLORS
-from croc_jax.training.config import Recipe
 
 IMAGES = define_path("images", None, "A folder of images, at any depth.", required=True, must_exist=True)
 CHECKPOINT = define_path(
@@ -71,7 +69,7 @@ def cluster_all(source: FolderSource, output: Path) -> None:
     # Without a run, the start of a ViT-S/16.
     colors: Any = read_colors()
     if CHECKPOINT.value == RANDOM:
-        backbone = random_backbone(make_recipe(**colors))
+        backbone = random_backbone(vit_recipe(**colors))
     else:
         backbone = load_backbone(CHECKPOINT.value, which=WHICH.value, **colors)
     if backbone.note:
@@ -111,15 +109,6 @@ def cluster_all(source: FolderSource, output: Path) -> None:
         f"{len(numbers)} images, {len(skipped)} skipped, {np.mean(list(numbers.values())):.1f} clusters an image on "
         f"average; look at {output / 'overview.png'}"
     )
-
-
-def make_recipe(**images: Any) -> Recipe:
-    """Returns the recipe of random weights: a ViT-S/16 for images as the flags say."""
-    pixels = {
-        name.removeprefix("image_"): images.pop(name) for name in ("image_dtype", "image_range") if name in images
-    }
-    backbone = BackboneConfig(**images)
-    return Recipe(backbone=backbone, data=DataConfig(channels=backbone.channels, **pixels))
 
 
 def make_cluster_fn(backbone: FrozenBackbone, grid: tuple[int, int]) -> Any:

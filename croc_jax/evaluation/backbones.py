@@ -17,7 +17,7 @@ from croc_jax.data.config import DataConfig, ViewsConfig
 from croc_jax.data.photometric import normalize
 from croc_jax.evaluation.image_batch import EncodeInput, as_batch
 from croc_jax.float32 import in_float32
-from croc_jax.models import Backbone, Features, VisionTransformer, make_backbone
+from croc_jax.models import Backbone, BackboneConfig, Features, VisionTransformer, make_backbone
 from croc_jax.paths import local_path
 from croc_jax.training.config import Recipe
 from croc_jax.training.state import init_state
@@ -149,6 +149,15 @@ def _as_numbers(name: str, values: Sequence[float] | None) -> Colors | None:
     if values is not None and np.ndim(values) != 1:
         raise ValueError(f"{name}={values}: give a list of numbers")
     return None if values is None else tuple(map(float, values))
+
+
+def vit_recipe(**images: Any) -> Recipe:
+    """Returns the recipe of a ViT-S/16; arguments are those of `load_backbone` that say what images are like."""
+    pixels = {
+        name.removeprefix("image_"): images.pop(name) for name in ("image_dtype", "image_range") if name in images
+    }
+    backbone = BackboneConfig(**images)
+    return Recipe(backbone=backbone, data=DataConfig(channels=backbone.channels, **pixels))
 
 
 def random_backbone(recipe: Recipe) -> FrozenBackbone:

@@ -19,7 +19,7 @@ from croc_jax.version import __version__
 # Packages that not all installations have, and the extra that installs each.
 EXTRAS = {
     "datasets": "hf", "flatbuffers": "export", "matplotlib": "report", "nbclient": "notebooks",
-    "nbformat": "notebooks", "tensorflow_datasets": "tfds", "torch": "torch",
+    "nbformat": "notebooks", "pyarrow": "embed", "tensorflow_datasets": "tfds", "torch": "torch",
 }  # fmt: skip
 # Modes of JAX that the environment can set, in which programs would compute something else, or nothing.
 _MODES = {

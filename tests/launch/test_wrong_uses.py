@@ -15,6 +15,7 @@ PROGRAMS = {
     "launch/cluster.py": {"images": "{}/photos", "checkpoint": "{}/vit.safetensors", "output": "{}/new"},
     "launch/convert.py": {"checkpoint": "{}/vit.safetensors", "output": "{}/new/a.safetensors"},
     "launch/demo.py": {"images": "{}/photos", "workdir": "{}/new"},
+    "launch/embed.py": {"source": "{}/photos", "checkpoint": "{}/vit.safetensors", "output": "{}/new"},
     "launch/evaluate.py": {
         "checkpoint": "{}/vit.safetensors", "output": "{}/new",
         "config": "configs/eval/linear.py", "config.dataset.root": "{}/data",

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ from cli import UserError, parse_configs
 
 from croc_jax.checkpoints import Checkpointer
 from croc_jax.data.pipeline import CropDataset
-from croc_jax.evaluation.interval import Interval
+from croc_jax.evaluation.interval import SECONDS, Interval
 from croc_jax.evaluation.online import Bars, OnlineEvaluator, make_evaluator, on_first_device
 from croc_jax.models import make_backbone
 from croc_jax.runtime import distributed
@@ -34,7 +35,7 @@ def with_protocol(
     )
 
 
-def open_evaluator(recipe: Recipe, dataset: CropDataset, *, bars: Bars) -> OnlineEvaluator | None:
+def open_evaluator(recipe: Recipe, dataset: CropDataset, *, bars: Bars = nullcontext) -> OnlineEvaluator | None:
     """Returns what scores the teacher of a run, or None if nothing does.
 
     Args:
@@ -59,9 +60,6 @@ def open_evaluator(recipe: Recipe, dataset: CropDataset, *, bars: Bars) -> Onlin
 def read_protocols(config: EvaluationConfig) -> dict[str, dict[str, Any]]:
     """Returns the contents of the files of all protocols, by their names, with the overrides and data of each."""
     pairs = [(file, root or config.root) for file, _, root in (text.partition("@") for text in config.protocols)]
-    for file, root in pairs:
-        if not root:
-            raise UserError(f"{FLAG}.root is empty: name the labeled data of {file}; the file says what it holds")
     if not pairs and (config.root or config.overrides):
         raise UserError(f"{FLAG}.protocols is empty: name a file such as configs/eval/knn.py for {FLAG}.root")
     try:
@@ -71,7 +69,9 @@ def read_protocols(config: EvaluationConfig) -> dict[str, dict[str, Any]]:
         text = str(error).replace("--config.", f"{FLAG}.overrides=").replace("--config=", f"{FLAG}.protocols=")
         raise UserError(text) from None
     for one, (_, root) in zip(found.values(), pairs, strict=True):
-        one.dataset.root = root
+        one.dataset.root = root or one.dataset.root
+        if not one.dataset.root:
+            raise UserError(f"{FLAG}.root is empty: name the labeled data of {one.protocol}")
     return {name: one.to_dict() for name, one in found.items()}
 
 
@@ -120,4 +120,5 @@ class RunEvaluation:
         self._checkpointer.note_scores(step, scores)
         values = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
         self._log(f"evaluation of step {step}: {values}; {self._interval.describe()}")
-        return scores | {"evaluation_seconds": round(self._interval.seconds, 3)}
+        # In a row, the scores follow it.
+        return {SECONDS: round(self._interval.seconds, 3)} | scores

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 
 from croc_jax.training.config import EvaluationConfig
 
+# In rows of metrics.jsonl, what an evaluation took; its scores follow.
+SECONDS = "evaluation_seconds"
 # What the first evaluation is expected to take, most of it compilation.
 _FIRST_SECONDS = 3.0
 

@@ -70,7 +70,7 @@ def make_evaluator(
         name: config["protocol"] if protocols.count(config["protocol"]) == 1 else name
         for name, config in configs.items()
     }
-    scorers = {prefixes[name]: _open(config, backbone_module) for name, config in configs.items()}
+    scorers = {prefixes[name]: _open(name, config, backbone_module) for name, config in configs.items()}
     names = [
         f"{prefixes[name]}_{score}"
         for name, config in configs.items()
@@ -118,14 +118,17 @@ def make_online_evaluator(
 
 
 def _open(
-    config: Mapping[str, Any], module: Backbone
+    name: str, config: Mapping[str, Any], module: Backbone
 ) -> tuple[Callable[[FrozenFeatures], dict[str, float]], MemoryBudget]:
     protocol = get_protocol(config["protocol"])
     if config.get("which", "teacher") != "teacher":
         raise ValueError(f"which={config['which']!r}: the teacher is evaluated during a run; leave it out")
-    score, budget = protocol.prepare(config), MemoryBudget(**config.get("budget", {}))
-    if size := config[protocol.name].get("image_size"):
-        FrozenFeatures(module, None).grid(size if isinstance(size, tuple) else (size, size))
+    try:
+        score, budget = protocol.prepare(config), MemoryBudget(**config.get("budget", {}))
+        if size := config[protocol.name].get("image_size"):
+            FrozenFeatures(module, None).grid(size if isinstance(size, tuple) else (size, size))
+    except ValueError as error:
+        raise ValueError(f"evaluation of {name}: {error}") from error
 
     def numbers(features: FrozenFeatures) -> dict[str, float]:
         result = score(features, None)

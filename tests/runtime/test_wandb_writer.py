@@ -152,6 +152,8 @@ def read_log(data):
             position += left
             continue
         _, length, kind = struct.unpack_from("<IHB", data, position)
+        if position + 7 + length > len(data):
+            return
         parts += data[position + 7 : position + 7 + length]
         position += 7 + length
         # 1 is a whole record, and 4 the last part of one.

@@ -32,6 +32,8 @@ def evaluations(monkeypatch):
     return evaluations
 
 
+# The same of one protocol, in less time, is in tests/evaluation/test_online.py.
+@pytest.mark.slow
 def test_scores_along_a_run_are_those_of_its_checkpoint(evaluations, data, tmp_path):
     # Two classes of the same images.
     for split, kind in itertools.product(("train", "val"), ("one", "other")):

@@ -88,6 +88,7 @@ class RunEvaluation:
         length: RunLength,
         checkpointer: Checkpointer,
         *,
+        compile_seconds: float,
         log: Callable[[str], None],
     ) -> None:
         """Evaluates nothing yet.
@@ -97,11 +98,15 @@ class RunEvaluation:
             evaluator: what scores its teacher, if anything does.
             length: length of the run.
             checkpointer: takes the scores.
+            compile_seconds: see `Interval`.
             log: prints a line.
         """
         self._evaluator, self._checkpointer, self._log = evaluator, checkpointer, log
         self._interval = Interval(
-            recipe.evaluation, steps_per_epoch=length.steps_per_epoch, total_steps=length.total_steps
+            recipe.evaluation,
+            steps_per_epoch=length.steps_per_epoch,
+            total_steps=length.total_steps,
+            compile_seconds=compile_seconds,
         )
 
     def is_due(self, step: int) -> bool:

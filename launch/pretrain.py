@@ -171,9 +171,11 @@ def train(recipe: Recipe, mesh: Mesh, workdir: Path, *, memory_bytes: float) -> 
 
         # Jitted step.
         console.print("compiling the training step ...")
+        compile_begin = time.monotonic()
         train_step = make_train_step(recipe, steps_per_epoch=steps_per_epoch, mesh=mesh)
         batch_shapes = abstract_batch(recipe, mesh=mesh)
         train_step = train_step.lower(shapes, batch_shapes).compile()
+        compile_seconds = time.monotonic() - compile_begin
         # A first collective on CPU waits for its peers half a minute only, and others may compile longer.
         distributed.gather_texts("compiled")
         needs = memory.measure(train_step, shapes, batch_shapes)
@@ -195,7 +197,9 @@ def train(recipe: Recipe, mesh: Mesh, workdir: Path, *, memory_bytes: float) -> 
                 progress.log(f"warning: step {row['step']}: {finding.text}")
             return "; ".join(one.text for one in findings) if recipe.runtime.watchdog.stop_on_collapse else ""
 
-        evaluation = RunEvaluation(recipe, evaluator, length, checkpointer, log=progress.log)
+        evaluation = RunEvaluation(
+            recipe, evaluator, length, checkpointer, compile_seconds=compile_seconds, log=progress.log
+        )
         hooks = Hooks[TrainState](
             trace=profiler.step,
             on_step=progress.advance,

@@ -8,8 +8,8 @@ from croc_jax.training.config import EvaluationConfig
 
 # In rows of metrics.jsonl, what an evaluation took; its scores follow.
 SECONDS = "evaluation_seconds"
-# What the first evaluation is expected to take, most of it compilation.
-_FIRST_SECONDS = 3.0
+# The first evaluation is mostly compilation: of about this share of what a training step takes, or a little.
+_COMPILE_SHARE, _LEAST_SECONDS = 0.25, 1.0
 
 
 class Interval:
@@ -21,6 +21,7 @@ class Interval:
         *,
         steps_per_epoch: int,
         total_steps: int,
+        compile_seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Starts the clock.
@@ -29,11 +30,12 @@ class Interval:
             config: interval, and largest share.
             steps_per_epoch: updates an epoch.
             total_steps: updates of the whole run; protocols score its last state in any case.
+            compile_seconds: what the compilation of the training step took.
             clock: returns seconds.
         """
         self._config, self._steps_per_epoch, self._total_steps = config, steps_per_epoch, total_steps
         self._clock, self._begin = clock, clock()
-        self.seconds, self._spent = _FIRST_SECONDS, 0.0
+        self.seconds, self._spent = max(_LEAST_SECONDS, _COMPILE_SHARE * compile_seconds), 0.0
 
     def is_due(self, step: int) -> bool:
         """Returns whether the state after a step, the last one of an epoch, is evaluated."""

@@ -16,7 +16,7 @@ class Clock:
 def simulate(config, *, epochs, epoch_seconds, evaluation_seconds):
     """Returns the epochs that are evaluated, the time of all evaluations as a share, and the last description."""
     clock, found, text = Clock(), [], ""
-    interval = Interval(config, steps_per_epoch=5, total_steps=5 * epochs, clock=clock)
+    interval = Interval(config, steps_per_epoch=5, total_steps=5 * epochs, compile_seconds=12.0, clock=clock)
     for epoch in range(1, epochs + 1):
         clock.seconds += epoch_seconds
         if interval.is_due(5 * epoch):
@@ -45,7 +45,7 @@ def test_by_default_evaluations_take_a_share_of_the_time(epoch_seconds, evaluati
     found, share, text = simulate(EvaluationConfig(), **times)
     assert 0.04 < share <= 0.05 or found == list(range(1, 5001))
     assert text.endswith(" of the time since the start, and come as often as at most 5% allows")
-    # A short run does not wait for a compilation.
+    # A quarter of what the step took is a 20th of a minute: a short run does not wait for a compilation.
     assert (found[0] - 1) * epoch_seconds < 60 <= found[0] * epoch_seconds
     assert simulate(EvaluationConfig(max_share=0.2), **times)[1] > share or found == list(range(1, 5001))
 

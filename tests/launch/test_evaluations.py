@@ -60,7 +60,9 @@ def test_scores_along_a_run_are_those_of_its_checkpoint(evaluations, data, tmp_p
     dataset = make_dataset(source, views=recipe.data.views, batch_size=8, seed=0)
     evaluator = evaluations.open_evaluator(recipe, dataset)
     saver, lines = Checkpointer(tmp_path, recipe), []
-    hooks = evaluations.RunEvaluation(recipe, evaluator, RunLength(10, 2, 8), saver, log=lines.append)
+    hooks = evaluations.RunEvaluation(
+        recipe, evaluator, RunLength(10, 2, 8), saver, compile_seconds=1.0, log=lines.append
+    )
     assert [step for step in range(2, 11, 2) if hooks.is_due(step)] == [4, 8, 10]
     row = hooks.evaluate(4, state)
     assert saver.should_save(4)

@@ -10,19 +10,21 @@ Several processes form one run if Slurm, Open MPI, Kubernetes or a TPU starts th
 --coordinator_address, --num_processes and --process_id. SIGTERM, SIGUSR1 and Ctrl-C save the state and end the run
 with status 75, which asks for the same command again.
 
-The teacher is evaluated every few epochs by --eval_config=configs/eval/knn.py --eval_config.dataset.root=ROOT
---eval_every_epochs=10; the scores go to metrics.jsonl and TensorBoard.
+The teacher is scored while it trains by --config.evaluation.protocols=configs/eval/knn.py
+--config.evaluation.root=ROOT, in at most 5% of the time, or at --config.evaluation.every_epochs=10; the scores go to
+metrics.jsonl and TensorBoard. --eval_config=configs/eval/knn.py --eval_config.dataset.root=ROOT
+--eval_every_epochs=10 is a short form for one protocol.
 """
 
 import contextlib
+import dataclasses
 import datetime
-import errno
 import functools
 import math
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,29 +32,28 @@ import cli
 import jax
 from absl import flags
 from cli import define_path
+from endings import closing, explaining_errors, name_last
+from evaluations import RunEvaluation, open_evaluator, with_protocol
 from jax.sharding import Mesh
 from ml_collections import config_flags
 from rich.console import Console
 
-from croc_jax import machine_errors
 from croc_jax.checkpoints import Checkpointer
 from croc_jax.checkpoints.init_from import check_source, init_from
 from croc_jax.checkpoints.manifest import CorruptError
 from croc_jax.checkpoints.restore import CHECKPOINTS_NAME, list_checkpoints, read_manifest
-from croc_jax.data.bad_records import ReadersLostError, UnreadableImagesError
 from croc_jax.data.pipeline import CropDataset, make_dataset
 from croc_jax.data.sources import open_data
 from croc_jax.data.sources.identity import identify
-from croc_jax.evaluation.online import make_online_evaluator
-from croc_jax.models import make_backbone
 from croc_jax.paths import local_path
 from croc_jax.runtime import distributed, memory
-from croc_jax.runtime.collapse import Watchdog, explain_divergence
-from croc_jax.runtime.metrics_writer import MetricsWriter, NoWriter
-from croc_jax.runtime.preemption import EXIT_STATUS, StopSignals
+from croc_jax.runtime.collapse import Watchdog
+from croc_jax.runtime.metrics_writer import NoWriter
+from croc_jax.runtime.preemption import StopSignals
 from croc_jax.runtime.profile import Profiler, StepTimer, parse_steps
 from croc_jax.runtime.progress import RunProgress
 from croc_jax.runtime.starts import environment
+from croc_jax.runtime.wandb_writer import check_wandb, open_writers
 from croc_jax.runtime.workdir import CONFIG_NAME, Start, claim_workdir, leaving_nothing, plan_start
 from croc_jax.runtime.workdir import read_recipe as read_saved_recipe
 from croc_jax.training.config import Recipe
@@ -69,16 +70,12 @@ COORDINATOR = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of pro
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes; 1 ignores the environment.")
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Index of this process, from 0.")
 EVAL_CONFIG = config_flags.DEFINE_config_file("eval_config", help_string="A protocol, such as configs/eval/knn.py.")
-EVAL_EVERY_EPOCHS = flags.DEFINE_integer("eval_every_epochs", 10, "Epochs between two evaluations.", lower_bound=1)
+EVAL_EVERY_EPOCHS = flags.DEFINE_integer("eval_every_epochs", 10, "Epochs between its scores.", lower_bound=1)
 CONNECT_TIMEOUT = flags.DEFINE_integer("connect_timeout", 300, "Seconds to wait for the other processes at the start.")
 ACCEPT_CHANGED_IMAGES = flags.DEFINE_bool(
     "accept_changed_images", False, "Resume with other images than the run began with; its length and epochs stay."
 )
 PROFILE_STEPS = flags.DEFINE_string("profile_steps", None, "START:STOP, steps to trace with JAX's profiler.")
-
-# At another start, a file system may answer again. Nothing that needs somebody's hands is here, but for permissions:
-# those of a network file system come and go with its server.
-_TRANSIENT = (*machine_errors.TRANSIENT, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def main() -> None:
@@ -96,6 +93,7 @@ def pretrain() -> int:
     """Reads the configuration, arranges the devices, and trains; returns the exit status."""
     # Configuration.
     recipe, workdir = read_recipe(), WORKDIR.value
+    check_wandb(recipe.runtime.wandb_project)
 
     # Mesh.
     memory_bytes = distributed.least(memory.memory_limit(jax.devices()))
@@ -129,7 +127,8 @@ def train(recipe: Recipe, mesh: Mesh, workdir: Path, *, memory_bytes: float) -> 
     steps_per_epoch = plan.steps_per_epoch
     length = RunLength(recipe.schedule.epochs * steps_per_epoch, steps_per_epoch, batch_size)
     traced = parse_steps(PROFILE_STEPS.value, total_steps=length.total_steps) if PROFILE_STEPS.value else range(0)
-    evaluate = make_evaluator(recipe)
+    progress = RunProgress(console, start=plan.step, total=length.total_steps)
+    evaluator = open_evaluator(recipe, dataset, bars=progress.bars)
 
     # Shapes and shardings.
     init_fn = functools.partial(init_state, recipe, steps_per_epoch=steps_per_epoch)
@@ -174,9 +173,11 @@ def train(recipe: Recipe, mesh: Mesh, workdir: Path, *, memory_bytes: float) -> 
 
         # Jitted step.
         console.print("compiling the training step ...")
+        compile_begin = time.monotonic()
         train_step = make_train_step(recipe, steps_per_epoch=steps_per_epoch, mesh=mesh)
         batch_shapes = abstract_batch(recipe, mesh=mesh)
         train_step = train_step.lower(shapes, batch_shapes).compile()
+        compile_seconds = time.monotonic() - compile_begin
         # A first collective on CPU waits for its peers half a minute only, and others may compile longer.
         distributed.gather_texts("compiled")
         needs = memory.measure(train_step, shapes, batch_shapes)
@@ -186,8 +187,8 @@ def train(recipe: Recipe, mesh: Mesh, workdir: Path, *, memory_bytes: float) -> 
             return signals.exit_status
 
         # Loop, with its evaluations.
-        writer = MetricsWriter(workdir, restored_step=start) if is_first else NoWriter()
-        progress = RunProgress(console, start=start, total=length.total_steps)
+        writer = open_writers(workdir, recipe, restored_step=start) if is_first else NoWriter()
+        progress.advance(start)
         profiler = Profiler(workdir / "profile", traced if is_first else range(0), log=progress.log)
         watchdog = Watchdog(recipe, steps_per_epoch=steps_per_epoch)
 
@@ -198,6 +199,9 @@ def train(recipe: Recipe, mesh: Mesh, workdir: Path, *, memory_bytes: float) -> 
                 progress.log(f"warning: step {row['step']}: {finding.text}")
             return "; ".join(one.text for one in findings) if recipe.runtime.watchdog.stop_on_collapse else ""
 
+        evaluation = RunEvaluation(
+            recipe, evaluator, length, checkpointer, compile_seconds=compile_seconds, log=progress.log
+        )
         hooks = Hooks[TrainState](
             trace=profiler.step,
             on_step=progress.advance,
@@ -205,7 +209,8 @@ def train(recipe: Recipe, mesh: Mesh, workdir: Path, *, memory_bytes: float) -> 
             should_stop=signals.should_stop,
             interruptible=signals.interruptible,
             agree=distributed.from_first,
-            evaluate=evaluate,
+            is_evaluation_due=evaluation.is_due,
+            evaluate=evaluation.evaluate,
         )
         runtime = recipe.runtime
         stream = dataset.iterate(start, num_workers=runtime.num_workers, num_threads=runtime.num_threads)
@@ -221,7 +226,6 @@ def train(recipe: Recipe, mesh: Mesh, workdir: Path, *, memory_bytes: float) -> 
                 timer=StepTimer(batch_size=batch_size, count_skipped=lambda: sum(stream.skipped.values())),
                 hooks=hooks,
                 log_every_steps=runtime.log_every_steps,
-                evaluate_every_epochs=EVAL_EVERY_EPOCHS.value,
             )
 
     # End: the loop has saved the last state.
@@ -253,6 +257,11 @@ def read_recipe() -> Recipe:
     saved = WORKDIR.value / CONFIG_NAME
     is_resumed = bool(config.data.statistics) and saved.is_file()
     recipe = recipe_from_config(config.to_dict(), given=given, saved=read_saved_recipe(saved) if is_resumed else None)
+    if EVAL_CONFIG.value is not None:
+        flag = flags.FLAGS["eval_config"]
+        file, overrides = config_flags.get_config_filename(flag), config_flags.get_override_values(flag)
+        evaluation = with_protocol(recipe.evaluation, file, overrides, every_epochs=EVAL_EVERY_EPOCHS.value)
+        recipe = dataclasses.replace(recipe, evaluation=evaluation)
     for folder in recipe.data.folders:
         local_path(folder, name="--config.data.folders")
     recipe.data.photometric.check_channels(recipe.data.channels)
@@ -284,15 +293,6 @@ def saved_images(workdir: Path) -> Mapping[str, Any] | None:
     return None
 
 
-def make_evaluator(recipe: Recipe) -> Callable[[int, TrainState], dict[str, float]] | None:
-    """Returns what scores the teacher of a state, if the command line asks for it."""
-    if EVAL_CONFIG.value is None:
-        return None
-    backbone = make_backbone(recipe.backbone, image_size=recipe.data.views.crop_size, pixels=recipe.data.pixels)
-    evaluate = make_online_evaluator(EVAL_CONFIG.value.to_dict(), backbone_module=backbone)
-    return lambda step, state: evaluate(step, state.teacher["backbone"])
-
-
 def describe(recipe: Recipe, mesh: Mesh, shapes: TrainState, dataset: CropDataset, steps_per_epoch: int) -> str:
     """Returns a line on what is about to run, and on what."""
     millions = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes.student["backbone"])) / 1e6
@@ -307,54 +307,6 @@ def describe(recipe: Recipe, mesh: Mesh, shapes: TrainState, dataset: CropDatase
         f"({batch // num_data_shards(mesh)} a device), {steps_per_epoch} steps an epoch, "
         f"{recipe.schedule.epochs} epochs"
     )
-
-
-@contextlib.contextmanager
-def closing(checkpointer: Checkpointer) -> Iterator[None]:
-    """Waits for the save under way; after an error, only in a process that is alone: others may never come."""
-    try:
-        yield
-    except BaseException:
-        if jax.process_count() == 1:
-            with contextlib.suppress(OSError):
-                checkpointer.close()
-        raise
-    checkpointer.close()
-
-
-@contextlib.contextmanager
-def explaining_errors(recipe: Recipe, mesh: Mesh, workdir: Path) -> Iterator[None]:
-    """Turns errors of numbers, memory, data and disks into a message and an exit status."""
-    try:
-        yield
-    except FloatingPointError as error:
-        raise SystemExit(f"error: {explain_divergence(error, recipe)}; {name_last(workdir)}") from None
-    except (ReadersLostError, UnreadableImagesError) as error:
-        raise SystemExit(f"error: {error}; {name_last(workdir)}") from None
-    except OSError as error:
-        if error.errno is None:
-            raise  # A mistake of the user, found by this package.
-        if error.errno in machine_errors.EXHAUSTED:
-            raise SystemExit(f"error: {machine_errors.explain(error)}; {name_last(workdir)}") from None
-        is_mount_lost = error.errno == errno.ENOENT and str(error.filename or "").startswith(str(workdir))
-        if error.errno in _TRANSIENT or is_mount_lost:
-            print(f"error: {error}: run the same command again once the disk answers", file=sys.stderr)
-            raise SystemExit(EXIT_STATUS) from None
-        raise SystemExit(f"error: {error}; {name_last(workdir)}") from None
-    except jax.errors.JaxRuntimeError as error:
-        if not memory.is_exhausted(error):
-            raise
-        reason, advice = str(error).splitlines()[0][:300], memory.advise(recipe, mesh)
-        raise SystemExit(f"error: out of memory: {advice} ({reason}); {name_last(workdir)}") from None
-
-
-def name_last(workdir: Path) -> str:
-    """Returns where the last saved state is."""
-    try:
-        found = list_checkpoints(workdir / CHECKPOINTS_NAME)
-    except OSError:
-        found = []
-    return f"the last state is {found[0]}" if found else "no state has been saved"
 
 
 if __name__ == "__main__":

@@ -1,12 +1,11 @@
 """The checkpoints of a run: when to save, what to keep, and which one to resume from."""
 
-import dataclasses
 import datetime
 import errno
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 from orbax.checkpoint import checkpoint_managers
 
+from croc_jax.checkpoints.best import Best, KeepKnown, Save, Scores
 from croc_jax.checkpoints.manifest import CorruptError, make_manifest
 from croc_jax.checkpoints.param_mapping import Params
 from croc_jax.checkpoints.restore import (
@@ -39,38 +39,11 @@ _SMALL_FILES_BYTES = 2**20
 _SECONDS_TO_REMOVE = 30.0
 
 
-@dataclasses.dataclass
-class _Save:
-    """A save, as Orbax's policies see it."""
-
-    step: int
-    time: datetime.datetime
-    metrics: dict[str, Any] | None = None
-
-
-class _KeepCorrupt(checkpoint_managers.PreservationPolicy):
-    """Applies another policy to whole checkpoints alone, and leaves corrupt ones where they are."""
-
-    def __init__(self, policy: checkpoint_managers.PreservationPolicy, corrupt: set[int]) -> None:
-        self._policy, self._corrupt = policy, corrupt
-
-    def should_preserve(
-        self,
-        checkpoints: Sequence[checkpoint_managers.PolicyCheckpointInfo],
-        *,
-        context: checkpoint_managers.PreservationContext,
-    ) -> Sequence[bool]:
-        whole = [info for info in checkpoints if info.step not in self._corrupt]
-        kept = self._policy.should_preserve(whole, context=context)
-        steps = {info.step for info, keep in zip(whole, kept, strict=True) if keep}
-        return [info.step in steps | self._corrupt for info in checkpoints]
-
-
 class Checkpointer:
     """The checkpoints of one run, in WORKDIR/checkpoints/<step>/.
 
-    The two latest are kept, and those at every multiple of `keep_every_steps`. If several processes form the run, all
-    make the same calls, and each writes and reads the shards of its own devices.
+    The two latest are kept, those at every multiple of `keep_every_steps`, and the best by `evaluation.best`. If
+    several processes form the run, all make the same calls, and each writes and reads the shards of its own devices.
     """
 
     def __init__(
@@ -95,7 +68,7 @@ class Checkpointer:
             OSError: if the folder cannot be written, in any process of the run.
         """
         self._folder = workdir.absolute() / CHECKPOINTS_NAME
-        self._recipe, self._notes = recipe, notes
+        self._recipe, self._notes = recipe, notes or {}
         self._corrupt: set[int] = set()
         saving: list[checkpoint_managers.SaveDecisionPolicy] = []
         keeping: list[checkpoint_managers.PreservationPolicy] = [checkpoint_managers.LatestN(_KEEP_LATEST)]
@@ -106,14 +79,16 @@ class Checkpointer:
             seconds = round(60 * save_every_minutes)
             saving.append(checkpoint_managers.ContinuousCheckpointingPolicy(minimum_interval_secs=seconds))
         self._save_policy = checkpoint_managers.AnySavePolicy(saving)
-        self._options = ocp.CheckpointManagerOptions(
-            cleanup_tmp_directories=True,
-            preservation_policy=_KeepCorrupt(checkpoint_managers.AnyPreservationPolicy(keeping), self._corrupt),
-        )
         _raise_together(self._check_folder)
+        saved = [int(folder.name) for folder in list_checkpoints(self._folder)]
+        self._scores = Scores(self._folder, recipe.evaluation.best, saved, self._corrupt)
+        self._options = ocp.CheckpointManagerOptions(
+            cleanup_tmp_directories=True, preservation_policy=KeepKnown(keeping, self._scores, self._corrupt)
+        )
         self._manager = self._open()
-        self._last = _Save(self._manager.latest_step() or 0, _now())
+        self._last = Save(self._manager.latest_step() or 0, _now())
         self._closed = False
+        self._scores.write()
 
     def _open(self) -> ocp.CheckpointManager:
         # `restore` reads this format without Orbax.
@@ -133,6 +108,14 @@ class Checkpointer:
             return None
         return next((folder for folder in found if int(folder.name) not in self._corrupt), None)
 
+    def note_scores(self, step: int, scores: Mapping[str, float]) -> None:
+        """Takes the scores of a state, which are stored with it if it is saved; it is due if it is the best so far."""
+        self._scores.note(step, scores)
+
+    def best(self) -> Best | None:
+        """Returns the best whole checkpoint, saved or being saved, or None if none has the score."""
+        return self._scores.best()
+
     def should_save(self, step: int) -> bool:
         """Returns whether a state is due; all processes must ask after the same steps, and get the same answer."""
         context = checkpoint_managers.DecisionContext(
@@ -140,7 +123,8 @@ class Checkpointer:
             reached_preemption=False,  # the last state of a run is saved in any case
             multiprocessing_options=ocp.options.MultiprocessingOptions(),
         )
-        return self._save_policy.should_save(_Save(step, _now()), [self._last], context=context)
+        is_best = self._scores.is_new_best(step)
+        return is_best or self._save_policy.should_save(Save(step, _now()), [self._last], context=context)
 
     def save(self, step: int, state: PyTree, *, wait: bool = False) -> None:
         """Takes a copy of a state at once and writes it in the background.
@@ -157,13 +141,17 @@ class Checkpointer:
         self._finish()
         if step in self._manager.all_steps() and step not in self._corrupt:
             return
-        self._last = _Save(step, _now())
+        self._last = Save(step, _now())
         _raise_together(lambda: self._check_folder(state))
         if step in self._corrupt:
             self._manager.delete(step)
             self._corrupt.remove(step)
-        manifest = make_manifest(self._recipe, step, state, self._notes)
+        scores = self._scores.of(step)
+        notes = {**self._notes, "scores": dict(scores)} if scores else self._notes
+        manifest = make_manifest(self._recipe, step, state, notes)
         items = {"state": ocp.args.PyTreeSave(state), "metadata": ocp.args.JsonSave(manifest)}  # pyright: ignore
+        # In this call, Orbax decides which ones to keep.
+        self._scores.store(step, scores)
         self._attempt(lambda: self._manager.save(step, args=ocp.args.Composite(**items), force=True))
         if wait:
             self._finish()
@@ -171,12 +159,14 @@ class Checkpointer:
     def _finish(self) -> None:
         """Waits for the save that is being written; raises OSError if it has failed."""
         self._attempt(self._manager.wait_until_finished)
+        self._scores.write()
 
     def _attempt(self, act: Callable[[], Any]) -> None:
         """Raises what the disk refuses as OSError; a process that is alone may try again, with a new manager."""
         try:
             act()
         except (OSError, ValueError) as error:
+            self._scores.store(self._last.step, {})
             # TensorStore passes on what the disk says as ValueError.
             text, number = parse_error(error) if isinstance(error, ValueError) else (error.strerror, error.errno)
             # The failure stays in Orbax's manager. Several processes would wait for each other here.

@@ -57,6 +57,27 @@ def plot_num_clusters(rows: Rows, *, k_start: int) -> Figure:
     return _plot_curves(rows, "Mean number of clusters K", curves, {"num_clusters": k_start})
 
 
+def plot_score(steps: Sequence[float], values: Sequence[float], *, title: str) -> Figure:
+    """Returns a score of the evaluations during a run over the steps; the largest is ringed.
+
+    Args:
+        steps: evaluated steps.
+        values: the score of each.
+        title: title of the figure.
+    """
+    with figure_style():
+        figure = Figure(figsize=SMALL, layout="constrained")
+        axes, best = figure.subplots(), int(np.argmax(values))
+        axes.plot(steps, values, color=BLUE, linewidth=1.9, marker="o", markersize=3.5)
+        axes.plot(steps[best], values[best], color=ORANGE, marker="o", markersize=9, fillstyle="none", mew=2)
+        axes.annotate(f"{values[best]:.4g}", (steps[best], values[best]), xytext=(0, 9), textcoords="offset points",
+                      ha="center", color=MUTED)  # fmt: skip
+        axes.set(title=title, xlabel="step")
+        axes.margins(y=0.25)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        return figure
+
+
 def _plot_curves(rows: Rows, title: str, curves: Mapping[str, tuple[str, str]], limits: Mapping[str, float]) -> Figure:
     """Draws a running mean over a 25th of the run, what it averages in pale, and dotted limits; leaves zeros out."""
     with figure_style():

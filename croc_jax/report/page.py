@@ -11,11 +11,20 @@ from absl import logging
 
 from croc_jax.data.channels import load_pixels, show_pixels
 from croc_jax.data.sources import open_data
+from croc_jax.evaluation import interval, unlabeled
 from croc_jax.evaluation.backbones import FrozenBackbone, load_backbone
 from croc_jax.models import VisionTransformer
 from croc_jax.report.comparison import comparison_facts, comparison_sections
 from croc_jax.report.evaluations import group_evaluations, read_evaluations
-from croc_jax.report.figures import Rows, plot_clusters, plot_entropies, plot_losses, plot_merging, plot_num_clusters
+from croc_jax.report.figures import (
+    Rows,
+    plot_clusters,
+    plot_entropies,
+    plot_losses,
+    plot_merging,
+    plot_num_clusters,
+    plot_score,
+)
 from croc_jax.report.html import picture, section, write_page
 from croc_jax.report.inspect import explore, overlap
 from croc_jax.training.config import flatten, recipe_to_dict
@@ -47,6 +56,11 @@ MERGING_TEXT = (
     "The clustering starts from patches drawn at random and, round after round, merges the two clusters whose "
     "centers agree most, until two are left. Each round has a transport cost: how badly its clusters fit the patches. "
     "The cheapest round is kept (framed above, ringed below), so every image and head has its own number of clusters."
+)
+SCORES_TEXT = (
+    "The teacher, scored while it trained; the best is ringed. Scores without labels are of two crops of a few "
+    "training images: how often the features of one find the other, the share of the variance of patch features that "
+    "lies between 32 clusters, and the number of directions that the image features use."
 )
 TRAINING_TEXT = (
     "Student and teacher see the same crops in different colors, and the student learns to give the teacher's answer "
@@ -82,7 +96,12 @@ def build_report(workdir: Path, *, file: Path | None = None) -> Path:
         title="CrOC learns from unlabeled images",
         lead=describe(backbone, num_images),
         facts=[*comparison_facts(groups), *collect_facts(rows, batch_size=recipe.schedule.batch_size)],
-        sections=[*comparison_sections(groups), *cluster_sections, _training_section(rows, backbone)],
+        sections=[
+            *comparison_sections(groups),
+            *cluster_sections,
+            _training_section(rows, backbone),
+            *_score_sections(rows),
+        ],
         settings=flatten(recipe_to_dict(recipe)),
     )
     return file
@@ -222,3 +241,22 @@ def _training_section(rows: Rows, backbone: FrozenBackbone) -> str:
     if any(row["num_clusters"] for row in rows):
         pictures.append(picture(plot_num_clusters(rows, k_start=k_start), NUM_CLUSTERS_TEXT))
     return section("How training went", TRAINING_TEXT, pictures)
+
+
+def find_scores(rows: Rows) -> dict[str, list[tuple[float, float]]]:
+    """Returns (step, value) of each score of the evaluations during a run, by name."""
+    found = dict[str, list[tuple[float, float]]]()
+    for row in rows:
+        names = list(row)
+        for name in names[names.index(interval.SECONDS) + 1 :] if interval.SECONDS in row else ():
+            if math.isfinite(row[name]):
+                found.setdefault(name, []).append((row["step"], row[name]))
+    return found
+
+
+def _score_sections(rows: Rows) -> list[str]:
+    pictures = [
+        picture(plot_score(*zip(*points, strict=True), title=unlabeled.SCORE_LABELS.get(name, name)), name)
+        for name, points in find_scores(rows).items()
+    ]
+    return [section("Scores along the way", SCORES_TEXT, pictures)] if pictures else []

@@ -13,11 +13,13 @@ import jax
 import numpy as np
 from absl import logging
 from jax.experimental import multihost_utils
+from orbax.checkpoint import multihost
 
 _SECONDS_TO_CONNECT = 300
 # A process that is silent for so long counts as dead, and all others end.
 _HEARTBEAT_SECONDS = 60
 _SHUTDOWN_SECONDS = 60
+_LONGEST_WAIT_MS = 24 * 3600 * 1000
 _VISIBLE_DEVICES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
 # What a collective raises when the other side is gone. A lack of memory can name its library, too.
 _PEER_LOST = re.compile(r"^(?!.*RESOURCE_EXHAUSTED).*(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|gloo|nccl)", re.I | re.S)
@@ -156,6 +158,12 @@ def from_first(flag: bool) -> bool:
 def least(value: float) -> float:
     """Returns the least value of all processes, in float32; all processes must call it."""
     return float(np.min(multihost_utils.process_allgather(np.float32(value))))
+
+
+def wait_for_all(name: str) -> None:
+    """Waits until all processes call it, at most a day, and without a collective, whose patience may be short."""
+    if jax.process_count() > 1:
+        multihost.get_barrier_sync_fn()(key=name, timeout_ms=_LONGEST_WAIT_MS)
 
 
 def gather_texts(text: str) -> list[str]:

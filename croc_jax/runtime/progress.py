@@ -1,14 +1,22 @@
 """The display of a run: a bar on a terminal, a line every half minute elsewhere."""
 
+import contextlib
 import datetime
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Self
 
 from rich import progress
 from rich.console import Console
 
 _SECONDS_BETWEEN_LINES = 30.0
+
+
+class _Numbers(progress.ProgressColumn):
+    """The numbers of a task that has some."""
+
+    def render(self, task: progress.Task) -> str:
+        return task.fields.get("numbers", "")
 
 
 class RunProgress:
@@ -28,7 +36,7 @@ class RunProgress:
             progress.TextColumn("{task.description}"),
             progress.BarColumn(),
             progress.MofNCompleteColumn(),
-            progress.TextColumn("{task.fields[numbers]}"),
+            _Numbers(),
             progress.TextColumn("ETA"),
             progress.TimeRemainingColumn(),
             console=console,
@@ -50,6 +58,16 @@ class RunProgress:
     def advance(self, step: int) -> None:
         """Moves the bar."""
         self._bar.update(self._task, completed=step)
+
+    @contextlib.contextmanager
+    def bars(self) -> Iterator[progress.Progress]:
+        """Returns a place for other bars, which go away at the end of the block."""
+        before = set(self._bar.task_ids)
+        try:
+            yield self._bar
+        finally:
+            for task in set(self._bar.task_ids) - before:
+                self._bar.remove_task(task)
 
     def show(self, row: Mapping[str, float]) -> None:
         """Shows the numbers of a logged step."""

@@ -156,6 +156,41 @@ class WatchdogConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """What is scored while a run trains; it changes no number of the run.
+
+    Attributes:
+        protocols: config files such as "configs/eval/knn.py" or "configs/eval/linear.py:demo", each perhaps followed
+            by "@" and its labeled data; scored with the teacher.
+        root: labeled data of all protocols that do not name their own.
+        overrides: settings "FIELD=VALUE" of the protocols, such as "knn.image_size=96"; each applies to those that
+            have the field.
+        unlabeled: whether a few training images give scores without labels: retrieval of the other crop, k-means
+            compactness and effective rank.
+        every_epochs: epochs between two evaluations; 0 chooses by `max_share`.
+        max_share: with `every_epochs=0`, the largest share of the time that evaluations take.
+        best: the score whose best checkpoint is kept for good, such as "knn_top1"; empty for none.
+    """
+
+    protocols: tuple[str, ...] = ()
+    root: str = ""
+    overrides: tuple[str, ...] = ()
+    unlabeled: bool = True
+    every_epochs: int = 0
+    max_share: float = 0.05
+    best: str = ""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, naming the field and the value, for settings that cannot work."""
+        if self.every_epochs < 0:
+            raise ValueError(f"every_epochs={self.every_epochs}: must be 0 or more")
+        if not 0 < self.max_share <= 1:
+            raise ValueError(f"max_share={self.max_share}: a share, above 0 and up to 1")
+        if wrong := [text for text in self.overrides if "=" not in text]:
+            raise ValueError(f"overrides={wrong[0]!r}: expected FIELD=VALUE, such as knn.image_size=96")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RuntimeConfig:
     """Settings that change no number of a run, and so may differ when it is resumed.
 
@@ -168,6 +203,7 @@ class RuntimeConfig:
         keep_every_epochs: epochs between two checkpoints that are never deleted.
         mesh: how devices share the work.
         watchdog: thresholds of the collapse detection.
+        wandb_project: project of Weights & Biases that gets the numbers, too; empty for none.
     """
 
     num_workers: int = -1
@@ -177,6 +213,7 @@ class RuntimeConfig:
     keep_every_epochs: int = 50
     mesh: MeshConfig = MeshConfig()
     watchdog: WatchdogConfig = WatchdogConfig()
+    wandb_project: str = ""
 
     def __post_init__(self) -> None:
         """Raises ValueError, naming the field and the value, for settings that cannot work."""
@@ -207,6 +244,7 @@ class Recipe:
     data: DataConfig = DataConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     init_from: InitConfig = InitConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
     runtime: RuntimeConfig = RuntimeConfig()
 
     def __post_init__(self) -> None:
@@ -226,7 +264,7 @@ class Recipe:
 # Where a run finds what it reads. The images themselves are compared, and weights count at the start of a run alone.
 PATHS = ("data.folders", "data.sources", "data.statistics", "init_from.source")
 # Settings, or groups of them, that change no number of a run: they may differ when it is resumed. All others decide it.
-HARMLESS = (*PATHS, "data.max_bad_fraction", "data.shown_channels", "backbone.remat", "runtime")
+HARMLESS = (*PATHS, "data.max_bad_fraction", "data.shown_channels", "backbone.remat", "evaluation", "runtime")
 
 
 def decides_numbers(name: str) -> bool:

@@ -113,6 +113,7 @@ class Hooks(Generic[State]):
         should_stop: (steps done) -> whether to save and end; all processes get the same answer.
         interruptible: (steps done) -> context in which a request to stop may raise `Interrupted`.
         agree: (flag of this process) -> flag of process 0, for decisions that depend on a clock.
+        is_evaluation_due: (steps done, at the end of an epoch) -> whether to evaluate; all get the same answer.
         evaluate: (steps done, state) -> numbers by name, which are added to the row of that step.
     """
 
@@ -122,7 +123,8 @@ class Hooks(Generic[State]):
     should_stop: Callable[[int], bool] = lambda step: False
     interruptible: Callable[[int], AbstractContextManager[None]] = lambda step: nullcontext()
     agree: Callable[[bool], bool] = lambda flag: flag
-    evaluate: Callable[[int, State], Row] | None = None
+    is_evaluation_due: Callable[[int], bool] = lambda step: False
+    evaluate: Callable[[int, State], Row] = lambda step, state: {}
 
 
 class Outcome(NamedTuple, Generic[State]):
@@ -155,7 +157,6 @@ def run_training(
     timer: Timer,
     hooks: Hooks[State] | None = None,
     log_every_steps: int = 10,
-    evaluate_every_epochs: int = 1,
 ) -> Outcome[State]:
     """Trains from a state to the end of the run, or until a hook stops it, and saves the last state.
 
@@ -174,7 +175,6 @@ def run_training(
         timer: measures steps.
         hooks: what else to call.
         log_every_steps: steps between two rows; the first and the last step have one, too.
-        evaluate_every_epochs: epochs between two calls of `hooks.evaluate`.
 
     Raises:
         FloatingPointError: if a loss or a state is not finite; that state is not saved.
@@ -183,7 +183,7 @@ def run_training(
     """
     hooks = hooks or Hooks()
     start = step = int(jax.device_get(state.step))
-    total, evaluate_every = length.total_steps, evaluate_every_epochs * length.steps_per_epoch
+    total = length.total_steps
     report = _Reporter(writer, timer, hooks, length=length, every=log_every_steps)
     saver = _Saver(checkpointer, report, agree=hooks.agree)
     # What processes exchange between steps (times, whether to save) are programs with collectives, which can deadlock
@@ -220,10 +220,14 @@ def run_training(
                         saver.save(step, state, wait=True)
                     raise
             report.push(step, metrics)
-            may_exchange = is_alone or report.is_logged(step) or step % length.steps_per_epoch == 0
+            ends_epoch = step % length.steps_per_epoch == 0
+            may_exchange = is_alone or report.is_logged(step) or ends_epoch
             if may_exchange and not is_alone:
-                report.drain()
-            if hooks.evaluate is not None and step % evaluate_every == 0:
+                with timer.waiting_for("device"):
+                    jax.block_until_ready(metrics)
+            with _transfer("a flag between processes"):
+                evaluates = ends_epoch and hooks.is_evaluation_due(step)
+            if evaluates:
                 try:
                     report.drain(functools.partial(hooks.evaluate, step, state))
                 except Exception:
@@ -231,6 +235,8 @@ def run_training(
                         saver.save(step, state, wait=True)
                     raise
                 timer.restart()
+            elif may_exchange and not is_alone:
+                report.drain()
             if step < total and may_exchange and saver.is_due(step):
                 saver.save(step, state, wait=False)
         if step > start:

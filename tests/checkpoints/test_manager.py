@@ -4,6 +4,7 @@ import dataclasses
 import datetime
 import errno
 import functools
+import json
 import logging
 import shutil
 from types import SimpleNamespace
@@ -13,7 +14,9 @@ import numpy as np
 import pytest
 
 from croc_jax.checkpoints import Checkpointer, CheckpointError, manager
-from croc_jax.training.config import MeshConfig
+from croc_jax.checkpoints.best import Best
+from croc_jax.checkpoints.restore import read_manifest
+from croc_jax.training.config import EvaluationConfig, MeshConfig
 from croc_jax.training.sharding import make_mesh
 from croc_jax.training.state import abstract_state
 from tests.full_disk import no_file_beyond
@@ -221,3 +224,42 @@ def test_nothing_is_logged_where_all_is_well(tmp_path, caplog):
         restore(tmp_path)
     # Writers of failed saves in other tests may complain to asyncio at any time.
     assert [record.getMessage() for record in caplog.records if record.name != "asyncio"] == []
+
+
+def test_the_best_is_kept_and_known_again_after_a_restart(tmp_path):
+    recipe = dataclasses.replace(RECIPE, evaluation=EvaluationConfig(best="knn_top1"))
+
+    def note(saver, step, **scores):
+        saver.note_scores(step, scores)
+        due = saver.should_save(step)
+        saver.save(step, state_at(step), wait=True)
+        return due
+
+    def best():
+        return json.loads((tmp_path / "best.json").read_text())
+
+    saver = Checkpointer(tmp_path, recipe)
+    assert saver.best() is None and not (tmp_path / "best.json").exists()
+    assert note(saver, 1, knn_top1=40.5, other=9.0) and note(saver, 2, knn_top1=60.25)
+    assert not note(saver, 3, knn_top1=50.0) and not note(saver, 4, other=99.0) and not note(saver, 5)
+    saver.close()
+    assert kept(tmp_path) == [2, 4, 5]
+    assert best() == {"score": "knn_top1", "value": 60.25, "step": 2, "checkpoint": "checkpoints/2"}
+    assert read_manifest(tmp_path / "checkpoints" / "2")["scores"] == {"knn_top1": 60.25}
+
+    again = Checkpointer(tmp_path, recipe)
+    assert again.best() == Best(**best())
+    assert not note(again, 6, knn_top1=60.0) and not note(again, 7) and kept(tmp_path) == [2, 6, 7]
+    # A save that fails is no best.
+    again.note_scores(8, {"knn_top1": 80.0})
+    with no_file_beyond(1000), pytest.raises(OSError, match="File too large"):
+        again.save(8, state_at(8), wait=True)
+    assert again.best() == Best(**best()) and note(again, 9, knn_top1=70.0)
+    again.close()
+    assert best()["step"] == 9 and kept(tmp_path) == [7, 9]
+
+    # Another score decides: of what the checkpoints have, and nothing is said where none has it.
+    for name in ("other", ""):
+        other = Checkpointer(tmp_path, dataclasses.replace(RECIPE, evaluation=EvaluationConfig(best=name)))
+        assert other.best() is None and not (tmp_path / "best.json").exists()
+        other.close()

@@ -7,7 +7,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from croc_jax.evaluation import FrozenFeatures
 from croc_jax.evaluation.features import make_pool_fn
-from croc_jax.evaluation.online import make_online_evaluator
+from croc_jax.evaluation.online import make_evaluator, make_online_evaluator
 from tests.evaluation.conftest import read_config, score
 
 SETTINGS = {"knn__resize": 18, "knn__image_size": 16, "knn__neighbors": (5, 1), "knn__feature": "cls_mean"}
@@ -29,7 +29,7 @@ def test_k_nn_along_a_run(backbone, params, classes):
 
     sharded = jax.tree.map(shard, params)
     assert any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(sharded))
-    assert evaluate(1, sharded) == pytest.approx(first)
+    assert evaluate(1, sharded) == first
     pool_fn = make_pool_fn(backbone, "cls_mean")
     compiled = pool_fn._cache_size()
     other = jax.tree.map(lambda leaf: leaf + 0.1 * np.abs(leaf).mean(), sharded)
@@ -42,7 +42,26 @@ def test_images_that_patches_do_not_tile_are_found_before_the_run(backbone, clas
         make_online_evaluator(config, backbone_module=backbone)
 
 
-def test_several_processes_are_refused(backbone, classes, monkeypatch):
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(ValueError, match="this run has 2: score its checkpoints with launch/evaluate.py"):
-        make_online_evaluator(read_config("knn", dataset__root=classes), backbone_module=backbone)
+def test_protocols_share_features_and_each_kind_has_its_own_names(backbone, params, classes):
+    configs = {
+        "knn": read_config("knn", dataset__root=classes, **SETTINGS),
+        "knn.2": read_config("knn", dataset__root=classes, **SETTINGS | {"knn__neighbors": (1,)}),
+    }
+    evaluator = make_evaluator(configs, backbone_module=backbone)
+    assert evaluator.scores == ("knn_top1", "knn_top5", "knn.2_top1", "knn.2_top5")
+    encoded, original = [], FrozenFeatures._fill
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FrozenFeatures, "_fill", lambda *args, **sizes: encoded.append(1) or original(*args, **sizes))
+        found = evaluator.evaluate(params)
+    assert len(encoded) == 2 and list(found) == list(evaluator.scores)
+    evaluator.check_best("knn.2_top1")
+    with pytest.raises(ValueError, match="evaluation.best='knn_miou': choose one of knn_top1, knn_top5, knn.2_top1, "):
+        evaluator.check_best("knn_miou")
+
+
+def test_a_deviation_is_no_best_score(backbone, folder):
+    evaluator = make_evaluator(
+        {"x": read_config("unsupervised", dataset__root=folder, unsupervised__image_size=(16, 16))},
+        backbone_module=backbone,
+    )
+    assert evaluator.scores == ("unsupervised_miou",)

@@ -1,5 +1,6 @@
 """The pre-training program as one runs it: ends, kills, resumption, and errors."""
 
+import itertools
 import json
 import os
 import random
@@ -18,6 +19,7 @@ from PIL import Image
 
 from croc_jax.checkpoints import Checkpointer
 from croc_jax.checkpoints.restore import read_manifest
+from croc_jax.evaluation.interval import SECONDS
 from croc_jax.runtime.preemption import EXIT_STATUS
 from croc_jax.runtime.workdir import read_recipe
 from croc_jax.training.sharding import make_mesh
@@ -121,16 +123,17 @@ def last_state(workdir):
 
 
 def assert_same_run(workdir, reference):
-    """Asserts the same final state, bit for bit, and each logged step once with the same numbers."""
+    """Asserts the same final state, bit for bit, and each logged step once with the same numbers but for scores."""
     ours, theirs = last_state(workdir), last_state(reference)
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)
     for our_leaf, their_leaf in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         np.testing.assert_array_equal(our_leaf, their_leaf)
     timing = {"images_per_sec", "data_wait_fraction", *TIMING}
     for our_row, their_row in zip(rows(workdir), rows(reference), strict=True):
-        assert {name: our_row[name] for name in our_row.keys() - timing} == {
-            name: their_row[name] for name in their_row.keys() - timing
-        }
+        # The scores of an evaluation follow its seconds.
+        pairs = [itertools.takewhile(lambda pair: pair[0] != SECONDS, row.items()) for row in (our_row, their_row)]
+        ours, theirs = ({name: value for name, value in row if name not in timing} for row in pairs)
+        assert ours == theirs
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +167,7 @@ def test_a_run_leaves_config_metrics_checkpoint_and_trace(home, uninterrupted):
     assert f'croc_step{{run="uninterrupted"}} {LAST}.0' in (uninterrupted / "metrics.prom").read_text().splitlines()
 
 
-def test_the_teacher_is_evaluated_during_a_run(home):
+def test_scores_along_a_run_keep_its_best_checkpoint_and_change_none_of_its_numbers(home, uninterrupted):
     for split in ("train", "val"):
         for name in ("one", "other"):
             (home / "classes" / split / name).mkdir(parents=True)
@@ -172,12 +175,23 @@ def test_the_teacher_is_evaluated_during_a_run(home):
             shutil.copy(home / "photos" / "0.png", home / "classes" / split / name)
     flags = ["--eval_config=configs/eval/knn.py", "--eval_every_epochs=2", f"--eval_config.dataset.root={home}/classes"]
     flags += ["--eval_config.knn.image_size=16", "--eval_config.knn.resize=16"]
-    status, _, errors = finish(start(home, home / "evaluated", *flags, schedule__epochs=4))
+    settings = {"runtime__checkpoint_every_minutes": 1000, "evaluation__best": "unlabeled_rank"}
+    workdir = home / "evaluated"
+    status, output, errors = finish(start(home, workdir, *flags, **settings))
     assert status == 0, errors
-    assert all("loss" in row for row in rows(home / "evaluated"))
     # The same image in both classes: one of two neighbors is right.
-    found = [(row["step"], row["epoch"], row["knn_top1"]) for row in rows(home / "evaluated") if "knn_top1" in row]
-    assert found == [(6, 2.0, 50.0), (12, 4.0, 50.0)]
+    scored = [row for row in rows(workdir) if "knn_top1" in row]
+    assert [(row["step"], row["epoch"], row["knn_top1"]) for row in scored] == [
+        (6, 2.0, 50.0), (12, 4.0, 50.0), (18, 6.0, 50.0)
+    ]  # fmt: skip
+    assert all(row[SECONDS] > 0 and 0 <= row["unlabeled_retrieval"] <= 100 for row in scored)
+    assert_same_run(workdir, uninterrupted)
+    rank, step = max((row["unlabeled_rank"], row["step"]) for row in scored)
+    best = {"score": "unlabeled_rank", "value": rank, "step": step, "checkpoint": f"checkpoints/{step}"}
+    assert json.loads((workdir / "best.json").read_text()) == best and rank > 1
+    assert f"; the best by unlabeled_rank ({rank:.4g}) is {workdir}/checkpoints/{step}\n" in output
+    assert read_manifest(workdir / "checkpoints" / str(step))["scores"]["unlabeled_rank"] == rank
+    assert output.count("of the time since the start") == 3
 
 
 def test_a_finished_run_says_so_and_compiles_nothing_wherever_its_images_lie(home, uninterrupted):

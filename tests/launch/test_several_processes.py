@@ -1,5 +1,6 @@
 """Two processes of four devices each train as one, stop as one, and resume after one was killed."""
 
+import json
 import random
 import re
 import signal
@@ -26,10 +27,15 @@ SETTINGS = {
 @pytest.fixture(scope="module")
 def undisturbed(home):  # noqa: F811
     workdir = home / "undisturbed"
-    ended = finish_several(start_several(home, workdir, **SETTINGS, runtime__checkpoint_every_minutes=1000))
+    # The first process evaluates, and the other waits.
+    scored = {"evaluation__every_epochs": 2, "evaluation__best": "unlabeled_rank"}
+    ended = finish_several(start_several(home, workdir, **SETTINGS, **scored, runtime__checkpoint_every_minutes=1000))
     assert [status for status, _, _ in ended] == [0, 0], ended
     assert "on 4 cpu device(s) (data 4) of 2 processes" in ended[0][1] and f"finished at step {LAST}" in ended[0][1]
     assert [row["step"] for row in rows(workdir)] == list(range(1, LAST + 1))
+    ranks = {row["step"]: row["unlabeled_rank"] for row in rows(workdir) if "unlabeled_rank" in row}
+    best = json.loads((workdir / "best.json").read_text())
+    assert list(ranks) == [6, 12] and best["step"] == max(ranks, key=lambda step: ranks[step])
     return workdir
 
 

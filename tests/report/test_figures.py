@@ -13,6 +13,7 @@ from croc_jax.report.figures import (
     plot_losses,
     plot_merging,
     plot_num_clusters,
+    plot_score,
 )
 from croc_jax.report.overlay import enlarge, overlay
 from croc_jax.report.style import BLUE, ORANGE
@@ -199,3 +200,11 @@ def test_pictures_fill_their_cells_at_the_aspect_of_the_images_and_nothing_is_cu
         for box in (axes.get_tightbbox() for axes in figure.axes):
             # Titles keep two pixels at least from the rim.
             assert box.y1 <= figure.bbox.y1 - 2 and box.x0 >= 0 and box.x1 <= figure.bbox.x1
+
+
+def test_plot_score_rings_the_best():
+    (axes,) = plot_score([5, 9, 12], [40.0, 61.25, 55.0], title="knn_top1").axes
+    curve, ring = axes.lines
+    assert curve.get_xydata().tolist() == [[5, 40], [9, 61.25], [12, 55]]
+    assert ring.get_xydata().tolist() == [[9, 61.25]] and axes.get_title(loc="left") + axes.get_title() == "knn_top1"
+    assert [text.get_text() for text in axes.texts] == ["61.25"]

@@ -141,3 +141,15 @@ def test_facts_by_hand():
     for seconds, text in ((9, "0.1 min"), (3540, "59.0 min"), (3600, "1:00 h"), (9930, "2:46 h"),
                           (86400 + 7200, "1 day, 2:00 h")):  # fmt: skip
         assert facts_of((seconds, 800.0))[0][0] == text
+
+
+def test_scores_along_a_run_are_what_follows_their_seconds():
+    rows = [
+        {"step": 5, "loss": 1.0, "evaluation_seconds": 2.0, "unlabeled_rank": 9.5, "knn_top1": 40.0},
+        {"step": 6, "loss": 0.5},
+        {"step": 9, "loss": 0.2, "evaluation_seconds": 1.0, "unlabeled_rank": math.nan, "knn_top1": 60.0},
+    ]
+    assert page.find_scores(rows) == {"unlabeled_rank": [(5, 9.5)], "knn_top1": [(5, 40.0), (9, 60.0)]}
+    (text,) = page._score_sections(rows)
+    assert text.count("<svg ") == 2 and "<figcaption>knn_top1</figcaption>" in text
+    assert page._score_sections(rows[1:2]) == []

@@ -29,3 +29,12 @@ def test_elsewhere_than_on_a_terminal_there_is_a_line_now_and_then(monkeypatch):
 def test_a_terminal_shows_a_bar_with_the_numbers():
     text = watch([5], terminal=True)
     assert "pre-training" in text and "5/10" in text and "loss 3.250  K 4.50  88.0 images/s" in text
+
+
+def test_other_bars_come_and_go():
+    output = io.StringIO()
+    with RunProgress(Console(file=output, force_terminal=True, width=200), start=2, total=10) as display:
+        with display.bars() as bars:
+            assert list(bars.track([1, 2], description="batches of val")) == [1, 2]
+        display.advance(5)
+    assert "batches of val" in output.getvalue() and len(display._bar.tasks) == 1

@@ -120,7 +120,8 @@ def test_settings_that_change_no_number_may_change_and_are_noted(begun):
 def test_the_table_of_settings_that_change_no_number():
     names = set(flatten(recipe_to_dict(RECIPE)))
     harmless = {name for name in names if not decides_numbers(name)}
-    assert harmless - {name for name in names if name.startswith("runtime.")} == set(HARMLESS) - {"runtime"}
+    groups = {name for name in names if name.startswith(("evaluation.", "runtime."))}
+    assert harmless - groups == set(HARMLESS) - {"evaluation", "runtime"}
     assert {"seed", "schedule.epochs", "data.weights", "data.views.crop_size", "backbone.dtype"} <= names - harmless
 
 

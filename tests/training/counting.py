@@ -113,9 +113,8 @@ def run(
         checkpointer=saver,
         writer=rows,
         timer=timer or NoTimes(),
-        hooks=Hooks(**hooks),
+        hooks=Hooks(is_evaluation_due=lambda step: step % (epochs * length.steps_per_epoch) == 0, **hooks),
         log_every_steps=every,
-        evaluate_every_epochs=epochs,
     )
     return outcome, rows, saver
 

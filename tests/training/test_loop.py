@@ -94,12 +94,19 @@ def test_several_processes_exchange_nothing_while_a_step_runs(monkeypatch):
 
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(loop, "shard_batch", lambda batch, mesh: batch)
+
+    def evaluate(step, state):
+        events.append(f"evaluate {step}")
+        return {"knn_top1": 0.5}
+
+    hooks = {"evaluate": evaluate, "epochs": 2}
     with jax.transfer_guard("allow"):
-        run(step=step, saver=Due(), timer=Times(), every=3, length=RunLength(5, 2, 2))
+        _, rows, _ = run(step=step, saver=Due(), timer=Times(), every=3, length=RunLength(5, 2, 2), **hooks)
     expected = (
-        "start 1, read 1, times, due 1, start 2, read 2, due 2, start 3, read 3, times, due 3, start 4, read 4, due 4, "
-        "start 5, read 5, times"
+        "start 1, read 1, times, due 1, start 2, read 2, due 2, start 3, read 3, times, due 3, start 4, read 4, "
+        "evaluate 4, times, due 4, start 5, read 5, times"
     )
+    assert [row["step"] for row in rows if "knn_top1" in row] == [4]
     assert ", ".join(events) == expected
 
 

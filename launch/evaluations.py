@@ -1,0 +1,129 @@
+"""The evaluations of a run while it trains: from its settings to the hooks of the training loop."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import jax
+from cli import UserError, parse_configs
+
+from croc_jax.checkpoints import Checkpointer
+from croc_jax.data.pipeline import CropDataset
+from croc_jax.evaluation.interval import SECONDS, Interval
+from croc_jax.evaluation.online import Bars, OnlineEvaluator, make_evaluator, on_first_device
+from croc_jax.models import make_backbone
+from croc_jax.runtime import distributed
+from croc_jax.training.config import EvaluationConfig, Recipe
+from croc_jax.training.loop import RunLength
+from croc_jax.training.state import TrainState
+
+FLAG = "--config.evaluation"
+
+
+def with_protocol(
+    config: EvaluationConfig, file: str, overrides: Mapping[str, Any], *, every_epochs: int
+) -> EvaluationConfig:
+    """Returns the settings with one more protocol, at an interval of epochs; `overrides` are of its fields."""
+    more = tuple(f"{name}={value}" for name, value in overrides.items())
+    return dataclasses.replace(
+        config,
+        protocols=(*config.protocols, file),
+        overrides=(*config.overrides, *more),
+        every_epochs=config.every_epochs or every_epochs,
+    )
+
+
+def open_evaluator(recipe: Recipe, dataset: CropDataset, *, bars: Bars = nullcontext) -> OnlineEvaluator | None:
+    """Returns what scores the teacher of a run, or None if nothing does.
+
+    Args:
+        recipe: settings of the run.
+        dataset: its images.
+        bars: returns a context of progress bars.
+
+    Raises:
+        UserError: for a wrong file, setting, path or name of a score.
+    """
+    config = recipe.evaluation
+    configs = read_protocols(config)
+    if not configs and not config.unlabeled and not config.best:
+        return None
+    module = make_backbone(recipe.backbone, image_size=recipe.data.views.crop_size, pixels=recipe.data.pixels)
+    unlabeled = (dataset.source, recipe.data) if config.unlabeled else None
+    evaluator = make_evaluator(configs, backbone_module=module, unlabeled=unlabeled, bars=bars)
+    evaluator.check_best(config.best)
+    return evaluator
+
+
+def read_protocols(config: EvaluationConfig) -> dict[str, dict[str, Any]]:
+    """Returns the contents of the files of all protocols, by their names, with the overrides and data of each."""
+    pairs = [(file, root or config.root) for file, _, root in (text.partition("@") for text in config.protocols)]
+    if not pairs and (config.root or config.overrides):
+        raise UserError(f"{FLAG}.protocols is empty: name a file such as configs/eval/knn.py for {FLAG}.root")
+    try:
+        flags = [f"--config.{text}" for text in config.overrides]
+        found = parse_configs(["", *flags], [file for file, _ in pairs]) if pairs else {}
+    except UserError as error:
+        text = str(error).replace("--config.", f"{FLAG}.overrides=").replace("--config=", f"{FLAG}.protocols=")
+        raise UserError(text) from None
+    for one, (_, root) in zip(found.values(), pairs, strict=True):
+        one.dataset.root = root or one.dataset.root
+        if not one.dataset.root:
+            raise UserError(f"{FLAG}.root is empty: name the labeled data of {one.protocol}")
+    return {name: one.to_dict() for name, one in found.items()}
+
+
+class RunEvaluation:
+    """Decides when a state is evaluated, and says what came of it and what it cost.
+
+    If several processes form the run, all make the same calls: the first evaluates, and the others wait.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        evaluator: OnlineEvaluator | None,
+        length: RunLength,
+        checkpointer: Checkpointer,
+        *,
+        compile_seconds: float,
+        log: Callable[[str], None],
+    ) -> None:
+        """Evaluates nothing yet.
+
+        Args:
+            recipe: settings of the run.
+            evaluator: what scores its teacher, if anything does.
+            length: length of the run.
+            checkpointer: takes the scores.
+            compile_seconds: see `Interval`.
+            log: prints a line.
+        """
+        self._evaluator, self._checkpointer, self._log = evaluator, checkpointer, log
+        self._interval = Interval(
+            recipe.evaluation,
+            steps_per_epoch=length.steps_per_epoch,
+            total_steps=length.total_steps,
+            compile_seconds=compile_seconds,
+        )
+
+    def is_due(self, step: int) -> bool:
+        """Returns whether the state after a step, the last one of an epoch, is evaluated."""
+        return self._evaluator is not None and distributed.from_first(self._interval.is_due(step))
+
+    def evaluate(self, step: int, state: TrainState) -> dict[str, float]:
+        """Returns the scores of the teacher, and the seconds that they took."""
+        assert self._evaluator is not None
+        with self._interval.measure():
+            # The programs of an evaluation are those of one process: no exchange may be under way beside them.
+            params = jax.block_until_ready(on_first_device(state.teacher["backbone"]))
+            scores = self._evaluator.evaluate(params) if jax.process_index() == 0 else {}
+            distributed.wait_for_all("evaluation")
+        scores = json.loads(distributed.gather_texts(json.dumps(scores))[0])
+        self._checkpointer.note_scores(step, scores)
+        values = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
+        self._log(f"evaluation of step {step}: {values}; {self._interval.describe()}")
+        # In a row, the scores follow it.
+        return {SECONDS: round(self._interval.seconds, 3)} | scores

@@ -104,7 +104,9 @@ def test_a_disk_that_is_gone_is_called_so():
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.EIO])
 def test_prepare_leaves_out_no_image_for_a_fault_of_the_machine(tmp_path, monkeypatch, number):
-    monkeypatch.setattr("croc_jax.data.prepare.open_sources", lambda sources: Failing({3: OSError(number, "fault")}))
+    monkeypatch.setattr(
+        "croc_jax.data.prepare.open_sources", lambda sources, **_: Failing({3: OSError(number, "fault")})
+    )
     with pytest.raises(OSError) as caught:
         prepare(PrepareConfig(sources=("x",)), tmp_path, num_workers=1)
     assert caught.value.errno == number and [file.name for file in tmp_path.iterdir()] == ["prepare.json"]

@@ -88,7 +88,7 @@ def test_statistics_reach_a_recipe_and_its_run_resumes_without_them(tmp_path, ca
     assert f"1 images are left out, such as {photos / 'letter.png'} (" in told
     low, high = json.loads(file.read_text())["range"]
 
-    arguments = ["--config=configs/demo.py", f"--workdir={workdir}", f"--config.data.folders={photos}"]
+    arguments = ["--config=configs/gray16.py", f"--workdir={workdir}", f"--config.data.folders={photos}"]
     arguments.append(f"--config.data.statistics={file}")
     recipe = read_recipe(*arguments)
     assert recipe.data.range == (low, high) and 1000 <= low < 1100 and 4900 < high < 5000

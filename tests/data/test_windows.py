@@ -279,7 +279,7 @@ def test_crops_come_from_windows_and_boxes_are_relative_to_them(tmp_path):
 
 
 def test_an_image_that_is_too_large_names_the_setting():
-    with pytest.raises(DecodeError, match=r"100 million pixels \(for pre-training, data.window"):
+    with pytest.raises(DecodeError, match=r"100 million pixels \(data.window"):
         decode(png(COLORS[..., 0], 8, size=(10_000, 20_000)))
 
 

@@ -284,7 +284,7 @@ def _describe(encoded: bytes) -> str:
         return "it begins as HEIC does: pip install pillow-heif, or convert it to JPEG"
     if encoded[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return (
-            "a damaged TIFF, or one whose bits or bands Pillow does not read as the 8-bit RGB that is expected: save RGB, "
+            "a damaged TIFF, or one whose bits or bands Pillow does not read, where 8-bit RGB is expected: save that, "
             f"gray, {AS_STORED}"
         )
     return f"it begins with {encoded[:_SHOWN_BYTES]!r}"

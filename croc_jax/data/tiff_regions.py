@@ -175,9 +175,8 @@ def _find_channels(tiff: Any, pixels: PixelFormat) -> _Form:
     """Returns how a TIFF holds an image of any format but 8-bit RGB; DecodeError if it holds none."""
     found = find_image(tiff, pixels, max_pixels=math.inf)
     layout, pages = found.layout, list(found.pages.values())
-    size = Size(*(side for axis, side in enumerate(found.shape) if axis != found.axis % len(found.shape)))
-    size = size if len(found.shape) == 3 else Size(*found.shape)
     is_in_front = len(found.shape) == 3 and found.axis == 0
+    size = Size(*(found.shape[1:] if is_in_front else found.shape[:2]))
     obstacle = ""
     if len(pages) > 1 and not is_in_front:
         obstacle = "its rows are pages"

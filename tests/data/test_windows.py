@@ -101,6 +101,15 @@ def test_windows_cover_a_tiff_and_read_only_the_tiles_that_they_touch(tmp_path, 
         read.clear()
 
 
+@pytest.mark.parametrize("options", [{}, {"tile": (32, 48), "compression": "zlib"}, {"rowsperstrip": 7}])
+def test_windows_of_one_channel(tmp_path, options):
+    tifffile.imwrite(tmp_path / "a.tif", BANDS[..., 0], photometric="minisblack", **options)
+    source = open_windows(tmp_path, PixelFormat(channels=1, dtype="uint16"))
+    assert len(source) == len(TOPS) * len(LEFTS)
+    for top, left, window, _ in regions(source):
+        np.testing.assert_array_equal(window, BANDS[top : top + SIDE, left : left + SIDE, :1])
+
+
 def encode_jpeg(image, **options):
     stream = io.BytesIO()
     image.save(stream, "JPEG", **options)

@@ -83,8 +83,8 @@ def channel_axis(
     if not fitting or dtype is None or not _is_taken(dtype, pixels):
         count = min(shape[axis] for axis in axes)
         raise DecodeError(
-            f"it holds {count} channel{'s' if count > 1 else ''} of {dtype} instead of {pixels.describe()}, as the "
-            "weights, data.channels and data.dtype, or --channels and --dtype ask for"
+            f"it holds {count} channel{'s' if count > 1 else ''} of {dtype} instead of {pixels.describe()}, as set by "
+            "the weights, by data.channels and data.dtype, or by --channels and --dtype"
         )
     if math.prod(shape) // pixels.channels > max_pixels:
         raise TooManyPixelsError(f"{TOO_MANY}: {' x '.join(map(str, shape))}{WINDOWS_HINT}")

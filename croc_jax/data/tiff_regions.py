@@ -199,9 +199,7 @@ def _find_colors(tiff: Any, pixels: PixelFormat) -> _Form:
         obstacle = "it has several pages, or none but previews"
     elif dtype != np.uint8 or page.bitspersample != 8:
         obstacle = f"its values are {page.bitspersample} bits of {dtype}"
-    elif not (page.photometric == BLACK_IS_ZERO and channels == 1) and not (
-        is_color(page) and (channels == 3 or is_alpha)
-    ):
+    elif not is_gray and not (is_color(page) and (channels == 3 or is_alpha)):
         obstacle = f"it holds {channels} channels of photometric interpretation {int(page.photometric)}"
     if not obstacle:
         check_segments(page, tiff.filehandle.size)

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 import math
 import warnings
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 # They name no file, and what matters becomes a DecodeError, which does where it is reported.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+logging.getLogger("PIL.TiffImagePlugin").setLevel(logging.CRITICAL + 1)
 
 _MAX_HALVINGS = 3
 _SHOWN_BYTES = 16
@@ -281,5 +283,8 @@ def _describe(encoded: bytes) -> str:
     if encoded[4:8] == b"ftyp" and encoded[8:12] in _HEIF_BRANDS:
         return "it begins as HEIC does: pip install pillow-heif, or convert it to JPEG"
     if encoded[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        return f"a damaged TIFF, or one whose bits or bands Pillow does not read: save 8-bit RGB, gray, {AS_STORED}"
+        return (
+            "a damaged TIFF, or one whose bits or bands Pillow does not read, where 8-bit RGB is expected: save that, "
+            f"gray, {AS_STORED}"
+        )
     return f"it begins with {encoded[:_SHOWN_BYTES]!r}"

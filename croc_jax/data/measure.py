@@ -180,14 +180,12 @@ class Tally:
         self._drawn: list[np.ndarray] = []
 
     def look(self, image: Real[np.ndarray, "H W c"], limit: int, rng: np.random.Generator) -> None:
-        """Adds an image; of floating-point values, `limit` pixels. DecodeError for values that are not finite."""
+        """Adds an image; of floating-point values, `limit` pixels."""
         flat = image.reshape(-1, image.shape[-1])
         if self._histogram.size:
             for counts, channel in zip(self._histogram, flat.T, strict=True):
                 counts += np.bincount(channel, minlength=len(counts))
         else:
-            if not np.isfinite(flat).all():
-                raise DecodeError("it holds values that are not finite numbers: replace them")
             if len(flat) > limit:
                 flat = flat[rng.choice(len(flat), limit, replace=False)]
             self._drawn.append(np.ascontiguousarray(flat))

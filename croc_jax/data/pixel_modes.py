@@ -13,7 +13,9 @@ _BITS, _PHOTOMETRIC, _SAMPLES, _EXTRA, _FORMAT, _SUBFILE = 258, 262, 277, 338, 3
 WHITE_IS_ZERO, _BLACK_IS_ZERO, _SIGNED = 0, 1, 2
 REDUCED_OR_MASK = 1 | 4
 # What else helps against images that are no 8-bit RGB.
-AS_STORED = "or read values as they are: data.channels, data.dtype, data.range"
+AS_STORED = (
+    "or train on values as stored (data.channels, data.dtype, data.range; in launch/prepare.py, --channels and --dtype)"
+)
 
 
 class DecodeError(ValueError):
@@ -104,6 +106,9 @@ def check_tiff(image: TiffImagePlugin.TiffImageFile) -> None:
     if _SIGNED in tags.get(_FORMAT, (1,)) and max(bits) <= 8:
         raise DecodeError("a TIFF of signed 8-bit integers, whose range is not known: save them without sign")
     if meaning in (WHITE_IS_ZERO, _BLACK_IS_ZERO) and samples > 1 and tags.get(_EXTRA, ()) not in ((1,), (2,)):
-        raise DecodeError(f"a TIFF of {samples} bands without colors: save 8-bit RGB, one band as gray, {AS_STORED}")
+        raise DecodeError(
+            f"a TIFF of {samples} bands without colors, where 8-bit RGB is expected: save that, one band as gray, "
+            f"{AS_STORED}"
+        )
     if meaning == WHITE_IS_ZERO and max(bits) > 8:
         raise DecodeError(f"a TIFF of {max(bits)} bits whose white is zero: save it with black as zero")

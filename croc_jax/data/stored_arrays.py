@@ -13,7 +13,7 @@ from croc_jax.pixel_format import PixelFormat
 # More than any camera's; a small file can claim far more and take all memory.
 MAX_PIXELS = 100_000_000
 TOO_MANY = f"it has more than {MAX_PIXELS // 10**6} million pixels"
-WINDOWS_HINT = " (for pre-training, data.window divides it)"
+WINDOWS_HINT = " (data.window of a run, or --window of launch/prepare.py, divides it)"
 
 _NPY = b"\x93NUMPY"
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -83,8 +83,8 @@ def channel_axis(
     if not fitting or dtype is None or not _is_taken(dtype, pixels):
         count = min(shape[axis] for axis in axes)
         raise DecodeError(
-            f"it holds {count} channel{'s' if count > 1 else ''} of {dtype}, "
-            f"and data.channels, data.dtype say {pixels.describe()}"
+            f"it holds {count} channel{'s' if count > 1 else ''} of {dtype} instead of {pixels.describe()}, as set by "
+            "the weights, by data.channels and data.dtype, or by --channels and --dtype"
         )
     if math.prod(shape) // pixels.channels > max_pixels:
         raise TooManyPixelsError(f"{TOO_MANY}: {' x '.join(map(str, shape))}{WINDOWS_HINT}")

@@ -19,10 +19,10 @@ _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _MAX_PAGES = 10_000
 # A tile may be larger than a small image, but not much, or a small file takes all memory.
 _MAX_TILE = 2**22
-_MEANING, _ORIENTATION = 262, 274
+_MEANING, ORIENTATION = 262, 274
 # Whose decoders know the size of the values: none, LZW, JPEG, deflate, PackBits, LERC, LZMA, Zstandard, WebP.
 _COMPRESSIONS = (1, 5, 7, 8, 32946, 32773, 34887, 34925, 50000, 50001)
-_BLACK_IS_ZERO, _RGB, _YCBCR, _JPEG = 1, 2, 6, 7
+BLACK_IS_ZERO, _RGB, _YCBCR, JPEG = 1, 2, 6, 7
 _TRUNCATED = "a truncated TIFF, whose values would lie beyond its end"
 
 
@@ -186,15 +186,19 @@ def _layout(page: Any) -> Layout:
         raise DecodeError(f"a TIFF of a volume, {page.imagedepth} images deep: save each as a file")
     if _MEANING not in page.tags:
         raise DecodeError("a TIFF that does not state whether zero is black (tag 262): save it again")
-    is_color = meaning == _RGB or (meaning == _YCBCR and page.compression == _JPEG)
-    if not is_color and meaning not in (WHITE_IS_ZERO, _BLACK_IS_ZERO):
+    if not is_color(page) and meaning not in (WHITE_IS_ZERO, BLACK_IS_ZERO):
         name = getattr(meaning, "name", meaning)
         raise DecodeError(f"a TIFF whose values are of the kind {name}: save gray, RGB, or bands where black is zero")
     if meaning == WHITE_IS_ZERO and (page.dtype is None or page.dtype.kind != "u"):
         raise DecodeError(f"a TIFF of {page.dtype} whose white is zero: save it with black as zero")
-    orientation = checked_orientation(page.tags.valueof(_ORIENTATION))
+    orientation = checked_orientation(page.tags.valueof(ORIENTATION))
     is_planar = page.planarconfig == 2 and page.samplesperpixel > 1
     return Layout(tuple(page.shape), page.dtype, bits, int(meaning), orientation, is_planar)
+
+
+def is_color(page: Any) -> bool:
+    """Returns whether the values of a page are RGB, or become so where they are decoded."""
+    return page.photometric == _RGB or (page.photometric == _YCBCR and page.compression == JPEG)
 
 
 def check_segments(page: Any, size: int) -> None:

@@ -13,15 +13,13 @@ from croc_jax.data.decoding import Size
 from croc_jax.data.orientation import UPRIGHT, checked_orientation, is_sideways
 from croc_jax.data.pixel_modes import REDUCED_OR_MASK, WHITE_IS_ZERO, DecodeError
 from croc_jax.data.stored_arrays import MAX_PIXELS
-from croc_jax.data.tiff import check_segments, find_image, import_readers
+from croc_jax.data.tiff import BLACK_IS_ZERO, JPEG, ORIENTATION, check_segments, find_image, import_readers, is_color
 from croc_jax.pixel_format import PixelFormat
 from croc_jax.regular_files import open_regular
 
 # The places of a hundred thousand tiles take about 10 MB, and a second to read.
 _MAX_PARSED = 16
-# Tags, and values of them.
-_ORIENTATION = 274
-_BLACK_IS_ZERO, _RGB, _YCBCR, _JPEG = 1, 2, 6, 7
+# Of the tag of extra samples.
 _PREMULTIPLIED = 1
 # What a compression may add to pixels that it cannot shrink, besides their number of bytes.
 _OVERHEAD = 2**16
@@ -110,7 +108,7 @@ class TiffImage:
             self.size = Size(*reversed(self.size))
         self._pages = []
         for one in form.pages:
-            options = {"jpegtables": one.jpegtables, "jpegheader": page.jpegheader} if page.compression == _JPEG else {}
+            options = {"jpegtables": one.jpegtables, "jpegheader": page.jpegheader} if page.compression == JPEG else {}
             offsets = one.dataoffsets if form.place is None else (form.place,)
             self._pages.append(_Page(offsets, one.databytecounts, functools.partial(page.decode, **options)))
 
@@ -175,9 +173,8 @@ def _find_channels(tiff: Any, pixels: PixelFormat) -> _Form:
     """Returns how a TIFF holds an image of any format but 8-bit RGB; DecodeError if it holds none."""
     found = find_image(tiff, pixels, max_pixels=math.inf)
     layout, pages = found.layout, list(found.pages.values())
-    size = Size(*(side for axis, side in enumerate(found.shape) if axis != found.axis % len(found.shape)))
-    size = size if len(found.shape) == 3 else Size(*found.shape)
     is_in_front = len(found.shape) == 3 and found.axis == 0
+    size = Size(*(found.shape[1:] if is_in_front else found.shape[:2]))
     obstacle = ""
     if len(pages) > 1 and not is_in_front:
         obstacle = "its rows are pages"
@@ -195,18 +192,18 @@ def _find_colors(tiff: Any, pixels: PixelFormat) -> _Form:
     series, page = tiff.series[0], tiff.series[0].keyframe
     planes, _, height, width, samples = page.shaped
     channels, dtype = planes * samples, page.dtype
-    is_color = page.photometric == _RGB or (page.photometric == _YCBCR and page.compression == _JPEG)
     is_alpha = channels == 4 and _PREMULTIPLIED not in page.extrasamples
+    is_gray = page.photometric == BLACK_IS_ZERO and channels == 1
     obstacle = ""
     if len(series.pages) > 1 or series.size != page.size or page.imagedepth != 1 or page.subfiletype & REDUCED_OR_MASK:
         obstacle = "it has several pages, or none but previews"
     elif dtype != np.uint8 or page.bitspersample != 8:
         obstacle = f"its values are {page.bitspersample} bits of {dtype}"
-    elif not (page.photometric == _BLACK_IS_ZERO and channels == 1) and not (is_color and (channels == 3 or is_alpha)):
+    elif not is_gray and not (is_color(page) and (channels == 3 or is_alpha)):
         obstacle = f"it holds {channels} channels of photometric interpretation {int(page.photometric)}"
     if not obstacle:
         check_segments(page, tiff.filehandle.size)
-    orientation = checked_orientation(page.tags.valueof(_ORIENTATION))
+    orientation = checked_orientation(page.tags.valueof(ORIENTATION))
     return _Form([page], planes, samples, Size(height, width), orientation, obstacle)
 
 

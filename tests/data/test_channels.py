@@ -147,8 +147,8 @@ GRAY8, RGBA8 = PixelFormat(channels=1), PixelFormat(channels=4)
 MISSING = "NaN, infinity or numbers beyond 1e+30"
 REFUSED = {
     "fewer channels": (tif(BYTES[..., :4], photometric="rgb"), DEEP,
-                       "it holds 4 channels of uint8, and data.channels, data.dtype say 5 channels of uint16"),
-    "8 bits for 16": (npy(BYTES), DEEP, "5 channels of uint8, and data.channels, data.dtype say 5 channels of uint16"),
+                       "it holds 4 channels of uint8 instead of 5 channels of uint16"),
+    "8 bits for 16": (npy(BYTES), DEEP, "5 channels of uint8 instead of 5 channels of uint16"),
     "16 bits for 8": (png(BANDS[..., 0], 16), GRAY8, "it holds 1 channel of uint16"),
     "signed": (npy(BANDS.astype(np.int16)), DEEP, "5 channels of int16"),
     "RGB for gray": (encode(Image.fromarray(BYTES[..., :3]), "JPEG"), GRAY8, "it holds 3 channels of uint8"),

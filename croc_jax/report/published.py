@@ -108,7 +108,7 @@ def _of_paper() -> Iterator[Published]:
 
 
 _DINOV2 = "DINOv2, arXiv:2304.07193v2, Table 10, lin."
-_DINOV3 = "DINOv3, MODEL_CARD.md of facebookresearch/dinov3"
+_DINOV3 = "DINOv3, MODEL_CARD.md of facebookresearch/dinov3; sweep of learning rate and decay"
 _CAPI = "CAPI, arXiv:2502.08769v1, Table 7, with standardization"
 _CAPI_CARD = "README.md of facebookresearch/capi"
 _OPEN_HUMMINGBIRD = "README.md of vpariza/open-hummingbird-eval"

@@ -92,8 +92,13 @@ def make_schedule(*, lr: float, iterations: int, warmup_iterations: int, shape: 
 
 def init_head(head: DenseHead, tx: optax.GradientTransformation, *, width: int, seed: int) -> HeadState:
     """Returns the start: normal weights of deviation 0.01, zero biases, statistics of mean 0 and variance 1."""
-    params = head.init(jax.random.key(seed), jnp.zeros((1, 1, 1, width)), train=False)["params"]
-    return HeadState(params, tx.init(params))
+
+    @jax.jit
+    def start() -> HeadState:
+        params = head.init(jax.random.key(seed), jnp.zeros((1, 1, 1, width)), train=False)["params"]
+        return HeadState(params, tx.init(params))
+
+    return start()
 
 
 def make_step_fn(

@@ -123,6 +123,7 @@ def _unravel(flat: np.ndarray, width: int) -> LinearHead:
     return LinearHead(parts[:-1], parts[-1])
 
 
+@jax.jit
 def apply_scaled(head: LinearHead, scale: Scale, features: Float[Array, "*b d"]) -> Float[Array, "*b k"]:
     """Returns the logits of features as they come."""
     return apply_head(head, (features.astype(jnp.float32) - scale.mean) * scale.factor)

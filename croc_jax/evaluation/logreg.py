@@ -1,8 +1,9 @@
 """Logistic regression on patch features, as CAPI's official evaluation: one linear classifier of single patches."""
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,10 +17,12 @@ from croc_jax.evaluation.datasets import PixelSplits, count_images, describe_pix
 from croc_jax.evaluation.features import FrozenFeatures, LabeledTokens
 from croc_jax.evaluation.logistic import UNLABELED, Limits, Scale, apply_scaled, fit_logistic, make_chunks
 from croc_jax.evaluation.metrics import confusion_matrix, iou_scores, mean_iou
+from croc_jax.evaluation.patch_memory import cut_patches
+from croc_jax.evaluation.pixel_scoring import score_predictions
 from croc_jax.evaluation.probe import LinearHead
 from croc_jax.evaluation.registry import Protocol, Result, Timer
 from croc_jax.evaluation.settings import check_positive
-from croc_jax.evaluation.visualize import ExampleSelector, save_examples
+from croc_jax.evaluation.visualize import save_examples
 from croc_jax.evaluation.whitening import fit_scale
 
 
@@ -78,14 +81,14 @@ def evaluate(
     timer.end("features")
     classifier, best_c, c_scores = fit_patches(features, data, config, num_classes=train.num_classes)
     timer.end("training")
-    confusion = np.zeros((val.num_classes, val.num_classes), np.int64)
-    selector = ExampleSelector(val, size, features.module.pixels)
-    for tokens, all_labels in features.token_batches(val, image_size=size, label_size=size):
-        for labels, prediction in zip(all_labels, predict_pixels(classifier, tokens, size), strict=False):
-            confusion += confusion_matrix(labels, prediction, num_classes=val.num_classes)
-            selector.add(labels, prediction)
+    pairs = (
+        pair
+        for tokens, labels in features.token_batches(val, image_size=size, label_size=size)
+        for pair in zip(labels, predict_pixels(classifier, tokens, size), strict=False)
+    )
+    confusion, examples = score_predictions(pairs, val, image_size=size, pixels=features.module.pixels)
     timer.end("scoring")
-    save_examples(selector.examples(), val.class_names, output)
+    save_examples(examples, val.class_names, output)
     scores = count_images(dataset) | iou_scores(confusion, val.class_names) | {"best_c": best_c, "c_miou": c_scores}
     return Result(scores, describe_pixels(val, train), val.root, timer.seconds)
 
@@ -118,16 +121,18 @@ def fit_patches(
         targets[classes] = np.arange(len(classes))
         rows = targets[labels[first:]].ravel()
         tokens, device_bytes = data.tokens[first:], round(features.budget.device_gib * 2**30)
-        head = fit_logistic(
-            make_chunks(tokens.reshape(len(rows), -1), rows, device_bytes=device_bytes),
-            scale,
-            Limits(config.max_iterations, config.tolerance, config.memory),
-            c=c,
-            num_classes=len(classes),
-            num_labeled=int(np.sum(rows != UNLABELED)),
-            start=start if start is not None and start.bias.shape == classes.shape else None,
-            tell=count_iterations(features.progress, f"L-BFGS, C={c:g}", at_most=config.max_iterations),
-        )
+        most, labeled = config.max_iterations, int(np.sum(rows != UNLABELED))
+        with count_iterations(features.progress, f"L-BFGS, C={c:g}", at_most=most) as tell:
+            head = fit_logistic(
+                make_chunks(tokens.reshape(len(rows), -1), rows, device_bytes=device_bytes),
+                scale,
+                Limits(most, config.tolerance, config.memory),
+                c=c,
+                num_classes=len(classes),
+                num_labeled=labeled,
+                start=start if start is not None and start.bias.shape == classes.shape else None,
+                tell=tell,
+            )
         return PatchClassifier(head, scale, classes)
 
     scores, start = {}, None
@@ -138,11 +143,18 @@ def fit_patches(
     return fit(0, best, start), best, {f"{c:g}": score for c, score in scores.items()}
 
 
-def count_iterations(progress: Progress | None, description: str, *, at_most: int) -> Callable[[], object] | None:
-    """Returns a function that advances a new progress bar by one, if there are progress bars."""
+@contextlib.contextmanager
+def count_iterations(
+    progress: Progress | None, description: str, *, at_most: int
+) -> Iterator[Callable[[], object] | None]:
+    """Yields a function that advances a new progress bar by one, if there are progress bars."""
     if progress is None:
-        return None
-    return functools.partial(progress.advance, progress.add_task(description, total=at_most))
+        yield None
+        return
+    task = progress.add_task(description, total=at_most)
+    yield functools.partial(progress.advance, task)
+    # Most often it converges before.
+    progress.update(task, completed=at_most)
 
 
 def num_validation(num_images: int, config: LogregConfig) -> int:
@@ -172,8 +184,7 @@ def validate(
 def patch_classes(ids: UInt8[np.ndarray, "H W"], grid: tuple[int, int]) -> UInt8[np.ndarray, "r c"]:
     """Returns the most frequent id of each patch, the lowest of equally frequent ones."""
     rows, columns = grid
-    patches = ids.reshape(rows, ids.shape[0] // rows, columns, ids.shape[1] // columns).swapaxes(1, 2)
-    index = patches.reshape(rows * columns, -1) + 256 * np.arange(rows * columns)[:, None]
+    index = cut_patches(ids, grid) + 256 * np.arange(rows * columns)[:, None]
     counts = np.bincount(index.ravel(), minlength=256 * rows * columns).reshape(rows, columns, 256)
     return counts.argmax(axis=-1).astype(np.uint8)
 

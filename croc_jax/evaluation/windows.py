@@ -7,14 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Real, UInt8
 
+from croc_jax.data.labeled.label_files import Ids
 from croc_jax.data.labeled.segmentation import SegmentationSplit
 from croc_jax.data.prefetch import load_ahead
 from croc_jax.evaluation.features import FrozenFeatures, check_finite
 from croc_jax.evaluation.interpolation import bilinear_matrix, resize_with
 from croc_jax.evaluation.labeled_crops import resize_bilinear, short_side_size
-from croc_jax.evaluation.metrics import confusion_matrix
+from croc_jax.evaluation.pixel_scoring import score_predictions
 from croc_jax.evaluation.settings import CropConfig
-from croc_jax.evaluation.visualize import Examples, ExampleSelector
+from croc_jax.evaluation.visualize import Examples
 
 # Rows of pixels that are predicted at once, and the number that columns are padded to a multiple of.
 _BLOCK = 64
@@ -43,9 +44,21 @@ def score_windows(
     Raises:
         ValueError: if a file cannot be used, or a logit is not finite.
     """
-    confusion = np.zeros((split.num_classes, split.num_classes), np.int64)
+    pairs = _predict_split(logits_fn, features, split, config, stride=stride)
+    image_size = (config.short_side, config.short_side)
+    return score_predictions(pairs, split, image_size=image_size, pixels=features.module.pixels)
+
+
+def _predict_split(
+    logits_fn: Callable[[np.ndarray], Array],
+    features: FrozenFeatures,
+    split: SegmentationSplit,
+    config: CropConfig,
+    *,
+    stride: int,
+) -> Iterator[tuple[Ids, Ids]]:
+    """Yields labels and prediction of each image."""
     budget, pixels, progress = features.budget, features.module.pixels, features.progress
-    selector = ExampleSelector(split, (config.short_side, config.short_side), pixels)
 
     def load(index: int) -> tuple[np.ndarray, np.ndarray]:
         image, labels = split.load(index, pixels=pixels)
@@ -64,11 +77,9 @@ def score_windows(
         grids = iter(_in_batches(logits_fn, windows, budget.batch_size, split.name))
         for (image, labels), (tops, lefts) in zip(loaded, starts, strict=True):
             rows = [np.concatenate([next(grids) for _ in lefts], axis=1) for _ in tops]
-            prediction = merge_windows(np.concatenate(rows), (tops, lefts), image.shape[:2], labels.shape, config)
-            confusion += confusion_matrix(labels, prediction, num_classes=split.num_classes)
-            selector.add(labels, prediction)
+            grid = np.concatenate(rows)
+            yield labels, merge_windows(grid, (tops, lefts), image.shape[:2], labels.shape, config)
     split.turned.tell(f"{split.root}, {split.name}")
-    return confusion, selector.examples()
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:

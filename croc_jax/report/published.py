@@ -107,13 +107,13 @@ def _of_paper() -> Iterator[Published]:
                 yield Published(configs[table.protocols[0]], row.label, scores, f"{PAPER}, Table {table.number}")
 
 
-_DINOV2 = "DINOv2, arXiv:2304.07193, Table 10, lin."
-_DINOV3 = "DINOv3, MODEL_CARD.md of facebookresearch/dinov3"
+_DINOV2 = "DINOv2, arXiv:2304.07193v2, Table 10, lin."
+_DINOV3 = "DINOv3, MODEL_CARD.md of facebookresearch/dinov3; sweep of learning rate and decay"
 _CAPI = "CAPI, arXiv:2502.08769v1, Table 7, with standardization"
-_CAPI_KNN = "README.md of facebookresearch/capi"
-_HUMMINGBIRD_TABLE = "README.md of vpariza/open-hummingbird-eval; 504 px for patches of 14"
-_DIP_TABLE = "DIP, arXiv:2506.18463, Table 1"
-_DIP_LOG = "eval_scores.txt of sirkosophia/DIP"
+_CAPI_CARD = "README.md of facebookresearch/capi"
+_OPEN_HUMMINGBIRD = "README.md of vpariza/open-hummingbird-eval"
+_AT_504 = f"{_OPEN_HUMMINGBIRD}, at 504 px"
+_DIP_TABLE = "DIP, arXiv:2506.18463v3, Table 1"
 
 PUBLISHED: tuple[Published, ...] = (
     *_of_paper(),
@@ -141,22 +141,32 @@ PUBLISHED: tuple[Published, ...] = (
     Published("logreg.py", "I-JEPA ViT-H/14, IN-1k", _three(25.7, 34.5, 63.6), _CAPI),
     Published("logreg.py", "I-JEPA ViT-H/14, IN-22k", _three(26.4, 34.2, 64.2), _CAPI),
     Published("logreg.py", "MAE ViT-L/16", _three(27.4, 38.5, 61.5), _CAPI),
-    Published("knn_segmentation.py", "CAPI ViT-L/14, Places205", {"ade20k": 35.2}, _CAPI_KNN),
-    Published("knn_segmentation.py", "CAPI ViT-L/14, LVD-142M", {"ade20k": 32.1}, _CAPI_KNN),
-    Published("knn_segmentation.py", "CAPI ViT-L/14, IN-22k", {"ade20k": 29.7}, _CAPI_KNN),
-    Published("knn_segmentation.py", "CAPI ViT-L/14, IN-1k", {"ade20k": 29.2}, _CAPI_KNN),
-    Published("retrieval.py:hummingbird", "DINO ViT-S/16", {"voc": 46.6}, _HUMMINGBIRD_TABLE),
-    Published("retrieval.py:hummingbird", "DINO ViT-B/16", {"voc": 55.7}, _HUMMINGBIRD_TABLE),
-    Published("retrieval.py:hummingbird", "DINOv2 ViT-S/14", {"voc": 77.0}, _HUMMINGBIRD_TABLE),
-    Published("retrieval.py:hummingbird", "DINOv2 ViT-B/14", {"voc": 76.9}, _HUMMINGBIRD_TABLE),
-    Published("retrieval.py:hummingbird", "DINOv2 ViT-L/14", {"voc": 74.8}, _HUMMINGBIRD_TABLE),
-    Published("retrieval.py:hummingbird", "DINOv2 ViT-g/14", {"voc": 73.6}, _HUMMINGBIRD_TABLE),
-    Published("retrieval.py:dip", "DIP ViT-S/14, log of the code", {"voc": 79.9}, _DIP_LOG),
-    Published("retrieval.py:dip", "DIP ViT-B/14, log of the code", {"voc": 81.1}, _DIP_LOG),
+    Published("knn_segmentation.py", "CAPI", _three(33.0, 39.2, 65.2), _CAPI),
+    Published("knn_segmentation.py", "AIM-600M", {"cityscapes": 32.1, "voc": 60.2}, _CAPI),
+    Published("knn_segmentation.py", "DINOv2 ViT-g/14, registers", _three(34.0, 42.0, 63.0), _CAPI),
+    Published("knn_segmentation.py", "I-JEPA ViT-H/14, IN-1k", _three(20.8, 26.4, 56.7), _CAPI),
+    Published("knn_segmentation.py", "I-JEPA ViT-H/14, IN-22k", _three(18.9, 23.2, 55.0), _CAPI),
+    Published("knn_segmentation.py", "MAE ViT-L/16", _three(21.5, 32.8, 53.7), _CAPI),
+    Published("knn_segmentation.py", "CAPI ViT-L/14, Places205", {"ade20k": 35.2}, _CAPI_CARD),
+    Published("knn_segmentation.py", "CAPI ViT-L/14, LVD-142M", {"ade20k": 32.1}, _CAPI_CARD),
+    Published("knn_segmentation.py", "CAPI ViT-L/14, IN-22k", {"ade20k": 29.7}, _CAPI_CARD),
+    Published("knn_segmentation.py", "CAPI ViT-L/14, IN-1k", {"ade20k": 29.2}, _CAPI_CARD),
+    Published("retrieval.py:hummingbird", "DINO ViT-S/16", {"voc": 46.6}, _OPEN_HUMMINGBIRD),
+    Published("retrieval.py:hummingbird", "DINO ViT-B/16", {"voc": 55.7}, _OPEN_HUMMINGBIRD),
+    Published("retrieval.py:hummingbird", "DINOv2 ViT-S/14", {"voc": 77.0}, _AT_504),
+    Published("retrieval.py:hummingbird", "DINOv2 ViT-B/14", {"voc": 76.9}, _AT_504),
+    Published("retrieval.py:hummingbird", "DINOv2 ViT-L/14", {"voc": 74.8}, _AT_504),
+    Published("retrieval.py:hummingbird", "DINOv2 ViT-g/14", {"voc": 73.6}, _AT_504),
     Published("retrieval.py:dip", "DINOv2R ViT-S/14", {"voc": 79.4}, _DIP_TABLE),
     Published("retrieval.py:dip", "NeCo ViT-S/14", {"voc": 81.0}, _DIP_TABLE),
     Published("retrieval.py:dip", "DIP ViT-S/14", {"voc": 81.0}, _DIP_TABLE),
+    Published("retrieval.py:dip", "DINOv2R ViT-B/14", {"voc": 79.0}, _DIP_TABLE),
+    Published("retrieval.py:dip", "NeCo ViT-B/14", {"voc": 82.4}, _DIP_TABLE),
+    Published("retrieval.py:dip", "DIP ViT-B/14", {"voc": 82.1}, _DIP_TABLE),
     Published("retrieval.py:dip_ade20k", "DINOv2R ViT-S/14", {"ade20k": 39.3}, _DIP_TABLE),
     Published("retrieval.py:dip_ade20k", "NeCo ViT-S/14", {"ade20k": 38.9}, _DIP_TABLE),
     Published("retrieval.py:dip_ade20k", "DIP ViT-S/14", {"ade20k": 39.7}, _DIP_TABLE),
+    Published("retrieval.py:dip_ade20k", "DINOv2R ViT-B/14", {"ade20k": 40.8}, _DIP_TABLE),
+    Published("retrieval.py:dip_ade20k", "NeCo ViT-B/14", {"ade20k": 41.2}, _DIP_TABLE),
+    Published("retrieval.py:dip_ade20k", "DIP ViT-B/14", {"ade20k": 42.6}, _DIP_TABLE),
 )

@@ -26,7 +26,9 @@ CONFIGS = {
     "dinov2": BackboneConfig(
         width=64, depth=1, num_heads=1, patch_size=4, layer_scale=True, image_mean=MEAN, image_std=STD
     ),
-    "resnet": BackboneConfig(variant="resnet_50", stages=(1, 1, 1, 1), patch_size=32, image_mean=MEAN, image_std=STD),
+    "resnet": BackboneConfig(
+        variant="resnet_50", width=64, stages=(1, 1, 1, 1), patch_size=32, image_mean=MEAN, image_std=STD
+    ),
     "convnext": BackboneConfig(
         variant="convnext_tiny", width=64, stages=(1, 1, 1, 1), patch_size=32, image_mean=MEAN, image_std=STD
     ),
@@ -78,7 +80,8 @@ def test_what_nobody_states_is_asked_for_or_named(tmp_path):
 def test_what_is_written_comes_back(tmp_path, name):
     config = CONFIGS[name]
     params = random_params(config, size=32)
-    for form in ("timm", "hf"):
+    # timm's ResNets are wide, and their files large.
+    for form in ("hf",) if name == "resnet" else ("timm", "hf"):
         output = tmp_path / ("hf" if form == "hf" else f"{form}.safetensors")
         file = export_backbone(params, config, image_size=32, output=output, form=form, pixels=DEEP)
         first = [array.shape[1] for key, array in safetensors.numpy.load_file(file).items() if array.ndim == 4]

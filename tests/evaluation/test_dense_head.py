@@ -83,7 +83,7 @@ def test_training_takes_the_steps_of_numpy():
         of_step = norm["scale"], norm["bias"], layer["kernel"], layer["bias"], norm["mean"], norm["variance"]
         for of, wanted in zip(of_step, [*weights, *running], strict=True):
             np.testing.assert_allclose(of, wanted, atol=2e-5)
-    scored = head.apply({"params": state.params}, batches[0][0], train=False)
+    scored = jax.jit(lambda tokens: head.apply({"params": state.params}, tokens, train=False))(batches[0][0])
     inputs = (batches[0][0] - running[0]) / np.sqrt(running[1] + 1e-5) * weights[0] + weights[1]
     np.testing.assert_allclose(scored, inputs @ weights[2] + weights[3], atol=1e-4)
 
@@ -102,9 +102,9 @@ def test_the_cosine_is_one_step_late_and_goes_on_from_the_warm_up():
 
 def test_dropout_drops_whole_features_of_an_image():
     head = DenseHead(2, dropout=0.5)
-    params = head.init(jax.random.key(0), jnp.zeros((1, 1, 1, 64)), train=False)["params"]
+    params = init_head(head, optax.identity(), width=64, seed=0).params
     options = {"train": True, "rngs": {"dropout": jax.random.key(1)}, "mutable": [STATISTICS]}
-    _, left = head.apply({"params": params}, jnp.ones((1, 3, 3, 64)), **options)
+    _, left = jax.jit(lambda tokens: head.apply({"params": params}, tokens, **options))(jnp.ones((1, 3, 3, 64)))
     means = np.asarray(left[STATISTICS]["norm"]["mean"])
     assert set(means.tolist()) == {0.0, 2.0} and 15 < np.count_nonzero(means) < 49
 
@@ -132,7 +132,7 @@ def test_crops_are_zero_beyond_their_image_after_normalization():
     nothing = DistortionConfig(brightness=0, contrast=0, saturation=0, hue=0)
     images = np.random.default_rng(0).integers(0, 256, (2, 12, 12, 3)).astype(np.uint8)
     step = CropStep(images, np.zeros((2, 12, 12), np.uint8), np.array([[12, 12], [8, 4]]), 0)
-    found = make_crop_encoder(Averages(), nothing)({}, step, jax.random.key(0))
+    found = jax.jit(make_crop_encoder(Averages(), nothing))({}, step, jax.random.key(0))
     normalized = (images / 255 - Averages.image_mean) / Averages.image_std
     normalized[1, 8:] = normalized[1, :, 4:] = 0
     np.testing.assert_allclose(found, normalized.reshape(2, 3, 4, 3, 4, 3).mean((2, 4)), atol=1e-5)

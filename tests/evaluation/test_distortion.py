@@ -9,6 +9,7 @@ import pytest
 from croc_jax.evaluation.distortion import change_saturation, distort, turn_hue
 from croc_jax.evaluation.settings import DistortionConfig
 
+turn_hue, change_saturation = jax.jit(turn_hue), jax.jit(change_saturation, static_argnames="kind")
 RNG = np.random.default_rng(0)
 NOTHING = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
 

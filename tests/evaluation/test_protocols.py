@@ -69,7 +69,7 @@ SETTINGS = {
         },
         70,
     ),
-    "logreg": ({"image_size": (24, 48), "c_values": (1e-6, 1.0), "validation_share": 0.2, "max_iterations": 40}, 70),
+    "logreg": ({"image_size": (24, 48), "c_values": (1e-6, 1.0), "validation_share": 0.2, "max_iterations": 12}, 70),
     "unsupervised": (
         {"image_size": (24, 48), "label_size": (24, 48), "seeds": (0, 1), "num_clusters": 30, "matching": "greedy"},
         55,

@@ -9,7 +9,6 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from absl import logging
 from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
@@ -22,6 +21,7 @@ from croc_jax.data.pools import work_on
 from croc_jax.data.resizing import resize_image
 from croc_jax.data.sources import ImageSource, open_sources
 from croc_jax.data.sources.identity import identify
+from croc_jax.data.stored_arrays import write_npy
 from croc_jax.machine_errors import find_fault, read_patiently
 from croc_jax.pixel_format import RGB8, PixelFormat
 
@@ -216,9 +216,9 @@ def shrink(encoded: bytes, short_side: int | None, pixels: PixelFormat = RGB8) -
     shorter = min(height, width)
     if short_side is None or shorter <= short_side:
         return encoded
-    size, stream = (round(width * short_side / shorter), round(height * short_side / shorter)), io.BytesIO()
-    if pixels.is_rgb8:
-        Image.fromarray(image).resize(size, Image.Resampling.BICUBIC).save(stream, "JPEG", quality=JPEG_QUALITY)
-        return stream.getvalue()
-    np.save(stream, resize_image(image, size[::-1]))
+    size = round(width * short_side / shorter), round(height * short_side / shorter)
+    if not pixels.is_rgb8:
+        return write_npy(resize_image(image, size[::-1]))
+    stream = io.BytesIO()
+    Image.fromarray(image).resize(size, Image.Resampling.BICUBIC).save(stream, "JPEG", quality=JPEG_QUALITY)
     return stream.getvalue()

@@ -30,6 +30,13 @@ def is_npy(encoded: bytes) -> bool:
     return encoded.startswith(_NPY)
 
 
+def write_npy(image: Real[np.ndarray, "..."]) -> bytes:
+    """Returns an array as the contents of a .npy file."""
+    stream = io.BytesIO()
+    np.save(stream, image)
+    return stream.getvalue()
+
+
 def read_npy(encoded: bytes, pixels: PixelFormat) -> Real[np.ndarray, "H W c"]:
     """Returns the image in a .npy file: [H W c], or [c H W] if its last axis is of another length, or [H W] of one.
 

@@ -8,12 +8,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from croc_jax.data.channels import decode_pixels
 from croc_jax.data.labeled.classes import open_classes
 from croc_jax.data.sources import open_sources
 from croc_jax.data.sources.huggingface import HuggingFaceSource
 from croc_jax.data.sources.identity import identify
 from croc_jax.data.sources.tfds import TfdsSource
+from croc_jax.pixel_format import PixelFormat
 from tests.data.tiny_images import check_copies, contents, encode, names
+
+BANDS = PixelFormat(channels=4, dtype="uint16")
+
+
+def bands(i):
+    return (1000 * i + np.arange(6 * 8 * 4, dtype=np.uint16)).reshape(6, 8, 4)
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +66,12 @@ def data_dir(tfds, tmp_path_factory):
     prepare("rich", rich, image=image, other=features.Image(), mask=mask, objects=box)
     prepare("two", {"left": picture, "right": picture}, left=image, right=features.Image())
     prepare("text", {"text": str}, text=features.Text())
+    kind = {"bands": features.Tensor(shape=(6, 8, 4), dtype=np.uint16), "name": features.Text()}
+    prepare("bands", {"bands": bands, "name": str}, **kind)
+    deep = features.Image(shape=(None, None, 1), dtype=np.uint16, encoding_format="png")
+    for i in range(5):
+        Image.fromarray(bands(i)[..., 0]).save(home / f"deep{i}.png")
+    prepare("deep", {"image": lambda i: str(home / f"deep{i}.png"), "bands": bands}, image=deep, bands=kind["bands"])
     return home / "data"
 
 
@@ -71,6 +85,18 @@ def test_tfds_images_come_as_they_are_encoded(data_dir):
     chosen = open_sources([f"tfds:two@{data_dir}@right"])
     assert sorted(contents(chosen)) == sorted(encode(i) for i in range(5))
     check_copies(chosen)
+
+
+def test_tfds_arrays_and_deep_images_keep_their_values(data_dir):
+    arrays, deep = (open_sources([f"tfds:{name}:train@{data_dir}"]) for name in ("bands", "deep"))
+    chosen = open_sources([f"tfds:deep:train@{data_dir}@bands"])
+    # In the order of their keys, which tfds shuffles.
+    numbers = sorted(range(5), key=lambda i: decode_pixels(arrays[i], BANDS)[0, 0, 0])
+    for i, number in enumerate(numbers):
+        np.testing.assert_array_equal(decode_pixels(arrays[number], BANDS), bands(i))
+    gray = PixelFormat(channels=1, dtype="uint16")
+    for i in range(5):
+        np.testing.assert_array_equal(decode_pixels(deep[i], gray), decode_pixels(chosen[i], BANDS)[..., :1])
 
 
 def test_tfds_splits_and_versions_are_chosen_in_the_spec(data_dir):
@@ -168,6 +194,16 @@ def test_hugging_face_images_come_as_they_are_encoded(photos, tmp_path):
     assert contents(source) == [encode(i) for i in range(3)]
     assert names(source) == [f"{folder}:{i}" for i in range(3)]
     check_copies(source)
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_hugging_face_arrays_keep_their_values(datasets, tmp_path, dtype):
+    values = [bands(i).astype(dtype) for i in range(3)]
+    features = datasets.Features({"bands": datasets.Array3D(shape=(6, 8, 4), dtype=dtype)})
+    folder = save(datasets.Dataset.from_dict({"bands": values}, features=features), tmp_path / "set")
+    source = open_sources([f"hf:{folder}"])
+    pixels = PixelFormat(channels=4, dtype=dtype, range=(0, 9000))
+    np.testing.assert_array_equal([decode_pixels(source[i], pixels) for i in range(3)], values)
 
 
 def test_hugging_face_images_are_known_by_their_files(photos, tmp_path):

@@ -6,8 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from croc_jax.data.sources.base import find_image_feature, split_choice
 from croc_jax.data.sources.shards import describe_shard
+from croc_jax.data.stored_arrays import write_npy
 from croc_jax.machine_errors import from_library, is_machine_error
 from croc_jax.regular_files import read_regular
 
@@ -39,11 +42,13 @@ class HuggingFaceSource:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> bytes:
-        """Returns an encoded image; raises OSError if it cannot be read."""
+        """Returns an encoded image, of an array the contents of a .npy file; raises OSError if it cannot be read."""
         try:
             image = self._rows[index][self._column]
         except ValueError as error:
             raise from_library(error, self.name(index)) from error
+        if isinstance(image, np.ndarray):
+            return write_npy(image)
         if image is None or not (image["bytes"] or image["path"]):
             raise OSError(f"{self.name(index)}: this row has no image")
         return image["bytes"] or read_regular(image["path"])
@@ -63,7 +68,7 @@ class HuggingFaceSource:
 
 
 def _open(folder: str, chosen: str) -> tuple[str, "Dataset"]:
-    """Returns the name of the column of images, and the rows with nothing but that, encoded."""
+    """Returns the name of the column of images, and the rows with nothing but that, encoded or as arrays."""
     try:
         import datasets  # pyright: ignore[reportMissingImports]
     except ImportError as error:
@@ -91,10 +96,18 @@ def _open(folder: str, chosen: str) -> tuple[str, "Dataset"]:
         found = next(iter(found.values()))
     images = [name for name, kind in found.features.items() if isinstance(kind, datasets.Image)]
     nested = [name for name, kind in found.features.items() if name not in images and "Image(" in repr(kind)]
+    # Such as the bands of a satellite. Beside images, an array may be anything.
+    kinds = (datasets.Array2D, datasets.Array3D)
+    arrays = [name for name, kind in found.features.items() if isinstance(kind, kinds)]
+    choices = arrays if chosen in arrays else images or arrays
     column = find_image_feature(
-        folder, images, list(found.features), nested=nested, chosen=chosen, form=f"hf:{folder}@"
+        folder, choices, list(found.features), nested=nested, chosen=chosen, form=f"hf:{folder}@"
     )
-    return column, found.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+    rows = found.select_columns([column])
+    if column in arrays:
+        # Without its type, integers would become 64-bit ones.
+        return column, rows.with_format("numpy", dtype=np.dtype(found.features[column].dtype))
+    return column, rows.cast_column(column, datasets.Image(decode=False))
 
 
 def _other_splits(folder: str) -> str:

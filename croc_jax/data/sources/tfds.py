@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from croc_jax.data.sources.arrayrecord import Records
 from croc_jax.data.sources.base import find_image_feature, split_choice
 from croc_jax.data.sources.shards import describe_shard
+from croc_jax.data.stored_arrays import write_npy
 from croc_jax.machine_errors import from_library, is_machine_error
 
 # A name may end in a version, such as my_set/config:1.0.0.
@@ -62,9 +63,13 @@ class TfdsSource:
         pictures = sorted(key for key, kind in kinds.items() if isinstance(kind, tfds.features.Image))
         images = [key for key in pictures if not isinstance(kinds[key], tfds.features.LabeledImage)]
         nested = [key for key, kind in kinds.items() if key not in pictures and "Image(" in repr(kind)]
+        # Such as the bands of a satellite. Beside images, an array may be anything.
+        arrays = [
+            key for key, kind in kinds.items() if type(kind) is tfds.features.Tensor and len(kind.shape) in (2, 3)
+        ]
         self._feature = find_image_feature(
             name,
-            images,
+            arrays if feature in arrays else images or arrays,
             list(kinds),
             nested=nested,
             chosen=feature,
@@ -93,8 +98,9 @@ class TfdsSource:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> bytes:
-        """Returns an encoded image; raises OSError if it cannot be read."""
-        return self._read(index)[self._feature]
+        """Returns an encoded image, of an array the contents of a .npy file; raises OSError if it cannot be read."""
+        image = self._read(index)[self._feature]
+        return image if isinstance(image, bytes) else write_npy(image)
 
     def label(self, index: int) -> int:
         """Returns the class of an image if there are `class_names`; raises OSError if it cannot be read."""

@@ -1,6 +1,5 @@
 """Windows of large images, each an image of its own; of a TIFF or a .npy file, only what a window covers is read."""
 
-import io
 import itertools
 import logging
 import math
@@ -19,7 +18,7 @@ from croc_jax.data.decoding import DecodeError, Size, read_header
 from croc_jax.data.sources.base import ImageSource, tell
 from croc_jax.data.sources.combined import CombinedSource
 from croc_jax.data.sources.files import FileSource
-from croc_jax.data.stored_arrays import MAX_PIXELS, TOO_MANY, TooManyPixelsError, channel_axis, is_npy
+from croc_jax.data.stored_arrays import MAX_PIXELS, TOO_MANY, TooManyPixelsError, channel_axis, is_npy, write_npy
 from croc_jax.data.tiff import is_tiff
 from croc_jax.data.tiff_regions import Region, open_tiff
 from croc_jax.machine_errors import is_machine_error
@@ -87,12 +86,10 @@ class WindowSource:
                 raise DecodeError("its header could not be read at the start of the program, but can be now")
             if max(size) <= self._window:
                 return self._source[image]
-            stream = io.BytesIO()
-            np.save(stream, _read_region(path, size, region, self._pixels))
+            return write_npy(_read_region(path, size, region, self._pixels))
         except DecodeError as error:
             # What sources raise for an image that is unreadable.
             raise OSError(str(error)) from error
-        return stream.getvalue()
 
     def name(self, index: int) -> str:
         """Returns FILE[TOP:LEFT] of a window, or FILE of a small image."""

@@ -102,6 +102,7 @@ class RunEvaluation:
             log: prints a line.
         """
         self._evaluator, self._checkpointer, self._log = evaluator, checkpointer, log
+        self._count = 0
         self._interval = Interval(
             recipe.evaluation,
             steps_per_epoch=length.steps_per_epoch,
@@ -122,8 +123,15 @@ class RunEvaluation:
             scores = self._evaluator.evaluate(params) if jax.process_index() == 0 else {}
             distributed.wait_for_all("evaluation")
         scores = json.loads(distributed.gather_texts(json.dumps(scores))[0])
+        self._count += 1
         self._checkpointer.note_scores(step, scores)
         values = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
         self._log(f"evaluation of step {step}: {values}; {self._interval.describe()}")
         # In a row, the scores follow it.
         return {SECONDS: round(self._interval.seconds, 3)} | scores
+
+    def explain_none(self) -> str:
+        """Returns that nothing was evaluated since the start, in words; "" if it was, or nothing should be."""
+        if self._evaluator is None or self._count:
+            return ""
+        return f"no evaluation since the start, as the run was short: {FLAG}.every_epochs=1 asks for one each epoch"

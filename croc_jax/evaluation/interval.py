@@ -29,8 +29,8 @@ class Interval:
         Args:
             config: interval, and largest share.
             steps_per_epoch: updates an epoch.
-            total_steps: updates of the whole run; protocols, and what chooses the best checkpoint, score its last state in
-                any case.
+            total_steps: updates of the whole run; its last state is scored in any case by protocols, and if a score
+                chooses the best checkpoint.
             compile_seconds: what the compilation of the training step took.
             clock: returns seconds.
         """

@@ -108,6 +108,8 @@ def main() -> None:
 def read_config() -> EmbeddingConfig:
     """Returns what the flags say of images and files."""
     size, resize = IMAGE_SIZE.value, RESIZE.value
+    if FORMAT.value != "parquet" and flags.FLAGS["shard_size"].present:
+        raise UserError(f"--shard_size has no effect on --format={FORMAT.value}: leave it out")
     if SQUARE.value is not None:
         if flags.FLAGS["image_size"].present or resize is not None:
             raise UserError(f"--square={SQUARE.value} cuts nothing out: leave out --image_size and --resize")

@@ -14,7 +14,7 @@ from croc_jax.data.pipeline import CropDataset
 from croc_jax.evaluation.interval import SECONDS, Interval
 from croc_jax.evaluation.online import Bars, OnlineEvaluator, make_evaluator, on_first_device
 from croc_jax.models import make_backbone
-from croc_jax.runtime import distributed
+from croc_jax.runtime import distributed, memory
 from croc_jax.training.config import EvaluationConfig, Recipe
 from croc_jax.training.loop import RunLength
 from croc_jax.training.state import TrainState
@@ -102,6 +102,7 @@ class RunEvaluation:
             log: prints a line.
         """
         self._evaluator, self._checkpointer, self._log = evaluator, checkpointer, log
+        self._count = 0
         self._interval = Interval(
             recipe.evaluation,
             steps_per_epoch=length.steps_per_epoch,
@@ -118,12 +119,29 @@ class RunEvaluation:
         assert self._evaluator is not None
         with self._interval.measure():
             # The programs of an evaluation are those of one process: no exchange may be under way beside them.
-            params = jax.block_until_ready(on_first_device(state.teacher["backbone"]))
-            scores = self._evaluator.evaluate(params) if jax.process_index() == 0 else {}
+            try:
+                params = jax.block_until_ready(on_first_device(state.teacher["backbone"]))
+                scores = self._evaluator.evaluate(params) if jax.process_index() == 0 else {}
+            except jax.errors.JaxRuntimeError as error:
+                if not memory.is_exhausted(error):
+                    raise
+                # Training itself has room.
+                scores = {}
+                self._log(
+                    f"warning: evaluation of step {step}: out of memory, so no scores; {FLAG}.unlabeled=False, and for "
+                    f"protocols {FLAG}.overrides=budget.batch_size=8, take less"
+                )
             distributed.wait_for_all("evaluation")
         scores = json.loads(distributed.gather_texts(json.dumps(scores))[0])
+        self._count += 1
         self._checkpointer.note_scores(step, scores)
         values = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
-        self._log(f"evaluation of step {step}: {values}; {self._interval.describe()}")
+        self._log(f"evaluation of step {step}: {values or 'no scores'}; {self._interval.describe()}")
         # In a row, the scores follow it.
         return {SECONDS: round(self._interval.seconds, 3)} | scores
+
+    def explain_none(self) -> str:
+        """Returns that nothing was evaluated since the start, in words; "" if it was, or nothing should be."""
+        if self._evaluator is None or self._count:
+            return ""
+        return f"no evaluation since the start, as the run was short: {FLAG}.every_epochs=1 asks for one each epoch"

@@ -236,6 +236,8 @@ def train(recipe: Recipe, mesh: Mesh, workdir: Path, *, memory_bytes: float) -> 
             f"{outcome.reason}; {where}"
         )
     if outcome.finished:
+        if note := evaluation.explain_none():
+            console.print(note)
         console.print(f"finished at step {outcome.step} after {took}; {where}")
         return 0
     cause = signals.received or "a signal to another process"

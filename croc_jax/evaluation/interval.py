@@ -29,7 +29,8 @@ class Interval:
         Args:
             config: interval, and largest share.
             steps_per_epoch: updates an epoch.
-            total_steps: updates of the whole run; protocols score its last state in any case.
+            total_steps: updates of the whole run; its last state is scored in any case by protocols, and if a score
+                chooses the best checkpoint.
             compile_seconds: what the compilation of the training step took.
             clock: returns seconds.
         """
@@ -39,7 +40,7 @@ class Interval:
 
     def is_due(self, step: int) -> bool:
         """Returns whether the state after a step, the last one of an epoch, is evaluated."""
-        if self._config.protocols and step == self._total_steps:
+        if step == self._total_steps and (self._config.protocols or self._config.best):
             return True
         if self._config.every_epochs:
             return step % (self._config.every_epochs * self._steps_per_epoch) == 0

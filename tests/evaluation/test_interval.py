@@ -30,6 +30,8 @@ def simulate(config, *, epochs, epoch_seconds, evaluation_seconds):
 def test_a_number_of_epochs_is_kept_and_protocols_score_the_last_state():
     config = EvaluationConfig(every_epochs=3)
     assert simulate(config, epochs=8, epoch_seconds=1, evaluation_seconds=9)[0] == [3, 6]
+    config = EvaluationConfig(every_epochs=3, best="unlabeled_rank")
+    assert simulate(config, epochs=8, epoch_seconds=1, evaluation_seconds=9)[0] == [3, 6, 8]
     config = EvaluationConfig(every_epochs=3, protocols=("knn.py",))
     found, _, text = simulate(config, epochs=8, epoch_seconds=1, evaluation_seconds=9)
     assert found == [3, 6, 8]

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import shutil
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -12,6 +13,7 @@ from croc_jax.checkpoints import Checkpointer
 from croc_jax.data.pipeline import make_dataset
 from croc_jax.data.sources import FolderSource
 from croc_jax.evaluation.interval import SECONDS
+from croc_jax.evaluation.online import OnlineEvaluator
 from croc_jax.training.config import EvaluationConfig, MeshConfig
 from croc_jax.training.loop import RunLength
 from croc_jax.training.sharding import make_mesh, state_shardings
@@ -80,6 +82,23 @@ def test_scores_along_a_run_are_those_of_its_checkpoint(evaluations, data, tmp_p
         results = json.loads((output / "results.json").read_text())
         scores = {key.removeprefix(f"{name}_"): value for key, value in row.items() if key.startswith(name)}
         assert scores and scores == {key: results[key] for key in scores} and results["step"] == 4
+
+
+def test_a_lack_of_memory_costs_scores_and_no_run(evaluations):
+    def fail(params):
+        raise jax.errors.JaxRuntimeError(errors.pop())
+
+    errors, lines = ["INTERNAL: broken", "RESOURCE_EXHAUSTED: Out of memory"], []
+    evaluator, saver = OnlineEvaluator(fail, ()), SimpleNamespace(note_scores=lambda step, scores: None)
+    hooks = evaluations.RunEvaluation(
+        tiny_recipe(), evaluator, RunLength(10, 2, 8), saver, compile_seconds=1.0, log=lines.append
+    )
+    state = SimpleNamespace(teacher={"backbone": {}})
+    assert list(hooks.evaluate(2, state)) == [SECONDS]
+    assert lines[0].startswith("warning: evaluation of step 2: out of memory, so no scores; --config.evaluation.")
+    assert lines[1].startswith("evaluation of step 2: no scores; took 0.0 s")
+    with pytest.raises(jax.errors.JaxRuntimeError, match="broken"):
+        hooks.evaluate(4, state)
 
 
 def test_the_short_form_fills_the_settings(evaluations):

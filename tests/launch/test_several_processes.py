@@ -35,7 +35,7 @@ def undisturbed(home):  # noqa: F811
     assert [row["step"] for row in rows(workdir)] == list(range(1, LAST + 1))
     ranks = {row["step"]: row["unlabeled_rank"] for row in rows(workdir) if "unlabeled_rank" in row}
     best = json.loads((workdir / "best.json").read_text())
-    assert list(ranks) == [6, 12] and best["step"] == max(ranks, key=lambda step: ranks[step])
+    assert list(ranks) == [6, 12, LAST] and best["step"] == max(ranks, key=lambda step: ranks[step])
     return workdir
 
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from croc_jax.data.config import DataConfig
@@ -124,6 +125,16 @@ def test_images_of_another_format_are_refused_by_name(frozen, folder):
     with pytest.raises(ValueError, match=r"0.png .*3 channels of uint8.*1 channel of uint16") as caught:
         frozen.collect_tokens(open_segmentation(folder, "val", num_classes=3), **SIZES)
     assert "\n" not in str(caught.value)
+
+
+def test_bands_in_pages_are_named_before_their_sizes_are_compared(tmp_path):
+    for kind in ("images", "labels"):
+        (tmp_path / kind / "train").mkdir(parents=True)
+    bands = np.zeros((6, 8, 5), np.uint8)
+    tifffile.imwrite(tmp_path / "images/train/a.tif", bands, photometric="minisblack")
+    Image.fromarray(np.eye(6, 8, dtype=np.uint8)).save(tmp_path / "labels/train/a.png")
+    with pytest.raises(ValueError, match="a.tif .*a TIFF of 6 pages"):
+        open_segmentation(tmp_path, "train").load(0)
 
 
 def test_batches_have_the_format():

@@ -94,11 +94,11 @@ class SegmentationSplit:
             ValueError: for an unreadable file, an image of another format, labels of another size than the image, or an
                 id outside the classes.
         """
-        file = self.pairs[index].image
+        # The image first: in one of another format, sizes mean nothing.
+        image = read_image(self.pairs[index].image, pixels)
         if pixels.is_rgb8:
-            labels, image = self.load_labels(index, label_size=label_size), read_image(file)
+            labels = self.load_labels(index, label_size=label_size)
         else:
-            image = read_image(file, pixels)
             labels = self._fit_labels(index, upright_header(image), label_size)
         if image_size is not None and image.shape[:2] != image_size:
             image = resize_with_pillow(image, image_size)

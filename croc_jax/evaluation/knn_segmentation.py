@@ -14,7 +14,7 @@ from croc_jax.data.labeled.label_files import IGNORED, Ids
 from croc_jax.data.labeled.segmentation import SegmentationSplit
 from croc_jax.evaluation.datasets import PixelSplits, count_images, describe_pixels, open_pixel_splits
 from croc_jax.evaluation.features import FrozenFeatures
-from croc_jax.evaluation.metrics import confusion_matrix, iou_scores, mean_iou
+from croc_jax.evaluation.metrics import IOU_SCORES, confusion_matrix, iou_scores, mean_iou
 from croc_jax.evaluation.patch_memory import Memory, build_memory, collect_queries, count_pixels, join_patches
 from croc_jax.evaluation.pixel_scoring import score_predictions
 from croc_jax.evaluation.registry import Protocol, Result, Timer
@@ -251,10 +251,7 @@ PROTOCOL = Protocol(
     config=KnnSegmentationConfig,
     open_dataset=open_pixel_splits,
     evaluate=evaluate,
-    main_score="miou",
-    score_labels={"miou": "mIoU"},
-    class_scores="class_iou",
-    class_label="Intersection over union (%)",
+    **IOU_SCORES,
     conventions={
         "tokens": "patch tokens after the final norm, float16; standardized and compared in float32",
         "image_resize": "bicubic, antialiased",

@@ -26,11 +26,11 @@ from croc_jax.evaluation.dense_head import (
 )
 from croc_jax.evaluation.features import FrozenFeatures
 from croc_jax.evaluation.labeled_crops import crop_batches
-from croc_jax.evaluation.metrics import iou_scores
+from croc_jax.evaluation.metrics import IOU_SCORES, iou_scores
 from croc_jax.evaluation.registry import Protocol, Result, Timer
 from croc_jax.evaluation.settings import CropConfig, DistortionConfig, check_choice, check_positive
+from croc_jax.evaluation.sliding_windows import score_windows
 from croc_jax.evaluation.visualize import save_examples
-from croc_jax.evaluation.windows import score_windows
 from croc_jax.models import Backbone
 from croc_jax.models.batch_norm import EPSILON as NORM_EPSILON
 from croc_jax.models.batch_norm import MOMENTUM
@@ -181,10 +181,7 @@ PROTOCOL = Protocol(
     config=LinearCropsConfig,
     open_dataset=open_pixel_splits,
     evaluate=evaluate,
-    main_score="miou",
-    score_labels={"miou": "mIoU"},
-    class_scores="class_iou",
-    class_label="Intersection over union (%)",
+    **IOU_SCORES,
     conventions={
         "tokens": "patch tokens after the final norm, computed anew for each crop",
         "head": f"batch normalization over the batch (epsilon {NORM_EPSILON}, momentum {MOMENTUM}), linear",

@@ -16,7 +16,7 @@ from croc_jax.data.labeled.label_files import IGNORED
 from croc_jax.evaluation.datasets import PixelSplits, count_images, describe_pixels, open_pixel_splits
 from croc_jax.evaluation.features import FrozenFeatures, LabeledTokens
 from croc_jax.evaluation.logistic import UNLABELED, Limits, Scale, apply_scaled, fit_logistic, make_chunks
-from croc_jax.evaluation.metrics import confusion_matrix, iou_scores, mean_iou
+from croc_jax.evaluation.metrics import IOU_SCORES, confusion_matrix, iou_scores, mean_iou
 from croc_jax.evaluation.patch_memory import cut_patches
 from croc_jax.evaluation.pixel_scoring import score_predictions
 from croc_jax.evaluation.probe import LinearHead
@@ -219,10 +219,7 @@ PROTOCOL = Protocol(
     config=LogregConfig,
     open_dataset=open_pixel_splits,
     evaluate=evaluate,
-    main_score="miou",
-    score_labels={"miou": "mIoU"},
-    class_scores="class_iou",
-    class_label="Intersection over union (%)",
+    **IOU_SCORES,
     conventions={
         "tokens": "patch tokens after the final norm, float16",
         "image_resize": "bicubic, antialiased",

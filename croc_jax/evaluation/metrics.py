@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -69,6 +69,15 @@ def class_iou(confusion: Int[np.ndarray, "k k"]) -> Float[np.ndarray, " k"]:
 def mean_iou(confusion: Int[np.ndarray, "k k"]) -> float:
     """Returns the mean of `class_iou` over the classes that occur; NaN if there are none."""
     return _mean(class_iou(confusion))
+
+
+# How `Protocol` names them.
+IOU_SCORES: dict[str, Any] = {
+    "main_score": "miou",
+    "score_labels": {"miou": "mIoU"},
+    "class_scores": "class_iou",
+    "class_label": "Intersection over union (%)",
+}
 
 
 def iou_scores(confusion: Int[np.ndarray, "k k"], class_names: Sequence[str]) -> dict:

@@ -12,7 +12,7 @@ from croc_jax.data.labeled.label_files import IGNORED
 from croc_jax.evaluation.datasets import PixelSplits, count_images, describe_pixels, open_pixel_splits
 from croc_jax.evaluation.features import FrozenFeatures, LabeledTokens, MemoryBudget
 from croc_jax.evaluation.interpolation import bilinear_matrix, resize_with
-from croc_jax.evaluation.metrics import iou_scores
+from croc_jax.evaluation.metrics import IOU_SCORES, iou_scores
 from croc_jax.evaluation.pixel_scoring import score_split
 from croc_jax.evaluation.probe import ProbeFit, apply_head, fit_probe, make_sgd
 from croc_jax.evaluation.registry import Protocol, Result, Timer
@@ -133,10 +133,7 @@ PROTOCOL = Protocol(
     config=SegmentationConfig,
     open_dataset=open_pixel_splits,
     evaluate=evaluate,
-    main_score="miou",
-    score_labels={"miou": "mIoU"},
-    class_scores="class_iou",
-    class_label="Intersection over union (%)",
+    **IOU_SCORES,
     conventions={
         "tokens": "patch tokens after the final norm, float16",
         "image_resize": "bicubic, antialiased",

@@ -9,7 +9,7 @@ from croc_jax.evaluation.interpolation import bilinear_matrix
 from croc_jax.evaluation.labeled_crops import resize_bilinear
 from croc_jax.evaluation.metrics import confusion_matrix
 from croc_jax.evaluation.settings import CropConfig
-from croc_jax.evaluation.windows import score_windows, window_starts
+from croc_jax.evaluation.sliding_windows import score_windows, window_starts
 
 
 def upsample(grid, size):

@@ -22,6 +22,7 @@ from croc_jax.evaluation import find_protocols
 from croc_jax.evaluation.features import MemoryBudget
 from croc_jax.report.published import PUBLISHED
 from croc_jax.training.config import Recipe, flatten
+from croc_jax.training.presets import PRESETS, SOURCES
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "build" / "pages"
@@ -119,6 +120,19 @@ def fill_configs() -> Iterator[str]:
             yield from table("variant", "what it sets besides", rows=rows)
 
 
+def fill_presets() -> Iterator[str]:
+    """Documents the presets by number of images, with a reason for each setting, and links to what it cites."""
+    defaults = flatten(dataclasses.asdict(Recipe()))
+    for name, preset in PRESETS.items():
+        least, most = preset.bounds
+        yield from (f"### `:{name}`", "", f"For {least:,} to {most:,} images.", "")
+        rows = (
+            (code(field), code(show(value)), code(show(defaults[field])), cite(reason))
+            for field, (value, reason) in preset.choices.items()
+        )
+        yield from table("field", "value", "default", "why", rows=rows)
+
+
 def fill_protocols() -> Iterator[str]:
     """Documents each config file of evaluation, with a column for each variant."""
     for file in sorted((ROOT / "configs" / "eval").glob("*.py")):
@@ -193,6 +207,11 @@ def escape(text: Any) -> str:
     return "".join(parts)
 
 
+def cite(text: str) -> str:
+    """Returns the reason for a setting as Markdown, with links; KeyError for a source that is not in `SOURCES`."""
+    return re.sub(r"\\\[(.+?)\\\]", lambda match: f"([{match[1]}]({SOURCES[match[1]]}))", escape(text))
+
+
 def code(text: str) -> str:
     """Returns text as code that a phone may break between words."""
     shown = html.escape(text, quote=False).replace("|", "&#124;")
@@ -202,6 +221,7 @@ def code(text: str) -> str:
 FILLERS = {
     "recipe": fill_recipe,
     "configs": fill_configs,
+    "presets": fill_presets,
     "protocols": fill_protocols,
     "conventions": fill_conventions,
     "published": fill_published,

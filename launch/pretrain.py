@@ -5,6 +5,7 @@ r"""Pre-trains on images, or resumes the run in --workdir.
 
 Every field of the configuration can be set so; a flag is repeated for several folders. Images in other forms (COCO,
 tar, ArrayRecord, tfds, Hugging Face, a list) are given by --config.data.sources=KIND:VALUE.
+--config=configs/presets.py:auto chooses settings by the number of images, and says why.
 
 Several processes form one run if Slurm, Open MPI, Kubernetes or a TPU starts them, or if each gets
 --coordinator_address, --num_processes and --process_id. SIGTERM, SIGUSR1 and Ctrl-C save the state and end the run
@@ -56,9 +57,10 @@ from croc_jax.runtime.starts import environment
 from croc_jax.runtime.wandb_writer import check_wandb, open_writers
 from croc_jax.runtime.workdir import CONFIG_NAME, Start, claim_workdir, leaving_nothing, plan_start
 from croc_jax.runtime.workdir import read_recipe as read_saved_recipe
-from croc_jax.training.config import Recipe
+from croc_jax.training.config import Recipe, flatten, recipe_to_dict
 from croc_jax.training.forward import make_networks
 from croc_jax.training.loop import Hooks, Row, RunLength, run_training
+from croc_jax.training.presets import explain_preset
 from croc_jax.training.resolve import recipe_from_config
 from croc_jax.training.sharding import check_batch_divides, make_mesh, num_data_shards, state_shardings
 from croc_jax.training.state import TrainState, abstract_batch, abstract_state, init_state, state_shapes, training_bytes
@@ -124,6 +126,10 @@ def train(recipe: Recipe, mesh: Mesh, workdir: Path, *, memory_bytes: float) -> 
     plan = plan_start(workdir, begun)
     for note in plan.notes:
         console.print(note)
+    if recipe.preset:
+        settings = flatten(recipe_to_dict(recipe))
+        explained = explain_preset(recipe.preset, settings, num_images=dataset.images_per_epoch)
+        console.print("\n".join(explained if plan.is_new else explained[:1]))
     steps_per_epoch = plan.steps_per_epoch
     length = RunLength(recipe.schedule.epochs * steps_per_epoch, steps_per_epoch, batch_size)
     traced = parse_steps(PROFILE_STEPS.value, total_steps=length.total_steps) if PROFILE_STEPS.value else range(0)
@@ -257,7 +263,7 @@ def read_recipe() -> Recipe:
             if f"data.{name}" not in given:
                 config.data[name] = ()
     saved = WORKDIR.value / CONFIG_NAME
-    is_resumed = bool(config.data.statistics) and saved.is_file()
+    is_resumed = bool(config.data.statistics or config.preset) and saved.is_file()
     recipe = recipe_from_config(config.to_dict(), given=given, saved=read_saved_recipe(saved) if is_resumed else None)
     if EVAL_CONFIG.value is not None:
         flag = flags.FLAGS["eval_config"]

@@ -15,7 +15,8 @@ from croc_jax.data.labeled.registry import KINDS
 from croc_jax.evaluation import find_protocols
 from croc_jax.report.published import PUBLISHED
 from croc_jax.training.config import Recipe, flatten, recipe_to_dict
-from tests.launch.test_configs import FILES, read
+from croc_jax.training.presets import PRESETS, SOURCES
+from tests.launch.test_configs import FILES, load
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -71,7 +72,7 @@ def test_the_table_of_the_recipe_has_every_field_with_its_default_and_a_meaning(
 def test_tables_of_config_files_have_what_they_change_and_their_variants(build):
     page, defaults = "\n".join(build.fill_configs()), flatten(recipe_to_dict(Recipe()))
     for file in FILES:
-        settings = flatten(recipe_to_dict(read(file.stem)))
+        settings = flatten(load(file.stem).get_config().to_dict())
         changed = {name: build.show(value) for name, value in settings.items() if value != defaults[name]}
         assert {name: value for name, (value, _) in rows(section(page, file.name)).items()} == changed, file.name
     part = plain(section(page, "croc_vit.py"))
@@ -79,6 +80,19 @@ def test_tables_of_config_files_have_what_they_change_and_their_variants(build):
         listed = re.search(rf"^\| <code>:{name}</code> \| (.*) \|$", part, re.MULTILINE)[1]
         expected = {f"{field}={build.show(value)}" for field, value in fields.items()}
         assert set(re.findall(r"<code>(.*?)</code>", listed)) == expected
+
+
+def test_tables_of_presets_have_each_setting_and_link_what_their_reasons_cite(build):
+    page = "\n".join(build.fill_presets())
+    for name, preset in PRESETS.items():
+        found = rows(section(page, f":{name}"))
+        assert {field: value for field, (value, _) in found.items()} == {
+            field: build.show(value) for field, value in preset.values.items()
+        }
+        for field, (_, others) in found.items():
+            why = re.sub(r"\(\[(.+?)\]\(\S+?\)\)", r"[\1]", others.rpartition(" | ")[2])
+            assert why == re.sub(r"\\([\[\]])", r"\1", build.escape(preset.choices[field].reason)), field
+    assert set(re.findall(r"\(\[(.+?)\]\((\S+?)\)\)", page)) == set(SOURCES.items())
 
 
 def test_tables_of_protocols_have_all_fields_in_all_variants(build):

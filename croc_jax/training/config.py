@@ -12,6 +12,7 @@ from croc_jax.clustering.config import ClusteringConfig
 from croc_jax.data.config import DataConfig
 from croc_jax.losses import ObjectiveConfig
 from croc_jax.models.config import BackboneConfig, HeadConfig
+from croc_jax.training.presets import PRESETS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -233,9 +234,11 @@ class Recipe:
 
     Attributes:
         seed: seed of all that is random: weights, order of the images, crops, colors, first centroids.
+        preset: the variant of `configs/presets.py` that the settings come from; empty for none.
     """
 
     seed: int = 0
+    preset: str = ""
     backbone: BackboneConfig = BackboneConfig()
     head: HeadConfig = HeadConfig()
     clustering: ClusteringConfig = ClusteringConfig()
@@ -249,6 +252,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Raises ValueError, naming the field and the value, for groups that do not fit each other."""
+        if self.preset and self.preset not in PRESETS:
+            raise ValueError(f"preset={self.preset!r}: choose one of {', '.join(PRESETS)}")
         if self.data.channels != self.backbone.channels:
             raise ValueError(
                 f"data.channels={self.data.channels}: backbone.image_mean and image_std have {self.backbone.channels} "
@@ -264,7 +269,7 @@ class Recipe:
 # Where a run finds what it reads. The images themselves are compared, and weights count at the start of a run alone.
 PATHS = ("data.folders", "data.sources", "data.statistics", "init_from.source")
 # Settings, or groups of them, that change no number of a run: they may differ when it is resumed. All others decide it.
-HARMLESS = (*PATHS, "data.max_bad_fraction", "data.shown_channels", "backbone.remat", "evaluation", "runtime")
+HARMLESS = (*PATHS, "preset", "data.max_bad_fraction", "data.shown_channels", "backbone.remat", "evaluation", "runtime")
 
 
 def decides_numbers(name: str) -> bool:

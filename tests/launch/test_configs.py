@@ -18,8 +18,9 @@ from jax.tree_util import keystr
 
 from croc_jax.data.config import LocalViewsConfig
 from croc_jax.models import make_backbone
-from croc_jax.training.config import Recipe, recipe_from_dict
+from croc_jax.training.config import Recipe, flatten, recipe_from_dict, recipe_to_dict
 from croc_jax.training.forward import make_networks
+from croc_jax.training.presets import PRESETS
 from croc_jax.training.sharding import make_mesh, shard_batch
 from croc_jax.training.state import abstract_batch, abstract_state, fresh_state
 from croc_jax.training.step import make_train_step
@@ -28,7 +29,8 @@ from tests.training.tiny import batches
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "configs").glob("*.py"))
 VIT = ("vit_tiny", "vit_small", "vit_base", "vit_large", "vit_giant")
-CONFIGS = [file.stem for file in FILES] + ["croc_vit:vit_giant_registers"]
+CONFIGS = [file.stem for file in FILES if file.stem != "presets"] + ["croc_vit:vit_giant_registers"]
+CONFIGS += [f"presets:{size}" for size in PRESETS]
 # One config for each kind of backbone.
 KINDS = ["croc_vit:vit_giant_registers", "croc_resnet50_coco", "croc_convnext_tiny_coco"]
 STEPS_PER_EPOCH = 5
@@ -72,7 +74,7 @@ def test_a_config_loads_a_dozen_modules_and_no_library_for_computing():
     lines = [line.split() for line in result.stdout.splitlines()]
     assert [line[0] for line in lines] == [str(file) for file in FILES]
     for path, count, *heavy in lines:
-        assert int(count) <= 13 and not heavy, (path, count, heavy)
+        assert int(count) <= 14 and not heavy, (path, count, heavy)
 
 
 @pytest.mark.parametrize("name", [file.stem for file in FILES])
@@ -133,6 +135,27 @@ def test_the_default_size_is_the_paper_s_and_others_are_named():
     assert set(load("croc_vit").VARIANTS) == {*VIT, *(f"{size}_registers" for size in VIT)}
     with pytest.raises(ValueError, match="variant='vit_huge': choose one of vit_tiny, .*, vit_giant_registers"):
         read("croc_vit:vit_huge")
+
+
+@pytest.mark.parametrize("size", PRESETS)
+def test_a_preset_changes_no_field_without_a_reason(size):
+    settings, defaults = (flatten(recipe_to_dict(recipe)) for recipe in (read(f"presets:{size}"), Recipe()))
+    choices = PRESETS[size].choices
+    assert settings == defaults | {name: choice.value for name, choice in choices.items()} | {"preset": size}
+    assert {*choices} >= {
+        "schedule.epochs", "schedule.batch_size", "optimizer.base_lr", "optimizer.teacher_momentum",
+        "objective.teacher_temp", "head.num_prototypes", "data.views.crop_size", "data.views.scale",
+    }  # fmt: skip
+
+
+def test_presets_for_many_images_are_the_paper_s():
+    for size, name in (("100k", "croc_vits16_coco"), ("1m", "croc_vits16_imagenet")):
+        paper = read(name)
+        paper = dataclasses.replace(paper, preset=size, data=dataclasses.replace(paper.data, sources=()))
+        assert read(f"presets:{size}") == paper
+    assert load("presets").get_config().preset == "auto"
+    with pytest.raises(ValueError, match="size='2k': choose one of auto, 1k, 10k, 100k, 1m"):
+        read("presets:2k")
 
 
 def one_device():

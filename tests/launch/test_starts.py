@@ -8,7 +8,9 @@ import pytest
 from absl import flags
 
 from croc_jax.runtime import lock, memory
+from croc_jax.runtime.workdir import read_recipe
 from croc_jax.training import loop, step
+from croc_jax.training.presets import PRESETS
 from tests.data.tiny_images import encode
 from tests.launch.program import on_command_line
 from tests.launch.test_pretrain import OVERRIDES
@@ -34,12 +36,12 @@ def start(monkeypatch, photos, tmp_path):
     monkeypatch.setattr(lock, "_held", {})
     monkeypatch.setattr(loop, "run_training", lambda *_, **__: loop.Outcome(None, 6, True))
 
-    def start(*arguments, images=photos):
+    def start(*arguments, images=photos, config="configs/demo.py"):
         for file in lock._held.values():
             file.close()
         lock._held.clear()
         given = [*(f"--config.{name}={value}" for name, value in (TINY | {"data.folders": images}).items()), *arguments]
-        folders = "--config=configs/demo.py", f"--workdir={tmp_path / 'runs' / 'new'}"
+        folders = f"--config={config}", f"--workdir={tmp_path / 'runs' / 'new'}"
         with on_command_line("pretrain", *folders, "--num_processes=1", *given):
             main = runpy.run_path("launch/pretrain.py", run_name="pretrain")["main"]
             flags.FLAGS(sys.argv)
@@ -112,3 +114,28 @@ def test_a_collapse_ends_a_run_that_asks_for_it(start, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="^error: step 9: training has collapsed, .*vary along one line"):
         start(*(f"--config.runtime.watchdog.{name}={value}" for name, value in changes.items()))
     assert "warning: step 8: the teacher's [CLS] tokens vary along one line" in capsys.readouterr().out
+
+
+def test_a_preset_is_chosen_once_by_the_images_and_explained(start, photos, tmp_path, capsys):
+    with pytest.raises(ValueError, match="preset=auto: 24 images, and presets are for 317 or more"):
+        start(config="configs/presets.py:auto")
+    for index in range(317):
+        (photos / f"more-{index}.png").hardlink_to(photos / "00.png")
+    start(config="configs/presets.py:auto")
+    lines = capsys.readouterr().out.splitlines()
+    begin = lines.index("preset 1k, for 317 to 3,162 images: there are 341")
+    choices = PRESETS["1k"].choices
+    explained = dict(line.strip().split(" = ", 1) for line in lines[begin + 1 : begin + 1 + len(choices)])
+    assert explained.keys() == choices.keys()
+    assert explained["schedule.epochs"] == "2: given; the preset has 400"
+    assert explained["objective.teacher_temp"] == f"0.025: {choices['objective.teacher_temp'].reason}"
+    recipe = read_recipe(tmp_path / "runs" / "new" / "config.json")
+    assert (recipe.preset, recipe.objective.teacher_temp, recipe.schedule.epochs) == ("1k", 0.025, 2)
+
+    # Too few for any preset now, but the run has one.
+    (tmp_path / "runs" / "new" / "metrics.jsonl").write_text('{"step": 1, "epoch": 0.02}\n')
+    for index in range(100):
+        (photos / f"more-{index}.png").unlink()
+    start("--accept_changed_images", config="configs/presets.py:auto")
+    output = capsys.readouterr().out
+    assert "preset 1k, for 317 to 3,162 images: there are 241\n" in output and "teacher_temp" not in output

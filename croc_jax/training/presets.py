@@ -184,7 +184,7 @@ def nearest_preset(num_images: int) -> str:
 
 
 def explain_preset(name: str, settings: Mapping[str, Any], *, num_images: int) -> list[str]:
-    """Returns a line on the preset of a run and its images, and then one on each setting: its value, and why.
+    """Returns a line on the preset of a run and its images, then one on each setting: its value, and why.
 
     Args:
         name: the preset.
@@ -200,4 +200,4 @@ def explain_preset(name: str, settings: Mapping[str, Any], *, num_images: int) -
         given = settings[field]
         is_kept = given == value
         lines.append(f"  {field} = {given}: " + (reason if is_kept else f"given; the preset has {value}"))
-    return lines
+    return [*lines, "  (in brackets: sources, see docs/configs.md)"]

@@ -1,8 +1,10 @@
 """Every config of pre-training: the paper's settings, the full-size shapes, and one step in miniature."""
 
+import ast
 import dataclasses
 import functools
 import importlib.util
+import itertools
 import os
 import re
 import subprocess
@@ -156,6 +158,24 @@ def test_presets_for_many_images_are_the_paper_s():
     assert load("presets").get_config().preset == "auto"
     with pytest.raises(ValueError, match="size='2k': choose one of auto, 1k, 10k, 100k, 1m"):
         read("presets:2k")
+
+
+@pytest.mark.parametrize("size", ["1k", "10k"])
+def test_the_experiment_on_a_preset_varies_settings_that_it_has(size):
+    experiment = load("experiments/presets").get_config(size).to_dict()
+    preset = flatten(recipe_to_dict(read(experiment["base"].removeprefix("configs/").replace(".py", ""))))
+    rows = {row["name"]: row.get("overrides", ()) for row in experiment["rows"]}
+    assert preset["preset"] == size and {name for table in experiment["tables"] for name in table["rows"]} == {*rows}
+    for text in itertools.chain(*rows.values()):
+        field, value = text.split("=")
+        value = ast.literal_eval(value)
+        assert type(value) is type(preset[field]) and value != preset[field], text
+    short = dict(text.split("=") for text in rows["short"])
+    updates = int(short["schedule.epochs"]) * (PRESETS[size].images // preset["schedule.batch_size"])
+    assert updates == pytest.approx(2_500, rel=0.01)
+    assert all(set(rows["short"]) < set(rows[name]) for name in experiment["tables"][0]["rows"][2:])
+    with pytest.raises(ValueError, match="size='1m': choose one of 1k, 10k"):
+        load("experiments/presets").get_config("1m")
 
 
 def one_device():

@@ -99,7 +99,7 @@ def test_explicit_settings_win_over_the_preset(images):
     assert lines[0] == "preset 10k, for 3,163 to 31,622 images: there are 9,462"
     assert "  schedule.epochs = 300: given; the preset has 60" in lines
     reason = PRESETS["10k"].choices["head.num_prototypes"].reason
-    assert f"  head.num_prototypes = 512: {reason}" in lines and len(lines) == 1 + len(PRESETS["10k"].choices)
+    assert f"  head.num_prototypes = 512: {reason}" in lines and len(lines) == 2 + len(PRESETS["10k"].choices)
 
 
 def test_a_resumed_run_keeps_its_preset_and_counts_no_images(images):

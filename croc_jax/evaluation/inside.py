@@ -113,7 +113,7 @@ class InsideRecorder:
         pairs = load_pairs(self._source, data, num_images=recipe.evaluation.pictures, crop_size=size, seed=_SEED)
         names = np.array([self._source.name(int(index)) for index in pairs.indices])
         crops = Crops(pairs.boxes, show_pixels(pairs.views, data.pixels), names)
-        _save(self._folder / CROPS_NAME, crops)
+        save_arrays(self._folder / CROPS_NAME, crops)
         module = make_backbone(recipe.backbone, image_size=data.views.crop_size, pixels=data.pixels)
         grid = patch_grid((size, size), recipe.backbone.patch_size)
         cluster_fn = make_cluster_fn(module, recipe.clustering, recipe.objective, grid)
@@ -146,7 +146,7 @@ class InsideRecorder:
             found.costs,
             unit_variance(principal_components(patches)).astype(np.float16),
         )
-        _save(self._folder / f"{step}.npz", moment)
+        save_arrays(self._folder / f"{step}.npz", moment)
 
 
 def read_inside(folder: Path) -> Inside | None:
@@ -173,7 +173,8 @@ def read_inside(folder: Path) -> Inside | None:
     return Inside(crops, moments) if moments else None
 
 
-def _save(file: Path, arrays: Crops | Moment) -> None:
+def save_arrays(file: Path, arrays: Crops | Moment) -> None:
+    """Writes a file, whole or not at all."""
     stream = io.BytesIO()
     np.savez_compressed(stream, **arrays._asdict())
     file.parent.mkdir(parents=True, exist_ok=True)

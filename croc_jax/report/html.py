@@ -107,7 +107,7 @@ def animation(frames: Sequence[Image.Image], caption: str) -> str:
     """Returns frames, shown one after the other without an end; the last one stays longest."""
     buffer, durations = io.BytesIO(), [_FRAME_MILLISECONDS] * (len(frames) - 1) + [4 * _FRAME_MILLISECONDS]
     settings: dict[str, Any] = {"save_all": True, "append_images": frames[1:], "duration": durations, "loop": 0}
-    frames[0].save(buffer, "webp", quality=75, **settings)
+    frames[0].save(buffer, "webp", quality=70, **settings)
     return _figure("wide", _embed(buffer, escape(caption)), caption)
 
 

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw, ImageFont
 from scipy.optimize import linear_sum_assignment
+from sklearn.metrics import adjusted_rand_score
 
 from croc_jax.evaluation.components import align_components
 from croc_jax.evaluation.inside import FOLDER_NAME, Inside, read_inside
@@ -42,6 +43,11 @@ ANIMATION_TEXT = "Both crops of {images} images, from the first moment to the la
 COUNTS_TEXT = (
     "How often each K is chosen for these {images} images, and its mean. The crops are as large as those of the "
     "pictures, {size} pixels."
+)
+
+AGREEMENT_TEXT = (
+    "1 for the same clusters, about 0 for clusters that have nothing in common; the mean over all heads and images. A "
+    "teacher that learns moves away from its start."
 )
 
 
@@ -173,6 +179,31 @@ def plot_cluster_counts(
         return figure
 
 
+def plot_agreement(labels: Int[np.ndarray, "m v b h n"], epochs: Float[np.ndarray, " m"]) -> Figure:
+    """Returns how much the clusters of each moment agree with those of the first and of the last one.
+
+    Args:
+        labels: cluster of each token.
+        epochs: epoch of each moment.
+    """
+    with figure_style():
+        figure = Figure(figsize=SMALL, layout="constrained")
+        axes = figure.subplots()
+        for name, place, color in (("the start", 0, ORANGE), ("the end", -1, BLUE)):
+            axes.plot(epochs, agreement(labels, place), color=color, linewidth=1.9, label=f"with those of {name}")
+        axes.set(title="Agreement of clusters", xlabel="epoch", ylabel="adjusted Rand index", ylim=(0, 1.04))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        figure.legend(ncols=2, loc="outside lower center")
+        return figure
+
+
+def agreement(labels: Int[np.ndarray, "m v b h n"], place: int) -> list[float]:
+    """Returns the adjusted Rand index of the clusters of each moment and of a certain one, the mean over all pairs."""
+    # All tokens of one image and head side by side.
+    flat = np.moveaxis(labels, 1, 3).reshape(len(labels), -1, labels.shape[1] * labels.shape[-1])
+    return [float(np.mean([adjusted_rand_score(*both) for both in zip(flat[place], own, strict=True)])) for own in flat]
+
+
 def count_shares(num_clusters: Int[np.ndarray, "m b h"], k_start: int) -> Float[np.ndarray, "m k"]:
     """Returns the share of images and heads with each K, from 2 to K_start."""
     return (num_clusters[..., None] == np.arange(2, k_start + 1)).mean(axis=(1, 2))
@@ -221,10 +252,10 @@ def inside_sections(workdir: Path) -> list[str]:
     num_clusters, epochs = (np.stack([getattr(one, name) for one in moments]) for name in ("num_clusters", "epoch"))
     counts = plot_cluster_counts(num_clusters, epochs, k_start=film.valid.shape[-1])
     shown, moving = order[:NUM_STRIP_IMAGES], order[:NUM_ANIMATED_IMAGES]
-    size = film.views.shape[2]
     blocks = [
         animation(animate(film, moving), ANIMATION_TEXT.format(images=len(moving))),
         picture(plot_strip(film, shown), STRIP_TEXT.format(head=choose_head(film.valid) + 1)),
-        picture(counts, COUNTS_TEXT.format(images=len(order), size=size)),
+        picture(counts, COUNTS_TEXT.format(images=len(order), size=film.views.shape[2])),
+        picture(plot_agreement(film.labels, epochs), AGREEMENT_TEXT),
     ]
     return [section("Inside: the same images along the run", TEXT, blocks)]

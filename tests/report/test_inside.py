@@ -2,7 +2,9 @@
 
 import base64
 import dataclasses
+import functools
 import io
+import operator
 import re
 from collections import Counter
 
@@ -14,7 +16,7 @@ from PIL import Image
 from croc_jax.data.sources import FolderSource
 from croc_jax.evaluation.components import principal_components, unit_variance
 from croc_jax.evaluation.inside import InsideRecorder, Moment, read_inside
-from croc_jax.report.inside import count_shares, inside_sections, make_film, match_clusters
+from croc_jax.report.inside import agreement, count_shares, inside_sections, make_film, match_clusters
 from croc_jax.report.inspect import explore
 from croc_jax.training.config import EvaluationConfig
 
@@ -29,7 +31,7 @@ def start_recorder(workdir, recipe, photos):
 @pytest.fixture(scope="module")
 def states(backbone):
     """The parameters at each moment."""
-    return [jax.tree.map(lambda leaf: leaf * (1 + 0.3 * number), backbone.params) for number in range(NUM_MOMENTS)]
+    return [jax.tree.map(functools.partial(operator.mul, factor), backbone.params) for factor in (1.0, 1.3, 1.6)]
 
 
 @pytest.fixture(scope="module")
@@ -108,10 +110,30 @@ def test_shares_of_each_number_of_clusters():
         assert found.tolist() == [counts[k] / 15 for k in (2, 3, 4, 5, 6)]
 
 
+def test_agreement_by_pairs_of_tokens():
+    labels = np.random.default_rng(0).integers(0, 3, (3, 2, 2, 2, 8))
+    labels[2, :, :, :] = (labels[0] + 1) % 3
+
+    def rand_index(first, second):
+        """Hubert and Arabie's formula from the pairs of tokens that are together."""
+        together = [np.equal.outer(one, one)[np.triu_indices(16, 1)] for one in (first, second)]
+        both, mean = np.sum(together[0] & together[1]), np.sum(together, axis=1).mean()
+        expected = np.prod(np.sum(together, axis=1)) / together[0].size
+        return (both - expected) / (mean - expected)
+
+    for place in (0, -1):
+        expected = [
+            np.mean([rand_index(*both[:, :, image, head].reshape(2, 16)) for image, head in np.ndindex(2, 2)])
+            for both in (np.stack([labels[place], own]) for own in labels)
+        ]
+        np.testing.assert_allclose(agreement(labels, place), expected, atol=1e-12)
+    assert agreement(labels, 0)[2] == 1
+
+
 def test_a_page_moves_through_all_moments(workdir, tmp_path, monkeypatch):
     monkeypatch.setattr("croc_jax.report.html._PHOTO_DPI", 30)
     (text,) = inside_sections(workdir)
-    assert text.count("<img ") == 2 and text.count("<svg ") == 1
+    assert text.count("<img ") == 2 and text.count("<svg ") == 2
     frames = Image.open(io.BytesIO(base64.b64decode(re.search('base64,([^"]*)', text)[1])))
     assert frames.n_frames == NUM_MOMENTS
     (tmp_path / "inside").mkdir()

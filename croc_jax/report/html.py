@@ -103,8 +103,8 @@ def picture(figure: Figure, caption: str = "", *, description: str = "") -> str:
     return _figure(kind, drawing, caption)
 
 
-def animation(frames: Sequence[Image.Image], caption: str) -> str:
-    """Returns frames, shown one after the other without an end; the last one stays longest."""
+def photos(frames: Sequence[Image.Image], caption: str) -> str:
+    """Returns a picture, or several that follow each other without an end, the last one for longest."""
     buffer, durations = io.BytesIO(), [_FRAME_MILLISECONDS] * (len(frames) - 1) + [4 * _FRAME_MILLISECONDS]
     settings: dict[str, Any] = {"save_all": True, "append_images": frames[1:], "duration": durations, "loop": 0}
     frames[0].save(buffer, "webp", quality=70, **settings)

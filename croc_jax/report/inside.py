@@ -17,9 +17,9 @@ from sklearn.metrics import adjusted_rand_score
 
 from croc_jax.evaluation.components import align_components
 from croc_jax.evaluation.inside import FOLDER_NAME, Inside, read_inside
-from croc_jax.report.figures import SMALL, show_image
+from croc_jax.report.figures import SMALL
 from croc_jax.report.gallery import scale_to_colors
-from croc_jax.report.html import animation, picture, section
+from croc_jax.report.html import photos, picture, section
 from croc_jax.report.inspect import rank_pairs
 from croc_jax.report.overlay import enlarge, overlay
 from croc_jax.report.style import BLUE, MUTED, NEUTRAL, ORANGE, figure_style
@@ -27,16 +27,14 @@ from croc_jax.report.style import BLUE, MUTED, NEUTRAL, ORANGE, figure_style
 # Of a strip and of an animation.
 NUM_STRIP_IMAGES, MOST_COLUMNS = 3, 7
 NUM_ANIMATED_IMAGES, MOST_FRAMES, MOST_HEADS = 2, 13, 6
-_TILE = 1.1
 # In pixels.
 _PIXELS, _GAP, _LINE = 148, 4, 24
 
-
 TEXT = (
-    "What the teacher makes of the same crops as training goes on. One color of clusters stays with one cluster as far "
-    "as it overlaps with itself from a moment to the next, and is the same in both crops; hatched gray marks clusters "
-    "that only one crop shows. Components are the first three principal components of the patch features of all these "
-    "crops, as red, green and blue: each moment has its own, turned onto those of the next."
+    "What the teacher makes of the same crops as training goes on. A cluster has the same color in both crops, and "
+    "keeps it from one moment to the next as far as it overlaps with itself; hatched gray marks clusters that only one "
+    "crop shows. Components are the first three principal components of the patch features of all these crops, as red, "
+    "green and blue; each moment has its own, rotated onto those of the next."
 )
 STRIP_TEXT = "Clusters of head {head}, which has most of them in both crops at the end, above the components."
 ANIMATION_TEXT = "Both crops of {images} images, from the first moment to the last."
@@ -44,7 +42,6 @@ COUNTS_TEXT = (
     "How often each K is chosen for these {images} images, and its mean. The crops are as large as those of the "
     "pictures, {size} pixels."
 )
-
 AGREEMENT_TEXT = (
     "1 for the same clusters, about 0 for clusters that have nothing in common; the mean over all heads and images. A "
     "teacher that learns moves away from its start."
@@ -127,7 +124,7 @@ def choose_head(valid: Bool[np.ndarray, "m b h k"]) -> int:
     return int(valid[-1].sum(axis=(0, 2)).argmax())
 
 
-def plot_strip(film: Film, images: Sequence[int]) -> Figure:
+def draw_strip(film: Film, images: Sequence[int]) -> Image.Image:
     """Returns a crop of some images, and beside it, over the run, its clusters in one head above its components.
 
     Args:
@@ -135,18 +132,49 @@ def plot_strip(film: Film, images: Sequence[int]) -> Figure:
         images: which images.
     """
     head, places = choose_head(film.valid), film.places(MOST_COLUMNS)
-    with figure_style(ink=NEUTRAL, soft=NEUTRAL):
-        figure = Figure(figsize=(_TILE * (len(places) + 2), _TILE * 2 * len(images) + 0.3), layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0, hspace=0)  # pyright: ignore
-        layout = figure.add_gridspec(2 * len(images), len(places) + 2)
-        for row, image in enumerate(images):
-            crop = figure.add_subplot(layout[2 * row : 2 * row + 2, :2])
-            show_image(crop, enlarge(film.views[image, 0]), "" if row else "crop")
-            for column, place in enumerate(places, 2):
-                above, below = (figure.add_subplot(layout[2 * row + part, column]) for part in range(2))
-                show_image(above, film.clusters(place, image, 0, head), "" if row else film.names[place])
-                show_image(below, film.colors(place, image, 0), "")
-        return figure
+    sheet = _new_sheet(["", "", *(film.names[place] for place in places)], 2 * len(images))
+    for row, image in zip(range(0, 2 * len(images), 2), images, strict=True):
+        _paste(sheet, film.views[image, 0], row, 0, span=2)
+        for column, place in enumerate(places, 2):
+            _paste(sheet, film.clusters(place, image, 0, head), row, column)
+            _paste(sheet, film.colors(place, image, 0), row + 1, column)
+    return sheet
+
+
+def draw_frames(film: Film, images: Sequence[int]) -> list[Image.Image]:
+    """Returns a picture for each moment: both crops of some images, their clusters in each head, and their components.
+
+    Args:
+        film: the pictures.
+        images: which images.
+    """
+    heads, frames = range(min(film.labels.shape[3], MOST_HEADS)), []
+    for moment in film.places(MOST_FRAMES):
+        titles = [film.names[moment], *(f"head {head + 1}" for head in heads), "components"]
+        sheet = _new_sheet(titles, 2 * len(images))
+        for row, (image, view) in enumerate(itertools.product(images, range(2))):
+            clusters = [film.clusters(moment, image, view, head) for head in heads]
+            for column, tile in enumerate([film.views[image, view], *clusters, film.colors(moment, image, view)]):
+                _paste(sheet, tile, row, column)
+        frames.append(sheet)
+    return frames
+
+
+def _new_sheet(titles: Sequence[str], rows: int) -> Image.Image:
+    """Returns a transparent picture with titles above its columns, and two rows for each image."""
+    gaps = _GAP * (rows - 1 + rows // 2 - 1)
+    sheet = Image.new("RGBA", (len(titles) * (_PIXELS + _GAP) - _GAP, _LINE + rows * _PIXELS + gaps))
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=17)
+    for column, title in enumerate(titles):
+        draw.text((column * (_PIXELS + _GAP) + _PIXELS / 2, 0), title, NEUTRAL, font, anchor="ma")
+    return sheet
+
+
+def _paste(sheet: Image.Image, tile: UInt8[np.ndarray, "H W 3"], row: int, column: int, *, span: int = 1) -> None:
+    size, step = span * (_PIXELS + _GAP) - _GAP, _PIXELS + _GAP
+    # What belongs to one image is close together.
+    place = column * step, _LINE + row * step + row // 2 * _GAP
+    sheet.paste(Image.fromarray(tile).resize((size, size), Image.Resampling.LANCZOS), place)
 
 
 def plot_cluster_counts(
@@ -209,36 +237,6 @@ def count_shares(num_clusters: Int[np.ndarray, "m b h"], k_start: int) -> Float[
     return (num_clusters[..., None] == np.arange(2, k_start + 1)).mean(axis=(1, 2))
 
 
-def animate(film: Film, images: Sequence[int]) -> list[Image.Image]:
-    """Returns a frame for each moment: both crops of some images, their clusters in each head, and their components.
-
-    Args:
-        film: the pictures.
-        images: which images.
-    """
-    heads = range(min(film.labels.shape[3], MOST_HEADS))
-    titles, step = ["crops", *(f"head {head + 1}" for head in heads), "components"], _PIXELS + _GAP
-    font = ImageFont.load_default(size=17)
-    frames = []
-    for moment in film.places(MOST_FRAMES):
-        height = 2 * _LINE + 2 * step * len(images) + 2 * _GAP * (len(images) - 1)
-        frame = Image.new("RGBA", (step * len(titles) - _GAP, height))
-        draw = ImageDraw.Draw(frame)
-        draw.text((frame.width / 2, 0), film.names[moment], NEUTRAL, font, anchor="ma")
-        for column, title in enumerate(titles):
-            draw.text((column * step + _PIXELS / 2, _LINE), title, NEUTRAL, font, anchor="ma")
-        for row, (image, view) in enumerate(itertools.product(images, range(2))):
-            clusters = [film.clusters(moment, image, view, head) for head in heads]
-            tiles = [enlarge(film.views[image, view]), *clusters, film.colors(moment, image, view)]
-            # The crops of one image are close to each other.
-            top = 2 * _LINE + row * step + row // 2 * 2 * _GAP
-            for column, tile in enumerate(tiles):
-                small = Image.fromarray(tile).resize((_PIXELS, _PIXELS), Image.Resampling.LANCZOS)
-                frame.paste(small, (column * step, top))
-        frames.append(frame)
-    return frames
-
-
 def inside_sections(workdir: Path) -> list[str]:
     """Returns a section of what a run has recorded of a few images; none before its second moment.
 
@@ -253,8 +251,8 @@ def inside_sections(workdir: Path) -> list[str]:
     counts = plot_cluster_counts(num_clusters, epochs, k_start=film.valid.shape[-1])
     shown, moving = order[:NUM_STRIP_IMAGES], order[:NUM_ANIMATED_IMAGES]
     blocks = [
-        animation(animate(film, moving), ANIMATION_TEXT.format(images=len(moving))),
-        picture(plot_strip(film, shown), STRIP_TEXT.format(head=choose_head(film.valid) + 1)),
+        photos(draw_frames(film, moving), ANIMATION_TEXT.format(images=len(moving))),
+        photos([draw_strip(film, shown)], STRIP_TEXT.format(head=choose_head(film.valid) + 1)),
         picture(counts, COUNTS_TEXT.format(images=len(order), size=film.views.shape[2])),
         picture(plot_agreement(film.labels, epochs), AGREEMENT_TEXT),
     ]

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import jax
 from cli import UserError, parse_configs
@@ -79,35 +79,41 @@ def read_protocols(config: EvaluationConfig) -> dict[str, dict[str, Any]]:
     return {name: one.to_dict() for name, one in found.items()}
 
 
-class WorkOfFirst(NamedTuple):
-    """What the first process does with the teacher's backbone while the others wait; a lack of memory is a warning.
+def do_in_first(
+    step: int,
+    state: TrainState,
+    function: Callable[[Any], Result],
+    *,
+    name: str,
+    result: str,
+    remedy: str,
+    log: Callable[[str], None],
+) -> Result | None:
+    """Returns what a function makes of the teacher's backbone; None in other processes, and without memory.
 
-    Attributes:
-        name: what it is.
-        result: what it gives.
+    All processes of a run must call it: the first one calls the function, and the others wait.
+
+    Args:
+        step: updates so far.
+        state: state after them.
+        function: takes the parameters.
+        name: what this is, for a warning if memory is out.
+        result: what the function returns, likewise.
         remedy: settings that take less memory.
         log: prints a line.
     """
-
-    name: str
-    result: str
-    remedy: str
-    log: Callable[[str], None]
-
-    def do(self, step: int, state: TrainState, function: Callable[[Any], Result]) -> Result | None:
-        """Returns what a function of the parameters returns; None in other processes, and without memory."""
-        found = None
-        # The programs of an evaluation are those of one process: no exchange may be under way beside them.
-        try:
-            params = jax.block_until_ready(on_first_device(state.teacher["backbone"]))
-            found = function(params) if jax.process_index() == 0 else None
-        except jax.errors.JaxRuntimeError as error:
-            if not memory.is_exhausted(error):
-                raise
-            # Training itself has room.
-            self.log(f"warning: {self.name} of step {step}: out of memory, so no {self.result}; {self.remedy}")
-        distributed.wait_for_all(self.name)
-        return found
+    found = None
+    # The programs of an evaluation are those of one process: no exchange may be under way beside them.
+    try:
+        params = jax.block_until_ready(on_first_device(state.teacher["backbone"]))
+        found = function(params) if jax.process_index() == 0 else None
+    except jax.errors.JaxRuntimeError as error:
+        if not memory.is_exhausted(error):
+            raise
+        # Training itself has room.
+        log(f"warning: {name} of step {step}: out of memory, so no {result}; {remedy}")
+    distributed.wait_for_all(name)
+    return found
 
 
 class RunPictures:
@@ -136,9 +142,8 @@ class RunPictures:
 
     def evaluate(self, step: int, state: TrainState) -> dict[str, float]:
         """Writes what the teacher makes of the images; there are no numbers for the row of the step."""
-        WorkOfFirst("inside", "pictures", f"{FLAG}.pictures=2 takes less", self._log).do(
-            step, state, functools.partial(self._record, step)
-        )
+        words = {"name": "inside", "result": "pictures", "remedy": f"{FLAG}.pictures=2 takes less"}
+        do_in_first(step, state, functools.partial(self._record, step), **words, log=self._log)
         return {}
 
     def _record(self, step: int, params: Any) -> None:
@@ -146,8 +151,8 @@ class RunPictures:
             self._recorder.prepare(params)
             with self._moments.budget.measure():
                 self._recorder.record(params, step=step, epoch=step / self._steps_per_epoch)
-        except OSError as error:
-            # They are not worth a run.
+        except (OSError, ValueError) as error:
+            # A full disk, or images that cannot be read: pictures are not worth a run.
             self._log(f"warning: no pictures of step {step}: {error}")
 
 
@@ -215,8 +220,8 @@ class RunEvaluation:
         assert self._evaluator is not None
         remedy = f"{FLAG}.unlabeled=False, and for protocols {FLAG}.overrides=budget.batch_size=8, take less"
         with self._interval.measure():
-            work = WorkOfFirst("evaluation", "scores", remedy, self._log)
-            scores = work.do(step, state, self._evaluator.evaluate) or {}
+            words = {"name": "evaluation", "result": "scores", "remedy": remedy}
+            scores = do_in_first(step, state, self._evaluator.evaluate, **words, log=self._log) or {}
         scores = json.loads(distributed.gather_texts(json.dumps(scores))[0])
         self._count += 1
         self._checkpointer.note_scores(step, scores)

@@ -1,17 +1,20 @@
 """The evaluations of a run while it trains: from its settings to the hooks of the training loop."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import jax
 from cli import UserError, parse_configs
 
 from croc_jax.checkpoints import Checkpointer
 from croc_jax.data.pipeline import CropDataset
-from croc_jax.evaluation.interval import SECONDS, Interval
+from croc_jax.evaluation.inside import FOLDER_NAME, InsideRecorder
+from croc_jax.evaluation.interval import SECONDS, Interval, PictureMoments
 from croc_jax.evaluation.online import Bars, OnlineEvaluator, make_evaluator, on_first_device
 from croc_jax.models import make_backbone
 from croc_jax.runtime import distributed, memory
@@ -20,6 +23,7 @@ from croc_jax.training.loop import RunLength
 from croc_jax.training.state import TrainState
 
 FLAG = "--config.evaluation"
+Result = TypeVar("Result")
 
 
 def with_protocol(
@@ -75,6 +79,103 @@ def read_protocols(config: EvaluationConfig) -> dict[str, dict[str, Any]]:
     return {name: one.to_dict() for name, one in found.items()}
 
 
+def do_in_first(
+    step: int,
+    state: TrainState,
+    function: Callable[[Any], Result],
+    *,
+    name: str,
+    result: str,
+    remedy: str,
+    log: Callable[[str], None],
+) -> Result | None:
+    """Returns what a function makes of the teacher's backbone; None in other processes, and without memory.
+
+    All processes of a run must call it: the first one calls the function, and the others wait.
+
+    Args:
+        step: updates so far.
+        state: state after them.
+        function: takes the parameters.
+        name: what this is, for a warning if memory is out.
+        result: what the function returns, likewise.
+        remedy: settings that take less memory.
+        log: prints a line.
+    """
+    found = None
+    # The programs of an evaluation are those of one process: no exchange may be under way beside them.
+    try:
+        params = jax.block_until_ready(on_first_device(state.teacher["backbone"]))
+        found = function(params) if jax.process_index() == 0 else None
+    except jax.errors.JaxRuntimeError as error:
+        if not memory.is_exhausted(error):
+            raise
+        # Training itself has room.
+        log(f"warning: {name} of step {step}: out of memory, so no {result}; {remedy}")
+    distributed.wait_for_all(name)
+    return found
+
+
+class RunPictures:
+    """Records what the teacher makes of a few images, when it is due; in the first process, while the others wait."""
+
+    def __init__(
+        self, recipe: Recipe, dataset: CropDataset, length: RunLength, workdir: Path, *, log: Callable[[str], None]
+    ) -> None:
+        """Records nothing yet.
+
+        Args:
+            recipe: settings of the run.
+            dataset: its images.
+            length: length of the run.
+            workdir: its folder.
+            log: prints a line.
+        """
+        self._recorder = InsideRecorder(workdir / FOLDER_NAME, recipe, dataset.source)
+        epochs, self._steps_per_epoch = length.total_steps // length.steps_per_epoch, length.steps_per_epoch
+        self._moments = PictureMoments(recipe.evaluation, epochs=epochs, steps_per_epoch=length.steps_per_epoch)
+        self._log = log
+
+    def is_due(self, step: int) -> bool:
+        """Returns whether the state after a step, the last one of an epoch or 0, is recorded."""
+        return distributed.from_first(self._moments.is_due(step))
+
+    def evaluate(self, step: int, state: TrainState) -> dict[str, float]:
+        """Writes what the teacher makes of the images; there are no numbers for the row of the step."""
+        words = {"name": "inside", "result": "pictures", "remedy": f"{FLAG}.pictures=2 takes less"}
+        do_in_first(step, state, functools.partial(self._record, step), **words, log=self._log)
+        return {}
+
+    def _record(self, step: int, params: Any) -> None:
+        try:
+            self._recorder.prepare(params)
+            with self._moments.budget.measure():
+                self._recorder.record(params, step=step, epoch=step / self._steps_per_epoch)
+        except (OSError, ValueError) as error:
+            # A full disk, or images that cannot be read: pictures are not worth a run.
+            self._log(f"warning: no pictures of step {step}: {error}")
+
+
+class InTurn:
+    """Parts of an evaluation, such as scores and pictures, each done when it is due."""
+
+    def __init__(self, *parts: "RunEvaluation | RunPictures") -> None:
+        """Takes the parts, in their order."""
+        self._parts, self._due = parts, []
+
+    def is_due(self, step: int) -> bool:
+        """Returns whether any part is due after a step, the last one of an epoch."""
+        self._due = [part for part in self._parts if part.is_due(step)]
+        return bool(self._due)
+
+    def evaluate(self, step: int, state: TrainState) -> dict[str, float]:
+        """Returns the numbers of the parts that are due."""
+        found: dict[str, float] = {}
+        for part in self._due:
+            found |= part.evaluate(step, state)
+        return found
+
+
 class RunEvaluation:
     """Decides when a state is evaluated, and says what came of it and what it cost.
 
@@ -117,21 +218,10 @@ class RunEvaluation:
     def evaluate(self, step: int, state: TrainState) -> dict[str, float]:
         """Returns the scores of the teacher, and the seconds that they took."""
         assert self._evaluator is not None
+        remedy = f"{FLAG}.unlabeled=False, and for protocols {FLAG}.overrides=budget.batch_size=8, take less"
         with self._interval.measure():
-            # The programs of an evaluation are those of one process: no exchange may be under way beside them.
-            try:
-                params = jax.block_until_ready(on_first_device(state.teacher["backbone"]))
-                scores = self._evaluator.evaluate(params) if jax.process_index() == 0 else {}
-            except jax.errors.JaxRuntimeError as error:
-                if not memory.is_exhausted(error):
-                    raise
-                # Training itself has room.
-                scores = {}
-                self._log(
-                    f"warning: evaluation of step {step}: out of memory, so no scores; {FLAG}.unlabeled=False, and for "
-                    f"protocols {FLAG}.overrides=budget.batch_size=8, take less"
-                )
-            distributed.wait_for_all("evaluation")
+            words = {"name": "evaluation", "result": "scores", "remedy": remedy}
+            scores = do_in_first(step, state, self._evaluator.evaluate, **words, log=self._log) or {}
         scores = json.loads(distributed.gather_texts(json.dumps(scores))[0])
         self._count += 1
         self._checkpointer.note_scores(step, scores)

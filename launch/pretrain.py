@@ -34,7 +34,7 @@ import jax
 from absl import flags
 from cli import define_path
 from endings import closing, explaining_errors, name_last
-from evaluations import RunEvaluation, open_evaluator, with_protocol
+from evaluations import InTurn, RunEvaluation, RunPictures, open_evaluator, with_protocol
 from jax.sharding import Mesh
 from ml_collections import config_flags
 from rich.console import Console
@@ -208,6 +208,10 @@ def train(recipe: Recipe, mesh: Mesh, workdir: Path, *, memory_bytes: float) -> 
         evaluation = RunEvaluation(
             recipe, evaluator, length, checkpointer, compile_seconds=compile_seconds, log=progress.log
         )
+        pictures = RunPictures(recipe, dataset, length, workdir, log=progress.log)
+        if start == 0 and pictures.is_due(0):
+            pictures.evaluate(0, state)
+        in_turn = InTurn(evaluation, pictures)
         hooks = Hooks[TrainState](
             trace=profiler.step,
             on_step=progress.advance,
@@ -215,8 +219,8 @@ def train(recipe: Recipe, mesh: Mesh, workdir: Path, *, memory_bytes: float) -> 
             should_stop=signals.should_stop,
             interruptible=signals.interruptible,
             agree=distributed.from_first,
-            is_evaluation_due=evaluation.is_due,
-            evaluate=evaluation.evaluate,
+            is_evaluation_due=in_turn.is_due,
+            evaluate=in_turn.evaluate,
         )
         runtime = recipe.runtime
         stream = dataset.iterate(start, num_workers=runtime.num_workers, num_threads=runtime.num_threads)

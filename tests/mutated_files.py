@@ -39,6 +39,7 @@ from tests.checkpoints.tiny_weights import official_weights, save_run
 from tests.checkpoints.torch_writer import write_torch
 from tests.data import tiny_sets
 from tests.mutated_pixels import PIXELS, VIEWS, Subject, check, paths_below, read_folder, repair_png, write_folder
+from tests.mutated_records import read_recorded, write_recorded
 from tests.mutated_windows import read_measured, read_windows, write_measured, write_windows
 from tests.report.test_figures import make_rows
 from tests.report.tiny_results import write_linear
@@ -325,6 +326,7 @@ SUBJECTS = {
     "prepare": Subject(write_prepared, read_prepared, weight=0.5),
     "config": Subject(write_config, read_config),
     "metrics": Subject(write_metrics, read_rows),
+    "recorded": Subject(write_recorded, read_recorded, weight=0.3),
     "results": Subject(write_results, read_results),
     "skipped": Subject(write_skipped, add_skipped, weight=0.3),
     "run": Subject(write_run, read_run, weight=0.5),

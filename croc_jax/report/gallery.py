@@ -7,6 +7,7 @@ from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure
 from PIL import Image
 
+from croc_jax.evaluation.components import principal_components
 from croc_jax.evaluation.visualize import tint_objects
 from croc_jax.report.figures import show_image
 from croc_jax.report.style import NEUTRAL, figure_style
@@ -26,19 +27,14 @@ def component_colors(features: Float[np.ndarray, "b n d"]) -> UInt8[np.ndarray, 
     Raises:
         ValueError: for fewer features, or values that are not finite.
     """
-    if features.ndim != 3 or features.shape[-1] < 3:
-        raise ValueError(f"features {features.shape}: expected [b n d] with d of 3 or more")
-    if not np.isfinite(features).all():
-        raise ValueError("features: expected finite numbers, found NaN or infinity")
-    flat = features.reshape(-1, features.shape[-1]).astype(np.float64)
-    flat = flat - flat.mean(axis=0)
-    _, axes = np.linalg.eigh(flat.T @ flat)
-    axes = axes[:, :-4:-1]
-    # The sign of an axis is arbitrary: its largest entry is made positive, whatever the machine.
-    axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(3)])
-    low, high = np.percentile(flat @ axes, [_TAIL, 100 - _TAIL], axis=0)
-    shares = np.clip((flat @ axes - low) / np.maximum(high - low, np.finfo(np.float64).tiny), 0, 1)
-    return np.round(255 * shares).astype(np.uint8).reshape(*features.shape[:2], 3)
+    return scale_to_colors(principal_components(features))
+
+
+def scale_to_colors(scores: Float[np.ndarray, "*batch 3"]) -> UInt8[np.ndarray, "*batch 3"]:
+    """Returns scores on three axes as red, green and blue, from the lowest to the highest, but for a few odd ones."""
+    low, high = np.percentile(scores.reshape(-1, scores.shape[-1]), [_TAIL, 100 - _TAIL], axis=0)
+    shares = np.clip((scores - low) / np.maximum(high - low, np.finfo(np.float64).tiny), 0, 1)
+    return np.round(255 * shares).astype(np.uint8)
 
 
 def plot_components(

@@ -7,6 +7,7 @@ from html import escape
 from importlib import resources
 from pathlib import Path
 from string import Template
+from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -18,7 +19,7 @@ from croc_jax.report.style import GRID, INK, MUTED
 
 # Narrower figures share a row where there is room.
 _SMALL_INCHES = 5.0
-_PHOTO_DPI = 170
+_PHOTO_DPI, _FRAME_MILLISECONDS = 170, 700
 _PAGE_COLORS = {INK: "var(--ink)", MUTED: "var(--soft)", GRID: "var(--line)"}
 
 
@@ -100,6 +101,14 @@ def picture(figure: Figure, caption: str = "", *, description: str = "") -> str:
     for color, variable in _PAGE_COLORS.items():
         drawing = drawing.replace(color, variable)
     return _figure(kind, drawing, caption)
+
+
+def photos(frames: Sequence[Image.Image], caption: str) -> str:
+    """Returns a picture, or several that follow each other without an end, the last one for longest."""
+    buffer, durations = io.BytesIO(), [_FRAME_MILLISECONDS] * (len(frames) - 1) + [4 * _FRAME_MILLISECONDS]
+    settings: dict[str, Any] = {"save_all": True, "append_images": frames[1:], "duration": durations, "loop": 0}
+    frames[0].save(buffer, "webp", quality=70, **settings)
+    return _figure("wide", _embed(buffer, escape(caption)), caption)
 
 
 def photo(file: Path, caption: str) -> str:

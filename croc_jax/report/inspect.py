@@ -1,28 +1,20 @@
 """Clusters pairs of crops with a trained backbone, head by head."""
 
-import dataclasses
-import functools
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from absl import logging
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
-from croc_jax.clustering import Clustering, ClusteringConfig, patch_positions
-from croc_jax.clustering.cross_view import cluster_arrays
-from croc_jax.data.channels import load_pixels, show_pixels
-from croc_jax.data.crops import two_views
-from croc_jax.data.decoding import DecodeError
-from croc_jax.data.photometric import normalize
+from croc_jax.data.channels import show_pixels
 from croc_jax.data.sources import ImageSource
 from croc_jax.evaluation.backbones import FrozenBackbone
-from croc_jax.evaluation.features import Params
+from croc_jax.evaluation.crop_pairs import load_pairs, make_cluster_fn
 from croc_jax.float32 import in_float32
-from croc_jax.losses import ObjectiveConfig
-from croc_jax.models import Backbone, clustering_tokens, patch_grid
+from croc_jax.models import patch_grid
+
+# Of all candidates, pairs that share so much show the method best.
+_BEST_OVERLAP = 0.6
 
 
 class Exploration(NamedTuple):
@@ -73,45 +65,22 @@ def explore(
         ValueError: if no image can be read.
     """
     recipe = backbone.recipe
-    views = dataclasses.replace(recipe.data.views, crop_size=crop_size or recipe.data.views.crop_size)
-    chosen = np.linspace(0, len(source) - 1, min(num_images, len(source))).astype(int)
-    pairs, errors, pixels = [], [], backbone.module.pixels
-    for index in chosen.tolist():
-        try:
-            image = load_pixels(source, index, pixels)
-            pairs.append((index, *two_views(image, np.random.default_rng([seed, index]), views)))
-        except DecodeError as error:
-            errors.append(error)
-    if not pairs:
-        raise ValueError(f"none of {len(chosen)} images of the source can be read: {errors[0]}")
-    if errors:
-        logging.warning("left out %d of %d images: %s", len(errors), len(chosen), errors[0])
-    indices, views, boxes = (np.stack(parts) for parts in zip(*pairs, strict=True))
-    grid = patch_grid(views.shape[2:4], recipe.backbone.patch_size)
-    cluster_fn = _make_cluster_fn(backbone.module, recipe.clustering, recipe.objective, grid)
-    result, merging = jax.device_get(cluster_fn(backbone.params, views, boxes, jax.random.key(seed)))
-    views = show_pixels(views, pixels)
+    pairs = load_pairs(source, recipe.data, num_images=num_images, crop_size=crop_size, seed=seed)
+    grid = patch_grid(pairs.views.shape[2:4], recipe.backbone.patch_size)
+    cluster_fn = make_cluster_fn(backbone.module, recipe.clustering, recipe.objective, grid)
+    found, merging, _ = cluster_fn(backbone.params, pairs.views, pairs.boxes, jax.random.key(seed))
+    found, merging = jax.device_get((found, merging))
     return Exploration(
-        indices, views, boxes, grid, result.labels, result.valid, result.num_clusters, result.costs, merging
+        pairs.indices,
+        show_pixels(pairs.views, recipe.data.pixels),
+        pairs.boxes,
+        grid,
+        found.labels,
+        found.valid,
+        found.num_clusters,
+        found.costs,
+        merging,
     )
-
-
-@functools.lru_cache(maxsize=4)
-def _make_cluster_fn(
-    module: Backbone, clustering: ClusteringConfig, objective: ObjectiveConfig, grid: tuple[int, int]
-) -> Callable[..., tuple[Clustering, Array | None]]:
-    @jax.jit
-    def cluster(params: Params, views: Array, boxes: Array, rng: Array) -> tuple[Clustering, Array | None]:
-        # View by view: `[v b H W 3]`.
-        pixels = normalize(jnp.moveaxis(views, 1, 0), module.image_mean, module.image_std, module.pixels)
-        features = jax.vmap(lambda images: module.apply({"params": params}, images))(pixels)
-        tokens, cls_tokens = clustering_tokens(features, objective.tokens, groups=objective.token_groups)
-        positions = patch_positions(jnp.moveaxis(boxes, 1, 0), grid)
-        # The result and all rounds in one program; `trace_merging` gives the rounds alone.
-        settings = {"scores": None, "rng": rng, "init_indices": None, "config": clustering, "keep_rounds": True}
-        return cluster_arrays(tokens, cls_tokens, positions=positions, **settings)
-
-    return cluster
 
 
 def overlap(boxes: Float[np.ndarray, "b v 5"]) -> Float[np.ndarray, " b"]:
@@ -127,3 +96,8 @@ def overlap(boxes: Float[np.ndarray, "b v 5"]) -> Float[np.ndarray, " b"]:
     start, size = boxes[..., :2], boxes[..., 2:4]
     common = np.clip((start + size).min(axis=1) - start.max(axis=1), 0, None)
     return common.prod(axis=-1) / size.prod(axis=-1).min(axis=1)
+
+
+def rank_pairs(boxes: Float[np.ndarray, "b v 5"]) -> Int[np.ndarray, " b"]:
+    """Returns the order of pairs of crops in which those come first that neither repeat nor miss each other."""
+    return np.abs(overlap(boxes) - _BEST_OVERLAP).argsort(kind="stable")

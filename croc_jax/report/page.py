@@ -13,6 +13,7 @@ from croc_jax.data.channels import load_pixels, show_pixels
 from croc_jax.data.sources import open_data
 from croc_jax.evaluation import interval, unlabeled
 from croc_jax.evaluation.backbones import FrozenBackbone, load_backbone
+from croc_jax.evaluation.crop_pairs import picture_size
 from croc_jax.models import VisionTransformer
 from croc_jax.report.comparison import comparison_facts, comparison_sections
 from croc_jax.report.evaluations import group_evaluations, read_evaluations
@@ -26,7 +27,8 @@ from croc_jax.report.figures import (
     plot_score,
 )
 from croc_jax.report.html import picture, section, write_page
-from croc_jax.report.inspect import explore, overlap
+from croc_jax.report.inside import inside_sections
+from croc_jax.report.inspect import explore, rank_pairs
 from croc_jax.training.config import flatten, recipe_to_dict
 
 # What the facts and the figures show.
@@ -37,10 +39,6 @@ COLUMNS = (
 # Longer than any run: a number in the file is wrong.
 _MOST_SECONDS = 1e10
 NUM_CANDIDATES, NUM_PAIRS, NUM_MERGINGS, NUM_MERGING_HEADS = 24, 4, 2, 3
-# Of all candidates, pairs that neither repeat nor miss each other show the method best.
-BEST_OVERLAP = 0.6
-# Below this number of patches a side, clusters are drawn on crops of twice the size.
-COARSE_GRID = 14
 
 COMPARISON_LEAD = (
     "The weights {weights} at work, frozen, by protocols that see their features alone. Each score comes with the "
@@ -99,6 +97,7 @@ def build_report(workdir: Path, *, file: Path | None = None) -> Path:
         sections=[
             *comparison_sections(groups),
             *cluster_sections,
+            *inside_sections(workdir),
             _training_section(rows, backbone),
             *_score_sections(rows),
         ],
@@ -210,11 +209,10 @@ def collect_facts(rows: Rows, *, batch_size: int) -> list[tuple[str, str]]:
 
 def _cluster_sections(backbone: FrozenBackbone) -> tuple[list[str], int]:
     """Returns sections of the clusters of a few pairs of crops, and the number of images of the run."""
-    recipe, size, pixels = backbone.recipe, backbone.recipe.data.views.crop_size, backbone.module.pixels
-    source = open_data(recipe.data)
-    crop_size = 2 * size if size // recipe.backbone.patch_size < COARSE_GRID else size
+    recipe, pixels = backbone.recipe, backbone.module.pixels
+    source, crop_size = open_data(recipe.data), picture_size(recipe)
     pairs = explore(backbone, source, num_images=NUM_CANDIDATES, crop_size=crop_size)
-    order = np.abs(overlap(pairs.boxes) - BEST_OVERLAP).argsort(kind="stable")
+    order = rank_pairs(pairs.boxes)
     names = [Path(source.name(int(index))).name for index in pairs.indices]
     clusters, mergings = [], []
     for i in order[:NUM_PAIRS].tolist():

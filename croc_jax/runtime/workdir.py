@@ -37,7 +37,7 @@ _SKIPPED = "skipped*.txt"
 # What a run writes in its workdir.
 _OWN = (
     CONFIG_NAME, IMAGES_NAME, STARTS_NAME, CHECKPOINTS_NAME, METRICS_NAME, PROMETHEUS_NAME, "tensorboard", "profile",
-    "best.json", "wandb", "wandb.json",
+    "best.json", "inside", "wandb", "wandb.json",
     _SKIPPED, LOCK_NAME,
 )  # fmt: skip
 # Network file systems take a while to show what another host has written.

@@ -1,8 +1,9 @@
-"""Evaluations come at the epochs that were asked for, or as often as their share of the time allows."""
+"""Evaluations and pictures come at the epochs that were asked for, or as often as their share of the time allows."""
 
+import numpy as np
 import pytest
 
-from croc_jax.evaluation.interval import Interval
+from croc_jax.evaluation.interval import Interval, PictureMoments
 from croc_jax.training.config import EvaluationConfig
 
 
@@ -52,10 +53,43 @@ def test_by_default_evaluations_take_a_share_of_the_time(epoch_seconds, evaluati
     assert simulate(EvaluationConfig(max_share=0.2), **times)[1] > share or found == list(range(1, 5001))
 
 
+def simulate_pictures(config, *, epochs, epoch_seconds, seconds):
+    """Returns the epochs that are recorded, where 0 is the start."""
+    clock, found = Clock(), []
+    moments = PictureMoments(config, epochs=epochs, steps_per_epoch=5, clock=clock)
+    for epoch in range(epochs + 1):
+        if moments.is_due(5 * epoch):
+            with moments.budget.measure():
+                clock.seconds += seconds
+            found.append(epoch)
+        clock.seconds += epoch_seconds
+    return found
+
+
+def test_pictures_come_at_start_and_end_and_evenly_between():
+    times = {"epoch_seconds": 10, "seconds": 0.1}
+    assert simulate_pictures(EvaluationConfig(), epochs=24, **times) == list(range(0, 25, 2))
+    assert simulate_pictures(EvaluationConfig(), epochs=3, **times) == [0, 1, 2, 3]
+    found = simulate_pictures(EvaluationConfig(), epochs=100, **times)
+    assert len(found) == 13 and found[0] == 0 and found[-1] == 100 and set(np.diff(found)) == {8, 9}
+    every = EvaluationConfig(pictures_every_epochs=3)
+    assert simulate_pictures(every, epochs=8, epoch_seconds=1, seconds=99) == [0, 3, 6, 8]
+    assert simulate_pictures(EvaluationConfig(pictures=0, pictures_every_epochs=1), epochs=3, **times) == []
+
+
+def test_pictures_that_take_long_are_fewer_but_for_start_and_end():
+    # 2% of 24 minutes are four times 7 seconds.
+    found = simulate_pictures(EvaluationConfig(), epochs=24, epoch_seconds=60, seconds=7)
+    assert found == [0, 12, 18, 24]
+    small = EvaluationConfig(max_share=1e-6)
+    assert simulate_pictures(small, epochs=24, epoch_seconds=60, seconds=7) == [0, 24]
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
         ({"every_epochs": -1}, "every_epochs=-1: must be 0 or more"),
+        ({"pictures": -1}, "pictures=-1: must be 0 or more"),
         ({"max_share": 0.0}, "max_share=0.0: a share"),
         ({"max_share": float("nan")}, "max_share=nan: a share"),
         ({"overrides": ("knn.resize",)}, "overrides='knn.resize': expected FIELD=VALUE"),

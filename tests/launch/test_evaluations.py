@@ -96,9 +96,27 @@ def test_a_lack_of_memory_costs_scores_and_no_run(evaluations):
     state = SimpleNamespace(teacher={"backbone": {}})
     assert list(hooks.evaluate(2, state)) == [SECONDS]
     assert lines[0].startswith("warning: evaluation of step 2: out of memory, so no scores; --config.evaluation.")
-    assert lines[1].startswith("evaluation of step 2: no scores; took 0.0 s")
+    assert lines[1].startswith("evaluation of step 2: no scores; took ")
     with pytest.raises(jax.errors.JaxRuntimeError, match="broken"):
         hooks.evaluate(4, state)
+
+
+def test_pictures_that_cannot_be_written_cost_no_run_and_parts_come_in_turn(evaluations, tmp_path):
+    def record(params, *, step, epoch):
+        recorded.append((step, epoch))
+        raise OSError(28, "No space left on device")
+
+    recorded, lines, dataset = [], [], SimpleNamespace(source=None)
+    recipe = tiny_recipe(evaluation=EvaluationConfig(pictures_every_epochs=2))
+    pictures = evaluations.RunPictures(recipe, dataset, RunLength(10, 2, 8), tmp_path, log=lines.append)
+    pictures._recorder = SimpleNamespace(prepare=lambda params: None, record=record)
+    scores = SimpleNamespace(is_due=lambda step: step == 8, evaluate=lambda step, state: {SECONDS: 1.0, "x": 2.0})
+    in_turn, state = evaluations.InTurn(scores, pictures), SimpleNamespace(teacher={"backbone": {}})
+    assert [step for step in range(0, 11, 2) if in_turn.is_due(step)] == [0, 4, 8, 10]
+    assert in_turn.is_due(8) and in_turn.evaluate(8, state) == {SECONDS: 1.0, "x": 2.0}
+    assert in_turn.is_due(10) and in_turn.evaluate(10, state) == {}
+    assert recorded == [(8, 4.0), (10, 5.0)]
+    assert lines[0] == "warning: no pictures of step 8: [Errno 28] No space left on device"
 
 
 def test_the_short_form_fills_the_settings(evaluations):

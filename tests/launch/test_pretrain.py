@@ -19,6 +19,7 @@ from PIL import Image
 
 from croc_jax.checkpoints import Checkpointer
 from croc_jax.checkpoints.restore import read_manifest
+from croc_jax.evaluation.inside import read_inside
 from croc_jax.evaluation.interval import SECONDS
 from croc_jax.runtime.preemption import EXIT_STATUS
 from croc_jax.runtime.workdir import read_recipe
@@ -47,6 +48,7 @@ OVERRIDES = {
     "schedule.epochs": EPOCHS,
     # On a machine that is busy, the time for an evaluation might come.
     "evaluation.max_share": 1e-6,
+    "evaluation.pictures": 0,
     "runtime.log_every_steps": 2,
     "runtime.checkpoint_every_minutes": 0,
 }
@@ -178,6 +180,7 @@ def test_scores_along_a_run_keep_its_best_checkpoint_and_change_none_of_its_numb
     flags = ["--eval_config=configs/eval/knn.py", "--eval_every_epochs=2", f"--eval_config.dataset.root={home}/classes"]
     flags += ["--eval_config.knn.image_size=16", "--eval_config.knn.resize=16"]
     settings = {"runtime__checkpoint_every_minutes": 1000, "evaluation__best": "unlabeled_rank"}
+    settings |= {"evaluation__pictures": 2, "evaluation__pictures_every_epochs": 4}
     workdir = home / "evaluated"
     status, output, errors = finish(start(home, workdir, *flags, **settings))
     assert status == 0, errors
@@ -194,6 +197,11 @@ def test_scores_along_a_run_keep_its_best_checkpoint_and_change_none_of_its_numb
     assert f"; the best by unlabeled_rank ({rank:.4g}) is {workdir}/checkpoints/{step}\n" in output
     assert read_manifest(workdir / "checkpoints" / str(step))["scores"]["unlabeled_rank"] == rank
     assert output.count("of the time since the start") == 3
+    inside = read_inside(workdir / "inside")
+    assert [(step, float(one.epoch)) for step, one in inside.moments.items()] == [(0, 0), (12, 4), (18, 6)]
+    assert inside.crops.views.shape == (2, 2, 32, 32, 3) and not (uninterrupted / "inside").exists()
+    first, _, last = inside.moments.values()
+    assert (first.costs != last.costs).any()
 
 
 def test_a_finished_run_says_so_and_compiles_nothing_wherever_its_images_lie(home, uninterrupted):

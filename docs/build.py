@@ -32,6 +32,7 @@ COMMON = {
     "dataset.train_split": "split to train on",
     "dataset.train_fraction": "share of the training images, drawn with a fixed seed",
     "dataset.val_split": "split that is scored",
+    "dataset.val_part": 'what of it is scored: "all", or its half "tuning" or "reporting" in the order of names',
     "dataset.split": "split that is scored",
     "dataset.year": "year of VOC",
     "dataset.hard": "whether truncated and difficult objects count",

@@ -152,8 +152,11 @@ def make_update(
             targets = TeacherTargets(teacher_head, state.center, **temps)
             options = {"num_microbatches": num_microbatches, "reduce_mesh": mesh}
             global_loss = global_distillation(networks.head, head, cls_tokens, teacher.cls, targets, **options)
+            # Weights of 1 and 0 leave no operation in the compiled program.
+            weight = objective.global_weight
+            weighted = global_loss.loss if weight == 1 else weight * global_loss.loss
             if clusters is None:
-                return global_loss.loss, Losses(global_loss, _no_clusters(state.center_dense), statistics)
+                return weighted, Losses(global_loss, _no_clusters(state.center_dense), statistics)
             assignments, valid = clusters.clustering.assignments, clusters.clustering.valid
             with jax.named_scope("clustering"):
                 centroids = view_centroids(student.patches, student.cls, assignments)
@@ -161,7 +164,8 @@ def make_update(
             dense_loss = dense_distillation(
                 networks.head, head, centroids, clusters.centroids, valid, targets, **options
             )
-            return objective.alpha * dense_loss.loss + global_loss.loss, Losses(global_loss, dense_loss, statistics)
+            loss = objective.alpha * dense_loss.loss
+            return loss + weighted if weight else loss, Losses(global_loss, dense_loss, statistics)
 
         (loss, losses), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.student)
 

@@ -9,9 +9,11 @@ with status 75; the same command goes on, and does nothing again. WORKDIR gets e
 """
 
 import json
+import os
 import shlex
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -72,7 +74,11 @@ def main() -> None:
             if one.training is None:
                 note_untrained(one)
         asked = experiment.jobs if JOBS.value is None else JOBS.value
-        status = work(Jobs(runs, asked or count_cores()), write)
+        # Runs differ in few settings: most programs of one are those of another, and need not be compiled again.
+        with tempfile.TemporaryDirectory() as compiled:
+            os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", compiled)
+            os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+            status = work(Jobs(runs, asked or count_cores()), write)
     if status:
         raise SystemExit(status)
     content = write()

@@ -34,8 +34,8 @@ class Display:
         """
         self._console, self._jobs, self._content = console, jobs, content
         self._bars, self._tasks = make_progress(console), dict[str, Any]()
-        self._live = Live(console=console, refresh_per_second=2, get_renderable=self._render, transient=False)
         self._last_line, self._left = time.monotonic(), Estimate(content)
+        self._live = Live(console=console, refresh_per_second=2, get_renderable=self._render)
 
     def __enter__(self) -> Self:
         """Shows the display, on a terminal."""

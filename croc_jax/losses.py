@@ -121,6 +121,24 @@ def distill(
     )
 
 
+def total_loss(
+    config: ObjectiveConfig, global_loss: Float[Array, ""], dense_loss: Float[Array, ""] | None = None
+) -> Float[Array, ""]:
+    """Returns the weighted sum of both losses, Eq. 7; without a dense loss, of the global one alone.
+
+    A weight of 1 leaves no operation in the compiled program, and one of 0 no gradient.
+
+    Examples:
+        >>> float(total_loss(ObjectiveConfig(alpha=0.5, global_weight=2.0), jnp.array(3.0), jnp.array(4.0)))
+        8.0
+    """
+    weight = config.global_weight
+    weighted = global_loss if weight == 1 else weight * global_loss
+    if dense_loss is None:
+        return weighted
+    return config.alpha * dense_loss + weighted if weight else config.alpha * dense_loss
+
+
 def update_center(center: Float[Array, " p"], mean: DistillationSums, momentum: float) -> Float[Array, " p"]:
     """Returns the moving average of the mean teacher logits; the center as it was if no row counts.
 

@@ -73,12 +73,15 @@ def main() -> None:
         for one in runs:
             if one.training is None:
                 note_untrained(one)
-        asked = experiment.jobs if JOBS.value is None else JOBS.value
+        count = (experiment.jobs if JOBS.value is None else JOBS.value) or count_cores()
+        if count > 1:
+            # Programs that share an accelerator may not take its memory in advance.
+            os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
         # Runs differ in few settings: most programs of one are those of another, and need not be compiled again.
         with tempfile.TemporaryDirectory() as compiled:
             os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", compiled)
             os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
-            status = work(Jobs(runs, asked or count_cores()), write)
+            status = work(Jobs(runs, count), write)
     if status:
         raise SystemExit(status)
     content = write()

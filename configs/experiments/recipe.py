@@ -53,8 +53,11 @@ GPU = SMALL | {
     "head.bottleneck_dim": 256,
     "head.num_prototypes": 4096,
     "head.num_prototypes_dense": 2048,
-    "schedule.batch_size": 128,
+    "schedule.epochs": 24,
+    "schedule.batch_size": 256,
+    "objective.warmup_teacher_temp_epochs": 8,
     "optimizer.base_lr": 2e-3,
+    "optimizer.warmup_epochs": 3,
 }
 VARIANTS = {"small": SMALL, "gpu": GPU}
 

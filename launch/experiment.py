@@ -43,7 +43,7 @@ ROWS = flags.DEFINE_multi_string("row", [], "One row alone, by its name in the c
 PART = flags.DEFINE_enum("part", None, ("all", "tuning", "reporting"), "The validation images to score.")
 EXPORT = define_path("export", None, "A copy of experiment.json in the end, with its figures beside it.")
 PRINT = flags.DEFINE_bool("print", False, "Print the commands instead of running them.")
-_SECONDS_BETWEEN_LOOKS = 0.5
+_SECONDS_BETWEEN_LOOKS = 1.0
 
 
 def main() -> None:

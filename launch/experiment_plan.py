@@ -1,6 +1,7 @@
 """What an experiment consists of: rows, seeds and labeled data, and the commands that train and score each run."""
 
 import dataclasses
+import functools
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from croc_jax.data.sources.identity import ImageSet, describe_change, identify
 from croc_jax.evaluation.backbones import RANDOM
 from croc_jax.evaluation.datasets import check_never_trained_on, scored_files
 from croc_jax.evaluation.registry import get_protocol
-from croc_jax.runtime.starts import read_images
+from croc_jax.runtime.starts import IMAGES_NAME, read_images
 from croc_jax.runtime.workdir import CONFIG_NAME, differing_fields, init_workdir, latest_step, read_recipe
 from croc_jax.training.config import Recipe
 from croc_jax.training.resolve import recipe_from_config
@@ -113,7 +114,7 @@ class Places(NamedTuple):
         kind, colon, path = evaluation.root.rpartition(":")
         return f"{kind}{colon}{self.data / path}"
 
-    def settings(self, evaluation: Evaluation) -> list[str]:
+    def flags(self, evaluation: Evaluation) -> list[str]:
         """Returns the flags of evaluate.py for all protocols of an evaluation."""
         texts = (f"dataset.root={self.find(evaluation)}", f"dataset.val_part={self.part}", *evaluation.overrides)
         return [f"--config.{text}" for text in texts]
@@ -165,8 +166,10 @@ class Run:
     @property
     def total_steps(self) -> int:
         """Steps of the whole run; 0 without training, or if nothing has been trained yet."""
-        noted = read_images(self.folder) if self.training else None
-        return noted.steps_per_epoch * self.recipe.schedule.epochs if noted else 0
+        file = self.folder / IMAGES_NAME
+        if self.training is None or not file.is_file():
+            return 0
+        return _steps_per_epoch(self.folder, file.stat().st_mtime_ns) * self.recipe.schedule.epochs
 
     def is_trained(self) -> bool:
         """Returns whether there is nothing to train, or nothing more.
@@ -181,6 +184,14 @@ class Run:
             listed = ", ".join(f"{name}={old!r} there, {new!r} now" for name, (old, new) in changes.items())
             raise UserError(f"{self.folder} holds a run of other settings ({listed}): remove it, or change --workdir")
         return (latest_step(self.folder) or 0) >= self.total_steps > 0
+
+
+# The file lists all images, and a display asks for this number all the time.
+@functools.lru_cache
+def _steps_per_epoch(folder: Path, changed: int) -> int:
+    del changed
+    noted = read_images(folder)
+    return noted.steps_per_epoch if noted else 0
 
 
 def read_experiment(settings: Mapping[str, Any]) -> Experiment:
@@ -210,7 +221,7 @@ def find_columns(experiment: Experiment, places: Places) -> dict[Column, dict[st
     """Returns the columns of the tables with the settings of each protocol; UserError for a wrong file or setting."""
     columns = {}
     for one in experiment.evaluations:
-        for name, config in parse_configs(["", *places.settings(one)], one.protocols).items():
+        for name, config in parse_configs(["", *places.flags(one)], one.protocols).items():
             protocol = get_protocol(config.protocol)
             label = protocol.score_labels[protocol.main_score]
             columns[Column(one.name, name, protocol.name, protocol.main_score, label)] = config.to_dict()
@@ -260,7 +271,7 @@ def _make_run(experiment: Experiment, places: Places, row: Row, seed: int) -> Ru
     for one in experiment.evaluations:
         files = [f"--config={file}" for file in one.protocols]
         output = folder / places.part / one.name
-        arguments = ["launch/evaluate.py", *files, *places.settings(one), *source, f"--output={output}"]
+        arguments = ["launch/evaluate.py", *files, *places.flags(one), *source, f"--output={output}"]
         scorings[one.name] = Command(arguments, output, folder, places.find(one).rpartition(":")[2])
     return Run(row=row, seed=seed, folder=folder, recipe=recipe, training=training, scorings=scorings)
 

@@ -35,7 +35,8 @@ class Display:
         self._console, self._jobs, self._content = console, jobs, content
         self._bars, self._tasks = make_progress(console), dict[str, Any]()
         self._last_line, self._left = time.monotonic(), Estimate(content)
-        self._live = Live(console=console, refresh_per_second=2, get_renderable=self._render)
+        # Refreshed by the thread that starts and ends jobs, which what it shows is of.
+        self._live = Live(console=console, auto_refresh=False, get_renderable=self._render)
 
     def __enter__(self) -> Self:
         """Shows the display, on a terminal."""
@@ -67,7 +68,9 @@ class Display:
             if total:
                 self._bars.update(self._tasks[name], total=total * batch, completed=done * batch)
         now = time.monotonic()
-        if not self._console.is_terminal and now - self._last_line > _SECONDS_BETWEEN_LINES:
+        if self._console.is_terminal:
+            self._live.refresh()
+        elif now - self._last_line > _SECONDS_BETWEEN_LINES:
             self._last_line = now
             for task in self._bars.tasks:
                 if task.total:

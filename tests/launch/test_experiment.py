@@ -133,9 +133,8 @@ def test_what_is_wrong_in_a_config_is_named(modules, places, changes, words):
 
 @pytest.mark.parametrize("file", [file.stem for file in EXPERIMENTS if file.stem != "recipe"])
 def test_every_experiment_of_the_repository_can_be_planned(modules, places, file):
-    names = {"__name__": "config"}
-    exec((ROOT / "configs" / "experiments" / f"{file}.py").read_text(), names)
-    experiment = modules.plan.read_experiment(names["get_config"]().to_dict())
+    content = importlib.import_module("cli").load_config_file(f"configs/experiments/{file}.py").to_dict()
+    experiment = modules.plan.read_experiment(content)
     runs = modules.plan.make_runs(experiment, places)
     assert len({run.name for run in runs}) == len(runs) == sum(len(row.seeds) for row in experiment.rows)
     columns = modules.plan.find_columns(experiment, places)

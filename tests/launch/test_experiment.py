@@ -1,6 +1,8 @@
 """The experiment: which runs in which order, what is not done again, and, slowly, two rows from start to end."""
 
+import datetime
 import importlib
+import io
 import itertools
 import json
 import os
@@ -14,6 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from croc_jax.data.sources import FolderSource
 from croc_jax.data.sources.identity import identify
@@ -21,6 +24,7 @@ from croc_jax.evaluation.results import RESULTS
 from croc_jax.runtime.starts import RunImages, write_images
 from croc_jax.runtime.workdir import init_workdir
 from tests.launch.program import on_command_line
+from tests.report.tiny_results import experiment_content
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = sorted((ROOT / "configs" / "experiments").glob("*.py"))
@@ -246,6 +250,32 @@ def test_the_time_left_is_that_of_images_and_evaluations_over_all_jobs(modules):
     assert estimate.seconds(7500, 4, jobs=2) == pytest.approx((7500 / 75 + 4 * 30) / 2) and estimate.steps == 20
     nothing = modules.progress.Estimate({"runs": []})
     assert nothing.seconds(0, 0, jobs=2) == 0 and nothing.seconds(10, 0, jobs=1) is None
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_the_display_has_the_table_what_runs_and_the_time_left(modules, places, monkeypatch, is_terminal):
+    _, runs = plan(modules, places)
+    croc = next(run for run in runs if run.name == "croc-s3")
+    init_workdir(croc.folder, croc.recipe)
+    write_images(croc.folder, RunImages(identify(FolderSource(places.images)), 2))
+    (croc.folder / "metrics.jsonl").write_text('{"step": 1}\n{"step": 4, "images_per_sec": 50.0}\n{"step": 5, "ima')
+    jobs, started = start_jobs(modules, [croc, runs[0]], 2)
+    monkeypatch.setattr(modules.progress, "_SECONDS_BETWEEN_LINES", -1)
+    console = Console(file=io.StringIO(), force_terminal=is_terminal, width=120, color_system=None, soft_wrap=True)
+    with modules.progress.Display(console, jobs, experiment_content()) as display:
+        jobs.advance()
+        display.refresh()
+        (score,) = [job for job in jobs.running if job.kind == "bands"]
+        display.update(experiment_content(), score)
+        display.refresh()
+    text, total = console.file.getvalue(), 2 * croc.recipe.schedule.epochs
+    # 40 images a second, and 2.2 s an evaluation, by what the content says.
+    seconds = round(((total - 4) * croc.recipe.schedule.batch_size / 40 + 2 * 2.2) / 2)
+    assert f"to do: 1 trainings, 2 evaluations, about {datetime.timedelta(seconds=seconds)}" in text
+    if is_terminal:
+        assert "31.5 ± 1.5" in text and "scoring random-s0, bands" in text and "128/512" in text
+    else:
+        assert f"croc-s3: {100 * 4 / total:.0f}%; to do" in text and "random-s0: bands: linear" not in text
 
 
 @pytest.fixture

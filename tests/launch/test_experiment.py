@@ -261,14 +261,15 @@ def test_the_display_has_the_table_what_runs_and_the_time_left(modules, places, 
     (croc.folder / "metrics.jsonl").write_text('{"step": 1}\n{"step": 4, "images_per_sec": 50.0}\n{"step": 5, "ima')
     jobs, started = start_jobs(modules, [croc, runs[0]], 2)
     monkeypatch.setattr(modules.progress, "_SECONDS_BETWEEN_LINES", -1)
-    console = Console(file=io.StringIO(), force_terminal=is_terminal, width=120, color_system=None, soft_wrap=True)
+    printed = io.StringIO()
+    console = Console(file=printed, force_terminal=is_terminal, width=120, color_system=None, soft_wrap=True)
     with modules.progress.Display(console, jobs, experiment_content()) as display:
         jobs.advance()
         display.refresh()
         (score,) = [job for job in jobs.running if job.kind == "bands"]
         display.update(experiment_content(), score)
         display.refresh()
-    text, total = console.file.getvalue(), 2 * croc.recipe.schedule.epochs
+    text, total = printed.getvalue(), 2 * croc.recipe.schedule.epochs
     # 40 images a second, and 2.2 s an evaluation, by what the content says.
     seconds = round(((total - 4) * croc.recipe.schedule.batch_size / 40 + 2 * 2.2) / 2)
     assert f"to do: 1 trainings, 2 evaluations, about {datetime.timedelta(seconds=seconds)}" in text

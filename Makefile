@@ -15,6 +15,7 @@ COMMA := ,
 # The page that `make chips` writes.
 OUTPUT ?=
 IMAGES ?=
+DATA ?=
 # Tests run in this many processes, file by file in the order of tests/conftest.py.
 TESTERS ?= 2
 SPREAD = -n $(TESTERS) --dist loadfile --no-loadscope-reorder
@@ -37,10 +38,16 @@ file=constraints/$$name-$$version.txt; test ! -f $$file || options="$$options -c
 $(2)/bin/python -m pip install --quiet --disable-pip-version-check $$options --editable '.[$(1)]'
 endef
 
-.PHONY: demo test parity tpu slow lint types bench chips docs clean
+.PHONY: demo experiment test parity tpu slow lint types bench chips docs clean
 
 demo: $(READY)
 	$(BIN)/python launch/demo.py $(if $(IMAGES),--images="$(IMAGES)")
+
+# EXPERIMENT=gpu for one GPU; IMAGES and DATA say where the images and the labeled data sets are.
+EXPERIMENT ?= small
+experiment: $(READY)
+	$(BIN)/python launch/experiment.py --config=configs/experiments/$(EXPERIMENT).py --workdir=runs/experiment-$(EXPERIMENT) \
+		$(if $(IMAGES),--images="$(IMAGES)") $(if $(DATA),--data="$(DATA)")
 
 test: $(READY)
 	$(BIN)/python -m pytest -q $(SPREAD)

@@ -11,10 +11,11 @@ from jaxtyping import Array, Bool, Float
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
-    """The loss L = alpha * dense + global (Eq. 7), and the tokens that are clustered.
+    """The loss L = alpha * dense + global_weight * global (Eq. 7), and the tokens that are clustered.
 
     Attributes:
         alpha: weight of the dense loss; 0 gives plain DINO, without clustering.
+        global_weight: weight of the global loss, 1 in the paper; 0 trains by the dense loss alone.
         tokens: "keys", "queries" or "values" of the teacher's last block, or "last" tokens, which any
             backbone has.
         token_groups: groups of consecutive features that "last" tokens are divided into; each one is
@@ -27,6 +28,7 @@ class ObjectiveConfig:
     """
 
     alpha: float = 1.0
+    global_weight: float = 1.0
     tokens: str = "values"
     token_groups: int = 1
     student_temp: float = 0.1
@@ -39,6 +41,8 @@ class ObjectiveConfig:
         """Raises ValueError, naming the field and the value, for settings that cannot work."""
         if self.tokens not in ("keys", "queries", "values", "last"):
             raise ValueError(f"tokens={self.tokens!r}: choose 'keys', 'queries', 'values' or 'last'")
+        if not (self.alpha or self.global_weight):
+            raise ValueError("alpha=0 and global_weight=0 leave no loss: raise one of them")
         if self.token_groups < 1 or (self.token_groups > 1 and self.tokens != "last"):
             raise ValueError(
                 f"token_groups={self.token_groups} with tokens={self.tokens!r}: one group, or several of 'last' tokens"
@@ -115,6 +119,24 @@ def distill(
         entropy=jnp.sum(jnp.where(valid[:, None], entropy, 0.0)) / views,
         logits=jnp.einsum("b...,bv...p->p", weights, teacher_logits),
     )
+
+
+def total_loss(
+    config: ObjectiveConfig, global_loss: Float[Array, ""], dense_loss: Float[Array, ""] | None = None
+) -> Float[Array, ""]:
+    """Returns the weighted sum of both losses, Eq. 7; without a dense loss, of the global one alone.
+
+    A weight of 1 leaves no operation in the compiled program, and one of 0 no gradient.
+
+    Examples:
+        >>> float(total_loss(ObjectiveConfig(alpha=0.5, global_weight=2.0), jnp.array(3.0), jnp.array(4.0)))
+        8.0
+    """
+    weight = config.global_weight
+    weighted = global_loss if weight == 1 else weight * global_loss
+    if dense_loss is None:
+        return weighted
+    return config.alpha * dense_loss + weighted if weight else config.alpha * dense_loss
 
 
 def update_center(center: Float[Array, " p"], mean: DistillationSums, momentum: float) -> Float[Array, " p"]:

@@ -20,6 +20,7 @@ from typing import Any
 
 from croc_jax.evaluation import find_protocols
 from croc_jax.evaluation.features import MemoryBudget
+from croc_jax.report.experiment import read_content, render_markdown
 from croc_jax.report.published import PUBLISHED
 from croc_jax.training.config import Recipe, flatten
 from croc_jax.training.presets import PRESETS, SOURCES
@@ -33,6 +34,7 @@ COMMON = {
     "dataset.train_split": "split to train on",
     "dataset.train_fraction": "share of the training images, drawn with a fixed seed",
     "dataset.val_split": "split that is scored",
+    "dataset.val_part": 'what of it is scored: "all", or its half "tuning" or "reporting" in the order of names',
     "dataset.split": "split that is scored",
     "dataset.year": "year of VOC",
     "dataset.hard": "whether truncated and difficult objects count",
@@ -56,8 +58,13 @@ def main() -> None:
 
 
 def fill_page(markdown: str) -> str:
-    """Replaces each line `<!-- fill: NAME -->` of a page; KeyError for an unknown name."""
-    return re.sub(r"^<!-- fill: (\w+) -->$", lambda match: "\n".join(FILLERS[match[1]]()), markdown, flags=re.MULTILINE)
+    """Replaces each line `<!-- fill: NAME -->`, perhaps with an argument, of a page; KeyError for an unknown name."""
+
+    def fill(match: re.Match[str]) -> str:
+        name, *arguments = match[1].split()
+        return "\n".join(FILLERS[name](*arguments))
+
+    return re.sub(r"^<!-- fill: ([\w ]+) -->$", fill, markdown, flags=re.MULTILINE)
 
 
 def check_offline(page: str, name: str) -> None:
@@ -177,6 +184,15 @@ def fill_published() -> Iterator[str]:
     yield from table("config", "network", *(f"`{kind}`" for kind in kinds), "source", rows=rows)
 
 
+def fill_learning(name: str) -> Iterator[str]:
+    """Renders the tables of an experiment whose results lie in docs/learning."""
+    file = ROOT / "docs" / "learning" / f"{name}.json"
+    if not file.is_file():
+        yield from (f"No results of `{name}` have been published yet.", "")
+        return
+    yield from render_markdown(read_content(file))
+
+
 def table(*heads: str, rows: Iterable[Iterable[str]]) -> Iterator[str]:
     """Yields the lines of a table in Markdown."""
     yield from (f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows))
@@ -225,6 +241,7 @@ FILLERS = {
     "protocols": fill_protocols,
     "conventions": fill_conventions,
     "published": fill_published,
+    "learning": fill_learning,
 }
 
 

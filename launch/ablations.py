@@ -11,14 +11,13 @@ of the same run and images is kept. On a cluster, print the commands and give ea
 
 import re
 import shlex
-import signal
-import subprocess
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from absl import flags
 from cli import define_path, parse_config, run
+from programs import Command
 from rich.console import Console
 
 WORKDIR = define_path("workdir", None, "Folder of all runs.", required=True)
@@ -37,31 +36,6 @@ TABLES = {
     "k_start": (("clustering.k_start", "clustering.k_max"), (4, 8, 12, 16)),
     "tokens": (("objective.tokens",), ("last", "queries", "keys", "values")),
 }
-
-
-class Command(NamedTuple):
-    """A program with its arguments; one that evaluates a run, with its folders of results, of the run and of data."""
-
-    arguments: list[str]
-    output: Path | None = None
-    workdir: Path = Path()
-    data: str = ""
-
-    def run(self) -> int:
-        """Runs the program, unless it has given the same result already; returns its status."""
-        if self.output is None:
-            return run_program(self.arguments)
-        # Only here: they import jax, for seconds that printing commands does not need.
-        from croc_jax.evaluation.reuse import is_done, make_request, mark_done
-        from croc_jax.runtime.workdir import CONFIG_NAME, latest_step
-
-        config, step = self.workdir / CONFIG_NAME, latest_step(self.workdir) or 0
-        request = make_request(self.arguments, config=config, step=step, data=self.data)
-        if is_done(self.output, request):
-            return 0
-        if not (status := run_program(self.arguments)):
-            mark_done(self.output, request)
-        return status
 
 
 def main() -> None:
@@ -122,17 +96,6 @@ def evaluations() -> dict[str, list[str]]:
         found[f"unsupervised_{name}"] = ["--config=configs/eval/unsupervised.py", root_flag]
         found[f"linear_{name}"] = ["--config=configs/eval/linear.py:paper", root_flag, part]
     return found
-
-
-def run_program(arguments: list[str]) -> int:
-    """Runs a program of this repository and returns its status; it receives SIGTERM, too, and then saves."""
-    root = Path(__file__).resolve().parent.parent
-    with subprocess.Popen([sys.executable, str(root / arguments[0]), *arguments[1:]]) as process:
-        before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
-        try:
-            return process.wait()
-        finally:
-            signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import json
 import pkgutil
 import re
 import runpy
@@ -17,6 +18,7 @@ from croc_jax.report.published import PUBLISHED
 from croc_jax.training.config import Recipe, flatten, recipe_to_dict
 from croc_jax.training.presets import PRESETS, SOURCES
 from tests.launch.test_configs import FILES, load
+from tests.report.tiny_results import experiment_content
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -128,6 +130,15 @@ def test_fillers_replace_their_line_and_an_unknown_one_is_an_error(build):
     assert "### `linear`" in page and "fill:" not in page
     with pytest.raises(KeyError, match="nothing"):
         build.fill_page("<!-- fill: nothing -->\n")
+
+
+def test_a_page_has_the_tables_of_an_experiment_once_they_are_published(build, monkeypatch, tmp_path):
+    monkeypatch.setattr(build, "ROOT", tmp_path)
+    assert "No results of `small`" in build.fill_page("<!-- fill: learning small -->\n")
+    (tmp_path / "docs" / "learning").mkdir(parents=True)
+    (tmp_path / "docs" / "learning" / "small.json").write_text(json.dumps(experiment_content()))
+    page = build.fill_page("# Page\n\n<!-- fill: learning small -->\n")
+    assert "| CrOC | 31.5 ± 1.5 | 50.0 | 3 |" in page and "fill:" not in page
 
 
 @pytest.mark.parametrize(

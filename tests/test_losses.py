@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
 
-from croc_jax.losses import DistillationSums, ObjectiveConfig, distill, update_center
+from croc_jax.losses import DistillationSums, ObjectiveConfig, distill, total_loss, update_center
 
 TEMPS = {"teacher_temp": 0.07, "student_temp": 0.1}
 
@@ -94,3 +94,20 @@ def test_center_is_a_moving_average():
 def test_unknown_tokens_are_named():
     with pytest.raises(ValueError, match="tokens='attention'"):
         ObjectiveConfig(tokens="attention")
+
+
+def test_the_total_is_the_weighted_sum_and_weights_of_1_and_0_cost_nothing():
+    global_loss, dense_loss = jnp.array(3.0), jnp.array(4.0)
+
+    def gradients(**weights):
+        config = ObjectiveConfig(**weights)
+        return [float(one) for one in jax.grad(lambda *losses: total_loss(config, *losses), (0, 1))(*losses)]
+
+    losses = global_loss, dense_loss
+    assert float(total_loss(ObjectiveConfig(alpha=2.0, global_weight=0.5), *losses)) == 9.5
+    assert gradients(alpha=2.0, global_weight=0.5) == [0.5, 2.0] and gradients(global_weight=0.0) == [0.0, 1.0]
+    assert float(total_loss(ObjectiveConfig(alpha=0.0, global_weight=2.0), global_loss)) == 6.0
+    plain = jax.make_jaxpr(lambda a, b: 0.3 * b + a)(*losses)
+    assert str(jax.make_jaxpr(lambda *of: total_loss(ObjectiveConfig(alpha=0.3), *of))(*losses)) == str(plain)
+    with pytest.raises(ValueError, match="alpha=0 and global_weight=0 leave no loss"):
+        ObjectiveConfig(alpha=0.0, global_weight=0.0)

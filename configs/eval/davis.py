@@ -15,7 +15,7 @@ def get_config() -> ConfigDict:
     return ConfigDict(
         {
             "protocol": "video",
-            "dataset": {"root": "", "split": "val"},
+            "dataset": {"root": "", "split": "val", "val_part": "all"},
             "video": {
                 "short_side": 480,
                 "multiple": 64,

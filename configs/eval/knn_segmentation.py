@@ -14,7 +14,7 @@ from ml_collections.config_dict import placeholder
 
 def get_config() -> ConfigDict:
     """Returns the protocol."""
-    splits = {"train_split": "train", "train_fraction": 1.0, "val_split": "val"}
+    splits = {"train_split": "train", "train_fraction": 1.0, "val_split": "val", "val_part": "all"}
     return ConfigDict(
         {
             "protocol": "knn_segmentation",

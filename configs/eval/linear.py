@@ -95,7 +95,7 @@ def get_config(variant: str = "small") -> ConfigDict:
         raise ValueError(f"variant={variant!r}: choose {', '.join(map(repr, variants))}")
     name, settings, recipe = variants[variant]
     # Of the training images, 0.1 of COCO is usual.
-    splits = {"train_split": "train", "train_fraction": 1.0, "val_split": "val"}
+    splits = {"train_split": "train", "train_fraction": 1.0, "val_split": "val", "val_part": "all"}
     return ConfigDict(
         {
             "protocol": name,

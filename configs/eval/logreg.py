@@ -19,7 +19,7 @@ C_VALUES = tuple(10 ** (-6 + 11 * step / 7) for step in range(8))
 
 def get_config() -> ConfigDict:
     """Returns the protocol."""
-    splits = {"train_split": "train", "train_fraction": 1.0, "val_split": "val"}
+    splits = {"train_split": "train", "train_fraction": 1.0, "val_split": "val", "val_part": "all"}
     return ConfigDict(
         {
             "protocol": "logreg",

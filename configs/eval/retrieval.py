@@ -63,7 +63,7 @@ def get_config(variant: str = "default") -> ConfigDict:
     """Returns the protocol: "default", "hummingbird", "hummingbird_ade20k", "dip" or "dip_ade20k"."""
     if variant not in VARIANTS:
         raise ValueError(f"variant={variant!r}: choose one of {', '.join(VARIANTS)}")
-    splits = {"train_split": "train", "train_fraction": 1.0, "val_split": "val"}
+    splits = {"train_split": "train", "train_fraction": 1.0, "val_split": "val", "val_part": "all"}
     return ConfigDict(
         {
             "protocol": "retrieval",

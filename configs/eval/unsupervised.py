@@ -18,7 +18,7 @@ def get_config(variant: str = "classes") -> ConfigDict:
     if variant not in ("classes", "over"):
         raise ValueError(f"variant={variant!r}: choose 'classes' or 'over'")
     over = variant == "over"
-    splits = {"train_split": "train", "val_split": "val"}
+    splits = {"train_split": "train", "val_split": "val", "val_part": "all"}
     return ConfigDict(
         {
             "protocol": "unsupervised",

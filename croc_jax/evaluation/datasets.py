@@ -1,9 +1,11 @@
 """Opens the labeled splits that a config names, refuses those that no score can come from, and describes them."""
 
+import dataclasses
+import filecmp
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Int
@@ -16,6 +18,10 @@ from croc_jax.data.labeled.segmentation import SegmentationSplit, check_found
 from croc_jax.data.sources.combined import CombinedSource
 from croc_jax.data.sources.identity import digest_files, identify
 from croc_jax.data.sources.tfds import TfdsSource
+
+# Halves of the images to score.
+PARTS = ("tuning", "reporting")
+T = TypeVar("T", bound=tuple | str)
 
 
 class PixelSplits(NamedTuple):
@@ -33,9 +39,15 @@ class ClassSplits(NamedTuple):
 
 
 def open_pixel_splits(
-    *, root: str | Path, train_split: str, val_split: str, num_classes: int | None = None, train_fraction: float = 1
+    *,
+    root: str | Path,
+    train_split: str,
+    val_split: str,
+    num_classes: int | None = None,
+    train_fraction: float = 1,
+    val_part: str = "all",
 ) -> PixelSplits:
-    """Opens both splits of a data set with pixel labels.
+    """Opens both splits of a data set with pixel labels, of the scored one perhaps a half (see `take_part`).
 
     Raises:
         ValueError: as `open_labeled`, for labels that no score can come from (see `check_labels`), or for a split
@@ -44,19 +56,49 @@ def open_pixel_splits(
     check_splits_differ(train_split, val_split)
     common = {"num_classes": num_classes, "train_split": train_split}
     train = open_labeled(root, train_split, fraction=train_fraction, **common)
-    val = open_labeled(root, val_split, **common)
+    val = take_part(open_labeled(root, val_split, **common), val_part)
     check_labels(train, val)
     check_images_differ(*(((pair.image.name, str(pair.image)) for pair in split.pairs) for split in (train, val)))
     return PixelSplits(train, val)
 
 
 def open_pixel_split(
-    *, root: str | Path, train_split: str, val_split: str, num_classes: int | None = None
+    *, root: str | Path, train_split: str, val_split: str, num_classes: int | None = None, val_part: str = "all"
 ) -> SegmentationSplit:
-    """Opens the scored split alone; ValueError as `open_labeled`, or for labels that no score can come from."""
-    val = open_labeled(root, val_split, num_classes=num_classes, train_split=train_split)
+    """Opens the scored split alone; ValueError as `open_pixel_splits`."""
+    val = take_part(open_labeled(root, val_split, num_classes=num_classes, train_split=train_split), val_part)
     check_labels(val)
     return val
+
+
+def take_part(split: SegmentationSplit, part: str) -> SegmentationSplit:
+    """Returns a half of a split's images in the order of their names (see `choose_part`), named after it, or all."""
+    if part == "all":
+        return split
+    return dataclasses.replace(split, name=f"{split.name}[{part} half]", pairs=tuple(choose_part(split.pairs, part)))
+
+
+def choose_part(items: Sequence[T], part: str) -> Sequence[T]:
+    """Returns the items to score: all of them, or a half in their sorted order.
+
+    Settings are chosen by scores of the first half, "tuning", and results published on the second, "reporting". The
+    halves are consecutive, because neighbors of a sorted list may be frames of one film.
+
+    Examples:
+        >>> [choose_part(["b", "c", "a"], part) for part in ("all", "tuning", "reporting")]
+        [['b', 'c', 'a'], ['a'], ['b', 'c']]
+
+    Raises:
+        ValueError: for another part, or a half of less than two items.
+    """
+    if part not in ("all", *PARTS):
+        raise ValueError(f"val_part={part!r}: choose 'all', {', '.join(map(repr, PARTS))}")
+    if part == "all":
+        return items
+    if len(items) < 2:
+        raise ValueError(f"val_part={part!r}: {len(items)} to score cannot be halved; choose 'all'")
+    half = len(items) // 2
+    return sorted(items)[:half] if part == "tuning" else sorted(items)[half:]
 
 
 def open_class_splits(*, root: str | Path, train_split: str, val_split: str) -> ClassSplits:
@@ -100,6 +142,32 @@ def check_images_differ(train: Iterable[tuple[str, str]], val: Iterable[tuple[st
             f"all {len(scored)} images to score, such as {next(iter(scored.values()))}, are training images, too: a "
             "score on training images is no evaluation; name other splits"
         )
+
+
+def scored_files(dataset: Any) -> list[Path]:
+    """Returns the image files to score of what a protocol for pixel labels or videos has opened."""
+    if videos := getattr(dataset, "videos", None):
+        return [frame for video in videos for frame in video.frames]
+    return [pair.image for pair in getattr(dataset, "val", dataset).pairs]
+
+
+def check_never_trained_on(trained: Iterable[str], scored: Iterable[Path]) -> None:
+    """Raises ValueError if an image to score is one of pre-training, too: the same file, or one with the same bytes.
+
+    Args:
+        trained: names of the images of pre-training; those that are no files are not compared.
+        scored: files to score.
+    """
+    by_size: dict[int, list[str]] = {}
+    for name in filter(os.path.isfile, trained):
+        by_size.setdefault(os.path.getsize(name), []).append(name)
+    for file in scored:
+        for name in by_size.get(file.stat().st_size, ()):
+            if filecmp.cmp(file, name, shallow=False):
+                raise ValueError(
+                    f"{file}, an image to score, is {name} of the images of pre-training: a score on training images "
+                    "is no evaluation; train on other images"
+                )
 
 
 def _is_same(file: str, other: str) -> bool:

@@ -15,6 +15,7 @@ from croc_jax.data.labeled.davis import Video, load_frames, open_videos, turn_wi
 from croc_jax.data.labeled.object_masks import read_mask, summarize_ids
 from croc_jax.data.resizing import resize_with_pillow
 from croc_jax.data.sources.identity import digest_files
+from croc_jax.evaluation.datasets import choose_part
 from croc_jax.evaluation.davis_metrics import BOUNDARY_TOLERANCE, boundary_accuracy, region_similarity, summarize
 from croc_jax.evaluation.features import FrozenFeatures, Params, check_finite, make_extract_fn
 from croc_jax.evaluation.propagation import LabelQueue, PropagationConfig, segment
@@ -62,10 +63,10 @@ class Videos(NamedTuple):
     videos: Sequence[Video]
 
 
-def open_dataset(*, root: str | Path, split: str) -> Videos:
-    """Opens the sequences of a split; errors as for `open_videos`."""
+def open_dataset(*, root: str | Path, split: str, val_part: str = "all") -> Videos:
+    """Opens the sequences of a split, perhaps a half of them; errors as for `open_videos` and `choose_part`."""
     root = local_path(root, name="dataset.root")
-    return Videos(root, open_videos(root, split))
+    return Videos(root, choose_part(open_videos(root, split), val_part))
 
 
 def evaluate(features: FrozenFeatures, dataset: Videos, config: DavisConfig, output: Path | None = None) -> Result:

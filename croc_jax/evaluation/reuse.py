@@ -28,9 +28,9 @@ def make_request(arguments: Sequence[str], *, config: Path, step: int, data: str
 
 
 def is_done(output: Path, request: dict[str, Any]) -> bool:
-    """Returns whether a folder has results of this request."""
+    """Returns whether a folder has results of this request, perhaps of several protocols below it."""
     file = output / REQUEST_NAME
-    if not (file.is_file() and (output / RESULTS).is_file()):
+    if not (file.is_file() and any(output.rglob(RESULTS))):
         return False
     try:
         return json.loads(file.read_text(encoding="utf-8")) == request

@@ -14,7 +14,7 @@ from croc_jax.clustering import Clustering, patch_positions, view_centroids
 from croc_jax.clustering.cross_view import draw_tokens, locate_clusters, token_scores
 from croc_jax.data.photometric import augment, augment_local
 from croc_jax.float32 import in_float32
-from croc_jax.losses import DistillationSums, update_center
+from croc_jax.losses import DistillationSums, total_loss, update_center
 from croc_jax.models import Backbone, Features, clustering_tokens, patch_grid, update_batch_stats
 from croc_jax.training.config import Recipe
 from croc_jax.training.dense_loss import TeacherTargets, dense_distillation, global_distillation
@@ -153,7 +153,9 @@ def make_update(
             options = {"num_microbatches": num_microbatches, "reduce_mesh": mesh}
             global_loss = global_distillation(networks.head, head, cls_tokens, teacher.cls, targets, **options)
             if clusters is None:
-                return global_loss.loss, Losses(global_loss, _no_clusters(state.center_dense), statistics)
+                return total_loss(objective, global_loss.loss), Losses(
+                    global_loss, _no_clusters(state.center_dense), statistics
+                )
             assignments, valid = clusters.clustering.assignments, clusters.clustering.valid
             with jax.named_scope("clustering"):
                 centroids = view_centroids(student.patches, student.cls, assignments)
@@ -161,7 +163,8 @@ def make_update(
             dense_loss = dense_distillation(
                 networks.head, head, centroids, clusters.centroids, valid, targets, **options
             )
-            return objective.alpha * dense_loss.loss + global_loss.loss, Losses(global_loss, dense_loss, statistics)
+            loss = total_loss(objective, global_loss.loss, dense_loss.loss)
+            return loss, Losses(global_loss, dense_loss, statistics)
 
         (loss, losses), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.student)
 

@@ -1,0 +1,34 @@
+r"""The experiment of small.py for one GPU: a ViT-S/16 on crops of 128 pixels, with the same rows and labeled data.
+
+    python launch/experiment.py --config=configs/experiments/gpu.py --workdir=runs/experiment_gpu \
+        --images=data/imagenette/train --data=data
+
+Half an hour on one H100 by estimate, not by measurement. docs/scaling.md has at least 75 ms for a batch of 256 crops of
+224 pixels; a third of the tokens and twice the bound make about 5,000 images/s, so 17 trainings of 24 epochs of 9,462
+images take 13 minutes, and 80 evaluations, most of whose time starts and compiles programs, 10 minutes, four at a time.
+"""
+
+import runpy
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+# Sizes in whole patches of 16.
+SIZES = (
+    "linear.image_size=(240, 320)",
+    "unsupervised.image_size=(448, 448)",
+    "retrieval.image_size=(448, 448)",
+)
+
+
+def get_config() -> ConfigDict:
+    """Returns the experiment."""
+    small = runpy.run_path(str(Path(__file__).with_name("small.py")))
+    config = small["get_config"]()
+    config.base = "configs/experiments/recipe.py:gpu"
+    labeled = ({**one, "overrides": SIZES} for one in config.evaluations if one["name"] != "davis")
+    # DAVIS at its own size.
+    config.evaluations = (*labeled, {"name": "davis", "root": "davis", "protocols": ("configs/eval/davis.py",)})
+    # Starts and input of one run beside the steps of others; a small network leaves room on the device.
+    config.jobs = 4
+    return config

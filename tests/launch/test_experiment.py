@@ -1,0 +1,329 @@
+"""The experiment: which runs in which order, what is not done again, and, slowly, two rows from start to end."""
+
+import datetime
+import importlib
+import io
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from croc_jax.data.sources import FolderSource
+from croc_jax.data.sources.identity import identify
+from croc_jax.evaluation.results import RESULTS
+from croc_jax.runtime.starts import RunImages, write_images
+from croc_jax.runtime.workdir import init_workdir
+from tests.launch.program import on_command_line
+from tests.report.tiny_results import experiment_content
+
+ROOT = Path(__file__).resolve().parents[2]
+EXPERIMENTS = sorted((ROOT / "configs" / "experiments").glob("*.py"))
+PROTOCOLS = ("configs/eval/linear.py", "configs/eval/unsupervised.py")
+SIZES = (
+    "linear.image_size=(16, 16)", "linear.train_size=(4, 4)", "linear.epochs=2", "unsupervised.image_size=(16, 16)",
+    "unsupervised.label_size=(8, 8)", "unsupervised.seeds=(0,)",
+)  # fmt: skip
+TINY = {
+    "backbone.width": 16, "backbone.depth": 1, "backbone.num_heads": 2, "head.hidden_dim": 16, "head.bottleneck_dim": 8,
+    "head.num_prototypes": 16, "head.num_prototypes_dense": 16, "clustering.k_start": 3, "clustering.k_max": 3,
+    "data.views.crop_size": 16, "optimizer.warmup_epochs": 1, "schedule.batch_size": 4, "schedule.epochs": 3,
+    "backbone.patch_size": 8, "backbone.variant": "vit_tiny", "runtime.log_every_steps": 1,
+}  # fmt: skip
+ROWS = (
+    {"name": "random", "label": "random weights", "train": False, "seeds": (0, 1)},
+    {"name": "one", "label": "one seed"},
+    {"name": "croc", "label": "CrOC", "seeds": (3, 5), "curve": True},
+    {"name": "dino", "label": "DINO", "overrides": ("objective.alpha=0.0",), "seeds": (3, 5)},
+)
+EVALUATIONS = ({"name": "bands", "root": "bands", "protocols": PROTOCOLS, "overrides": SIZES},)
+
+
+def settings(**changes):
+    given = {"base": "configs/experiments/recipe.py:small", "rows": ROWS, "evaluations": EVALUATIONS}
+    return given | {"curve": "bands/linear", "curve_epochs": 2} | changes
+
+
+@pytest.fixture(scope="module")
+def modules():
+    """The modules of the program by name."""
+    names = ("experiment_plan", "experiment_jobs", "experiment_progress", "experiment_results")
+    with on_command_line("experiment"):
+        yield SimpleNamespace(**{name.partition("_")[2]: importlib.import_module(name) for name in names})
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def places(modules, data, tmp_path):
+    """Labeled data below a folder, and a folder of other images to train on."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "bands").symlink_to(data)
+    return modules.plan.Places(tmp_path / "work", photos(tmp_path / "images", 9), tmp_path / "data", "reporting")
+
+
+def photos(folder, count):
+    folder.mkdir()
+    for index in range(count):
+        pixels = np.random.default_rng([7, index]).integers(0, 256, (20, 24, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+    return folder
+
+
+def plan(modules, places, **changes):
+    experiment = modules.plan.read_experiment(settings(**changes))
+    return experiment, modules.plan.make_runs(experiment, places)
+
+
+def test_runs_are_in_the_order_of_what_they_cost_and_say(modules, places):
+    experiment, runs = plan(modules, places)
+    names = ["random-s0", "random-s1", "croc-s3", "dino-s3", "croc-s5", "dino-s5", "one-s0"]
+    assert [run.name for run in runs] == names
+    assert [run.training is None for run in runs] == [True] * 2 + [False] * 5
+    assert [run.recipe.seed for run in runs] == [0, 1, 3, 3, 5, 5, 0]
+    assert [run.recipe.objective.alpha for run in runs] == [1, 1, 1, 0, 1, 0, 1]
+    assert all(run.recipe.data.folders == (str(places.images),) for run in runs)
+    (evaluated,) = {run.recipe.evaluation.protocols for run in runs if run.recipe.evaluation.protocols}
+    assert evaluated == (f"configs/eval/linear.py@{places.data / 'bands'}",)
+    assert runs[2].recipe.evaluation.overrides[-1] == "dataset.val_part=reporting"
+    assert [run.recipe.evaluation.every_epochs for run in runs] == [0, 0, 2, 0, 2, 0, 0]
+    assert [run.name for run in modules.plan.make_runs(experiment, places, rows=["dino"])] == ["dino-s3", "dino-s5"]
+    with pytest.raises(ValueError, match="--row=nine: choose among random, one, croc, dino"):
+        modules.plan.make_runs(experiment, places, rows=["nine"])
+
+
+def test_weights_without_training_are_random_ones_or_those_that_a_row_names(modules, places):
+    weights = {"name": "dinov2", "label": "DINOv2", "train": False, "overrides": ("init_from.source=dinov2.pth",)}
+    own = {"name": "own", "label": "own images", "overrides": ("data.folders=('a', 'b')",)}
+    below = {"name": "below", "label": "images below --data", "images": "few"}
+    _, runs = plan(modules, places, rows=(ROWS[0], weights, own, below))
+    by_name = {run.name: run for run in runs}
+    arguments = by_name["dinov2-s0"].scorings["bands"].arguments
+    assert "--checkpoint=dinov2.pth" in arguments and not any("recipe" in one for one in arguments)
+    arguments = by_name["random-s1"].scorings["bands"].arguments
+    folder = places.workdir / "random-s1"
+    assert {"--checkpoint=random", f"--config.recipe={folder}", "--config.dataset.val_part=reporting"} <= {*arguments}
+    assert f"--checkpoint={places.workdir / 'own-s0'}" in by_name["own-s0"].scorings["bands"].arguments
+    assert by_name["own-s0"].recipe.data.folders == ("a", "b")
+    assert by_name["below-s0"].recipe.data.folders == (str(places.data / "few"),)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"rows": ()}, "rows are empty"),
+        ({"rows": ROWS[:1] * 2}, "rows are random, random: name each once"),
+        ({"rows": ({"name": "a", "label": "b", "color": 1},)}, "Row got an unexpected keyword argument 'color'"),
+        ({"tables": ({"title": "T", "rows": ("nine",)},)}, "the table 'T' names 'nine', which is no row"),
+        ({"rows": ({"name": "a", "label": "b", "overrides": ("objective.tokenz=keys",)},)}, "did you mean tokens"),
+        ({"curve": "bands/knn"}, "curve='bands/knn': name a data set and a protocol"),
+        ({"evaluations": ({**EVALUATIONS[0], "overrides": ("linear.epoch=1",)},)}, "did you mean epochs"),
+    ],
+)
+def test_what_is_wrong_in_a_config_is_named(modules, places, changes, words):
+    with pytest.raises(ValueError, match=words):
+        experiment, _ = plan(modules, places, **changes)
+        modules.plan.find_columns(experiment, places)
+
+
+@pytest.mark.parametrize("file", [file.stem for file in EXPERIMENTS if file.stem != "recipe"])
+def test_every_experiment_of_the_repository_can_be_planned(modules, places, file):
+    content = importlib.import_module("cli").load_config_file(f"configs/experiments/{file}.py").to_dict()
+    experiment = modules.plan.read_experiment(content)
+    runs = modules.plan.make_runs(experiment, places)
+    assert len({run.name for run in runs}) == len(runs) == sum(len(row.seeds) for row in experiment.rows)
+    columns = modules.plan.find_columns(experiment, places)
+    assert {column.data for column in columns} == {one.name for one in experiment.evaluations}
+
+
+def test_images_to_score_may_not_be_trained_on_under_whatever_name(modules, places):
+    experiment, runs = plan(modules, places)
+    columns = modules.plan.find_columns(experiment, places)
+    modules.plan.check_data(runs, columns)
+    # The half for tuning counts as well.
+    (places.images / "copy.png").write_bytes((places.data / "bands/images/val/0.png").read_bytes())
+    with pytest.raises(ValueError, match=r"images/val/0.png, an image to score, is .*copy.png of the images of pre"):
+        modules.plan.check_data(runs, columns)
+
+
+def pretend_trained(run, places, *, step):
+    init_workdir(run.folder, run.recipe)
+    write_images(run.folder, RunImages(identify(FolderSource(places.images)), 2))
+    (run.folder / "checkpoints" / str(step)).mkdir(parents=True)
+
+
+def test_a_run_is_trained_if_its_last_step_is_there_with_these_settings_and_images(modules, places):
+    experiment, runs = plan(modules, places)
+    first, second = runs[2:4]
+    assert runs[0].is_trained() and not first.is_trained() and first.total_steps == 0
+    epochs = first.recipe.schedule.epochs
+    pretend_trained(first, places, step=2 * epochs - 1)
+    assert not first.is_trained() and first.total_steps == 2 * epochs
+    pretend_trained(first, places, step=2 * epochs)
+    assert first.is_trained()
+    pretend_trained(second, places, step=2 * epochs)
+    init_workdir(second.folder, first.recipe)
+    with pytest.raises(ValueError, match="dino-s3 holds a run of other settings .*objective.alpha=1.0 there, 0.0 now"):
+        second.is_trained()
+    (places.images / "0.png").unlink()
+    with pytest.raises(ValueError, match="croc-s3 holds a run with other images: 9 images then, 8 now"):
+        modules.plan.check_data(runs, modules.plan.find_columns(experiment, places))
+
+
+class Program:
+    """A program that ends when it is told to."""
+
+    def __init__(self, log, arguments):
+        self.arguments, self.status, self.asked = arguments, None, False
+        log.append(self)
+
+    def poll(self):
+        return self.status
+
+    def terminate(self):
+        self.asked = True
+
+
+def start_jobs(modules, runs, count):
+    started = []
+    jobs = modules.jobs.Jobs(runs, count, start=lambda arguments, output, cores: Program(started, arguments))
+    return jobs, started
+
+
+def test_two_jobs_at_a_time_score_what_is_trained_first_and_no_run_twice(modules, places):
+    _, runs = plan(modules, places)
+    jobs, started = start_jobs(modules, runs, 2)
+    order = []
+    while jobs.advance():
+        jobs.take_ended()
+        names = [job.run.name for job in jobs.running]
+        assert len(names) <= 2 and len({*names}) == len(names)
+        if jobs.running:
+            # The one that started last ends first.
+            program = [one for one in started if one.status is None][-1]
+            job = next(job for job in jobs.running if job.command.arguments is program.arguments)
+            if job.kind == "training":
+                pretend_trained(job.run, places, step=2 * job.run.recipe.schedule.epochs)
+            else:
+                job.command.output.mkdir(parents=True)
+                (job.command.output / RESULTS).write_text("{}")
+            program.status = 0
+            order.append((job.run.name, job.kind))
+    trained = [name for name, kind in order if kind == "training"]
+    assert sorted(order) == sorted(
+        [(run.name, "bands") for run in runs] + [(run.name, "training") for run in runs if run.training]
+    )
+    assert order[0] == ("random-s1", "bands")
+    # Of a run that has been trained, the score is next.
+    for name in trained:
+        assert order.index((name, "bands")) == order.index((name, "training")) + 1
+    # Everything is done: nothing starts again.
+    jobs, started = start_jobs(modules, runs, 2)
+    assert not jobs.advance() and not started
+
+
+def test_a_failure_ends_the_others_and_shows_what_was_printed(modules, places):
+    _, runs = plan(modules, places)
+    jobs, started = start_jobs(modules, runs, 2)
+    jobs.advance()
+    (runs[0].folder / "log.txt").write_text("first\nno such file\n")
+    started[0].status = 3
+    assert jobs.advance() and started[1].asked and jobs.failed is not None
+    assert "random-s0, bands ended with status 3" in jobs.failed.explain() and "no such file" in jobs.failed.explain()
+    started[1].status = 75
+    assert not jobs.advance() and len(started) == 2 and jobs.failed.status == 3
+
+
+def test_the_time_left_is_that_of_images_and_evaluations_over_all_jobs(modules):
+    run = {"images_per_sec": 50.0, "steps": 10, "scores": {"a": {"x": {"seconds": 5}, "y": {"seconds": 15}}}}
+    other = {"images_per_sec": 100.0, "steps": 20, "scores": {"a": {"x": {"seconds": 40}}}}
+    estimate = modules.progress.Estimate({"runs": [run, other]})
+    assert estimate.seconds(7500, 4, jobs=2) == pytest.approx((7500 / 75 + 4 * 30) / 2) and estimate.steps == 20
+    nothing = modules.progress.Estimate({"runs": []})
+    assert nothing.seconds(0, 0, jobs=2) == 0 and nothing.seconds(10, 0, jobs=1) is None
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_the_display_has_the_table_what_runs_and_the_time_left(modules, places, monkeypatch, is_terminal):
+    _, runs = plan(modules, places)
+    croc = next(run for run in runs if run.name == "croc-s3")
+    init_workdir(croc.folder, croc.recipe)
+    write_images(croc.folder, RunImages(identify(FolderSource(places.images)), 2))
+    (croc.folder / "metrics.jsonl").write_text('{"step": 1}\n{"step": 4, "images_per_sec": 50.0}\n{"step": 5, "ima')
+    jobs, started = start_jobs(modules, [croc, runs[0]], 2)
+    monkeypatch.setattr(modules.progress, "_SECONDS_BETWEEN_LINES", -1)
+    printed = io.StringIO()
+    console = Console(file=printed, force_terminal=is_terminal, width=120, color_system=None, soft_wrap=True)
+    with modules.progress.Display(console, jobs, experiment_content()) as display:
+        jobs.advance()
+        display.refresh()
+        (score,) = [job for job in jobs.running if job.kind == "bands"]
+        display.update(experiment_content(), score)
+        display.refresh()
+    text, total = printed.getvalue(), 2 * croc.recipe.schedule.epochs
+    # 40 images a second, and 2.2 s an evaluation, by what the content says.
+    seconds = round(((total - 4) * croc.recipe.schedule.batch_size / 40 + 2 * 2.2) / 2)
+    assert f"to do: 1 trainings, 2 evaluations, about {datetime.timedelta(seconds=seconds)}" in text
+    if is_terminal:
+        assert "31.5 ± 1.5" in text and "scoring random-s0, bands" in text and "128/512" in text
+    else:
+        assert f"croc-s3: {100 * 4 / total:.0f}%; to do" in text and "random-s0: bands: linear" not in text
+
+
+@pytest.fixture
+def folder(places, tmp_path):
+    """A folder with an experiment of two rows on eight images."""
+    (tmp_path / "recipe.py").write_text(
+        "from croc_jax.training.config_dict import recipe_config\n\n\ndef get_config():\n    config = recipe_config()\n"
+        f"    config.update_from_flattened_dict({TINY!r})\n    return config\n"
+    )
+    rows = (ROWS[0], {**ROWS[2], "seeds": (0,)})
+    content = settings(base=str(tmp_path / "recipe.py"), rows=rows, jobs=2, curve_epochs=1)
+    (tmp_path / "two.py").write_text(
+        f"from ml_collections import ConfigDict\n\n\ndef get_config():\n    return ConfigDict({content!r})\n"
+    )
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_two_rows_are_trained_and_scored_go_on_after_a_stop_and_are_not_done_again(folder):
+    work = folder / "work"
+    flags = [f"--config={folder / 'two.py'}", f"--workdir={work}", f"--images={folder / 'images'}"]
+    flags += [f"--data={folder / 'data'}", f"--export={folder / 'export' / 'two.json'}"]
+    command = [sys.executable, "launch/experiment.py", *flags]
+    env = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
+    process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while process.poll() is None and not (work / "croc-s0" / "config.json").exists():
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    text, _ = process.communicate(timeout=120)
+    assert process.returncode == 75 and "stopped by SIGTERM; to go on, run the same command" in text, text
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    content = json.loads((work / "experiment.json").read_text())
+    assert [(run["row"], run["seed"]) for run in content["runs"]] == [("random", 0), ("random", 1), ("croc", 0)]
+    for run, name in itertools.product(content["runs"], ("linear", "unsupervised")):
+        results = json.loads((work / f"{run['row']}-s{run['seed']}/reporting/bands/{name}/results.json").read_text())
+        assert run["scores"]["bands"][name]["score"] == results["miou"]
+        assert results["fingerprint"]["dataset"]["val_split"] == "val[reporting half]" and results["num_images"] == 2
+    (curve,) = [run["curve"] for run in content["runs"] if run["curve"]]
+    assert [epoch for epoch, _ in curve] == [1, 2, 3]
+    # The last point is the score of the same weights.
+    assert curve[-1][1] == content["runs"][2]["scores"]["bands"]["linear"]["score"]
+    assert json.loads((folder / "export" / "two.json").read_text()) == content
+    assert {file.name for file in (folder / "export").iterdir()} == {
+        *("two.json", "two-curves.png", "two-scores-linear.png", "two-scores-unsupervised.png")
+    }
+    assert "| CrOC |" in (work / "experiment.md").read_text() and (work / "experiment.html").is_file()
+    before = (work / "croc-s0" / "log.txt").read_text()
+    again = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert again.returncode == 0 and (work / "croc-s0" / "log.txt").read_text() == before, again.stderr

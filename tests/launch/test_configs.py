@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 from jax.tree_util import keystr
 
+from croc_jax.checkpoints.infer_architecture import read_backbone
+from croc_jax.checkpoints.init_from import check_architecture
 from croc_jax.data.config import LocalViewsConfig
 from croc_jax.models import make_backbone
 from croc_jax.training.config import Recipe, recipe_from_dict
@@ -23,6 +25,7 @@ from croc_jax.training.forward import make_networks
 from croc_jax.training.sharding import make_mesh, shard_batch
 from croc_jax.training.state import abstract_batch, abstract_state, fresh_state
 from croc_jax.training.step import make_train_step
+from tests.checkpoints.tiny_weights import dinov3_weights, official_weights
 from tests.training.tiny import batches
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -133,6 +136,29 @@ def test_the_default_size_is_the_paper_s_and_others_are_named():
     assert set(load("croc_vit").VARIANTS) == {*VIT, *(f"{size}_registers" for size in VIT)}
     with pytest.raises(ValueError, match="variant='vit_huge': choose one of vit_tiny, .*, vit_giant_registers"):
         read("croc_vit:vit_huge")
+
+
+def test_variants_of_post_training_fit_the_weights_that_they_name():
+    plain, weights = read("post_training"), official_weights()
+    assert read("post_training:dino_vits16") == plain and plain.backbone == Recipe().backbone
+    scales = {f"blocks.{block}.ls{n}.gamma": np.ones(64, np.float32) for block in range(2) for n in (1, 2)}
+    mask, registers = {"mask_token": np.zeros((1, 64), np.float32)}, np.ones((1, 4, 64), np.float32)
+    rope = dinov3_weights(width=64, periods=16) | {"storage_tokens": registers}
+    for variant, patch_size, found in (
+        ("dino_vits16", 16, weights),
+        ("dinov2_vits14", 14, weights | scales | mask),
+        ("dinov2_vits14_registers", 14, weights | scales | {"register_tokens": registers}),
+        ("dinov3_vits16", 16, scales | rope),
+    ):
+        recipe, backbone = read(f"post_training:{variant}"), read_backbone(found).config
+        # The weights here are small ones, of other patches.
+        names = ("variant", "width", "depth", "num_heads", "mlp_ratio")
+        size: Any = {name: getattr(recipe.backbone, name) for name in names} | {"patch_size": patch_size}
+        check_architecture(dataclasses.replace(backbone, **size), recipe.backbone, Path(variant))
+        assert dataclasses.replace(recipe, backbone=plain.backbone, init_from=plain.init_from) == plain
+        assert recipe.data.views.crop_size % patch_size == 0
+    with pytest.raises(ValueError, match="variant='dinov2': choose one of dino_vits16, .*, dinov3_vits16"):
+        read("post_training:dinov2")
 
 
 def one_device():

@@ -1,7 +1,7 @@
 """AdamW with gradients clipped tensor by tensor, and what of a network is frozen, at first or for good."""
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,11 @@ def make_optimizer(recipe: Recipe, schedules: Schedules) -> optax.GradientTransf
 
 def _late_adamw(schedules: Schedules, *, start: int) -> optax.GradientTransformation:
     # It counts its own steps; its schedules continue from the run's.
-    return optax.transforms.conditionally_mask(_adamw(schedules, start=start), lambda step: step >= start)
+    return optax.transforms.conditionally_mask(_adamw(schedules, start=start), _at_least(start))
+
+
+def _at_least(first: int) -> Callable[..., Array]:
+    return lambda step: step >= first
 
 
 def _adamw(schedules: Schedules, *, start: int) -> optax.GradientTransformation:

@@ -20,6 +20,8 @@ DINOV2_VITS14 = {
     "init_from.source": "weights/dinov2_vits14_pretrain.pth",
     "backbone.patch_size": 14,
     "backbone.layer_scale": True,
+    # All of its 37 x 37 places are kept, whatever the crops.
+    "backbone.position_size": 518,
 }
 VARIANTS = {
     "dino_vits16": DINO_VITS16,

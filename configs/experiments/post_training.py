@@ -3,9 +3,10 @@ r"""Post-training of strong weights on 1,000 photographs, for CPU cores: which s
     python launch/experiment.py --config=configs/experiments/post_training.py:path/to/dinov2_vits14_pretrain.pth \
         --workdir=runs/post-training --images=path/to/photos --data=data --part=tuning
 
-After the colon: the weights of a ViT-S/14 of DINOv2. A row takes 310 steps of 16 crops of 112 pixels (64 tokens) on
-1,000 photographs: 26 minutes of one core without frozen blocks, 16 with ten. On 9,462 photographs it takes 2,955 steps
-and ten times as long. Below --data lie coco27, camvid and horses (images/{train,val} and labels/{train,val}), and davis.
+After the colon: the weights of a ViT-S/14 of DINOv2. A row takes 310 steps of 16 images, of which it sees two views of
+112 pixels (64 patches): 27 minutes of one core without frozen blocks, 16 with ten. On 9,462 photographs it takes 2,955
+steps and ten times as long. Below --data lie coco27, camvid and horses (images/{train,val} and labels/{train,val}), and
+davis.
 """
 
 from ml_collections import ConfigDict

@@ -61,7 +61,8 @@ def main() -> None:
 
 def convert_backbone(backbone: FrozenBackbone, output: Path) -> None:
     """Writes a backbone, and compares the features of what is read back."""
-    params, config, size = backbone.params, backbone.recipe.backbone, backbone.recipe.data.views.crop_size
+    params, config = backbone.params, backbone.recipe.backbone
+    size = config.embedded_size(backbone.recipe.data.views.crop_size)
     pixels = backbone.module.pixels
     if FORMAT.value == "stablehlo":
         written = export_program(params, config, image_size=size, output=output, pixels=pixels)

@@ -96,7 +96,8 @@ def _load_backbone(source: Path, recipe: Recipe, log: Callable[[str], None]) -> 
             log(f"{source}: {found.note}")
     else:
         saved, params, _ = restore_backbone(source, which=which)
-        config, size, guessed = saved.backbone, saved.data.views.crop_size, {}
+        config, guessed = saved.backbone, {}
+        size = config.embedded_size(saved.data.views.crop_size)
     return _make_fit(recipe, config, size, source, guessed=guessed, log=log)(params)
 
 
@@ -144,9 +145,9 @@ def _make_fit(
 
 
 def _fit_positions(params: Params, recipe: Recipe, config: BackboneConfig, image_size: int) -> Params:
-    """Returns a backbone with its position embedding resized from its own images to the recipe's crops."""
-    grid, crop_size = image_size // config.patch_size, recipe.data.views.crop_size
-    rows, columns = patch_grid((crop_size, crop_size), recipe.backbone.patch_size)
+    """Returns a backbone with its position embedding resized from its own images to those of the recipe's."""
+    grid, size = image_size // config.patch_size, recipe.backbone.embedded_size(recipe.data.views.crop_size)
+    rows, columns = patch_grid((size, size), recipe.backbone.patch_size)
     if "position_embedding" not in params or rows == grid:
         return params
     resized = resize_position_embedding(

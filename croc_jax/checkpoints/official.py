@@ -87,7 +87,7 @@ def load_networks(source: Path, *, num_heads: int | None = None, default_heads: 
         raise ValueError(f"num_heads={num_heads}: {source} is a run, whose settings are known; leave it out")
     recipe, state, step = restore_networks(source)
     centers = np.asarray(state["center"]), np.asarray(state["center_dense"])
-    size = recipe.data.views.crop_size
+    size = recipe.backbone.embedded_size(recipe.data.views.crop_size)
     return Networks(recipe.backbone, size, state["student"], state["teacher"], *centers, step, {})
 
 

@@ -33,6 +33,8 @@ class BackboneConfig:
         positions: "learned", or "rope" (DINOv3).
         position_resizing: how a learned embedding fits other grids: "offset" (CrOC, DINO, DINOv2),
             "plain" (Hugging Face) or "antialias" (DINOv2 with registers, timm).
+        position_size: side in pixels of the square images that a learned embedding has a place for each patch of, by
+            default that of a run's crops. Weights that learned more places keep them with that of their own images.
         norm_epsilon: epsilon of the layer normalizations (ConvNeXt too).
         stages: blocks of each of the four stages (convolutional networks).
         image_mean: what is subtracted from each channel, from 0 to 1, before the network (any); ImageNet's by default.
@@ -54,6 +56,7 @@ class BackboneConfig:
     mlp: str = "gelu"
     positions: str = "learned"
     position_resizing: str = "offset"
+    position_size: int | None = None
     norm_epsilon: float = 1e-6
     stages: tuple[int, ...] | None = None
     image_mean: tuple[float, ...] = IMAGENET_MEAN
@@ -72,6 +75,10 @@ class BackboneConfig:
     def channels(self) -> int:
         """The number of channels of an image."""
         return len(self.image_mean)
+
+    def embedded_size(self, crop_size: int) -> int:
+        """Returns the side of the images that a position embedding is learned for, in a run of such crops."""
+        return self.position_size or crop_size
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -47,7 +47,7 @@ def make_backbone(
 
     Args:
         config: variant and overrides of its fields.
-        image_size: side of the square images that a position embedding is learned for.
+        image_size: side of the square images that a position embedding is learned for, unless the config says.
         pixels: format of the images; by default 8-bit ones of as many channels as the config has means.
         device: the device whose kind decides what "auto" means; by default, the first of the default backend.
 
@@ -83,6 +83,11 @@ def _make_transformer(
     for name, known in CHOICES.items():
         if getattr(config, name) not in known:
             raise ValueError(f"{name}={getattr(config, name)!r}: choose one of {', '.join(known)}")
+    learned_size = config.embedded_size(image_size)
+    if (size := config.position_size) is not None and (size < 1 or size % config.patch_size):
+        raise ValueError(f"position_size={size}: whole patches of {config.patch_size} pixels must tile it")
+    if size is not None and config.positions == "rope":
+        raise ValueError(f"position_size={size}: rotations learn no places; leave it out")
     execution = choose_execution(
         dtype=config.dtype,
         attention=config.attention,
@@ -92,7 +97,7 @@ def _make_transformer(
     )
     return VisionTransformer(
         patch_size=config.patch_size,
-        grid_size=patch_grid((image_size, image_size), config.patch_size)[0],
+        grid_size=patch_grid((learned_size, learned_size), config.patch_size)[0],
         width=width,
         depth=depth,
         num_heads=num_heads,

@@ -51,6 +51,8 @@ class VisionTransformer(nn.Module):
         image_std: likewise.
         pixels: format of its images before that.
         all_gather: applied to the parameters of one block just before it runs, where devices split them.
+        frozen_blocks: first blocks that are given no gradients; in training they have a loop of their own, as a loop
+            is differentiated as a whole.
     """
 
     patch_size: int
@@ -74,6 +76,7 @@ class VisionTransformer(nn.Module):
     image_std: tuple[float, ...] = IMAGENET_STD
     pixels: PixelFormat = RGB8
     all_gather: Callable[[Any], Any] | None = None
+    frozen_blocks: int = 0
     has_batch_statistics = False
 
     @nn.compact
@@ -164,12 +167,14 @@ class VisionTransformer(nn.Module):
         # A loop already keeps both passes apart.
         run = jax.checkpoint(run, policy=self._policy(), prevent_cse=unrolled)
         layers = list(zip(params, rates, keys if drop_path else [None] * self.depth, strict=True))
-        if unrolled:
-            for layer in layers[:-1]:
-                tokens, _ = run(tokens, layer)
-        elif self.depth > 1:
-            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers[:-1])
-            tokens, _ = jax.lax.scan(lambda carry, layer: (run(carry, layer)[0], None), tokens, stacked)
+        first = min(self.frozen_blocks, self.depth - 1) if train else 0
+        for part in filter(None, (layers[:first], layers[first:-1])):
+            if unrolled:
+                for layer in part:
+                    tokens, _ = run(tokens, layer)
+            else:
+                stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *part)
+                tokens, _ = jax.lax.scan(lambda carry, layer: (run(carry, layer)[0], None), tokens, stacked)
         return run(tokens, layers[-1])
 
     def _policy(self) -> Callable[..., bool]:

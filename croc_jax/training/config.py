@@ -29,6 +29,10 @@ class OptimizerConfig:
         clip_norm: largest norm of the gradient of each parameter tensor; 0 for no clipping.
         freeze_last_layer_epochs: epochs during which both last layers are frozen.
         accumulation_steps: microbatches of the batch whose gradients are added up before an update.
+        frozen_blocks: blocks of a transformer, from the first, that keep the weights that they start with, as do the
+            patch embedding, [CLS], registers and the position embedding; their backward pass is skipped. 0 trains all.
+        freeze_backbone_epochs: epochs, perhaps a fraction of one, during which the heads of a transformer train alone;
+            the backbone's Adam starts to count after them.
     """
 
     base_lr: float = 5e-4
@@ -40,6 +44,8 @@ class OptimizerConfig:
     clip_norm: float = 3.0
     freeze_last_layer_epochs: int = 1
     accumulation_steps: int = 1
+    frozen_blocks: int = 0
+    freeze_backbone_epochs: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,17 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float
 
 from croc_jax.float32 import in_float32
-from croc_jax.models import Backbone, Features, ProjectionHead, VisionTransformer, make_backbone, make_head
+from croc_jax.models import (
+    Backbone,
+    BackboneConfig,
+    Features,
+    ProjectionHead,
+    VisionTransformer,
+    make_backbone,
+    make_head,
+)
 from croc_jax.models.batch_norm import STATISTICS
-from croc_jax.training.config import Recipe
+from croc_jax.training.config import OptimizerConfig, Recipe
 from croc_jax.training.sharding import BATCH_AXES, shard_map_batch
 
 # Nested dictionaries of arrays.
@@ -38,16 +46,35 @@ def make_networks(
         mesh: devices whose kind decides what "auto" means; by default, those of the default backend.
 
     Raises:
-        ValueError: for settings of the backbone that cannot work, or if whole patches do not tile the crops.
+        ValueError: for settings of the backbone that cannot work, if whole patches do not tile the crops, or for
+            freezing that the backbone does not allow.
     """
     _check_crops(recipe)
     device = None if mesh is None else mesh.devices.flat[0]
     backbone = make_backbone(
         recipe.backbone, image_size=recipe.data.views.crop_size, pixels=recipe.data.pixels, device=device
     )
-    if all_gather is not None and isinstance(backbone, VisionTransformer):
-        backbone = backbone.clone(all_gather=all_gather)
+    _check_freezing(recipe.optimizer, recipe.backbone, backbone)
+    if isinstance(backbone, VisionTransformer):
+        backbone = backbone.clone(all_gather=all_gather, frozen_blocks=recipe.optimizer.frozen_blocks)
     return Networks(backbone, make_head(recipe.head, dtype=backbone.dtype))
+
+
+def _check_freezing(optimizer: OptimizerConfig, config: BackboneConfig, backbone: Backbone) -> None:
+    """Raises ValueError, naming the field and the value, for blocks that there are none of."""
+    if isinstance(backbone, VisionTransformer):
+        if not 0 <= optimizer.frozen_blocks <= backbone.depth:
+            raise ValueError(
+                f"optimizer.frozen_blocks={optimizer.frozen_blocks}: {config.variant} has {backbone.depth} blocks; "
+                f"choose 0 to {backbone.depth}"
+            )
+        return
+    for name in ("frozen_blocks", "freeze_backbone_epochs"):
+        if getattr(optimizer, name):
+            raise ValueError(
+                f"optimizer.{name}={getattr(optimizer, name)}: transformers alone can be frozen, and "
+                f"{config.variant} is a convolutional network; leave it at 0"
+            )
 
 
 def init_networks(recipe: Recipe) -> Networks:

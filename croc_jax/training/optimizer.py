@@ -1,7 +1,7 @@
-"""AdamW with gradients clipped tensor by tensor and last layers that are frozen at first."""
+"""AdamW with gradients clipped tensor by tensor, and what of a network is frozen, at first or for good."""
 
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -15,23 +15,30 @@ from croc_jax.training.schedules import Schedules
 def make_optimizer(recipe: Recipe, schedules: Schedules) -> optax.GradientTransformation:
     """Returns the student's optimizer.
 
-    While the last layers are frozen, they get no update, no decay and no Adam step.
+    What is frozen gets no update, no decay and no Adam step: the last layers or the whole backbone at first, the lower
+    blocks for good.
 
     Args:
-        recipe: settings of the run: clipping, and whether the weight norm's scale is never updated.
+        recipe: settings of the run: clipping, frozen blocks, and whether the weight norm's scale is never updated.
         schedules: learning rate and decay as functions of the run's step, and the steps of freezing.
     """
-    start = schedules.frozen_steps
-    # The last layers count their own steps; their schedules continue from the run's.
-    late = optax.transforms.conditionally_mask(_adamw(schedules, start=start), _at_least(start))
     branches: dict[Hashable, optax.GradientTransformation] = {
         "always": _adamw(schedules, start=0),
-        "late": late,
+        "late": _late_adamw(schedules, start=schedules.frozen_steps),
         "never": optax.set_to_zero(),
     }
-    partition = optax.transforms.partition(branches, lambda params: _label(params, recipe.head.norm_last_layer))
+    backbone = "always"
+    if schedules.backbone_frozen_steps:
+        backbone = "backbone"
+        branches[backbone] = _late_adamw(schedules, start=schedules.backbone_frozen_steps)
+    partition = optax.transforms.partition(branches, lambda params: _label(params, recipe, backbone))
     clip_norm = recipe.optimizer.clip_norm
     return optax.chain(clip_each(clip_norm), partition) if clip_norm else partition
+
+
+def _late_adamw(schedules: Schedules, *, start: int) -> optax.GradientTransformation:
+    # It counts its own steps; its schedules continue from the run's.
+    return optax.transforms.conditionally_mask(_adamw(schedules, start=start), _at_least(start))
 
 
 def _at_least(first: int) -> Callable[..., Array]:
@@ -84,11 +91,39 @@ def clip_each(max_norm: float) -> optax.GradientTransformation:
     return optax.stateless(lambda gradients, _: jax.tree.map(clip, gradients))
 
 
-def _label(params: PyTree, norm_last_layer: bool) -> PyTree:
+def stop_frozen_gradients(params: PyTree, frozen_blocks: int) -> PyTree:
+    """Returns the parameters of a network, with no gradient to those that are frozen for good.
+
+    Args:
+        params: {"backbone": ..., "head": ...}.
+        frozen_blocks: blocks of a transformer that are frozen, with all that comes before them.
+    """
+
+    def stop(path: tuple, param: Array) -> Array:
+        return jax.lax.stop_gradient(param) if _is_frozen(_names(path), frozen_blocks) else param
+
+    return jax.tree_util.tree_map_with_path(stop, params) if frozen_blocks else params
+
+
+def _is_frozen(names: Sequence[str], frozen_blocks: int) -> bool:
+    """Says whether a parameter lies in the first blocks of a transformer, or before them."""
+    if not frozen_blocks or names[0] != "backbone" or names[1] == "norm":
+        return False
+    part, _, index = names[1].partition("block_")
+    return bool(part) or int(index) < frozen_blocks
+
+
+def _names(path: tuple) -> list[str]:
+    return [entry.key for entry in path if hasattr(entry, "key")]
+
+
+def _label(params: PyTree, recipe: Recipe, backbone: str) -> PyTree:
     def label(path: tuple, _: Array) -> str:
-        names = [entry.key for entry in path if hasattr(entry, "key")]
+        names = _names(path)
+        if _is_frozen(names, recipe.optimizer.frozen_blocks):
+            return "never"
         if not any(name.startswith("last_layer") for name in names):
-            return "always"
-        return "never" if norm_last_layer and names[-1] == "scale" else "late"
+            return backbone if names[0] == "backbone" else "always"
+        return "never" if recipe.head.norm_last_layer and names[-1] == "scale" else "late"
 
     return jax.tree_util.tree_map_with_path(label, params)

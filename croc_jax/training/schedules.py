@@ -20,6 +20,7 @@ class Schedules(NamedTuple):
         teacher_momentum: EMA momentum of the teacher's parameters.
         teacher_temp: temperature of the teacher's probabilities.
         frozen_steps: updates during which both last layers are frozen.
+        backbone_frozen_steps: updates during which the whole backbone is frozen.
     """
 
     learning_rate: optax.Schedule
@@ -27,6 +28,7 @@ class Schedules(NamedTuple):
     teacher_momentum: optax.Schedule
     teacher_temp: optax.Schedule
     frozen_steps: int
+    backbone_frozen_steps: int
 
 
 def make_schedules(recipe: Recipe, *, steps_per_epoch: int) -> Schedules:
@@ -44,13 +46,19 @@ def make_schedules(recipe: Recipe, *, steps_per_epoch: int) -> Schedules:
         steps_per_epoch: updates an epoch.
 
     Raises:
-        ValueError: if the warm-up is longer than the run.
+        ValueError: if the warm-up is longer than the run, or the backbone is frozen to the end.
     """
     optimizer, schedule = recipe.optimizer, recipe.schedule
     total, warmup = schedule.epochs * steps_per_epoch, optimizer.warmup_epochs * steps_per_epoch
     if warmup > total:
         raise ValueError(
             f"optimizer.warmup_epochs={optimizer.warmup_epochs}: more than schedule.epochs={schedule.epochs}"
+        )
+    backbone_frozen_steps = round(optimizer.freeze_backbone_epochs * steps_per_epoch)
+    if not 0 <= backbone_frozen_steps < total:
+        raise ValueError(
+            f"optimizer.freeze_backbone_epochs={optimizer.freeze_backbone_epochs}: choose 0 or more, and less "
+            f"than schedule.epochs={schedule.epochs}, or the backbone never trains"
         )
     peak = optimizer.base_lr * schedule.batch_size / 256
     decay = optax.cosine_decay_schedule(peak, max(total - warmup, 1), alpha=optimizer.min_lr / peak)
@@ -62,6 +70,7 @@ def make_schedules(recipe: Recipe, *, steps_per_epoch: int) -> Schedules:
         teacher_momentum=_cosine(optimizer.teacher_momentum, 1.0, total),
         teacher_temp=_by_epoch(recipe.objective, steps_per_epoch),
         frozen_steps=optimizer.freeze_last_layer_epochs * steps_per_epoch,
+        backbone_frozen_steps=backbone_frozen_steps,
     )
 
 

@@ -20,7 +20,7 @@ from croc_jax.training.config import Recipe
 from croc_jax.training.dense_loss import TeacherTargets, dense_distillation, global_distillation
 from croc_jax.training.feature_health import feature_health
 from croc_jax.training.forward import Params, encode_views, make_networks
-from croc_jax.training.optimizer import make_optimizer
+from croc_jax.training.optimizer import make_optimizer, stop_frozen_gradients
 from croc_jax.training.rng import StepKeys, run_keys, step_keys
 from croc_jax.training.schedules import make_schedules
 from croc_jax.training.sharding import (
@@ -141,6 +141,7 @@ def make_update(
 
         # 2. The student sees them too, and takes over the teacher's clusters.
         def loss_fn(student_params: Params) -> tuple[Array, Losses]:
+            student_params = stop_frozen_gradients(student_params, recipe.optimizer.frozen_blocks)
             backbone = student_params["backbone"]
             student, statistics = encode(backbone, views.images, drop_path_rng=keys.drop_path)
             cls_tokens = student.cls

@@ -13,6 +13,7 @@ from croc_jax.checkpoints.rgb_filters import spread_filters
 from croc_jax.models import BackboneConfig
 from croc_jax.models.position_embedding import resize_position_embedding
 from croc_jax.training.config import InitConfig
+from croc_jax.training.forward import make_networks
 from croc_jax.training.sharding import make_mesh, replicated
 from tests.checkpoints.tiny_weights import dinov3_weights, equal_trees, official_weights, save_run, write
 from tests.training.tiny import first_state as first_numbers
@@ -131,6 +132,28 @@ def test_position_embeddings_are_resized_as_where_they_come_from(tmp_path):
     np.testing.assert_allclose(state.student["backbone"]["position_embedding"], expected, atol=1e-6)
     other = resize_position_embedding(embedding, (5, 5), (6, 6))
     assert np.abs(expected - other).max() > 0.1
+
+
+def test_position_embeddings_keep_all_their_places_if_asked(tmp_path):
+    file, embedding = with_registers(tmp_path, side=5)
+    backbone = BackboneConfig(
+        width=64, depth=2, num_heads=1, patch_size=4, mlp_ratio=2.0, num_registers=4, layer_scale=True,
+        position_resizing="antialias", position_size=20, dtype="float32",
+    )  # fmt: skip
+    recipe = tiny_recipe(backbone=backbone)
+    state = start(with_init(recipe, source=file))
+    np.testing.assert_array_equal(state.student["backbone"]["position_embedding"], embedding)
+    assert make_networks(recipe).backbone.grid_size == 5
+    # From one run to the next.
+    saved = save_run(tmp_path / "first", recipe, 1)
+    state = start(with_init(recipe, source=tmp_path / "first"))
+    equal_trees(state.student["backbone"], saved.teacher["backbone"])
+    for changes, message in (
+        ({"position_size": 22}, "position_size=22: whole patches of 4 pixels must tile it"),
+        ({"positions": "rope"}, "position_size=20: rotations learn no places; leave it out"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make_networks(tiny_recipe(backbone=dataclasses.replace(backbone, **changes)))
 
 
 def test_what_is_no_whole_checkpoint_is_refused(tmp_path):

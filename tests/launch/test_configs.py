@@ -18,6 +18,8 @@ import numpy as np
 import pytest
 from jax.tree_util import keystr
 
+from croc_jax.checkpoints.infer_architecture import read_backbone
+from croc_jax.checkpoints.init_from import check_architecture
 from croc_jax.data.config import LocalViewsConfig
 from croc_jax.models import make_backbone
 from croc_jax.training.config import Recipe, flatten, recipe_from_dict, recipe_to_dict
@@ -26,6 +28,7 @@ from croc_jax.training.presets import PRESETS
 from croc_jax.training.sharding import make_mesh, shard_batch
 from croc_jax.training.state import abstract_batch, abstract_state, fresh_state
 from croc_jax.training.step import make_train_step
+from tests.checkpoints.tiny_weights import dinov3_weights, official_weights
 from tests.training.tiny import batches
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -176,6 +179,29 @@ def test_the_experiment_on_a_preset_varies_settings_that_it_has(size):
     assert all(set(rows["short"]) < set(rows[name]) for name in experiment["tables"][0]["rows"][2:])
     with pytest.raises(ValueError, match="size='1m': choose one of 1k, 10k"):
         load("experiments/presets").get_config("1m")
+
+
+def test_variants_of_post_training_fit_the_weights_that_they_name():
+    plain, weights = read("post_training"), official_weights()
+    assert read("post_training:dino_vits16") == plain and plain.backbone == Recipe().backbone
+    scales = {f"blocks.{block}.ls{n}.gamma": np.ones(64, np.float32) for block in range(2) for n in (1, 2)}
+    mask, registers = {"mask_token": np.zeros((1, 64), np.float32)}, np.ones((1, 4, 64), np.float32)
+    rope = dinov3_weights(width=64, periods=16) | {"storage_tokens": registers}
+    for variant, patch_size, found in (
+        ("dino_vits16", 16, weights),
+        ("dinov2_vits14", 14, weights | scales | mask),
+        ("dinov2_vits14_registers", 14, weights | scales | {"register_tokens": registers}),
+        ("dinov3_vits16", 16, scales | rope),
+    ):
+        recipe, backbone = read(f"post_training:{variant}"), read_backbone(found).config
+        # The weights here are small ones, of other patches.
+        names = ("variant", "width", "depth", "num_heads", "mlp_ratio")
+        size: Any = {name: getattr(recipe.backbone, name) for name in names} | {"patch_size": patch_size}
+        check_architecture(dataclasses.replace(backbone, **size), recipe.backbone, Path(variant))
+        assert dataclasses.replace(recipe, backbone=plain.backbone, init_from=plain.init_from) == plain
+        assert recipe.data.views.crop_size % patch_size == 0
+    with pytest.raises(ValueError, match="variant='dinov2': choose one of dino_vits16, .*, dinov3_vits16"):
+        read("post_training:dinov2")
 
 
 def one_device():

@@ -1,10 +1,13 @@
 """The optimizer against AdamW in float64."""
 
 import dataclasses
+import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from croc_jax.models import HeadConfig
 from croc_jax.training.config import OptimizerConfig, Recipe, ScheduleConfig
@@ -40,20 +43,26 @@ def adamw(param, gradients, rates, decays):
     return param
 
 
-def run(norm_last_layer, steps=7):
+@functools.cache
+def run(norm_last_layer, freeze_backbone_epochs=0.0):
     params = {
         group: {name: _float32(value) for name, value in leaves.items()} for group, leaves in parameters().items()
     }
-    recipe = dataclasses.replace(RECIPE, head=HeadConfig(norm_last_layer=norm_last_layer))
-    optimizer = make_optimizer(recipe, schedules())
-    state, history = optimizer.init(params), []
+    optimizer = dataclasses.replace(RECIPE.optimizer, freeze_backbone_epochs=freeze_backbone_epochs)
+    recipe = dataclasses.replace(RECIPE, head=HeadConfig(norm_last_layer=norm_last_layer), optimizer=optimizer)
+    optimizer = make_optimizer(recipe, make_schedules(recipe, steps_per_epoch=3))
+    state, history, update = optimizer.init(params), [], jax.jit(optimizer.update)
     rng = np.random.default_rng(1)
-    for _ in range(steps):
+    for _ in range(7):
         gradients = _like(params, rng)
-        updates, state = optimizer.update(gradients, state, params)
+        updates, state = update(gradients, state, params)
         params = optax.apply_updates(params, updates)
         history.append((gradients, params))
     return history
+
+
+def find(path, tree):
+    return functools.reduce(lambda node, name: node[name], path, tree)
 
 
 def _float32(tree):
@@ -76,16 +85,25 @@ def test_backbone_follows_adamw():
         np.testing.assert_allclose(history[-1][1]["backbone"][name], expected, rtol=2e-5, atol=2e-6)
 
 
-def test_last_layer_is_frozen_and_then_starts_as_if_new():
-    history = run(norm_last_layer=False)
-    rates = [float(schedules().learning_rate(step)) for step in range(3, 7)]
-    decays = [float(schedules().weight_decay(step)) for step in range(3, 7)]
-    for name in ("direction", "scale"):
-        start = np.asarray(parameters()["head"]["last_layer"][name], np.float32)
-        np.testing.assert_array_equal(history[2][1]["head"]["last_layer"][name], start)
-        gradients = [np.asarray(gradient["head"]["last_layer"][name]) for gradient, _ in history[3:]]
-        expected = adamw(start, gradients, rates, decays)
-        np.testing.assert_allclose(history[-1][1]["head"]["last_layer"][name], expected, rtol=2e-5, atol=2e-6)
+@pytest.mark.parametrize(
+    ("first", "path"),
+    [
+        # Two of three steps of an epoch.
+        (2, ("backbone", "kernel")),
+        (2, ("backbone", "bias")),
+        (3, ("head", "last_layer", "direction")),
+        (3, ("head", "last_layer", "scale")),
+    ],
+)
+def test_what_is_frozen_at_first_starts_as_if_new(first, path):
+    history = run(norm_last_layer=False, freeze_backbone_epochs=2 / 3)
+    rates = [float(schedules().learning_rate(step)) for step in range(first, 7)]
+    decays = [float(schedules().weight_decay(step)) for step in range(first, 7)]
+    start = np.asarray(find(path, parameters()), np.float32)
+    np.testing.assert_array_equal(find(path, history[first - 1][1]), start)
+    gradients = [np.asarray(find(path, gradient)) for gradient, _ in history[first:]]
+    expected = adamw(start, gradients, rates, decays)
+    np.testing.assert_allclose(find(path, history[-1][1]), expected, rtol=2e-5, atol=2e-6)
 
 
 def test_scale_of_a_normalized_last_layer_never_moves():

@@ -18,8 +18,9 @@ from croc_jax.evaluation.interval import SECONDS, Interval, PictureMoments
 from croc_jax.evaluation.online import Bars, OnlineEvaluator, make_evaluator, on_first_device
 from croc_jax.models import make_backbone
 from croc_jax.runtime import distributed, memory
-from croc_jax.training.config import EvaluationConfig, Recipe
+from croc_jax.training.config import Recipe
 from croc_jax.training.loop import RunLength
+from croc_jax.training.run_config import EvaluationConfig
 from croc_jax.training.state import TrainState
 
 FLAG = "--config.evaluation"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from croc_jax.training.config import EvaluationConfig
+from croc_jax.training.run_config import EvaluationConfig
 
 # In rows of metrics.jsonl, what an evaluation took; its scores follow.
 SECONDS = "evaluation_seconds"

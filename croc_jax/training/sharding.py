@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from croc_jax.training.config import MeshConfig
+from croc_jax.training.run_config import MeshConfig
 
 DATA_AXIS, FSDP_AXIS, MODEL_AXIS = AXES = ("data", "fsdp", "model")
 # Axes that split the batch.

@@ -16,7 +16,7 @@ import pytest
 from croc_jax.checkpoints import Checkpointer, CheckpointError, manager
 from croc_jax.checkpoints.best import Best
 from croc_jax.checkpoints.restore import read_manifest
-from croc_jax.training.config import EvaluationConfig, MeshConfig
+from croc_jax.training.run_config import EvaluationConfig, MeshConfig
 from croc_jax.training.sharding import make_mesh
 from croc_jax.training.state import abstract_state
 from tests.full_disk import no_file_beyond

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from croc_jax.evaluation.interval import Interval, PictureMoments
-from croc_jax.training.config import EvaluationConfig
+from croc_jax.training.run_config import EvaluationConfig
 
 
 class Clock:

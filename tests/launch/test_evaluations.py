@@ -14,8 +14,8 @@ from croc_jax.data.pipeline import make_dataset
 from croc_jax.data.sources import FolderSource
 from croc_jax.evaluation.interval import SECONDS
 from croc_jax.evaluation.online import OnlineEvaluator
-from croc_jax.training.config import EvaluationConfig, MeshConfig
 from croc_jax.training.loop import RunLength
+from croc_jax.training.run_config import EvaluationConfig, MeshConfig
 from croc_jax.training.sharding import make_mesh, state_shardings
 from tests.launch.program import run_program
 from tests.training.tiny import first_state, tiny_recipe

@@ -18,7 +18,7 @@ from croc_jax.evaluation.components import principal_components, unit_variance
 from croc_jax.evaluation.inside import InsideRecorder, Moment, read_inside
 from croc_jax.report.inside import agreement, count_shares, inside_sections, make_film, match_clusters
 from croc_jax.report.inspect import explore
-from croc_jax.training.config import EvaluationConfig
+from croc_jax.training.run_config import EvaluationConfig
 
 NUM_MOMENTS = 3
 

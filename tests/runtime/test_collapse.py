@@ -9,7 +9,8 @@ import pytest
 from croc_jax.clustering import ClusteringConfig
 from croc_jax.losses import ObjectiveConfig
 from croc_jax.runtime.collapse import Watchdog, explain_divergence
-from croc_jax.training.config import OptimizerConfig, Recipe, RuntimeConfig, WatchdogConfig, flatten, recipe_to_dict
+from croc_jax.training.config import OptimizerConfig, Recipe, flatten, recipe_to_dict
+from croc_jax.training.run_config import RuntimeConfig, WatchdogConfig
 from tests.training.tiny import STEPS_PER_EPOCH, tiny_recipe
 
 WINDOW = 3

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from croc_jax.runtime.memory import Needs, advise, describe, is_exhausted, measure
-from croc_jax.training.config import MeshConfig
+from croc_jax.training.run_config import MeshConfig
 from croc_jax.training.sharding import make_mesh
 from tests.training.tiny import tiny_recipe
 

@@ -13,7 +13,8 @@ from types import SimpleNamespace
 import pytest
 
 from croc_jax.runtime.wandb_writer import check_wandb, open_writers
-from croc_jax.training.config import RuntimeConfig, recipe_to_dict
+from croc_jax.training.config import recipe_to_dict
+from croc_jax.training.run_config import RuntimeConfig
 from tests.training.tiny import tiny_recipe
 
 RECIPE = dataclasses.replace(tiny_recipe(), runtime=RuntimeConfig(wandb_project="crops"))

@@ -11,7 +11,8 @@ from programs.targets import find_devices
 from croc_jax.clustering import ClusteringConfig
 from croc_jax.data.config import DataConfig, ViewsConfig
 from croc_jax.models import BackboneConfig, HeadConfig
-from croc_jax.training.config import MeshConfig, Recipe, RuntimeConfig, ScheduleConfig
+from croc_jax.training.config import Recipe, ScheduleConfig
+from croc_jax.training.run_config import MeshConfig, RuntimeConfig
 from croc_jax.training.sharding import FSDP_AXIS
 
 pytest.importorskip("libtpu", reason="the compiler for TPUs; `make tpu` installs it")

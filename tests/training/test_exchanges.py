@@ -6,9 +6,9 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from programs.program import read_program
 
-from croc_jax.training.config import MeshConfig
 from croc_jax.training.dense_loss import TeacherTargets, dense_distillation, global_distillation
 from croc_jax.training.forward import encode_views, init_params, make_networks
+from croc_jax.training.run_config import MeshConfig
 from croc_jax.training.sharding import BATCH_AXES, make_mesh
 from tests.training.tiny import tiny_recipe
 

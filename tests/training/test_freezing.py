@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from croc_jax.models import BackboneConfig
-from croc_jax.training.config import MeshConfig
 from croc_jax.training.forward import make_networks
 from croc_jax.training.optimizer import stop_frozen_gradients
+from croc_jax.training.run_config import MeshConfig
 from croc_jax.training.schedules import make_schedules
 from tests.jaxprs import equations
 from tests.training.tiny import STEPS_PER_EPOCH, first_state, tiny_recipe, train

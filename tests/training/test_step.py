@@ -9,7 +9,7 @@ import pytest
 
 from croc_jax.data.config import DataConfig, LocalViewsConfig, PhotometricConfig, ViewsConfig
 from croc_jax.models import BackboneConfig
-from croc_jax.training.config import MeshConfig
+from croc_jax.training.run_config import MeshConfig
 from croc_jax.training.sharding import make_mesh, shard_batch, state_shardings
 from croc_jax.training.state import state_shapes
 from croc_jax.training.step import make_train_step

@@ -9,7 +9,8 @@ from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
 from croc_jax.data.config import DataConfig, LocalViewsConfig
 from croc_jax.models import BackboneConfig, devices
-from croc_jax.training.config import MeshConfig, OptimizerConfig, Recipe, RuntimeConfig, ScheduleConfig
+from croc_jax.training.config import OptimizerConfig, Recipe, ScheduleConfig
+from croc_jax.training.run_config import MeshConfig, RuntimeConfig
 from croc_jax.training.sharding import make_mesh
 from croc_jax.training.state import abstract_batch, abstract_state
 from croc_jax.training.step import make_train_step

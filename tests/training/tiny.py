@@ -11,8 +11,9 @@ from croc_jax.data.config import DataConfig, ViewsConfig
 from croc_jax.losses import ObjectiveConfig
 from croc_jax.models import BackboneConfig, HeadConfig
 from croc_jax.pixel_format import RGB8
-from croc_jax.training.config import MeshConfig, OptimizerConfig, Recipe, ScheduleConfig
+from croc_jax.training.config import OptimizerConfig, Recipe, ScheduleConfig
 from croc_jax.training.forward import init_params, make_networks
+from croc_jax.training.run_config import MeshConfig
 from croc_jax.training.sharding import make_mesh, shard_batch, state_shardings
 from croc_jax.training.state import abstract_batch, abstract_state, state_from_params
 from croc_jax.training.step import make_train_step

@@ -17,7 +17,7 @@ from typing import Any
 
 from absl import flags
 from cli import define_path, parse_config, run
-from programs import Command
+from commands import Command
 from rich.console import Console
 
 WORKDIR = define_path("workdir", None, "Folder of all runs.", required=True)

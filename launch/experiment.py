@@ -21,12 +21,12 @@ from typing import Any
 
 from absl import flags
 from cli import define_path, parse_config, run, writable
+from commands import on_signals
 from experiment_jobs import Jobs, count_cores
 from experiment_plan import Places, check_data, find_columns, make_runs, note_untrained, read_experiment
 from experiment_progress import Display
 from experiment_results import collect
 from ml_collections import config_flags
-from programs import on_signals
 from rich.console import Console
 
 from croc_jax.atomic_write import atomic_write

@@ -5,8 +5,8 @@ import subprocess
 from collections.abc import Callable, Sequence
 from typing import IO
 
+from commands import Command, start_program
 from experiment_plan import Run
-from programs import Command, start_program
 
 TRAINING = "training"
 LOG = "log.txt"
@@ -44,7 +44,7 @@ class Jobs:
         Args:
             runs: the runs in their order.
             count: most programs at a time.
-            start: starts a program, see `programs.start_program`.
+            start: starts a program, see `commands.start_program`.
         """
         self._start, self._shares = start, share_cores(count)
         self._waiting: dict[str, list[Job]] = {}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cli import UserError, load_config_file, parse_config, parse_configs
-from programs import Command
+from commands import Command
 
 from croc_jax.data.config import DataConfig
 from croc_jax.data.sources import open_data

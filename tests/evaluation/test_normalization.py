@@ -10,11 +10,10 @@ from PIL import Image
 from croc_jax.checkpoints import stablehlo
 from croc_jax.clustering import ClusteringConfig
 from croc_jax.data import photometric
-from croc_jax.evaluation import backbones, discovery, features
+from croc_jax.evaluation import backbones, crop_pairs, discovery, features
 from croc_jax.losses import ObjectiveConfig
 from croc_jax.models import BackboneConfig, make_backbone
 from croc_jax.pixel_format import RGB8
-from croc_jax.report import inspect
 from croc_jax.training import step
 from croc_jax.training.sharding import make_mesh
 from croc_jax.training.state import abstract_batch
@@ -36,7 +35,7 @@ READERS = {
         discovery,
         lambda: discovery.make_discover_fn(MODULE, discovery.DiscoveryConfig())({}, IMAGES[0], np.array([8, 8])),
     ),
-    "explore": (inspect, lambda: inspect._make_cluster_fn(MODULE, *SETTINGS)({}, IMAGES[None], None, None)),
+    "explore": (crop_pairs, lambda: crop_pairs.make_cluster_fn(MODULE, *SETTINGS)({}, IMAGES[None], None, None)),
     "stablehlo": (stablehlo, lambda: stablehlo.make_encode_fn({}, CONFIG, image_size=8)(IMAGES)),
 }
 

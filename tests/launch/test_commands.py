@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_a_score_is_kept_for_the_same_run_settings_and_images_alone(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "launch"))
-    program = importlib.import_module("programs")
+    program = importlib.import_module("commands")
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "0.png").write_bytes(b"an image")
     (tmp_path / "run" / "checkpoints" / "3").mkdir(parents=True)
@@ -52,7 +52,7 @@ def test_sigterm_reaches_the_program_that_runs_and_its_status_is_returned(tmp_pa
         "import os, signal, sys\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(75))\n"
         "os.kill(os.getppid(), signal.SIGTERM)\nsignal.pause()\n"
     )
-    code = f"import programs; raise SystemExit(programs.run_program([{str(program)!r}]))"
+    code = f"import commands; raise SystemExit(commands.run_program([{str(program)!r}]))"
     env = os.environ | {"PYTHONPATH": f"{ROOT / 'launch'}:{ROOT}"}
     assert subprocess.run([sys.executable, "-c", code], env=env, timeout=60).returncode == 75
 
@@ -60,12 +60,12 @@ def test_sigterm_reaches_the_program_that_runs_and_its_status_is_returned(tmp_pa
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system shares no cores")
 def test_a_program_and_its_threads_have_the_cores_that_it_is_given(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "launch"))
-    programs, cores = importlib.import_module("programs"), [max(os.sched_getaffinity(0))]
+    commands, cores = importlib.import_module("commands"), [max(os.sched_getaffinity(0))]
     program = tmp_path / "program.py"
     program.write_text(
         "import os, threading, time\ntime.sleep(0.1)\nthread = threading.Thread(target=lambda: "
         "print(os.sched_getaffinity(0), flush=True))\nthread.start()\nthread.join()\n"
     )
     with (tmp_path / "log.txt").open("wb") as log:
-        assert programs.start_program([str(program)], output=log, cores=cores).wait() == 0
+        assert commands.start_program([str(program)], output=log, cores=cores).wait() == 0
     assert (tmp_path / "log.txt").read_text().strip() == str({*cores})

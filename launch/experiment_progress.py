@@ -19,6 +19,8 @@ from croc_jax.runtime.metrics_writer import FILE_NAME, parse_row
 
 _SECONDS_BETWEEN_LINES = 60.0
 _TAIL_BYTES = 1 << 14
+# Characters of a column; a deviation has a line of its own in the least.
+_LEAST_WIDTH, _LEAST_WIDTH_OF_NAMES = 5, 12
 
 
 class Display:
@@ -100,17 +102,20 @@ class Display:
         return f"to do: {len(trainings)} trainings, {len(left) - len(trainings)} evaluations{time_left}"
 
     def _render(self) -> RenderableType:
-        parts: list[RenderableType] = []
+        scoring = [f"{job.run.name}, {job.kind}" for job in self._jobs.running if job.kind != TRAINING]
+        lines = [f"scoring {one}" for one in scoring] + [self._describe_rest()]
+        # A low terminal cuts off what comes last.
+        parts: list[RenderableType] = [self._bars.get_renderable(), Text("\n".join(lines))]
         for title, header, rows in make_tables(self._content):
-            table = Table(title=title)
-            for number, name in enumerate(header):
-                table.add_column(name, justify="right" if number else "left")
+            table = Table(title=title, box=None, padding=(0, 1, 0, 0))
+            table.add_column(header[0], min_width=_LEAST_WIDTH_OF_NAMES)
+            for name in header[1:]:
+                # Ellipses would take digits.
+                table.add_column(name, justify="right", overflow="fold", min_width=_LEAST_WIDTH)
             for row in rows:
                 table.add_row(*row)
             parts += [table] if rows else []
-        scoring = [f"{job.run.name}, {job.kind}" for job in self._jobs.running if job.kind != TRAINING]
-        lines = [f"scoring {one}" for one in scoring] + [self._describe_rest()]
-        return Group(*parts, self._bars.get_renderable(), Text("\n".join(lines)))
+        return Group(*parts)
 
 
 class Estimate:

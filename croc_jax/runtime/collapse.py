@@ -118,7 +118,8 @@ def _make_checks(recipe: Recipe) -> list[_Check]:
                    [faster_center, warmer]),
         ]  # fmt: skip
 
-    checks = entropy_checks("", recipe.head.num_prototypes, "images")
+    # Without its loss, a head stays as it was drawn.
+    checks = entropy_checks("", recipe.head.num_prototypes, "images") if objective.global_weight else []
     checks += [
         _Check("rank", {"feature_rank": config.min_feature_rank}, "the teacher's [CLS] tokens vary along one line only",
                [lower_rate, more_warmup]),

@@ -83,6 +83,11 @@ def test_what_would_change_nothing_is_not_advised():
     )
 
 
+def test_a_head_that_no_loss_trains_is_not_watched():
+    rows = [HEALTHY | COLLAPSED["uniform"][0]] * WINDOW
+    assert conditions(rows, watched(objective=ObjectiveConfig(global_weight=0.0))) == []
+
+
 @pytest.mark.parametrize("value", [None, math.nan, math.inf])
 def test_rows_without_a_number_show_nothing(value):
     assert conditions([{name: value for name in HEALTHY}] * WINDOW) == [] and conditions([{}] * WINDOW) == []

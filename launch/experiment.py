@@ -5,7 +5,8 @@ r"""Trains and scores all rows of an experiment, with a table that grows while i
 
 The config file says what the rows are, and what data sets lie below --data. Each row and seed has a workdir in
 WORKDIR, with what launch/pretrain.py and launch/evaluate.py print in log.txt. Ctrl-C and SIGTERM save what runs and end
-with status 75; the same command goes on, and does nothing again. WORKDIR gets experiment.json, .md and .html.
+with status 75; the same command goes on, and does nothing again. WORKDIR gets experiment.json, .md and .html; with a
+--part other than the config file's, experiment-PART.json and so on.
 """
 
 import json
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from cli import define_path, parse_config, run, writable
+from cli import define_path, run, writable
 from commands import on_signals
 from experiment_jobs import Jobs, count_cores
 from experiment_plan import Places, check_data, find_columns, make_runs, note_untrained, read_experiment
@@ -32,7 +33,6 @@ from rich.console import Console
 from croc_jax.atomic_write import atomic_write
 from croc_jax.report.experiment import render_markdown
 from croc_jax.runtime.preemption import EXIT_STATUS
-from croc_jax.training.config import flatten
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="The experiment, such as configs/experiments/small.py.")
 WORKDIR = define_path("workdir", "runs/experiment", "Folder of all runs.")
@@ -54,25 +54,26 @@ def main() -> None:
     columns = find_columns(experiment, places)
     runs = make_runs(experiment, places, rows=ROWS.value)
     if PRINT.value:
+        with writable(workdir, name="--workdir"):
+            note_untrained(runs)
         for one in runs:
             for command in filter(None, (one.training, *one.scorings.values())):
                 print(shlex.join(["python", *command.arguments]))
         return
-    check_data(runs, columns)
+    check_data(runs, columns, places)
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]).stem
-    settings = flatten(parse_config(experiment.base, []).to_dict())
     # The rows that --row leaves out keep what they have.
     known = runs if not ROWS.value else make_runs(experiment, places)
 
+    file = workdir / f"experiment{'' if part == experiment.part else f'-{part}'}.json"
+
     def write() -> dict[str, Any]:
-        content = collect(experiment, known, columns, name=name, part=part, settings=settings)
-        write_tables(content, workdir / f"experiment{'' if part == experiment.part else f'-{part}'}.json")
+        content = collect(experiment, known, columns, name=name, part=part)
+        write_tables(content, file)
         return content
 
     with writable(workdir, name="--workdir"):
-        for one in runs:
-            if one.training is None:
-                note_untrained(one)
+        note_untrained(runs)
         count = (experiment.jobs if JOBS.value is None else JOBS.value) or count_cores()
         if count > 1:
             # Programs that share an accelerator may not take its memory in advance.
@@ -85,7 +86,7 @@ def main() -> None:
     if status:
         raise SystemExit(status)
     content = write()
-    write_page(content, workdir / "experiment.html")
+    write_page(content, file.with_suffix(".html"))
     if EXPORT.value is not None:
         export(content, EXPORT.value)
 
@@ -104,11 +105,15 @@ def work(jobs: Jobs, write) -> int:
         jobs.stop()
 
     with Display(console, jobs, write()) as display, on_signals(stop, signal.SIGTERM, signal.SIGINT):
-        while jobs.advance():
-            for job in jobs.take_ended():
-                display.update(write(), job)
-            display.refresh()
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        try:
+            while jobs.advance():
+                for job in jobs.take_ended():
+                    display.update(write(), job)
+                display.refresh()
+                time.sleep(_SECONDS_BETWEEN_LOOKS)
+        finally:
+            # After an error, such as a full disk, nothing goes on unseen.
+            jobs.stop()
     if jobs.failed and not received:
         console.print(f"error: {jobs.failed.explain()}")
         return jobs.failed.status or 1

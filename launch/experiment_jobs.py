@@ -46,7 +46,8 @@ class Jobs:
             count: most programs at a time.
             start: starts a program, see `commands.start_program`.
         """
-        self._start, self._shares = start, share_cores(count)
+        # Each run has one program at work: more shares would leave cores idle.
+        self._start, self._shares = start, share_cores(min(count, len(runs)))
         self._waiting: dict[str, list[Job]] = {}
         for run in runs:
             training = [] if run.is_trained() else [Job(run, TRAINING, run.training)] if run.training else []
@@ -85,6 +86,9 @@ class Jobs:
                 log = (job.run.folder / LOG).open("ab")
                 process = self._start(job.command.arguments, output=log, cores=self._shares[slot])
                 self._running[slot] = job, process, log
+                # A signal may have come while it started.
+                if self._stopping:
+                    process.terminate()
         return bool(self._running or self._ended)
 
     def take_ended(self) -> list[Job]:

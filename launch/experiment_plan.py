@@ -43,6 +43,11 @@ class Row:
     images: str = ""
     curve: bool = False
 
+    def __post_init__(self) -> None:
+        """Raises UserError for seeds that would be no runs, or one run twice."""
+        if not self.seeds or len({*self.seeds}) < len(self.seeds):
+            raise UserError(f"--config: the row {self.name!r} has the seeds {self.seeds}: name each once")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluation:
@@ -116,7 +121,7 @@ class Places(NamedTuple):
 
     def flags(self, evaluation: Evaluation) -> list[str]:
         """Returns the flags of evaluate.py for all protocols of an evaluation."""
-        texts = (f"dataset.root={self.find(evaluation)}", f"dataset.val_part={self.part}", *evaluation.overrides)
+        texts = (f"dataset.root={self.find(evaluation)}", part_option(self.part), *evaluation.overrides)
         return [f"--config.{text}" for text in texts]
 
 
@@ -211,16 +216,28 @@ def read_experiment(settings: Mapping[str, Any]) -> Experiment:
 
 
 def _build(kind: type, settings: Mapping[str, Any]) -> Any:
+    for field in dataclasses.fields(kind):
+        if "tuple" in str(field.type) and isinstance(value := settings.get(field.name), str):
+            raise UserError(
+                f"--config: {field.name}={value!r} is one text: a tuple of one ends in a comma, ({value!r},)"
+            )
     try:
         return kind(**settings)
     except TypeError as error:
         raise UserError(f"--config: {str(error).replace('.__init__()', '')}: {dict(settings)}") from None
 
 
+def part_option(part: str) -> str:
+    """Returns the setting of a protocol that scores a part of the validation images."""
+    return f"dataset.val_part={part}"
+
+
 def find_columns(experiment: Experiment, places: Places) -> dict[Column, dict[str, Any]]:
     """Returns the columns of the tables with the settings of each protocol; UserError for a wrong file or setting."""
     columns = {}
     for one in experiment.evaluations:
+        if whole := [file for file in one.protocols if "val_part" not in load_config_file(file).to_dict()["dataset"]]:
+            raise UserError(f"--config: {whole[0]} of {one.name!r} scores no half: name protocols for pixels or videos")
         for name, config in parse_configs(["", *places.flags(one)], one.protocols).items():
             protocol = get_protocol(config.protocol)
             label = protocol.score_labels[protocol.main_score]
@@ -261,7 +278,8 @@ def _make_run(experiment: Experiment, places: Places, row: Row, seed: int) -> Ru
     if row.curve and row.train and experiment.curve:
         settings += _curve_settings(experiment, places)
     flags = [f"--config.{text}" for text in settings]
-    recipe = recipe_from_config(parse_config(experiment.base, flags).to_dict())
+    given = {text.partition("=")[0] for text in settings}
+    recipe = recipe_from_config(parse_config(experiment.base, flags).to_dict(), given=given)
     training = None
     if row.train:
         training = Command(["launch/pretrain.py", f"--config={experiment.base}", *flags, f"--workdir={folder}"])
@@ -284,27 +302,35 @@ def _curve_settings(experiment: Experiment, places: Places) -> list[str]:
             if one.name == name and Path(file.partition(":")[0]).stem == protocol:
                 group = f"{load_config_file(file).protocol}."
                 overrides = tuple(text for text in one.overrides if text.startswith((group, "dataset.")))
-                overrides += (f"dataset.val_part={places.part}",)
+                overrides += (part_option(places.part),)
                 every = f"evaluation.every_epochs={experiment.curve_epochs}"
                 protocols = (f"{file}@{places.find(one)}",)
                 return [f"evaluation.protocols={protocols!r}", f"evaluation.overrides={overrides!r}", every]
     raise UserError(f"--config: curve={experiment.curve!r}: name a data set and a protocol, such as coco27/linear")
 
 
-def check_data(runs: Iterable[Run], columns: Mapping[Column, Mapping[str, Any]]) -> None:
+def check_data(runs: Iterable[Run], columns: Mapping[Column, Mapping[str, Any]], places: Places) -> None:
     """Opens all data, and checks that runs are of these images, and that no image to score is among them.
 
     Raises:
         ValueError: for data that cannot be used, an image that is in both, or a run with other images.
     """
     scored = set[Path]()
-    for config in columns.values():
-        protocol = get_protocol(config["protocol"])
-        scored.update(scored_files(protocol.open_dataset(**{**config["dataset"], "val_part": "all"})))
+    for column, config in columns.items():
+        open_dataset = get_protocol(config["protocol"]).open_dataset
+        try:
+            # A half that cannot be scored shall not be found after hours; the other half may not be trained on either.
+            for part in dict.fromkeys((places.part, "all")):
+                scored.update(scored_files(open_dataset(**{**config["dataset"], "val_part": part})))
+        except (OSError, ValueError) as error:
+            raise UserError(f"--data={places.data}, data set {column.data!r}, --part={places.part}: {error}") from error
     known: dict[DataConfig, ImageSet] = {}
     for run in (run for run in runs if run.row.train):
         if (settings := run.recipe.data) not in known:
-            source = open_data(settings)
+            try:
+                source = open_data(settings)
+            except (OSError, ValueError) as error:
+                raise UserError(f"images of the row {run.row.name!r}, by default those of --images: {error}") from error
             check_never_trained_on((source.name(index) for index in range(len(source))), scored)
             known[settings] = identify(source)
         if (noted := read_images(run.folder)) and noted.images.digest != known[settings].digest:
@@ -312,6 +338,8 @@ def check_data(runs: Iterable[Run], columns: Mapping[Column, Mapping[str, Any]])
             raise UserError(f"{run.folder} holds a run with other images: {change}; remove it, or change --workdir")
 
 
-def note_untrained(run: Run) -> None:
-    """Writes the settings of a run without training where its evaluations read them."""
-    init_workdir(run.folder, run.recipe)
+def note_untrained(runs: Iterable[Run]) -> None:
+    """Writes the settings of runs without training where their evaluations read them."""
+    for run in runs:
+        if run.training is None:
+            init_workdir(run.folder, run.recipe)

@@ -5,12 +5,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiment_plan import Column, Experiment, Run
+from experiment_plan import Column, Experiment, Run, part_option
 
 from croc_jax.evaluation.results import RESULTS
 from croc_jax.runtime.metrics_writer import FILE_NAME, parse_row
+from croc_jax.runtime.workdir import CONFIG_NAME, read_recipe
+from croc_jax.training.config import flatten, recipe_to_dict
 
-# Of the recipe that all rows share, what a reader of tables wants to know.
+# Of the settings that all runs share, those that a reader of tables wants to know.
 _SHOWN = (
     "backbone.width", "backbone.depth", "backbone.num_heads", "backbone.patch_size", "data.views.crop_size",
     "schedule.epochs", "schedule.batch_size", "optimizer.base_lr", "objective.teacher_temp",
@@ -24,7 +26,6 @@ def collect(
     *,
     name: str,
     part: str,
-    settings: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Returns the content of experiment.json: settings, columns, tables, and the scores of all runs that have any.
 
@@ -34,17 +35,18 @@ def collect(
         columns: its columns.
         name: its name.
         part: part of the validation images that is scored.
-        settings: flat settings of the recipe that all rows start from.
     """
     columns = list(columns)
     tables = [{"title": table.title, "rows": list(table.rows)} for table in experiment.tables]
     rows = [{"name": row.name, "label": row.label, "overrides": list(row.overrides)} for row in experiment.rows]
     described = [_describe(run, columns, experiment, part) for run in runs]
+    settings = [flatten(recipe_to_dict(run.recipe)) for run in runs]
+    shared = [field for field in _SHOWN if all(one[field] == settings[0][field] for one in settings)]
     return {
         "name": name,
         "part": part,
         "base": experiment.base,
-        "settings": {field: settings[field] for field in _SHOWN},
+        "settings": {field: settings[0][field] for field in shared},
         "columns": [column._asdict() for column in columns],
         "tables": tables or [{"title": "All rows", "rows": [row.name for row in experiment.rows]}],
         "rows": rows,
@@ -69,6 +71,9 @@ def _describe(run: Run, columns: Sequence[Column], experiment: Experiment, part:
                 "digest": found["fingerprint"]["digest"],
             }
     rows, batch = read_metrics(run.folder), run.recipe.schedule.batch_size
+    # It may have been trained when another part was scored.
+    config = run.folder / CONFIG_NAME
+    has_curve = rows and config.is_file() and part_option(part) in read_recipe(config).evaluation.overrides
     steps = [row["step"] for row in rows]
     # The speed of a row is that of the steps since the one before.
     spans = zip(rows, [0, *steps], strict=False)
@@ -80,7 +85,7 @@ def _describe(run: Run, columns: Sequence[Column], experiment: Experiment, part:
         "seconds": round(seconds, 1),
         "images_per_sec": round(steps[-1] * batch / seconds, 2) if seconds else 0,
         "scores": scores,
-        "curve": _curve(rows, columns, experiment.curve),
+        "curve": _curve(rows, columns, experiment.curve) if has_curve else [],
     }
 
 

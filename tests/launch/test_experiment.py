@@ -125,6 +125,12 @@ def test_weights_without_training_are_random_ones_or_those_that_a_row_names(modu
         ({"rows": ({"name": "a", "label": "b", "color": 1},)}, "Row got an unexpected keyword argument 'color'"),
         ({"tables": ({"title": "T", "rows": ("nine",)},)}, "the table 'T' names 'nine', which is no row"),
         ({"rows": ({"name": "a", "label": "b", "overrides": ("objective.tokenz=keys",)},)}, "did you mean tokens"),
+        ({"rows": ({**ROWS[0], "seeds": (1, 1)},)}, r"the row 'random' has the seeds \(1, 1\): name each once"),
+        ({"rows": ({**ROWS[0], "overrides": ("seed=1")},)}, r"overrides='seed=1' is one text: .* \('seed=1',\)"),
+        (
+            {"curve": "", "evaluations": ({**EVALUATIONS[0], "protocols": ("configs/eval/knn.py",)},)},
+            "knn.py of 'bands' scores no half",
+        ),
         ({"curve": "bands/knn"}, "curve='bands/knn': name a data set and a protocol"),
         ({"evaluations": ({**EVALUATIONS[0], "overrides": ("linear.epoch=1",)},)}, "did you mean epochs"),
     ],
@@ -148,11 +154,36 @@ def test_every_experiment_of_the_repository_can_be_planned(modules, places, file
 def test_images_to_score_may_not_be_trained_on_under_whatever_name(modules, places):
     experiment, runs = plan(modules, places)
     columns = modules.plan.find_columns(experiment, places)
-    modules.plan.check_data(runs, columns)
+    modules.plan.check_data(runs, columns, places)
     # The half for tuning counts as well.
     (places.images / "copy.png").write_bytes((places.data / "bands/images/val/0.png").read_bytes())
     with pytest.raises(ValueError, match=r"images/val/0.png, an image to score, is .*copy.png of the images of pre"):
-        modules.plan.check_data(runs, columns)
+        modules.plan.check_data(runs, columns, places)
+
+
+def test_data_that_cannot_be_used_are_named_before_anything_runs(modules, places):
+    experiment, runs = plan(modules, places)
+    columns = modules.plan.find_columns(experiment, places)
+    with pytest.raises(
+        ValueError, match="images of the row 'croc', by default those of --images: .*none does not exist"
+    ):
+        nowhere = places._replace(images=places.images / "none")
+        modules.plan.check_data(plan(modules, nowhere)[1], columns, nowhere)
+    # One image to score.
+    for folder in ("images", "labels"):
+        for split in ("train", "val"):
+            (places.data / "few" / folder / split).mkdir(parents=True)
+            for index in range(2 if split == "train" else 1):
+                file = f"{folder}/{split}/{index}.png"
+                (places.data / "few" / file).write_bytes((places.data / "bands" / file).read_bytes())
+    experiment, runs = plan(modules, places, evaluations=({**EVALUATIONS[0], "root": "few"},))
+    columns = modules.plan.find_columns(experiment, places)
+    words = "data set 'bands', --part=reporting: val_part='reporting': 1 to score cannot be halved; choose 'all'"
+    with pytest.raises(ValueError, match=words):
+        modules.plan.check_data(runs, columns, places)
+    (places.data / "few").rename(places.data / "gone")
+    with pytest.raises(ValueError, match=f"--data={places.data}, data set 'bands', --part=reporting: no folder"):
+        modules.plan.check_data(runs, columns, places)
 
 
 def pretend_trained(run, places, *, step):
@@ -176,7 +207,7 @@ def test_a_run_is_trained_if_its_last_step_is_there_with_these_settings_and_imag
         second.is_trained()
     (places.images / "0.png").unlink()
     with pytest.raises(ValueError, match="croc-s3 holds a run with other images: 9 images then, 8 now"):
-        modules.plan.check_data(runs, modules.plan.find_columns(experiment, places))
+        modules.plan.check_data(runs, modules.plan.find_columns(experiment, places), places)
 
 
 class Program:
@@ -241,6 +272,59 @@ def test_a_failure_ends_the_others_and_shows_what_was_printed(modules, places):
     assert "random-s0, bands ended with status 3" in jobs.failed.explain() and "no such file" in jobs.failed.explain()
     started[1].status = 75
     assert not jobs.advance() and len(started) == 2 and jobs.failed.status == 3
+
+
+def test_a_program_that_starts_while_a_signal_comes_is_asked_to_end_as_well(modules, places):
+    _, runs = plan(modules, places)
+    started = []
+
+    def start(arguments, output, cores):
+        if started:
+            jobs.stop()
+        return Program(started, arguments)
+
+    jobs = modules.jobs.Jobs(runs, 2, start=start)
+    assert jobs.advance() and [program.asked for program in started] == [True, True]
+
+
+def test_runs_share_all_cores_even_if_they_are_fewer_than_the_jobs(modules, places):
+    _, runs = plan(modules, places)
+    shares = []
+
+    def start(arguments, output, cores):
+        shares.append(cores)
+        return Program([], arguments)
+
+    modules.jobs.Jobs(runs[:1], 4, start=start).advance()
+    assert [len(share) for share in shares] == [modules.jobs.count_cores()]
+
+
+def test_the_content_has_what_all_runs_share_and_curves_of_the_part_that_is_scored(modules, places):
+    experiment, runs = plan(modules, places)
+    columns, croc = modules.plan.find_columns(experiment, places), runs[2]
+    output = croc.scorings["bands"].output
+    pretend_trained(croc, places, step=2 * croc.recipe.schedule.epochs)
+    (croc.folder / "metrics.jsonl").write_text(
+        '{"step": 2, "epoch": 1.0, "images_per_sec": 8.0, "linear_miou": 50.0}\n'
+    )
+    result = {"miou": 51.0, "step": 16, "seconds": {"total": 1.25}, "fingerprint": {"digest": "0f"}}
+    for name in ("linear", "unsupervised"):
+        (output / name).mkdir(parents=True)
+        (output / name / RESULTS).write_text(json.dumps(result))
+    croc.scorings["bands"].mark_done()
+
+    def collect(part):
+        return modules.results.collect(experiment, runs, columns, name="two", part=part)
+
+    content = collect("reporting")
+    (run,) = content["runs"]
+    assert run["scores"]["bands"]["linear"] == {"score": 51.0, "step": 16, "seconds": 1.2, "digest": "0f"}
+    assert (run["steps"], run["seconds"], run["curve"]) == (2, 2 * croc.recipe.schedule.batch_size / 8, [[1.0, 50.0]])
+    assert collect("tuning")["runs"][0]["curve"] == []
+    assert content["settings"]["schedule.epochs"] == croc.recipe.schedule.epochs
+    _, other = plan(modules, places, rows=(*ROWS[:1], {**ROWS[1], "overrides": ("schedule.epochs=5",)}))
+    settings_of_both = modules.results.collect(experiment, other, columns, name="two", part="reporting")["settings"]
+    assert "schedule.epochs" not in settings_of_both and settings_of_both["backbone.width"] == 128
 
 
 def test_the_time_left_is_that_of_images_and_evaluations_over_all_jobs(modules):

@@ -4,9 +4,9 @@ r"""Trains and scores all rows of an experiment, with a table that grows while i
         --images=path/to/photos --data=path/to/labeled
 
 The config file says what the rows are, and what data sets lie below --data. Each row and seed has a workdir in
-WORKDIR, with what launch/pretrain.py and launch/evaluate.py print in log.txt. Ctrl-C and SIGTERM save what runs and end
-with status 75; the same command goes on, and does nothing again. WORKDIR gets experiment.json, .md and .html; with a
---part other than the config file's, experiment-PART.json and so on.
+WORKDIR, with what launch/pretrain.py and launch/evaluate.py print in log.txt. SIGTERM and Ctrl-C save what runs and end
+with status 75 and 130; the same command goes on, and does nothing again. WORKDIR gets experiment.json, .md and .html;
+with a --part other than the config file's, experiment-PART.json and so on.
 """
 
 import json
@@ -32,7 +32,7 @@ from rich.console import Console
 
 from croc_jax.atomic_write import atomic_write
 from croc_jax.report.experiment import render_markdown
-from croc_jax.runtime.preemption import EXIT_STATUS
+from croc_jax.runtime.preemption import EXIT_STATUS, EXIT_STATUS_OF_SIGINT
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="The experiment, such as configs/experiments/small.py.")
 WORKDIR = define_path("workdir", "runs/experiment", "Folder of all runs.")
@@ -119,7 +119,7 @@ def work(jobs: Jobs, write) -> int:
         return jobs.failed.status or 1
     if received:
         console.print(f"stopped by {received[0]}; to go on, run the same command:\n  python {shlex.join(sys.argv)}")
-        return EXIT_STATUS
+        return EXIT_STATUS_OF_SIGINT if received[0] == "SIGINT" else EXIT_STATUS
     return 0
 
 

@@ -23,7 +23,7 @@ from croc_jax.data.sources.identity import identify
 from croc_jax.evaluation.results import RESULTS
 from croc_jax.runtime.starts import RunImages, write_images
 from croc_jax.runtime.workdir import init_workdir
-from tests.launch.program import on_command_line
+from tests.launch.program import on_command_line, run_program
 from tests.report.tiny_results import experiment_content
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -208,6 +208,18 @@ def test_a_run_is_trained_if_its_last_step_is_there_with_these_settings_and_imag
     (places.images / "0.png").unlink()
     with pytest.raises(ValueError, match="croc-s3 holds a run with other images: 9 images then, 8 now"):
         modules.plan.check_data(runs, modules.plan.find_columns(experiment, places), places)
+
+
+@pytest.mark.usefixtures("modules")
+def test_what_is_printed_can_be_run_as_it_is(places, capsys):
+    flags = [f"--workdir={places.workdir}", f"--images={places.images}", f"--data={places.data}"]
+    run_program("experiment", "--config=configs/experiments/small.py", "--print", "--row=random", *flags)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 * 4 and all(line.startswith("python launch/evaluate.py ") for line in lines)
+    # Random weights are made by the settings in this folder.
+    folder = places.workdir / "random-s1"
+    assert sum(f" --config.recipe={folder} " in line for line in lines) == 4
+    assert json.loads((folder / "config.json").read_text())["seed"] == 1
 
 
 class Program:

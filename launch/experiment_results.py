@@ -14,8 +14,8 @@ from croc_jax.training.config import flatten, recipe_to_dict
 
 # Of the settings that all runs share, those that a reader of tables wants to know.
 _SHOWN = (
-    "backbone.width", "backbone.depth", "backbone.num_heads", "backbone.patch_size", "data.views.crop_size",
-    "schedule.epochs", "schedule.batch_size", "optimizer.base_lr", "objective.teacher_temp",
+    "backbone.variant", "backbone.width", "backbone.depth", "backbone.num_heads", "backbone.patch_size",
+    "data.views.crop_size", "schedule.epochs", "schedule.batch_size", "optimizer.base_lr", "objective.teacher_temp",
 )  # fmt: skip
 
 
@@ -41,12 +41,13 @@ def collect(
     rows = [{"name": row.name, "label": row.label, "overrides": list(row.overrides)} for row in experiment.rows]
     described = [_describe(run, columns, experiment, part) for run in runs]
     settings = [flatten(recipe_to_dict(run.recipe)) for run in runs]
-    shared = [field for field in _SHOWN if all(one[field] == settings[0][field] for one in settings)]
+    shared = {field: settings[0][field] for field in _SHOWN if len({one[field] for one in settings}) == 1}
     return {
         "name": name,
         "part": part,
         "base": experiment.base,
-        "settings": {field: settings[0][field] for field in shared},
+        # What a network leaves open is as its variant has it.
+        "settings": {field: value for field, value in shared.items() if value is not None},
         "columns": [column._asdict() for column in columns],
         "tables": tables or [{"title": "All rows", "rows": [row.name for row in experiment.rows]}],
         "rows": rows,

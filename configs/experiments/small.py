@@ -8,14 +8,12 @@ Below --data lie coco27, camvid and horses (images/{train,val} and labels/{train
 
 from ml_collections import ConfigDict
 
-# Sizes that suit a network trained on small crops; shared by all data sets.
+# Whole patches of 16; shared by all protocols, which then share the features of the validation images.
 SIZES = (
     "linear.image_size=(240, 320)",
-    "unsupervised.image_size=(224, 224)",
-    "retrieval.image_size=(224, 224)",
+    "unsupervised.image_size=(240, 320)",
+    "retrieval.image_size=(240, 320)",
 )
-# A quarter of the pixels of DAVIS: patches of 8 see them as those of 16 see its frames.
-VIDEO_SIZE = ("video.short_side=240",)
 PROTOCOLS = ("configs/eval/linear.py", "configs/eval/unsupervised.py", "configs/eval/retrieval.py")
 SEEDS = (0, 1, 2)
 
@@ -53,7 +51,7 @@ EVALUATIONS = (
         {"name": name, "root": name, "protocols": PROTOCOLS, "overrides": SIZES}
         for name in ("coco27", "camvid", "horses")
     ),
-    {"name": "davis", "root": "davis", "protocols": ("configs/eval/davis.py",), "overrides": VIDEO_SIZE},
+    {"name": "davis", "root": "davis", "protocols": ("configs/eval/davis.py",)},
 )
 
 

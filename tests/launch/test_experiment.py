@@ -334,9 +334,9 @@ def test_the_content_has_what_all_runs_share_and_curves_of_the_part_that_is_scor
     assert (run["steps"], run["seconds"], run["curve"]) == (2, 2 * croc.recipe.schedule.batch_size / 8, [[1.0, 50.0]])
     assert collect("tuning")["runs"][0]["curve"] == []
     assert content["settings"]["schedule.epochs"] == croc.recipe.schedule.epochs
-    _, other = plan(modules, places, rows=(*ROWS[:1], {**ROWS[1], "overrides": ("schedule.epochs=5",)}))
-    settings_of_both = modules.results.collect(experiment, other, columns, name="two", part="reporting")["settings"]
-    assert "schedule.epochs" not in settings_of_both and settings_of_both["backbone.width"] == 128
+    _, other = plan(modules, places, rows=(*ROWS[:1], {**ROWS[1], "overrides": ("schedule.epochs=1000",)}))
+    shared = modules.results.collect(experiment, other, columns, name="two", part="reporting")["settings"]
+    assert "schedule.epochs" not in shared and shared["backbone.width"] == croc.recipe.backbone.width
 
 
 def test_the_time_left_is_that_of_images_and_evaluations_over_all_jobs(modules):
@@ -370,7 +370,8 @@ def test_the_display_has_the_table_what_runs_and_the_time_left(modules, places, 
     seconds = round(((total - 4) * croc.recipe.schedule.batch_size / 40 + 2 * 2.2) / 2)
     assert f"to do: 1 trainings, 2 evaluations, about {datetime.timedelta(seconds=seconds)}" in text
     if is_terminal:
-        assert "31.5 ± 1.5" in text and "scoring random-s0, bands" in text and "128/512" in text
+        batch = croc.recipe.schedule.batch_size
+        assert "31.5 ± 1.5" in text and "scoring random-s0, bands" in text and f"{4 * batch}/{total * batch}" in text
     else:
         assert f"croc-s3: {100 * 4 / total:.0f}%; to do" in text and "random-s0: bands: linear" not in text
 

@@ -122,7 +122,8 @@ def compare_with_file(written: Path, source: Path, backbone: FrozenBackbone, *, 
 
 def largest_difference(one: FrozenBackbone, other: FrozenBackbone) -> float:
     """Returns the largest difference of any feature, in float32, on noise."""
-    size = one.recipe.data.views.crop_size
+    # At this size no position is interpolated, which other libraries do in their own ways.
+    size = one.recipe.backbone.embedded_size(one.recipe.data.views.crop_size)
     images = np.random.default_rng(0).standard_normal((2, size, size, one.module.pixels.channels)).astype(np.float32)
     features = []
     for backbone in (one, other):

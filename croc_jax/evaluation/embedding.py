@@ -22,7 +22,7 @@ from croc_jax.data.sources.identity import ImageSet
 from croc_jax.evaluation.backbones import FrozenBackbone
 from croc_jax.evaluation.embedding_files import EmbeddingFiles, Summary
 from croc_jax.evaluation.embedding_images import EmbeddingConfig, Loaded, load_image
-from croc_jax.evaluation.results import digest
+from croc_jax.evaluation.results import describe_backbone, digest
 from croc_jax.evaluation.row_log import RowLog, RowSpec, Skipped
 from croc_jax.float32 import in_float32
 from croc_jax.models import Backbone, patch_grid
@@ -78,12 +78,11 @@ def describe(backbone: FrozenBackbone, config: EmbeddingConfig, images: ImageSet
     """
     module, size = backbone.module, config.image_size
     rows, columns = patch_grid((size, size), module.patch_size)
-    network = dataclasses.asdict(backbone.recipe.backbone) | {"compute_dtype": str(module.dtype)}
     settings = {
         "weights": digest_weights(backbone.params),
         "which": backbone.which,
         "step": backbone.step,
-        "backbone": network | {"pretrained_grid": module.grid_size, "prefix": backbone.prefix},
+        "backbone": describe_backbone(backbone),
         "pixels": dataclasses.asdict(module.pixels),
         "preprocessing": config.preprocessing,
         "features": {

@@ -19,10 +19,8 @@ def make_results(
     protocol: Protocol, config: Mapping[str, Any], result: Result, *, backbone: FrozenBackbone, checkpoint: str
 ) -> dict[str, Any]:
     """Returns the content of results.json; `checkpoint` is named as the caller did."""
-    module = {"compute_dtype": str(backbone.module.dtype), "pretrained_grid": backbone.module.grid_size}
-    origin = {"prefix": backbone.prefix} | _describe_pixels(backbone.module.pixels)
     settings = protocol.fingerprint(config, result) | {
-        "backbone": dataclasses.asdict(backbone.recipe.backbone) | module | origin,
+        "backbone": describe_backbone(backbone) | _describe_pixels(backbone.module.pixels),
         "which": backbone.which,
     }
     return {
@@ -34,6 +32,15 @@ def make_results(
         "seconds": result.seconds | {"total": sum(result.seconds.values())},
         "fingerprint": settings | {"digest": digest(settings)},
     }
+
+
+def describe_backbone(backbone: FrozenBackbone) -> dict[str, Any]:
+    """Returns what of a network moves its features, but for the weights."""
+    module, settings = backbone.module, dataclasses.asdict(backbone.recipe.backbone)
+    # The grid states it, as in results of earlier versions.
+    del settings["position_size"]
+    computed = {"compute_dtype": str(module.dtype), "pretrained_grid": module.grid_size}
+    return settings | computed | {"prefix": backbone.prefix}
 
 
 def _describe_pixels(pixels: PixelFormat) -> dict[str, Any]:

@@ -155,9 +155,13 @@ def test_a_fingerprint_tells_formats_but_that_of_8_bit_rgb(backbone):
     recipe = Recipe(backbone=CONFIG, data=DataConfig(channels=1, dtype="uint16", range=GRAY16.range))
     shown = dataclasses.replace(GRAY16, shown_channels=(0,))
     rgb = make_backbone(BackboneConfig(variant="vit_tiny", patch_size=4), image_size=16)
+    # The places of an embedding count, and not where their number comes from.
+    same = dataclasses.replace(recipe, backbone=dataclasses.replace(CONFIG, position_size=16))
+    modules = backbone, backbone.clone(pixels=shown), rgb, backbone, backbone.clone(grid_size=5)
     found = []
-    for module in (backbone, backbone.clone(pixels=shown), rgb):
-        frozen = FrozenBackbone(module, {}, recipe, 0, "teacher")
+    for module, of in zip(modules, (recipe, recipe, recipe, same, same), strict=True):
+        frozen = FrozenBackbone(module, {}, of, 0, "teacher")
         found.append(make_results(protocol, config, result, backbone=frozen, checkpoint="x")["fingerprint"])
     assert found[0]["backbone"]["pixels"] == {"channels": 1, "dtype": "uint16", "range": [1000.0, 5000.0]}
     assert found[0]["digest"] == found[1]["digest"] and "pixels" not in found[2]["backbone"]
+    assert found[0]["digest"] == found[3]["digest"] != found[4]["digest"]

@@ -31,13 +31,14 @@ for line in sys.stdin.read().splitlines():
 
 
 def test_the_program_reads_back_whatever_it_wrote(run, tmp_path):  # noqa: F811
-    # A run whose heads have 4 features, and whose epsilon is its own.
+    # A run whose heads have 4 features, whose epsilon is its own, and whose positions are not those of its crops.
     narrow, recipe, params = tmp_path / "narrow", tiny_recipe(), random_params(DINOV3)
-    save_run(narrow, dataclasses.replace(recipe, backbone=dataclasses.replace(recipe.backbone, norm_epsilon=1e-3)), 1)
+    backbone = dataclasses.replace(recipe.backbone, norm_epsilon=1e-3, position_size=16)
+    save_run(narrow, dataclasses.replace(recipe, backbone=backbone), 1)
     theirs = export_backbone(params, DINOV3, image_size=SIZE, output=tmp_path / "theirs", form="hf").parent
     lines = [
         f"--checkpoint={run[0]} --output={tmp_path / 'b.safetensors'} --format=timm",
-        f"--checkpoint={run[0]} --output={tmp_path / 'c'} --format=hf",
+        f"--checkpoint={narrow} --output={tmp_path / 'c'} --format=hf",
         f"--checkpoint={theirs} --output={tmp_path / 'd'} --format=orbax",
         f"--checkpoint={narrow} --output={tmp_path / 'h.safetensors'} --run",
         f"--checkpoint={theirs} --output={tmp_path / 'i.safetensors'} --format=timm",

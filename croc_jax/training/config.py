@@ -14,6 +14,8 @@ from croc_jax.losses import ObjectiveConfig
 from croc_jax.models.config import BackboneConfig, HeadConfig
 from croc_jax.training.presets import PRESETS
 from croc_jax.training.run_config import EvaluationConfig, RuntimeConfig
+from croc_jax.training.run_config import MeshConfig as MeshConfig
+from croc_jax.training.run_config import WatchdogConfig as WatchdogConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

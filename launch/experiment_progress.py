@@ -91,14 +91,18 @@ class Display:
     def _describe_rest(self) -> str:
         left = [*self._jobs.waiting, *self._jobs.running]
         trainings = [job for job in left if job.kind == TRAINING]
-        images = 0.0
-        for job in trainings:
-            run = job.run
+        images: float | None = 0.0
+        for run in (job.run for job in trainings):
             total = run.total_steps or self._left.steps
             done = int(last_row(run.folder).get("step", 0))
-            images += max(total - done, 0) * run.recipe.schedule.batch_size
+            # The number of steps of a run is known once it has read its images.
+            known = total and images is not None
+            images = images + max(total - done, 0) * run.recipe.schedule.batch_size if known else None
         seconds = self._left.seconds(images, len(left) - len(trainings), jobs=self._jobs.count)
-        time_left = "" if seconds is None else f", about {datetime.timedelta(seconds=round(seconds))}"
+        about = (
+            "unknown until one has ended" if seconds is None else f"about {datetime.timedelta(seconds=round(seconds))}"
+        )
+        time_left = f", time left {about}"
         return f"to do: {len(trainings)} trainings, {len(left) - len(trainings)} evaluations{time_left}"
 
     def _render(self) -> RenderableType:
@@ -132,9 +136,9 @@ class Estimate:
         self._score = sum(totals) / len(totals) if totals else None
         self.steps = max(steps, default=0)
 
-    def seconds(self, images: float, evaluations: int, *, jobs: int) -> float | None:
-        """Returns the seconds that so many images of training and evaluations take, or None before there are any."""
-        if (images and self._speed is None) or (evaluations and self._score is None):
+    def seconds(self, images: float | None, evaluations: int, *, jobs: int) -> float | None:
+        """Returns the seconds that so many images of training and evaluations take, or None if it cannot be known."""
+        if images is None or (images and self._speed is None) or (evaluations and self._score is None):
             return None
         return (images / (self._speed or 1) + evaluations * (self._score or 0)) / jobs
 

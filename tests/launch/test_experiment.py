@@ -346,6 +346,7 @@ def test_the_time_left_is_that_of_images_and_evaluations_over_all_jobs(modules):
     assert estimate.seconds(7500, 4, jobs=2) == pytest.approx((7500 / 75 + 4 * 30) / 2) and estimate.steps == 20
     nothing = modules.progress.Estimate({"runs": []})
     assert nothing.seconds(0, 0, jobs=2) == 0 and nothing.seconds(10, 0, jobs=1) is None
+    assert estimate.seconds(None, 4, jobs=2) is None
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])
@@ -368,7 +369,7 @@ def test_the_display_has_the_table_what_runs_and_the_time_left(modules, places, 
     text, total = printed.getvalue(), 2 * croc.recipe.schedule.epochs
     # 40 images a second, and 2.2 s an evaluation, by what the content says.
     seconds = round(((total - 4) * croc.recipe.schedule.batch_size / 40 + 2 * 2.2) / 2)
-    assert f"to do: 1 trainings, 2 evaluations, about {datetime.timedelta(seconds=seconds)}" in text
+    assert f"to do: 1 trainings, 2 evaluations, time left about {datetime.timedelta(seconds=seconds)}" in text
     if is_terminal:
         batch = croc.recipe.schedule.batch_size
         assert "31.5 ± 1.5" in text and "scoring random-s0, bands" in text and f"{4 * batch}/{total * batch}" in text

@@ -91,19 +91,15 @@ class Display:
     def _describe_rest(self) -> str:
         left = [*self._jobs.waiting, *self._jobs.running]
         trainings = [job for job in left if job.kind == TRAINING]
-        images: float | None = 0.0
-        for run in (job.run for job in trainings):
-            total = run.total_steps or self._left.steps
-            done = int(last_row(run.folder).get("step", 0))
-            # The number of steps of a run is known once it has read its images.
-            known = total and images is not None
-            images = images + max(total - done, 0) * run.recipe.schedule.batch_size if known else None
-        seconds = self._left.seconds(images, len(left) - len(trainings), jobs=self._jobs.count)
-        about = (
-            "unknown until one has ended" if seconds is None else f"about {datetime.timedelta(seconds=round(seconds))}"
-        )
-        time_left = f", time left {about}"
-        return f"to do: {len(trainings)} trainings, {len(left) - len(trainings)} evaluations{time_left}"
+        # The number of steps of a run is known once it has read its images.
+        totals = [job.run.total_steps or self._left.steps for job in trainings]
+        done = [int(last_row(job.run.folder).get("step", 0)) for job in trainings]
+        sizes = [job.run.recipe.schedule.batch_size for job in trainings]
+        images = sum(map(lambda total, past, size: max(total - past, 0) * size, totals, done, sizes))
+        known = images if all(totals) else None
+        seconds = self._left.seconds(known, len(left) - len(trainings), jobs=self._jobs.count)
+        time_left = "unknown" if seconds is None else f"about {datetime.timedelta(seconds=round(seconds))}"
+        return f"to do: {len(trainings)} trainings, {len(left) - len(trainings)} evaluations, time left {time_left}"
 
     def _render(self) -> RenderableType:
         scoring = [f"{job.run.name}, {job.kind}" for job in self._jobs.running if job.kind != TRAINING]

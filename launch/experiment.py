@@ -115,8 +115,9 @@ def work(jobs: Jobs, write) -> int:
             # After an error, such as a full disk, nothing goes on unseen.
             jobs.stop()
     if jobs.failed and not received:
-        console.print(f"error: {jobs.failed.explain()}")
-        return jobs.failed.status or 1
+        for job in jobs.failed:
+            console.print(f"error: {job.explain()}")
+        return jobs.failed[0].status or 1
     if received:
         console.print(f"stopped by {received[0]}; to go on, run the same command:\n  python {shlex.join(sys.argv)}")
         return EXIT_STATUS_OF_SIGINT if received[0] == "SIGINT" else EXIT_STATUS

@@ -54,8 +54,8 @@ class Jobs:
             self._waiting[run.name] = training + [Job(run, kind, one) for kind, one in run.scorings.items()]
         self._running: dict[int, tuple[Job, subprocess.Popen, IO[bytes]]] = {}
         self._ended: list[Job] = []
-        self._stopping = False
-        self.failed: Job | None = None
+        self._stopping, self._succeeded = False, False
+        self.failed: list[Job] = []
 
     @property
     def count(self) -> int:
@@ -106,9 +106,14 @@ class Jobs:
         if job.status == 0:
             job.command.mark_done()
             self._ended.append(job)
+            self._succeeded = True
         elif not self._stopping:
-            self.failed = job
-            self.stop()
+            self.failed.append(job)
+            if job.kind == TRAINING:
+                self._waiting[job.run.name].clear()
+            # One row may diverge; what fails before anything has succeeded fails for all of them.
+            if not self._succeeded:
+                self.stop()
 
     def _next(self) -> Job | None:
         """Takes the next job: a score if there is one to take, else the first training; none of a run at work."""

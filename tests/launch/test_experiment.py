@@ -274,16 +274,33 @@ def test_two_jobs_at_a_time_score_what_is_trained_first_and_no_run_twice(modules
     assert not jobs.advance() and not started
 
 
-def test_a_failure_ends_the_others_and_shows_what_was_printed(modules, places):
+def test_a_first_failure_ends_the_others_and_shows_what_was_printed(modules, places):
     _, runs = plan(modules, places)
     jobs, started = start_jobs(modules, runs, 2)
     jobs.advance()
     (runs[0].folder / "log.txt").write_text("first\nno such file\n")
     started[0].status = 3
-    assert jobs.advance() and started[1].asked and jobs.failed is not None
-    assert "random-s0, bands ended with status 3" in jobs.failed.explain() and "no such file" in jobs.failed.explain()
+    assert jobs.advance() and started[1].asked and len(jobs.failed) == 1
+    text = jobs.failed[0].explain()
+    assert "random-s0, bands ended with status 3" in text and "no such file" in text
     started[1].status = 75
-    assert not jobs.advance() and len(started) == 2 and jobs.failed.status == 3
+    assert not jobs.advance() and len(started) == 2 and jobs.failed[0].status == 3
+
+
+def test_a_run_that_diverges_costs_its_own_scores_alone(modules, places):
+    _, runs = plan(modules, places)
+    random, first, second = runs[0], *[run for run in runs if run.training][:2]
+    jobs, started = start_jobs(modules, [random, first, second], 1)
+    for scoring in (*random.scorings.values(), *second.scorings.values()):
+        scoring.output.mkdir(parents=True)
+    for status in (*(0 for _ in random.scorings), 1, 0, *(0 for _ in second.scorings)):
+        assert jobs.advance()
+        started[-1].status = status
+    while jobs.advance():
+        jobs.take_ended()
+    assert [job.run.name for job in jobs.failed] == [first.name]
+    assert sum(str(first.folder) in " ".join(one.arguments) for one in started) == 1
+    assert sum(str(second.folder) in " ".join(one.arguments) for one in started) == 1 + len(second.scorings)
 
 
 def test_a_program_that_starts_while_a_signal_comes_is_asked_to_end_as_well(modules, places):

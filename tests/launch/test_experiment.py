@@ -1,8 +1,6 @@
 """The experiment: which runs in which order, what is not done again, and, slowly, two rows from start to end."""
 
-import datetime
 import importlib
-import io
 import itertools
 import json
 import os
@@ -10,78 +8,22 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
-from PIL import Image
-from rich.console import Console
 
-from croc_jax.data.sources import FolderSource
-from croc_jax.data.sources.identity import identify
 from croc_jax.evaluation.results import RESULTS
-from croc_jax.runtime.starts import RunImages, write_images
 from croc_jax.runtime.workdir import init_workdir
-from tests.launch.program import on_command_line, run_program
-from tests.report.tiny_results import experiment_content
-
-ROOT = Path(__file__).resolve().parents[2]
-EXPERIMENTS = sorted((ROOT / "configs" / "experiments").glob("*.py"))
-PROTOCOLS = ("configs/eval/linear.py", "configs/eval/unsupervised.py")
-SIZES = (
-    "linear.image_size=(16, 16)", "linear.train_size=(4, 4)", "linear.epochs=2", "unsupervised.image_size=(16, 16)",
-    "unsupervised.label_size=(8, 8)", "unsupervised.seeds=(0,)",
-)  # fmt: skip
-TINY = {
-    "backbone.width": 16, "backbone.depth": 1, "backbone.num_heads": 2, "head.hidden_dim": 16, "head.bottleneck_dim": 8,
-    "head.num_prototypes": 16, "head.num_prototypes_dense": 16, "clustering.k_start": 3, "clustering.k_max": 3,
-    "data.views.crop_size": 16, "optimizer.warmup_epochs": 1, "schedule.batch_size": 4, "schedule.epochs": 3,
-    "backbone.patch_size": 8, "backbone.variant": "vit_tiny", "runtime.log_every_steps": 1,
-}  # fmt: skip
-ROWS = (
-    {"name": "random", "label": "random weights", "train": False, "seeds": (0, 1)},
-    {"name": "one", "label": "one seed"},
-    {"name": "croc", "label": "CrOC", "seeds": (3, 5), "curve": True},
-    {"name": "dino", "label": "DINO", "overrides": ("objective.alpha=0.0",), "seeds": (3, 5)},
+from tests.launch.program import run_program
+from tests.launch.tiny_experiment import (
+    EVALUATIONS,
+    EXPERIMENTS,
+    ROOT,
+    ROWS,
+    TINY,
+    plan,
+    pretend_trained,
+    settings,
 )
-EVALUATIONS = ({"name": "bands", "root": "bands", "protocols": PROTOCOLS, "overrides": SIZES},)
-
-
-def settings(**changes):
-    given = {"base": "configs/experiments/recipe.py:small", "rows": ROWS, "evaluations": EVALUATIONS}
-    return given | {"curve": "bands/linear", "curve_epochs": 2} | changes
-
-
-@pytest.fixture(scope="module")
-def modules():
-    """The modules of the program by name."""
-    names = ("experiment_plan", "experiment_jobs", "experiment_progress", "experiment_results")
-    with on_command_line("experiment"):
-        yield SimpleNamespace(**{name.partition("_")[2]: importlib.import_module(name) for name in names})
-    for name in names:
-        sys.modules.pop(name, None)
-
-
-@pytest.fixture
-def places(modules, data, tmp_path):
-    """Labeled data below a folder, and a folder of other images to train on."""
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "bands").symlink_to(data)
-    return modules.plan.Places(tmp_path / "work", photos(tmp_path / "images", 9), tmp_path / "data", "reporting")
-
-
-def photos(folder, count):
-    folder.mkdir()
-    for index in range(count):
-        pixels = np.random.default_rng([7, index]).integers(0, 256, (20, 24, 3), np.uint8)
-        Image.fromarray(pixels).save(folder / f"{index}.png")
-    return folder
-
-
-def plan(modules, places, **changes):
-    experiment = modules.plan.read_experiment(settings(**changes))
-    return experiment, modules.plan.make_runs(experiment, places)
 
 
 def test_runs_are_in_the_order_of_what_they_cost_and_say(modules, places):
@@ -186,12 +128,6 @@ def test_data_that_cannot_be_used_are_named_before_anything_runs(modules, places
         modules.plan.check_data(runs, columns, places)
 
 
-def pretend_trained(run, places, *, step):
-    init_workdir(run.folder, run.recipe)
-    write_images(run.folder, RunImages(identify(FolderSource(places.images)), 2))
-    (run.folder / "checkpoints" / str(step)).mkdir(parents=True)
-
-
 def test_a_run_is_trained_if_its_last_step_is_there_with_these_settings_and_images(modules, places):
     experiment, runs = plan(modules, places)
     first, second = runs[2:4]
@@ -222,112 +158,6 @@ def test_what_is_printed_can_be_run_as_it_is(places, capsys):
     assert json.loads((folder / "config.json").read_text())["seed"] == 1
 
 
-class Program:
-    """A program that ends when it is told to."""
-
-    def __init__(self, log, arguments):
-        self.arguments, self.status, self.asked = arguments, None, False
-        log.append(self)
-
-    def poll(self):
-        return self.status
-
-    def terminate(self):
-        self.asked = True
-
-
-def start_jobs(modules, runs, count):
-    started = []
-    jobs = modules.jobs.Jobs(runs, count, start=lambda arguments, output, cores: Program(started, arguments))
-    return jobs, started
-
-
-def test_two_jobs_at_a_time_score_what_is_trained_first_and_no_run_twice(modules, places):
-    _, runs = plan(modules, places)
-    jobs, started = start_jobs(modules, runs, 2)
-    order = []
-    while jobs.advance():
-        jobs.take_ended()
-        names = [job.run.name for job in jobs.running]
-        assert len(names) <= 2 and len({*names}) == len(names)
-        if jobs.running:
-            # The one that started last ends first.
-            program = [one for one in started if one.status is None][-1]
-            job = next(job for job in jobs.running if job.command.arguments is program.arguments)
-            if job.kind == "training":
-                pretend_trained(job.run, places, step=2 * job.run.recipe.schedule.epochs)
-            else:
-                job.command.output.mkdir(parents=True)
-                (job.command.output / RESULTS).write_text("{}")
-            program.status = 0
-            order.append((job.run.name, job.kind))
-    trained = [name for name, kind in order if kind == "training"]
-    assert sorted(order) == sorted(
-        [(run.name, "bands") for run in runs] + [(run.name, "training") for run in runs if run.training]
-    )
-    assert order[0] == ("random-s1", "bands")
-    # Of a run that has been trained, the score is next.
-    for name in trained:
-        assert order.index((name, "bands")) == order.index((name, "training")) + 1
-    # Everything is done: nothing starts again.
-    jobs, started = start_jobs(modules, runs, 2)
-    assert not jobs.advance() and not started
-
-
-def test_a_first_failure_ends_the_others_and_shows_what_was_printed(modules, places):
-    _, runs = plan(modules, places)
-    jobs, started = start_jobs(modules, runs, 2)
-    jobs.advance()
-    (runs[0].folder / "log.txt").write_text("first\nno such file\n")
-    started[0].status = 3
-    assert jobs.advance() and started[1].asked and len(jobs.failed) == 1
-    text = jobs.failed[0].explain()
-    assert "random-s0, bands ended with status 3" in text and "no such file" in text
-    started[1].status = 75
-    assert not jobs.advance() and len(started) == 2 and jobs.failed[0].status == 3
-
-
-def test_a_run_that_diverges_costs_its_own_scores_alone(modules, places):
-    _, runs = plan(modules, places)
-    random, first, second = runs[0], *[run for run in runs if run.training][:2]
-    jobs, started = start_jobs(modules, [random, first, second], 1)
-    for scoring in (*random.scorings.values(), *second.scorings.values()):
-        scoring.output.mkdir(parents=True)
-    for status in (*(0 for _ in random.scorings), 1, 0, *(0 for _ in second.scorings)):
-        assert jobs.advance()
-        started[-1].status = status
-    while jobs.advance():
-        jobs.take_ended()
-    assert [job.run.name for job in jobs.failed] == [first.name]
-    assert sum(str(first.folder) in " ".join(one.arguments) for one in started) == 1
-    assert sum(str(second.folder) in " ".join(one.arguments) for one in started) == 1 + len(second.scorings)
-
-
-def test_a_program_that_starts_while_a_signal_comes_is_asked_to_end_as_well(modules, places):
-    _, runs = plan(modules, places)
-    started = []
-
-    def start(arguments, output, cores):
-        if started:
-            jobs.stop()
-        return Program(started, arguments)
-
-    jobs = modules.jobs.Jobs(runs, 2, start=start)
-    assert jobs.advance() and [program.asked for program in started] == [True, True]
-
-
-def test_runs_share_all_cores_even_if_they_are_fewer_than_the_jobs(modules, places):
-    _, runs = plan(modules, places)
-    shares = []
-
-    def start(arguments, output, cores):
-        shares.append(cores)
-        return Program([], arguments)
-
-    modules.jobs.Jobs(runs[:1], 4, start=start).advance()
-    assert [len(share) for share in shares] == [modules.jobs.count_cores()]
-
-
 def test_the_content_has_what_all_runs_share_and_curves_of_the_part_that_is_scored(modules, places):
     experiment, runs = plan(modules, places)
     columns, croc = modules.plan.find_columns(experiment, places), runs[2]
@@ -354,44 +184,6 @@ def test_the_content_has_what_all_runs_share_and_curves_of_the_part_that_is_scor
     _, other = plan(modules, places, rows=(*ROWS[:1], {**ROWS[1], "overrides": ("schedule.epochs=1000",)}))
     shared = modules.results.collect(experiment, other, columns, name="two", part="reporting")["settings"]
     assert "schedule.epochs" not in shared and shared["backbone.width"] == croc.recipe.backbone.width
-
-
-def test_the_time_left_is_that_of_images_and_evaluations_over_all_jobs(modules):
-    run = {"images_per_sec": 50.0, "steps": 10, "scores": {"a": {"x": {"seconds": 5}, "y": {"seconds": 15}}}}
-    other = {"images_per_sec": 100.0, "steps": 20, "scores": {"a": {"x": {"seconds": 40}}}}
-    estimate = modules.progress.Estimate({"runs": [run, other]})
-    assert estimate.seconds(7500, 4, jobs=2) == pytest.approx((7500 / 75 + 4 * 30) / 2) and estimate.steps == 20
-    nothing = modules.progress.Estimate({"runs": []})
-    assert nothing.seconds(0, 0, jobs=2) == 0 and nothing.seconds(10, 0, jobs=1) is None
-    assert estimate.seconds(None, 4, jobs=2) is None
-
-
-@pytest.mark.parametrize("is_terminal", [True, False])
-def test_the_display_has_the_table_what_runs_and_the_time_left(modules, places, monkeypatch, is_terminal):
-    _, runs = plan(modules, places)
-    croc = next(run for run in runs if run.name == "croc-s3")
-    init_workdir(croc.folder, croc.recipe)
-    write_images(croc.folder, RunImages(identify(FolderSource(places.images)), 2))
-    (croc.folder / "metrics.jsonl").write_text('{"step": 1}\n{"step": 4, "images_per_sec": 50.0}\n{"step": 5, "ima')
-    jobs, started = start_jobs(modules, [croc, runs[0]], 2)
-    monkeypatch.setattr(modules.progress, "_SECONDS_BETWEEN_LINES", -1)
-    printed = io.StringIO()
-    console = Console(file=printed, force_terminal=is_terminal, width=120, color_system=None, soft_wrap=True)
-    with modules.progress.Display(console, jobs, experiment_content()) as display:
-        jobs.advance()
-        display.refresh()
-        (score,) = [job for job in jobs.running if job.kind == "bands"]
-        display.update(experiment_content(), score)
-        display.refresh()
-    text, total = printed.getvalue(), 2 * croc.recipe.schedule.epochs
-    # 40 images a second, and 2.2 s an evaluation, by what the content says.
-    seconds = round(((total - 4) * croc.recipe.schedule.batch_size / 40 + 2 * 2.2) / 2)
-    assert f"to do: 1 trainings, 2 evaluations, time left about {datetime.timedelta(seconds=seconds)}" in text
-    if is_terminal:
-        batch = croc.recipe.schedule.batch_size
-        assert "31.5 ± 1.5" in text and "scoring random-s0, bands" in text and f"{4 * batch}/{total * batch}" in text
-    else:
-        assert f"croc-s3: {100 * 4 / total:.0f}%; to do" in text and "random-s0: bands: linear" not in text
 
 
 @pytest.fixture

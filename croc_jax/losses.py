@@ -10,6 +10,30 @@ from jaxtyping import Array, Bool, Float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class NeighborsConfig:
+    """The loss of nearest neighbors: clusters of other images that show the same (CrIBo, Lebailly et al., 2024).
+
+    Attributes:
+        weight: weight of the loss in the sum; 0 for none.
+        queue: clusters that the queue holds, over all devices.
+        start_epoch: epochs before the loss counts, in which the queue fills.
+        shared_count: divide both directions by the clusters that pass the cycle test in the first, as the official
+            code does, in place of each by its own.
+    """
+
+    weight: float = 0.0
+    queue: int = 65536
+    start_epoch: int = 1
+    shared_count: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, naming the field and the value, for settings that cannot work."""
+        for name, least in (("weight", 0), ("queue", 1), ("start_epoch", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)}: must be {least} or more")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
     """The loss L = alpha * dense + global_weight * global (Eq. 7), and the tokens that are clustered.
 
@@ -25,6 +49,7 @@ class ObjectiveConfig:
         warmup_teacher_temp: temperature of the teacher at the first epoch.
         warmup_teacher_temp_epochs: epochs of the linear warm-up between both.
         center_momentum: EMA momentum of both centers.
+        neighbors: settings of the loss of nearest neighbors.
     """
 
     alpha: float = 1.0
@@ -36,6 +61,7 @@ class ObjectiveConfig:
     warmup_teacher_temp: float = 0.04
     warmup_teacher_temp_epochs: int = 30
     center_momentum: float = 0.9
+    neighbors: NeighborsConfig = NeighborsConfig()
 
     def __post_init__(self) -> None:
         """Raises ValueError, naming the field and the value, for settings that cannot work."""
@@ -43,6 +69,10 @@ class ObjectiveConfig:
             raise ValueError(f"tokens={self.tokens!r}: choose 'keys', 'queries', 'values' or 'last'")
         if not (self.alpha or self.global_weight):
             raise ValueError("alpha=0 and global_weight=0 leave no loss: raise one of them")
+        if self.neighbors.weight and not self.alpha:
+            raise ValueError(
+                f"neighbors.weight={self.neighbors.weight} with alpha=0: neighbors are of clusters, and alpha=0 makes none"
+            )
         if self.token_groups < 1 or (self.token_groups > 1 and self.tokens != "last"):
             raise ValueError(
                 f"token_groups={self.token_groups} with tokens={self.tokens!r}: one group, or several of 'last' tokens"
@@ -119,6 +149,37 @@ def distill(
         entropy=jnp.sum(jnp.where(valid[:, None], entropy, 0.0)) / views,
         logits=jnp.einsum("b...,bv...p->p", weights, teacher_logits),
     )
+
+
+def distill_neighbors(
+    student_logits: Float[Array, "b v *rows p"],
+    neighbor_logits: Float[Array, "b v *rows p"],
+    shares: Float[Array, "b v *rows"],
+    center: Float[Array, " p"],
+    *,
+    teacher_temp: float | Float[Array, ""],
+    student_temp: float,
+) -> Float[Array, ""]:
+    """Returns the sum of cross-entropies of the student's other view with a neighbor's answer, each times its share.
+
+    Examples:
+        >>> logits, shares = jnp.zeros((1, 2, 1, 4)), jnp.full((1, 2, 1), 0.5)
+        >>> loss = distill_neighbors(logits, logits, shares, jnp.zeros(4), teacher_temp=0.07, student_temp=0.1)
+        >>> round(float(loss), 3)  # two uniform distributions: log(4)
+        1.386
+
+    Args:
+        student_logits: logits of both views.
+        neighbor_logits: the teacher's logits of the neighbor that each view has found; no gradient flows through them.
+        shares: weight of each neighbor; 0 for one that does not count.
+        center: center of the teacher's logits.
+        teacher_temp: temperature of the teacher.
+        student_temp: temperature of the student.
+    """
+    sharpened = (jax.lax.stop_gradient(neighbor_logits) - center) / teacher_temp
+    student = student_logits[:, ::-1] / student_temp
+    loss = jax.nn.logsumexp(student, axis=-1) - jnp.sum(jax.nn.softmax(sharpened, axis=-1) * student, axis=-1)
+    return jnp.sum(shares * loss)
 
 
 def total_loss(

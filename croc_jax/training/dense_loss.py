@@ -38,14 +38,19 @@ class Rows(NamedTuple):
         student: inputs of the student's head.
         teacher: inputs of the teacher's head.
         valid: rows that count.
+        neighbors: more inputs of the teacher's head: the neighbors of clusters, if any.
+        shares: weights of the neighbors in the loss.
     """
 
     student: Float[Array, "chunks b u *rows d"]
     teacher: Float[Array, "chunks b v *rows d"]
     valid: Bool[Array, "chunks b *rows"]
+    neighbors: Float[Array, "chunks b v rows d"] | None = None
+    shares: Float[Array, "chunks b v rows"] | None = None
 
 
-Compare = Callable[[Params, Rows, TeacherTargets], DistillationSums]
+# Sums of one chunk, whose field `loss` is what is minimized.
+Compare = Callable[[Params, Rows, TeacherTargets], Any]
 
 
 @jax.named_scope("heads")
@@ -73,10 +78,10 @@ def global_distillation(
     batch_first = (student, teacher, jnp.ones(student.shape[0], bool))
     rows = Rows(*(split_microbatches(array, num_microbatches) for array in batch_first))
     compare = partial(_compare, head, "project_global")
-    params, targets = _without("last_layer_dense", params, targets)
+    params, targets = without_layer("last_layer_dense", params, targets)
     if num_microbatches == 1:
         return compare(params, _chunk(rows, 0), targets).means()
-    sums: DistillationSums = _sum_chunks(compare, reduce_mesh, params, rows, targets, num_microbatches)
+    sums: DistillationSums = sum_chunks(compare, reduce_mesh, params, rows, targets, num_microbatches)
     return sums.means()
 
 
@@ -104,11 +109,22 @@ def dense_distillation(
         num_microbatches: a chunk has at most as many clusters as an eighth of one of so many parts of the batch.
         reduce_mesh: devices that all-reduce their sums once, after all chunks.
     """
-    batch, views, heads, clusters, width = student.shape
+    rows, needed = arrange_clusters(Rows(student, teacher, valid), num_microbatches)
+    params, targets = without_layer("last_layer", params, targets)
+    compare = partial(_compare, head, "project_dense")
+    sums: DistillationSums = sum_chunks(compare, reduce_mesh, params, rows, targets, needed)
+    return sums.means()
+
+
+def arrange_clusters(rows: Rows, num_microbatches: int) -> tuple[Rows, Int[Array, ""]]:
+    """Divides clusters `[b v h k ...]`, and their validity `[b h k]`, into chunks; returns how many are needed, too.
+
+    Each image's valid clusters come first, so that the chunks at the end hold none.
+    """
+    batch, heads, clusters = rows.valid.shape
     count = heads * clusters
-    valid = valid.reshape(batch, count)
+    valid = rows.valid.reshape(batch, count)
     chunks = min(CLUSTER_CHUNKS * num_microbatches, count)
-    # Each image's valid clusters come first, so that the chunks at the end hold none.
     order = jnp.argsort(~valid, axis=1, stable=True)
 
     def arrange(rows: Float[Array, "b hk *v_d"]) -> Float[Array, "chunks b rows *v_d"]:
@@ -116,18 +132,15 @@ def dense_distillation(
         rows = jnp.pad(rows, ((0, 0), (0, -count % chunks), *((0, 0),) * (rows.ndim - 2)))
         return jnp.moveaxis(rows.reshape(batch, chunks, -1, *rows.shape[2:]), 1, 0)
 
-    def arrange_views(centroids: Float[Array, "b v h k d"]) -> Float[Array, "chunks b v rows d"]:
-        return jnp.swapaxes(arrange(jnp.swapaxes(centroids.reshape(batch, views, count, width), 1, 2)), 2, 3)
+    def arrange_views(array: Float[Array, "b v h k *d"]) -> Float[Array, "chunks b v rows *d"]:
+        flat = array.reshape(*array.shape[:2], count, *array.shape[4:])
+        return jnp.swapaxes(arrange(jnp.swapaxes(flat, 1, 2)), 2, 3)
 
-    rows = Rows(arrange_views(student), arrange_views(teacher), arrange(valid))
-    needed = jnp.sum(rows.valid.any(axis=(1, 2)))
-    params, targets = _without("last_layer", params, targets)
-    compare = partial(_compare, head, "project_dense")
-    sums: DistillationSums = _sum_chunks(compare, reduce_mesh, params, rows, targets, needed)
-    return sums.means()
+    arranged = jax.tree.map(arrange_views, rows._replace(valid=None))._replace(valid=arrange(valid))
+    return arranged, jnp.sum(arranged.valid.any(axis=(1, 2)))
 
 
-def _without(layer: str, params: Params, targets: TeacherTargets) -> tuple[Params, TeacherTargets]:
+def without_layer(layer: str, params: Params, targets: TeacherTargets) -> tuple[Params, TeacherTargets]:
     """Leaves out a layer that is not used, whose gradient would be carried along."""
 
     def used(layers: Params) -> Params:
@@ -149,22 +162,22 @@ def _compare(
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _sum_chunks(
+def sum_chunks(
     compare: Compare,
     reduce_mesh: Mesh | None,
     params: Params,
     rows: Rows,
     targets: TeacherTargets,
     needed: Int[Array, ""] | int,
-) -> DistillationSums:
-    """Returns the sums over the first `needed` chunks; of them, only the loss has a gradient.
+) -> Any:
+    """Returns the sums over the first `needed` chunks; of them, only `loss` has a gradient.
 
     Each chunk's gradient is taken along with its loss: nothing is kept for the backward pass or
     computed twice.
     """
 
-    def sum_local(params: Params, rows: Rows, targets: TeacherTargets, needed: Array) -> DistillationSums:
-        def add(index: Array, total: DistillationSums) -> DistillationSums:
+    def sum_local(params: Params, rows: Rows, targets: TeacherTargets, needed: Array) -> Any:
+        def add(index: Array, total: Any) -> Any:
             return _add(total, compare(params, _chunk(rows, index), targets))
 
         zeros = _zeros_like(jax.eval_shape(compare, params, _chunk(rows, 0), targets))
@@ -180,9 +193,9 @@ def _sum_chunks_forward(
     rows: Rows,
     targets: TeacherTargets,
     needed: Int[Array, ""] | int,
-) -> tuple[DistillationSums, list[PyTree]]:
+) -> tuple[Any, list[PyTree]]:
     def sum_local(params: Params, rows: Rows, targets: TeacherTargets, needed: Array) -> tuple:
-        def loss(params: Params, student: Array, chunk: Rows) -> tuple[Array, DistillationSums]:
+        def loss(params: Params, student: Array, chunk: Rows) -> tuple[Array, Any]:
             sums = compare(params, chunk._replace(student=student), targets)
             return sums.loss, sums
 
@@ -201,14 +214,12 @@ def _sum_chunks_forward(
     return total, gradients
 
 
-def _sum_chunks_backward(
-    _: Compare, __: Mesh | None, gradients: list[PyTree], cotangent: DistillationSums
-) -> tuple[PyTree, ...]:
+def _sum_chunks_backward(_: Compare, __: Mesh | None, gradients: list[PyTree], cotangent: Any) -> tuple[PyTree, ...]:
     to_params, to_student = jax.tree.map(lambda gradient: cotangent.loss * gradient, gradients)
     return to_params, Rows(to_student, None, None), None, None  # pyright: ignore[reportArgumentType]
 
 
-_sum_chunks.defvjp(_sum_chunks_forward, _sum_chunks_backward)
+sum_chunks.defvjp(_sum_chunks_forward, _sum_chunks_backward)
 
 
 def _all_reduce(tree: Any, mesh: Mesh | None) -> Any:

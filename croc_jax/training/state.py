@@ -14,6 +14,7 @@ from croc_jax.data.crops import NUM_VIEWS
 from croc_jax.float32 import in_float32
 from croc_jax.training.config import Recipe
 from croc_jax.training.forward import Params, init_networks, init_params
+from croc_jax.training.neighbors import Queue, init_queue
 from croc_jax.training.optimizer import make_optimizer
 from croc_jax.training.rng import run_keys
 from croc_jax.training.schedules import make_schedules
@@ -31,6 +32,7 @@ class TrainState:
         opt_state: state of the student's optimizer.
         center: center of the teacher's [CLS] logits.
         center_dense: center of the teacher's centroid logits.
+        queue: the teacher's latest centroids, if the objective looks for neighbors.
     """
 
     step: Int[Array, ""]
@@ -39,6 +41,7 @@ class TrainState:
     opt_state: optax.OptState
     center: Float[Array, " p"]
     center_dense: Float[Array, " p"]
+    queue: Queue | None = None
 
 
 @in_float32
@@ -66,6 +69,7 @@ def state_from_params(recipe: Recipe, params: Params, *, steps_per_epoch: int) -
         steps_per_epoch: updates an epoch.
     """
     optimizer = make_optimizer(recipe, make_schedules(recipe, steps_per_epoch=steps_per_epoch))
+    neighbors, width = recipe.objective.neighbors, params["head"]["mlp_1"]["kernel"].shape[0]
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         student=params,
@@ -73,6 +77,7 @@ def state_from_params(recipe: Recipe, params: Params, *, steps_per_epoch: int) -
         opt_state=optimizer.init(params),
         center=jnp.zeros(recipe.head.num_prototypes),
         center_dense=jnp.zeros(recipe.head.num_prototypes_dense),
+        queue=init_queue(neighbors, width) if neighbors.weight else None,
     )
 
 

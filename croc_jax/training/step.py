@@ -20,6 +20,8 @@ from croc_jax.training.config import Recipe
 from croc_jax.training.dense_loss import TeacherTargets, dense_distillation, global_distillation
 from croc_jax.training.feature_health import feature_health
 from croc_jax.training.forward import Params, encode_views, make_networks
+from croc_jax.training.neighbor_loss import neighbor_distillation
+from croc_jax.training.neighbors import Neighbors, check_queue, find_neighbors
 from croc_jax.training.optimizer import make_optimizer, stop_frozen_gradients
 from croc_jax.training.rng import StepKeys, run_keys, step_keys
 from croc_jax.training.schedules import make_schedules
@@ -56,6 +58,7 @@ class TeacherClusters(NamedTuple):
 
     clustering: Clustering
     centroids: Float[Array, "b v h k d"]
+    neighbors: Neighbors | None = None
 
 
 class Losses(NamedTuple):
@@ -64,6 +67,7 @@ class Losses(NamedTuple):
     global_loss: DistillationSums
     dense_loss: DistillationSums
     statistics: Params
+    neighbor_loss: Array | None = None
 
 
 def make_train_step(recipe: Recipe, *, steps_per_epoch: int, mesh: Mesh) -> jax.stages.Wrapped:
@@ -118,10 +122,13 @@ def make_update(
     """
     all_gather = None if mesh is None or mesh.shape[FSDP_AXIS] == 1 else partial(all_gather_params, mesh=mesh)
     networks = make_networks(recipe, all_gather=all_gather, mesh=mesh)
+    if recipe.objective.neighbors.weight:
+        check_queue(recipe.objective.neighbors, batch_clusters=_batch_clusters(recipe, networks.backbone), mesh=mesh)
     reduce_mesh = mesh if _reduces_once(networks.backbone, mesh) else None
     schedules = make_schedules(recipe, steps_per_epoch=steps_per_epoch)
     optimizer = make_optimizer(recipe, schedules)
     num_microbatches, objective = recipe.optimizer.accumulation_steps, recipe.objective
+    neighbors = objective.neighbors
 
     @in_float32
     def update(
@@ -138,6 +145,12 @@ def make_update(
         clusters = None
         if objective.alpha:
             clusters = _cluster_teacher(recipe, teacher, views.positions, keys.cluster, init_indices)
+        queue = state.queue
+        if clusters is not None and queue is not None:
+            search = {"dtype": networks.backbone.dtype, "mesh": mesh}
+            found, queue = find_neighbors(queue, clusters.centroids, clusters.clustering.valid, **search)
+            started = state.step >= neighbors.start_epoch * steps_per_epoch
+            clusters = clusters._replace(neighbors=found._replace(passes=found.passes & started))
 
         # 2. The student sees them too, and takes over the teacher's clusters.
         def loss_fn(student_params: Params) -> tuple[Array, Losses]:
@@ -161,9 +174,13 @@ def make_update(
             with jax.named_scope("clustering"):
                 centroids = view_centroids(student.patches, student.cls, assignments)
             targets = targets._replace(center=state.center_dense)
-            dense_loss = dense_distillation(
-                networks.head, head, centroids, clusters.centroids, valid, targets, **options
-            )
+            dense = networks.head, head, centroids, clusters.centroids, valid, targets
+            if clusters.neighbors is not None:
+                ratio = {"ratio": neighbors.weight / objective.alpha, "shared_count": neighbors.shared_count}
+                sums = neighbor_distillation(*dense, clusters.neighbors, **ratio, **options)
+                loss = total_loss(objective, global_loss.loss, sums.loss)
+                return loss, Losses(global_loss, sums.dense, statistics, sums.neighbors)
+            dense_loss = dense_distillation(*dense, **options)
             loss = total_loss(objective, global_loss.loss, dense_loss.loss)
             return loss, Losses(global_loss, dense_loss, statistics)
 
@@ -182,6 +199,7 @@ def make_update(
                 opt_state=opt_state,
                 center=update_center(state.center, losses.global_loss, objective.center_momentum),
                 center_dense=update_center(state.center_dense, losses.dense_loss, objective.center_momentum),
+                queue=queue,
             )
         metrics = {
             "loss": loss,
@@ -192,10 +210,18 @@ def make_update(
             "momentum": momentum,
             "teacher_temp": teacher_temp,
             **_cluster_metrics(clusters),
+            **_neighbor_metrics(clusters, losses),
         }
         return new_state, {name: jnp.asarray(value, jnp.float32) for name, value in metrics.items()}
 
     return update
+
+
+def _batch_clusters(recipe: Recipe, backbone: Backbone) -> int:
+    """Returns how many clusters a batch can have."""
+    objective = recipe.objective
+    heads = objective.token_groups if objective.tokens == "last" else getattr(backbone, "num_heads", 1)
+    return recipe.schedule.batch_size * heads * recipe.clustering.k_start
 
 
 def _reduces_once(backbone: Backbone, mesh: Mesh | None) -> bool:
@@ -261,3 +287,12 @@ def _cluster_metrics(clusters: TeacherClusters | None) -> Metrics:
         "num_clusters": jnp.mean(num_clusters.astype(jnp.float32)),
         "valid_fraction": jnp.sum(valid) / jnp.sum(num_clusters),
     }
+
+
+def _neighbor_metrics(clusters: TeacherClusters | None, losses: Losses) -> Metrics:
+    """The loss of neighbors, and the share of valid clusters whose neighbor counts, in the mean of both views."""
+    if clusters is None or clusters.neighbors is None or losses.neighbor_loss is None:
+        return {}
+    passes, valid = clusters.neighbors.passes, clusters.clustering.valid
+    share = jnp.sum(passes) / jnp.maximum(passes.shape[1] * jnp.sum(valid), 1)
+    return {"loss_neighbors": losses.neighbor_loss, "neighbor_share": share}

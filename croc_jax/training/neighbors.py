@@ -1,0 +1,203 @@
+"""A queue of the teacher's centroids, and each cluster's nearest neighbor in it: other images that show the same."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Bool, Float, Int
+
+from croc_jax.clustering.merging import HIGHEST
+from croc_jax.data.crops import NUM_VIEWS
+from croc_jax.losses import NeighborsConfig
+from croc_jax.training.sharding import BATCH_AXES, num_data_shards, shard_map_batch
+from croc_jax.unit import unit
+
+# Similarities that exist at a time: queries of both views times slots of one device.
+_SIMILARITIES = 2**26
+
+
+@flax.struct.dataclass
+class Queue:
+    """The teacher's latest centroids, before its head; a ring.
+
+    Attributes:
+        centroids: of both views; what both show of one cluster lies in one slot.
+        filled: slots that hold a cluster.
+        end: slot that the next cluster goes to.
+    """
+
+    centroids: Float[Array, "v q d"]
+    filled: Bool[Array, " q"]
+    end: Int[Array, ""]
+
+
+class Neighbors(NamedTuple):
+    """The clusters' nearest neighbors.
+
+    Attributes:
+        centroids: the neighbor that each view's centroid finds among those of its view.
+        passes: whether it counts: from the neighbor's other view, the nearest of the batch is the cluster itself.
+    """
+
+    centroids: Float[Array, "b v h k d"]
+    passes: Bool[Array, "b v h k"]
+
+
+def init_queue(config: NeighborsConfig, width: int) -> Queue:
+    """Returns an empty queue for centroids of so many features."""
+    return Queue(
+        centroids=jnp.zeros((NUM_VIEWS, config.queue, width), jnp.bfloat16),
+        filled=jnp.zeros(config.queue, bool),
+        end=jnp.zeros((), jnp.int32),
+    )
+
+
+def check_queue(config: NeighborsConfig, *, batch_clusters: int, mesh: Mesh | None) -> None:
+    """Raises ValueError, naming the field and the value, for a queue that a batch or the devices do not fit.
+
+    Args:
+        config: the settings.
+        batch_clusters: the most clusters that a batch can have: images times heads times K_start.
+        mesh: mesh of all devices, if there are several.
+    """
+    if config.queue < batch_clusters:
+        raise ValueError(
+            f"objective.neighbors.queue={config.queue}: a batch can have {batch_clusters} clusters (images x heads x "
+            "K_start); make the queue at least as long"
+        )
+    devices = 1 if mesh is None else num_data_shards(mesh)
+    if config.queue % devices:
+        raise ValueError(
+            f"objective.neighbors.queue={config.queue}: must divide over the {devices} devices that split the batch"
+        )
+
+
+@jax.named_scope("neighbors")
+def find_neighbors(
+    queue: Queue,
+    centroids: Float[Array, "b v h k d"],
+    valid: Bool[Array, "b h k"],
+    *,
+    dtype: Any,
+    mesh: Mesh | None = None,
+) -> tuple[Neighbors, Queue]:
+    """Returns the nearest neighbors of a batch, and the queue with the batch in place of what is oldest.
+
+    Centroids are compared by their cosine. The cycle test is against all valid clusters of the batch, on whatever
+    device; the official code tests against those of one GPU.
+
+    Args:
+        queue: as earlier steps have left it.
+        centroids: the teacher's centroids.
+        valid: clusters that count; no others are searched for, stored, or found.
+        dtype: type of the products.
+        mesh: mesh of all devices, each of which searches its own part of the queue.
+    """
+    batch, views, heads, clusters, width = centroids.shape
+    rows = jnp.swapaxes(centroids, 1, 2).reshape(batch, heads, views, clusters, width)
+    rows = jnp.swapaxes(rows, 2, 3).reshape(batch * heads * clusters, views, width).astype(jnp.bfloat16)
+    by_rows, replicated = PartitionSpec(BATCH_AXES), PartitionSpec()
+    parts = Queue(PartitionSpec(None, BATCH_AXES), by_rows, replicated)  # pyright: ignore[reportArgumentType]
+    search = shard_map_batch(
+        partial(_search, dtype=dtype, num_devices=1 if mesh is None else num_data_shards(mesh)),
+        mesh,
+        (parts, by_rows, by_rows),
+        (by_rows, by_rows, parts),
+    )
+    found, passes, queue = search(queue, rows, valid.reshape(-1))
+
+    def restore(array: Float[Array, "n v *d"]) -> Float[Array, "b v h k *d"]:
+        return jnp.moveaxis(array.reshape(batch, heads, clusters, views, *array.shape[2:]), 3, 1)
+
+    return Neighbors(restore(found), restore(passes)), queue
+
+
+def _search(
+    queue: Queue, rows: Float[Array, "m v d"], valid: Bool[Array, " m"], *, dtype: Any, num_devices: int
+) -> tuple[Float[Array, "m v d"], Bool[Array, "m v"], Queue]:
+    """Searches on one device for the rows of all, and keeps its own."""
+    device = jax.lax.axis_index(BATCH_AXES) if num_devices > 1 else 0
+    count, (first, size) = len(rows), (device * len(rows), queue.centroids.shape[1])
+    everyone, all_valid = _all_gather((rows, valid), num_devices)
+    order = jnp.argsort(~all_valid, stable=True)
+    queries = unit(everyone[order]).astype(dtype)
+    best, places = _nearest(queries, jnp.sum(all_valid), unit(queue.centroids).astype(dtype), queue.filled)
+    best, places = (jnp.zeros_like(array).at[:, order].set(array) for array in (best, places))
+
+    # The neighbors of both directions, in both views: [direction v n d].
+    found = jnp.moveaxis(queue.centroids[:, places], 1, 0)
+    if num_devices > 1:
+        owner = jnp.argmax(jax.lax.all_gather(best, BATCH_AXES), axis=0)
+        # Zeros of all devices but one. In float32, as XLA on CPU fails to reduce bfloat16 beside a model axis.
+        found = jnp.where((owner == device)[:, None, :, None], found.astype(jnp.float32), 0)
+        found = jax.lax.psum_scatter(found, BATCH_AXES, scatter_dimension=2, tiled=True)
+        best = jax.lax.pmax(best, BATCH_AXES)
+    best = jax.lax.dynamic_slice_in_dim(best, first, count, axis=1)
+
+    neighbors = jnp.stack([found[direction, direction] for direction in range(NUM_VIEWS)], axis=1)
+    others = [found[direction, 1 - direction] for direction in range(NUM_VIEWS)]
+    passes = [
+        _returns(other, everyone[:, 1 - direction], all_valid, first, dtype) for direction, other in enumerate(others)
+    ]
+    passes = jnp.stack(passes, axis=1) & valid[:, None] & (best.T > -jnp.inf)
+    queue = _push(queue, everyone, all_valid, first=device * size, length=num_devices * size)
+    return neighbors, passes, queue
+
+
+def _all_gather(arrays: Any, num_devices: int) -> Any:
+    return arrays if num_devices == 1 else jax.lax.all_gather(arrays, BATCH_AXES, tiled=True)
+
+
+def _nearest(
+    queries: Float[Array, "n v d"], needed: Int[Array, ""], slots: Float[Array, "v q d"], filled: Bool[Array, " q"]
+) -> tuple[Float[Array, "v n"], Int[Array, "v n"]]:
+    """Returns the cosine and the slot of the nearest neighbor of the first `needed` queries, -inf where there is none.
+
+    Queries go in chunks, whose similarities exist one at a time; chunks that are not needed are skipped.
+    """
+    count, size = len(queries), len(filled)
+    chunk = min(max(_SIMILARITIES // (NUM_VIEWS * size), 1), count)
+    queries = jnp.pad(queries, ((0, -count % chunk), (0, 0), (0, 0)))
+
+    def add(index: Array, found: tuple[Array, Array]) -> tuple[Array, Array]:
+        part = jax.lax.dynamic_slice_in_dim(queries, index * chunk, chunk)
+        cosines = jnp.where(filled, _cosines("nvd,vqd->vnq", part, slots), -jnp.inf)
+        best, places = jnp.max(cosines, axis=-1), jnp.argmax(cosines, axis=-1)
+        place = partial(jax.lax.dynamic_update_slice_in_dim, start_index=index * chunk, axis=1)
+        return place(found[0], best), place(found[1], places)
+
+    shape = NUM_VIEWS, len(queries)
+    start = jnp.full(shape, -jnp.inf), jnp.zeros(shape, jnp.int32)
+    best, places = jax.lax.fori_loop(0, (needed + chunk - 1) // chunk, add, start)
+    return best[:, :count], places[:, :count]
+
+
+def _cosines(subscripts: str, x: Array, y: Array) -> Array:
+    return jnp.einsum(subscripts, x, y, precision=HIGHEST, preferred_element_type=jnp.float32)
+
+
+def _returns(
+    neighbors: Float[Array, "m d"], rows: Float[Array, "n d"], valid: Bool[Array, " n"], first: Array | int, dtype: Any
+) -> Bool[Array, " m"]:
+    """Says whether row `first + i` is the nearest of all valid rows to neighbor i."""
+    cosines = _cosines("md,nd->mn", unit(neighbors).astype(dtype), unit(rows).astype(dtype))
+    nearest = jnp.argmax(jnp.where(valid, cosines, -jnp.inf), axis=-1)
+    return nearest == first + jnp.arange(len(neighbors))
+
+
+def _push(
+    queue: Queue, rows: Float[Array, "n v d"], valid: Bool[Array, " n"], *, first: Array | int, length: int
+) -> Queue:
+    """Writes the valid rows one after another; of all `length` slots, those of this device start at `first`."""
+    size = len(queue.filled)
+    slots = (queue.end + jnp.cumsum(valid) - 1) % length - first
+    # What belongs to another device, or counts for nothing, goes past the end.
+    slots = jnp.where(valid & (slots >= 0) & (slots < size), slots, size)
+    return Queue(
+        centroids=queue.centroids.at[:, slots].set(jnp.swapaxes(rows, 0, 1), mode="drop"),
+        filled=queue.filled.at[slots].set(True, mode="drop"),
+        end=(queue.end + jnp.sum(valid)) % length,
+    )

@@ -34,6 +34,34 @@ class NeighborsConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class MaskedConfig:
+    """The loss of masked patches (iBOT, Zhou et al., 2022, as in DINOv2), for transformers.
+
+    Attributes:
+        weight: weight of the loss in the sum; 0 for none.
+        min_share: least share of masked patches in the masked view of an image.
+        max_share: largest share.
+        prototypes: outputs of the head for patches.
+    """
+
+    weight: float = 0.0
+    min_share: float = 0.1
+    max_share: float = 0.5
+    prototypes: int = 8192
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, naming the field and the value, for settings that cannot work."""
+        if self.weight < 0:
+            raise ValueError(f"weight={self.weight}: must be 0 or more")
+        if not 0 < self.min_share <= self.max_share < 1:
+            raise ValueError(
+                f"min_share={self.min_share}, max_share={self.max_share}: two shares between 0 and 1, in order"
+            )
+        if self.prototypes < 1:
+            raise ValueError(f"prototypes={self.prototypes}: must be 1 or more")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
     """The loss L = alpha * dense + global_weight * global (Eq. 7), and the tokens that are clustered.
 
@@ -50,6 +78,7 @@ class ObjectiveConfig:
         warmup_teacher_temp_epochs: epochs of the linear warm-up between both.
         center_momentum: EMA momentum of both centers.
         neighbors: settings of the loss of nearest neighbors.
+        masked: settings of the loss of masked patches.
     """
 
     alpha: float = 1.0
@@ -62,6 +91,7 @@ class ObjectiveConfig:
     warmup_teacher_temp_epochs: int = 30
     center_momentum: float = 0.9
     neighbors: NeighborsConfig = NeighborsConfig()
+    masked: MaskedConfig = MaskedConfig()
 
     def __post_init__(self) -> None:
         """Raises ValueError, naming the field and the value, for settings that cannot work."""
@@ -71,7 +101,7 @@ class ObjectiveConfig:
             raise ValueError("alpha=0 and global_weight=0 leave no loss: raise one of them")
         if self.neighbors.weight and not self.alpha:
             raise ValueError(
-                f"neighbors.weight={self.neighbors.weight} with alpha=0: neighbors are of clusters, and alpha=0 makes none"
+                f"neighbors.weight={self.neighbors.weight} with alpha=0: neighbors are of clusters, which it leaves out"
             )
         if self.token_groups < 1 or (self.token_groups > 1 and self.tokens != "last"):
             raise ValueError(
@@ -151,35 +181,37 @@ def distill(
     )
 
 
-def distill_neighbors(
-    student_logits: Float[Array, "b v *rows p"],
-    neighbor_logits: Float[Array, "b v *rows p"],
-    shares: Float[Array, "b v *rows"],
+def cross_entropy(
+    student_logits: Float[Array, "*rows p"],
+    teacher_logits: Float[Array, "*rows p"],
     center: Float[Array, " p"],
-    *,
     teacher_temp: float | Float[Array, ""],
     student_temp: float,
-) -> Float[Array, ""]:
-    """Returns the sum of cross-entropies of the student's other view with a neighbor's answer, each times its share.
+) -> Float[Array, "*rows"]:
+    """Returns the cross-entropy of each row with the teacher's answer, as in Eq. 3.
 
     Examples:
-        >>> logits, shares = jnp.zeros((1, 2, 1, 4)), jnp.full((1, 2, 1), 0.5)
-        >>> loss = distill_neighbors(logits, logits, shares, jnp.zeros(4), teacher_temp=0.07, student_temp=0.1)
-        >>> round(float(loss), 3)  # two uniform distributions: log(4)
-        1.386
+        >>> float(cross_entropy(jnp.zeros(4), jnp.zeros(4), jnp.zeros(4), 0.07, 0.1).round(3))  # log(4)
+        1.3860000371932983
 
     Args:
-        student_logits: logits of both views.
-        neighbor_logits: the teacher's logits of the neighbor that each view has found; no gradient flows through them.
-        shares: weight of each neighbor; 0 for one that does not count.
+        student_logits: logits of the student.
+        teacher_logits: logits of the teacher; no gradient flows through them.
         center: center of the teacher's logits.
         teacher_temp: temperature of the teacher.
         student_temp: temperature of the student.
     """
-    sharpened = (jax.lax.stop_gradient(neighbor_logits) - center) / teacher_temp
-    student = student_logits[:, ::-1] / student_temp
-    loss = jax.nn.logsumexp(student, axis=-1) - jnp.sum(jax.nn.softmax(sharpened, axis=-1) * student, axis=-1)
-    return jnp.sum(shares * loss)
+    targets = jax.nn.softmax((jax.lax.stop_gradient(teacher_logits) - center) / teacher_temp, axis=-1)
+    student = student_logits / student_temp
+    return jax.nn.logsumexp(student, axis=-1) - jnp.sum(targets * student, axis=-1)
+
+
+def entropies(
+    teacher_logits: Float[Array, "*rows p"], center: Float[Array, " p"], teacher_temp: float | Float[Array, ""]
+) -> Float[Array, "*rows"]:
+    """Returns the entropy of each of the teacher's answers in nats; arguments are those of `cross_entropy`."""
+    sharpened = (teacher_logits - center) / teacher_temp
+    return jax.nn.logsumexp(sharpened, axis=-1) - jnp.sum(jax.nn.softmax(sharpened, axis=-1) * sharpened, axis=-1)
 
 
 def total_loss(

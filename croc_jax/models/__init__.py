@@ -7,7 +7,7 @@ from croc_jax.models.config import BackboneConfig, HeadConfig
 
 if TYPE_CHECKING:
     from croc_jax.models.batch_norm import update_batch_stats
-    from croc_jax.models.features import Backbone, Features, clustering_tokens
+    from croc_jax.models.features import Backbone, Features, Hidden, clustering_tokens
     from croc_jax.models.heads import ProjectionHead, make_head
     from croc_jax.models.patches import patch_grid
     from croc_jax.models.registry import make_backbone
@@ -17,6 +17,7 @@ _HOMES = {
     "update_batch_stats": "batch_norm",
     "Backbone": "features",
     "Features": "features",
+    "Hidden": "features",
     "clustering_tokens": "features",
     "ProjectionHead": "heads",
     "make_head": "heads",
@@ -26,8 +27,8 @@ _HOMES = {
 }
 
 __all__ = [
-    "Backbone", "BackboneConfig", "Features", "HeadConfig", "ProjectionHead", "VisionTransformer", "clustering_tokens",
-    "make_backbone", "make_head", "patch_grid", "update_batch_stats",
+    "Backbone", "BackboneConfig", "Features", "HeadConfig", "Hidden", "ProjectionHead", "VisionTransformer",
+    "clustering_tokens", "make_backbone", "make_head", "patch_grid", "update_batch_stats",
 ]  # fmt: skip
 
 

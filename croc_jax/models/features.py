@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple, Protocol
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from croc_jax.pixel_format import PixelFormat
 
@@ -32,6 +32,18 @@ class Features(NamedTuple):
     keys: Float[Array, "b h n+1 dh"] | None = None
     values: Float[Array, "b h n+1 dh"] | None = None
     cls_attention: Float[Array, "b h n"] | None = None
+
+
+class Hidden(NamedTuple):
+    """Patches that a transformer does not see.
+
+    Attributes:
+        masked: which patches of each image.
+        token: what it sees in their place, before their position is added.
+    """
+
+    masked: Bool[Array, "b n"]
+    token: Float[Array, "1 d"]
 
 
 class Backbone(Protocol):
@@ -89,7 +101,7 @@ class Backbone(Protocol):
             images: normalized images.
             **options: options of Flax, and `train`: use the batch's own statistics, where there are any, and
                 drop paths if the rng stream "drop_path" is given; then also `rows`, the places of the
-                images in the whole batch, if they are a microbatch.
+                images in the whole batch, if they are a microbatch; and `hidden` patches (transformers alone).
         """
         ...
 

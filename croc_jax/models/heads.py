@@ -22,6 +22,7 @@ class ProjectionHead(nn.Module):
         bottleneck_dim: features that are L2-normalized.
         num_prototypes: outputs for [CLS].
         num_prototypes_dense: outputs for centroids.
+        num_prototypes_masked: outputs for masked patches; 0 for a head without a layer for them.
         dtype: type of the computation; parameters and results are float32.
     """
 
@@ -29,6 +30,7 @@ class ProjectionHead(nn.Module):
     bottleneck_dim: int
     num_prototypes: int
     num_prototypes_dense: int
+    num_prototypes_masked: int = 0
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
@@ -38,6 +40,8 @@ class ProjectionHead(nn.Module):
         self.mlp_3 = dense(self.bottleneck_dim, self.dtype, "mlp_3")
         self.last_layer = WeightNormalized(self.num_prototypes, self.dtype, name="last_layer")
         self.last_layer_dense = WeightNormalized(self.num_prototypes_dense, self.dtype, name="last_layer_dense")
+        if self.num_prototypes_masked:
+            self.last_layer_masked = WeightNormalized(self.num_prototypes_masked, self.dtype, name="last_layer_masked")
 
     def project_global(self, cls_tokens: Float[Array, "*batch d"]) -> Float[Array, "*batch p"]:
         """Returns the logits of [CLS] tokens."""
@@ -47,9 +51,14 @@ class ProjectionHead(nn.Module):
         """Returns the logits of centroids."""
         return self.last_layer_dense(self.bottleneck(centroids))
 
-    def __call__(self, tokens: Float[Array, "*batch d"]) -> tuple[Array, Array]:
-        """Returns both kinds of logits; to initialize."""
-        return self.project_global(tokens), self.project_dense(tokens)
+    def project_masked(self, patches: Float[Array, "*batch d"]) -> Float[Array, "*batch p"]:
+        """Returns the logits of patches."""
+        return self.last_layer_masked(self.bottleneck(patches))
+
+    def __call__(self, tokens: Float[Array, "*batch d"]) -> tuple[Array, ...]:
+        """Returns all kinds of logits; to initialize."""
+        logits = self.project_global(tokens), self.project_dense(tokens)
+        return (*logits, self.project_masked(tokens)) if self.num_prototypes_masked else logits
 
     def bottleneck(self, tokens: Float[Array, "*batch d"]) -> Float[Array, "*batch e"]:
         """Returns unit vectors."""
@@ -75,12 +84,13 @@ class WeightNormalized(nn.Module):
         return product("ae,pe->ap", rows, scale * unit(direction), jnp.float32).reshape(*x.shape[:-1], -1)
 
 
-def make_head(config: HeadConfig, *, dtype: Any) -> ProjectionHead:
-    """Returns the module that a config describes."""
+def make_head(config: HeadConfig, *, dtype: Any, num_prototypes_masked: int = 0) -> ProjectionHead:
+    """Returns the module that a config describes, with a layer for masked patches if it has outputs for them."""
     return ProjectionHead(
         hidden_dim=config.hidden_dim,
         bottleneck_dim=config.bottleneck_dim,
         num_prototypes=config.num_prototypes,
         num_prototypes_dense=config.num_prototypes_dense,
+        num_prototypes_masked=num_prototypes_masked,
         dtype=dtype,
     )

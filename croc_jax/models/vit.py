@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from croc_jax.models.attention import Attention, is_cudnn_attention
 from croc_jax.models.config import IMAGENET_MEAN, IMAGENET_STD
 from croc_jax.models.drop_path import DropPath
-from croc_jax.models.features import Features
+from croc_jax.models.features import Features, Hidden
 from croc_jax.models.initializers import truncated_normal, uniform_initializer
 from croc_jax.models.patches import patch_grid
 from croc_jax.models.position_embedding import resize_position_embedding, rotate, rotation_tables
@@ -81,7 +81,11 @@ class VisionTransformer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: Float[Array, "b H W c"], train: bool = False, rows: Int[Array, " b"] | None = None
+        self,
+        images: Float[Array, "b H W c"],
+        train: bool = False,
+        rows: Int[Array, " b"] | None = None,
+        hidden: Hidden | None = None,
     ) -> Features:
         """Returns the features of normalized images of any size that whole patches tile.
 
@@ -89,6 +93,7 @@ class VisionTransformer(nn.Module):
             images: normalized images; H and W multiples of the patch size.
             train: drop residual branches if the rng stream "drop_path" is given.
             rows: places of the images in the whole batch, if they are a microbatch.
+            hidden: patches that are replaced by a token.
 
         Raises:
             ValueError: if whole patches do not tile the images.
@@ -98,7 +103,10 @@ class VisionTransformer(nn.Module):
         cls_token = self.param("cls_token", truncated_normal, (1, 1, self.width))
         cls_token = jnp.broadcast_to(cls_token, (tokens.shape[0], 1, self.width))
         # What is learned is added in float32, so that its gradient is summed over images in float32.
-        tokens = jnp.concatenate([cls_token, tokens.astype(jnp.float32)], axis=1)
+        tokens = tokens.astype(jnp.float32)
+        if hidden is not None:
+            tokens = jnp.where(hidden.masked[..., None], hidden.token, tokens)
+        tokens = jnp.concatenate([cls_token, tokens], axis=1)
         if self.positions == "learned":
             positions = self.param("position_embedding", truncated_normal, (1, self.grid_size**2 + 1, self.width))
             learned_grid = (self.grid_size, self.grid_size)

@@ -78,7 +78,7 @@ def global_distillation(
     batch_first = (student, teacher, jnp.ones(student.shape[0], bool))
     rows = Rows(*(split_microbatches(array, num_microbatches) for array in batch_first))
     compare = partial(_compare, head, "project_global")
-    params, targets = without_layer("last_layer_dense", params, targets)
+    params, targets = only_layer("last_layer", params, targets)
     if num_microbatches == 1:
         return compare(params, _chunk(rows, 0), targets).means()
     sums: DistillationSums = sum_chunks(compare, reduce_mesh, params, rows, targets, num_microbatches)
@@ -110,7 +110,7 @@ def dense_distillation(
         reduce_mesh: devices that all-reduce their sums once, after all chunks.
     """
     rows, needed = arrange_clusters(Rows(student, teacher, valid), num_microbatches)
-    params, targets = without_layer("last_layer", params, targets)
+    params, targets = only_layer("last_layer_dense", params, targets)
     compare = partial(_compare, head, "project_dense")
     sums: DistillationSums = sum_chunks(compare, reduce_mesh, params, rows, targets, needed)
     return sums.means()
@@ -140,11 +140,11 @@ def arrange_clusters(rows: Rows, num_microbatches: int) -> tuple[Rows, Int[Array
     return arranged, jnp.sum(arranged.valid.any(axis=(1, 2)))
 
 
-def without_layer(layer: str, params: Params, targets: TeacherTargets) -> tuple[Params, TeacherTargets]:
-    """Leaves out a layer that is not used, whose gradient would be carried along."""
+def only_layer(layer: str, params: Params, targets: TeacherTargets) -> tuple[Params, TeacherTargets]:
+    """Leaves out the last layers that are not used, whose gradients would be carried along."""
 
     def used(layers: Params) -> Params:
-        return {name: layers[name] for name in layers if name != layer}
+        return {name: layers[name] for name in layers if name == layer or not name.startswith("last_layer")}
 
     return used(params), targets._replace(params=used(targets.params))
 

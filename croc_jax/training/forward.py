@@ -14,6 +14,7 @@ from croc_jax.models import (
     Backbone,
     BackboneConfig,
     Features,
+    Hidden,
     ProjectionHead,
     VisionTransformer,
     make_backbone,
@@ -47,7 +48,7 @@ def make_networks(
 
     Raises:
         ValueError: for settings of the backbone that cannot work, if whole patches do not tile the crops, or for
-            freezing that the backbone does not allow.
+            freezing or masked patches that the backbone does not allow.
     """
     _check_crops(recipe)
     device = None if mesh is None else mesh.devices.flat[0]
@@ -57,7 +58,14 @@ def make_networks(
     _check_freezing(recipe.optimizer, recipe.backbone, backbone)
     if isinstance(backbone, VisionTransformer):
         backbone = backbone.clone(all_gather=all_gather, frozen_blocks=recipe.optimizer.frozen_blocks)
-    return Networks(backbone, make_head(recipe.head, dtype=backbone.dtype))
+    masked = recipe.objective.masked
+    if masked.weight and not isinstance(backbone, VisionTransformer):
+        raise ValueError(
+            f"objective.masked.weight={masked.weight}: transformers alone see masked patches, and "
+            f"{recipe.backbone.variant} is a convolutional network; leave it at 0"
+        )
+    prototypes = masked.prototypes if masked.weight else 0
+    return Networks(backbone, make_head(recipe.head, dtype=backbone.dtype, num_prototypes_masked=prototypes))
 
 
 def _check_freezing(optimizer: OptimizerConfig, config: BackboneConfig, backbone: Backbone) -> None:
@@ -96,7 +104,7 @@ def _check_crops(recipe: Recipe) -> None:
 
 @in_float32
 def init_params(networks: Networks, rng: Array, *, crop_size: int) -> Params:
-    """Returns fresh parameters {"backbone": ..., "head": ...}.
+    """Returns fresh parameters {"backbone": ..., "head": ...}, and "mask_token" for a head that has a use for it.
 
     Args:
         networks: the modules.
@@ -106,10 +114,13 @@ def init_params(networks: Networks, rng: Array, *, crop_size: int) -> Params:
     backbone_rng, head_rng = jax.random.split(rng)
     image = jnp.zeros((1, crop_size, crop_size, networks.backbone.pixels.channels))
     token = jnp.zeros((1, networks.backbone.width))
-    return {
+    params = {
         "backbone": networks.backbone.init(backbone_rng, image)["params"],
         "head": networks.head.init(head_rng, token)["params"],
     }
+    if networks.head.num_prototypes_masked:
+        params["mask_token"] = jnp.zeros((1, networks.backbone.width))
+    return params
 
 
 def encode_views(
@@ -120,6 +131,7 @@ def encode_views(
     num_microbatches: int = 1,
     train: bool = False,
     drop_path_rng: Array | None = None,
+    hidden: Hidden | None = None,
     reduce_mesh: Mesh | None = None,
 ) -> tuple[Features, Params]:
     """Returns the features of all views, with `[b v ...]` for the batch axis, and batch statistics.
@@ -136,35 +148,41 @@ def encode_views(
         num_microbatches: parts of the batch; batch normalization normalizes each by itself.
         train: whether to normalize by the statistics of these images, where the backbone has any.
         drop_path_rng: key of stochastic depth in training, which does not depend on the number of microbatches.
+        hidden: patches that a transformer does not see, and what it sees in their place.
         reduce_mesh: devices that each go through the microbatches by themselves, and all-reduce the gradients of
             all of them once; by default, they do so after each microbatch.
     """
     batch, num_views = views.shape[:2]
 
-    def encode(params: Params, rng: Array | None, images: Array, rows: Array) -> tuple[Features, Params]:
+    def encode(params: Any, rng: Array | None, images: Array, rows: Array, masked: Array | None) -> tuple:
+        params, token = params
         rngs = None if rng is None else {"drop_path": rng}
         options: dict[str, Any] = {"train": train, "rows": rows, "rngs": rngs, "mutable": [STATISTICS]}
+        if masked is not None:
+            options["hidden"] = Hidden(masked, token)
         features, collections = backbone.apply({"params": params}, images, **options)
         return features, collections.get(STATISTICS, {})
 
     # The batch comes first in the flat axis, so that it stays where it is on the devices.
     images, rows = views.reshape(batch * num_views, *views.shape[2:]), jnp.arange(batch * num_views)
+    masked, token = (None, None) if hidden is None else (hidden.masked.reshape(batch * num_views, -1), hidden.token)
+    arrays = (images, rows, masked)
 
-    def encode_microbatches(params: Params, rng: Array | None, images: Array, rows: Array) -> tuple[Features, Params]:
-        def run(microbatch: tuple[Array, Array]) -> tuple[Features, Params]:
+    def encode_microbatches(params: Any, rng: Array | None, *arrays: Array | None) -> tuple[Features, Params]:
+        def run(microbatch: tuple) -> tuple[Features, Params]:
             return jax.checkpoint(encode)(params, rng, *microbatch)
 
-        parts = (split_microbatches(images, num_microbatches), split_microbatches(rows, num_microbatches))
+        parts = jax.tree.map(lambda array: split_microbatches(array, num_microbatches), arrays)
         features, statistics = jax.lax.map(run, parts)
         return jax.tree.map(merge_microbatches, features), jax.tree.map(lambda x: jnp.mean(x, axis=0), statistics)
 
     if num_microbatches == 1:
-        features, statistics = encode(params, drop_path_rng, images, rows)
+        features, statistics = encode((params, token), drop_path_rng, *arrays)
     else:
         split, replicated = PartitionSpec(BATCH_AXES), PartitionSpec()
-        arguments, results = (replicated, replicated, split, split), (split, replicated)
+        arguments, results = (replicated, replicated, split, split, split), (split, replicated)
         run = shard_map_batch(encode_microbatches, reduce_mesh, arguments, results)
-        features, statistics = run(params, drop_path_rng, images, rows)
+        features, statistics = run((params, token), drop_path_rng, *arrays)
     return jax.tree.map(lambda x: x.reshape(batch, num_views, *x.shape[1:]), features), statistics
 
 

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
-from croc_jax.losses import DistillationSums, distill, distill_neighbors
+from croc_jax.losses import DistillationSums, cross_entropy, distill
 from croc_jax.models import ProjectionHead
-from croc_jax.training.dense_loss import Rows, TeacherTargets, arrange_clusters, sum_chunks, without_layer
+from croc_jax.training.dense_loss import Rows, TeacherTargets, arrange_clusters, only_layer, sum_chunks
 from croc_jax.training.forward import Params
 from croc_jax.training.neighbors import Neighbors
 
@@ -64,9 +64,9 @@ def neighbor_distillation(
     """
     count = jnp.maximum(jnp.sum(valid), 1).astype(jnp.float32)
     # The sum is divided by the count of clusters in the end, the neighbors' part as well.
-    shares = ratio * count * _shares(neighbors.passes, shared_count=shared_count)
+    shares = ratio * count * _shares(neighbors.passes & valid[:, None], shared_count=shared_count)
     rows, needed = arrange_clusters(Rows(student, teacher, valid, neighbors.centroids, shares), num_microbatches)
-    params, targets = without_layer("last_layer", params, targets)
+    params, targets = only_layer("last_layer_dense", params, targets)
     sums: NeighborSums = sum_chunks(partial(_compare, head), reduce_mesh, params, rows, targets, needed)
     return NeighborSums(sums.loss / count, sums.dense.means(), sums.neighbors / (ratio * count))
 
@@ -89,5 +89,5 @@ def _compare(head: ProjectionHead, params: Params, rows: Rows, targets: TeacherT
     teacher, neighbors = jnp.split(both, 2, axis=1)
     temps = {"teacher_temp": targets.teacher_temp, "student_temp": targets.student_temp}
     dense = distill(student, teacher, rows.valid, targets.center, **temps)
-    loss = distill_neighbors(student, neighbors, rows.shares, targets.center, **temps)
+    loss = jnp.sum(rows.shares * cross_entropy(student[:, ::-1], neighbors, targets.center, **temps))
     return NeighborSums(dense.loss + loss, dense, loss)

@@ -15,6 +15,7 @@ class StepKeys(NamedTuple):
         cluster: tokens that the first centroids are drawn from.
         drop_path: stochastic depth of the student on both views.
         drop_path_local: stochastic depth of the student on the local crops.
+        masks: patches that the student does not see.
     """
 
     augment: Array
@@ -22,6 +23,7 @@ class StepKeys(NamedTuple):
     cluster: Array
     drop_path: Array
     drop_path_local: Array
+    masks: Array
 
 
 def run_keys(seed: int) -> tuple[Array, Array]:

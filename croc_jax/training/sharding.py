@@ -22,8 +22,8 @@ BATCH_AXES = (DATA_AXIS, FSDP_AXIS)
 # paths of their parameters. A dimension that its axis does not divide is not split.
 RULES: tuple[tuple[str, PartitionSpec], ...] = (
     # Prototypes, and the centers of their logits.
-    (r"last_layer(_dense)?/(direction|scale)", PartitionSpec(MODEL_AXIS, FSDP_AXIS)),
-    (r"center(_dense)?", PartitionSpec(MODEL_AXIS)),
+    (r"last_layer(_dense|_masked)?/(direction|scale)", PartitionSpec(MODEL_AXIS, FSDP_AXIS)),
+    (r"center(_dense|_masked)?", PartitionSpec(MODEL_AXIS)),
     # Each device searches its own part of the queue.
     (r"queue/centroids", PartitionSpec(None, BATCH_AXES)),
     (r"queue/filled", PartitionSpec(BATCH_AXES)),

@@ -27,12 +27,13 @@ class TrainState:
 
     Attributes:
         step: updates so far.
-        student: parameters {"backbone": ..., "head": ...}.
+        student: parameters {"backbone": ..., "head": ...}, and "mask_token" if patches are masked.
         teacher: parameters of the same structure, the moving average of the student's.
         opt_state: state of the student's optimizer.
         center: center of the teacher's [CLS] logits.
         center_dense: center of the teacher's centroid logits.
         queue: the teacher's latest centroids, if the objective looks for neighbors.
+        center_masked: center of the teacher's logits of patches, if patches are masked.
     """
 
     step: Int[Array, ""]
@@ -42,6 +43,7 @@ class TrainState:
     center: Float[Array, " p"]
     center_dense: Float[Array, " p"]
     queue: Queue | None = None
+    center_masked: Float[Array, " p"] | None = None
 
 
 @in_float32
@@ -69,7 +71,7 @@ def state_from_params(recipe: Recipe, params: Params, *, steps_per_epoch: int) -
         steps_per_epoch: updates an epoch.
     """
     optimizer = make_optimizer(recipe, make_schedules(recipe, steps_per_epoch=steps_per_epoch))
-    neighbors, width = recipe.objective.neighbors, params["head"]["mlp_1"]["kernel"].shape[0]
+    objective, width = recipe.objective, params["head"]["mlp_1"]["kernel"].shape[0]
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         student=params,
@@ -77,7 +79,8 @@ def state_from_params(recipe: Recipe, params: Params, *, steps_per_epoch: int) -
         opt_state=optimizer.init(params),
         center=jnp.zeros(recipe.head.num_prototypes),
         center_dense=jnp.zeros(recipe.head.num_prototypes_dense),
-        queue=init_queue(neighbors, width) if neighbors.weight else None,
+        queue=init_queue(objective.neighbors, width) if objective.neighbors.weight else None,
+        center_masked=jnp.zeros(objective.masked.prototypes) if objective.masked.weight else None,
     )
 
 

@@ -8,18 +8,20 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from croc_jax.clustering import Clustering, patch_positions, view_centroids
 from croc_jax.clustering.cross_view import draw_tokens, locate_clusters, token_scores
 from croc_jax.data.photometric import augment, augment_local
 from croc_jax.float32 import in_float32
 from croc_jax.losses import DistillationSums, total_loss, update_center
-from croc_jax.models import Backbone, Features, clustering_tokens, patch_grid, update_batch_stats
+from croc_jax.models import Backbone, Features, Hidden, clustering_tokens, patch_grid, update_batch_stats
 from croc_jax.training.config import Recipe
 from croc_jax.training.dense_loss import TeacherTargets, dense_distillation, global_distillation
 from croc_jax.training.feature_health import feature_health
 from croc_jax.training.forward import Params, encode_views, make_networks
+from croc_jax.training.masked_loss import masked_distillation
+from croc_jax.training.masks import Masks, draw_masks
 from croc_jax.training.neighbor_loss import neighbor_distillation
 from croc_jax.training.neighbors import Neighbors, check_queue, find_neighbors
 from croc_jax.training.optimizer import make_optimizer, stop_frozen_gradients
@@ -68,6 +70,7 @@ class Losses(NamedTuple):
     dense_loss: DistillationSums
     statistics: Params
     neighbor_loss: Array | None = None
+    masked_loss: DistillationSums | None = None
 
 
 def make_train_step(recipe: Recipe, *, steps_per_epoch: int, mesh: Mesh) -> jax.stages.Wrapped:
@@ -152,11 +155,17 @@ def make_update(
             started = state.step >= neighbors.start_epoch * steps_per_epoch
             clusters = clusters._replace(neighbors=found._replace(passes=found.passes & started))
 
-        # 2. The student sees them too, and takes over the teacher's clusters.
+        # 2. The student sees them too, perhaps without some patches, and takes over the teacher's clusters.
+        masks = None
+        if objective.masked.weight:
+            grid = patch_grid(views.images.shape[2:4], recipe.backbone.patch_size)
+            masks = draw_masks(keys.masks, views.images.shape[0], grid, objective.masked)
+
         def loss_fn(student_params: Params) -> tuple[Array, Losses]:
             student_params = stop_frozen_gradients(student_params, recipe.optimizer.frozen_blocks)
             backbone = student_params["backbone"]
-            student, statistics = encode(backbone, views.images, drop_path_rng=keys.drop_path)
+            hidden = None if masks is None else Hidden(masks.masked, student_params["mask_token"])
+            student, statistics = encode(backbone, views.images, drop_path_rng=keys.drop_path, hidden=hidden)
             cls_tokens = student.cls
             if views.local_images is not None:
                 local, _ = encode(backbone, views.local_images, drop_path_rng=keys.drop_path_local)
@@ -166,23 +175,25 @@ def make_update(
             targets = TeacherTargets(teacher_head, state.center, **temps)
             options = {"num_microbatches": num_microbatches, "reduce_mesh": mesh}
             global_loss = global_distillation(networks.head, head, cls_tokens, teacher.cls, targets, **options)
-            if clusters is None:
-                return total_loss(objective, global_loss.loss), Losses(
-                    global_loss, _no_clusters(state.center_dense), statistics
-                )
-            assignments, valid = clusters.clustering.assignments, clusters.clustering.valid
-            with jax.named_scope("clustering"):
-                centroids = view_centroids(student.patches, student.cls, assignments)
-            targets = targets._replace(center=state.center_dense)
-            dense = networks.head, head, centroids, clusters.centroids, valid, targets
-            if clusters.neighbors is not None:
-                ratio = {"ratio": neighbors.weight / objective.alpha, "shared_count": neighbors.shared_count}
-                sums = neighbor_distillation(*dense, clusters.neighbors, **ratio, **options)
-                loss = total_loss(objective, global_loss.loss, sums.loss)
-                return loss, Losses(global_loss, sums.dense, statistics, sums.neighbors)
-            dense_loss = dense_distillation(*dense, **options)
-            loss = total_loss(objective, global_loss.loss, dense_loss.loss)
-            return loss, Losses(global_loss, dense_loss, statistics)
+            losses, dense = Losses(global_loss, _no_clusters(state.center_dense), statistics), None
+            if clusters is not None:
+                centroids, valid = _student_centroids(student, clusters, masks)
+                targets = targets._replace(center=state.center_dense)
+                arguments = networks.head, head, centroids, clusters.centroids, valid, targets
+                if clusters.neighbors is None:
+                    losses = losses._replace(dense_loss=dense_distillation(*arguments, **options))
+                    dense = losses.dense_loss.loss
+                else:
+                    ratio = {"ratio": neighbors.weight / objective.alpha, "shared_count": neighbors.shared_count}
+                    sums = neighbor_distillation(*arguments, clusters.neighbors, **ratio, **options)
+                    losses, dense = losses._replace(dense_loss=sums.dense, neighbor_loss=sums.neighbors), sums.loss
+            loss = total_loss(objective, global_loss.loss, dense)
+            if masks is not None:
+                targets = targets._replace(center=state.center_masked)
+                patches = student.patches, teacher.patches, masks, targets
+                losses = losses._replace(masked_loss=masked_distillation(networks.head, head, *patches, **options))
+                loss += objective.masked.weight * losses.masked_loss.loss
+            return loss, losses
 
         (loss, losses), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.student)
 
@@ -200,6 +211,9 @@ def make_update(
                 center=update_center(state.center, losses.global_loss, objective.center_momentum),
                 center_dense=update_center(state.center_dense, losses.dense_loss, objective.center_momentum),
                 queue=queue,
+                center_masked=state.center_masked
+                if losses.masked_loss is None
+                else update_center(state.center_masked, losses.masked_loss, objective.center_momentum),
             )
         metrics = {
             "loss": loss,
@@ -211,6 +225,7 @@ def make_update(
             "teacher_temp": teacher_temp,
             **_cluster_metrics(clusters),
             **_neighbor_metrics(clusters, losses),
+            **_masked_metrics(masks, losses),
         }
         return new_state, {name: jnp.asarray(value, jnp.float32) for name, value in metrics.items()}
 
@@ -251,6 +266,18 @@ def _cluster_teacher(
         init_indices = draw_tokens(rng, scores / config.temp_r, config.k_start)
     clustering, _ = locate_clusters(tokens, scores, positions, init_indices, config)
     return TeacherClusters(clustering, view_centroids(teacher.patches, teacher.cls, clustering.assignments))
+
+
+@jax.named_scope("clustering")
+def _student_centroids(
+    student: Features, clusters: TeacherClusters, masks: Masks | None
+) -> tuple[Float[Array, "b v h k d"], Bool[Array, "b h k"]]:
+    """Returns the student's centroids, without patches that it does not see, and which clusters count."""
+    assignments, valid = clusters.clustering.assignments, clusters.clustering.valid
+    if masks is not None:
+        assignments = jnp.where(masks.masked[:, :, None, :, None], 0.0, assignments)
+        valid &= jnp.all(jnp.any(assignments > 0, axis=-2), axis=1)
+    return view_centroids(student.patches, student.cls, assignments), valid
 
 
 def _with_batch_stats(params: Params, before: Params, statistics: Params) -> Params:
@@ -296,3 +323,15 @@ def _neighbor_metrics(clusters: TeacherClusters | None, losses: Losses) -> Metri
     passes, valid = clusters.neighbors.passes, clusters.clustering.valid
     share = jnp.sum(passes) / jnp.maximum(passes.shape[1] * jnp.sum(valid), 1)
     return {"loss_neighbors": losses.neighbor_loss, "neighbor_share": share}
+
+
+def _masked_metrics(masks: Masks | None, losses: Losses) -> Metrics:
+    """The loss of masked patches, the teacher's entropy on them, and the share of all patches that is masked."""
+    if masks is None or losses.masked_loss is None:
+        return {}
+    share = jnp.mean(masks.masked.astype(jnp.float32))
+    return {
+        "loss_masked": losses.masked_loss.loss,
+        "teacher_entropy_m": losses.masked_loss.entropy,
+        "masked_share": share,
+    }

@@ -37,6 +37,10 @@ _HEAD = {
 }
 
 
+# What masked patches need: in the head, and beside it.
+MASKED_LAYER, MASK_TOKEN = "last_layer_masked", "mask_token"
+
+
 class Networks(NamedTuple):
     """What a run has learned.
 
@@ -117,7 +121,7 @@ def export_run(workdir: Path, file: Path) -> Path:
 
 
 def to_official(params: Params, config: BackboneConfig) -> dict[str, np.ndarray]:
-    """Returns arrays under official names.
+    """Returns arrays under official names; the official code has none for what masked patches need.
 
     Args:
         params: {"backbone": ..., "head": ...} or one of them.
@@ -131,7 +135,8 @@ def to_official(params: Params, config: BackboneConfig) -> dict[str, np.ndarray]
         named = name_arrays(params["backbone"], config, "official")
         weights = {f"backbone.{name}": array for name, array in named.items()}
     if "head" in params:
-        names, flat = {ours: theirs for theirs, ours in _HEAD.items()}, flatten_tree(params["head"])
+        names = {ours: theirs for theirs, ours in _HEAD.items()}
+        flat = flatten_tree({name: layer for name, layer in params["head"].items() if name != MASKED_LAYER})
         weights |= {f"head.{names[path]}": np.ascontiguousarray(_turn(path, array)) for path, array in flat.items()}
     return weights
 

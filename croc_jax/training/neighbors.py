@@ -25,13 +25,13 @@ class Queue:
 
     Attributes:
         centroids: of both views; what both show of one cluster lies in one slot.
-        filled: slots that hold a cluster.
         end: slot that the next cluster goes to.
+        count: slots that hold a cluster, the first ones.
     """
 
     centroids: Float[Array, "v q d"]
-    filled: Bool[Array, " q"]
     end: Int[Array, ""]
+    count: Int[Array, ""]
 
 
 class Neighbors(NamedTuple):
@@ -50,8 +50,8 @@ def init_queue(config: NeighborsConfig, width: int) -> Queue:
     """Returns an empty queue for centroids of so many features."""
     return Queue(
         centroids=jnp.zeros((NUM_VIEWS, config.queue, width), jnp.bfloat16),
-        filled=jnp.zeros(config.queue, bool),
         end=jnp.zeros((), jnp.int32),
+        count=jnp.zeros((), jnp.int32),
     )
 
 
@@ -100,7 +100,7 @@ def find_neighbors(
     rows = jnp.swapaxes(centroids, 1, 2).reshape(batch, heads, views, clusters, width)
     rows = jnp.swapaxes(rows, 2, 3).reshape(batch * heads * clusters, views, width).astype(jnp.bfloat16)
     by_rows, replicated = PartitionSpec(BATCH_AXES), PartitionSpec()
-    parts = Queue(PartitionSpec(None, BATCH_AXES), by_rows, replicated)  # pyright: ignore[reportArgumentType]
+    parts = Queue(PartitionSpec(None, BATCH_AXES), replicated, replicated)  # pyright: ignore[reportArgumentType]
     search = shard_map_batch(
         partial(_search, dtype=dtype, num_devices=1 if mesh is None else num_data_shards(mesh)),
         mesh,
@@ -124,7 +124,8 @@ def _search(
     everyone, all_valid = _all_gather((rows, valid), num_devices)
     order = jnp.argsort(~all_valid, stable=True)
     queries = unit(everyone[order]).astype(dtype)
-    best, places = _nearest(queries, jnp.sum(all_valid), unit(queue.centroids).astype(dtype), queue.filled)
+    filled = device * size + jnp.arange(size) < queue.count
+    best, places = _nearest(queries, jnp.sum(all_valid), unit(queue.centroids).astype(dtype), filled)
     best, places = (jnp.zeros_like(array).at[:, order].set(array) for array in (best, places))
 
     # The neighbors of both directions, in both views: [direction v n d].
@@ -192,12 +193,12 @@ def _push(
     queue: Queue, rows: Float[Array, "n v d"], valid: Bool[Array, " n"], *, first: Array | int, length: int
 ) -> Queue:
     """Writes the valid rows one after another; of all `length` slots, those of this device start at `first`."""
-    size = len(queue.filled)
+    size = queue.centroids.shape[1]
     slots = (queue.end + jnp.cumsum(valid) - 1) % length - first
     # What belongs to another device, or counts for nothing, goes past the end.
     slots = jnp.where(valid & (slots >= 0) & (slots < size), slots, size)
     return Queue(
         centroids=queue.centroids.at[:, slots].set(jnp.swapaxes(rows, 0, 1), mode="drop"),
-        filled=queue.filled.at[slots].set(True, mode="drop"),
         end=(queue.end + jnp.sum(valid)) % length,
+        count=jnp.minimum(queue.count + jnp.sum(valid), length),
     )

@@ -26,7 +26,6 @@ RULES: tuple[tuple[str, PartitionSpec], ...] = (
     (r"center(_dense|_masked)?", PartitionSpec(MODEL_AXIS)),
     # Each device searches its own part of the queue.
     (r"queue/centroids", PartitionSpec(None, BATCH_AXES)),
-    (r"queue/filled", PartitionSpec(BATCH_AXES)),
     # Matrices and convolutions, by their outputs; that of queries, keys and values, whose outputs are divided into
     # heads, by its inputs.
     (r"qkv/kernel", PartitionSpec(FSDP_AXIS, None)),

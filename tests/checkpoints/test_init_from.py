@@ -10,6 +10,7 @@ import pytest
 from croc_jax.checkpoints.init_from import _load_backbone, check_architecture, check_source, init_from
 from croc_jax.checkpoints.official import export_run, load_networks
 from croc_jax.checkpoints.rgb_filters import spread_filters
+from croc_jax.losses import MaskedConfig
 from croc_jax.models import BackboneConfig
 from croc_jax.models.position_embedding import resize_position_embedding
 from croc_jax.training.config import InitConfig
@@ -52,6 +53,25 @@ def test_both_networks_and_the_centers_are_restored(run):
         equal_trees(getattr(state, name), getattr(saved, name))
     assert int(state.step) == 0 and all(leaf.sharding.num_devices == 2 for leaf in jax.tree.leaves(state.student))
     equal_trees(state.opt_state, start(tiny_recipe()).opt_state)
+
+
+def test_what_masked_patches_need_is_taken_over_or_made_or_left_out(run, tmp_path):
+    plain = tiny_recipe()
+    objective = dataclasses.replace(plain.objective, masked=MaskedConfig(weight=1.0, prototypes=6))
+    masked = dataclasses.replace(plain, objective=objective)
+    saved = save_run(tmp_path, masked, 9)
+    equal_trees(start(with_init(masked, source=tmp_path, parts="networks")).student, saved.student)
+    fewer = start(with_init(plain, source=tmp_path, parts="networks")).teacher
+    equal_trees(fewer["backbone"], saved.teacher["backbone"])
+    assert set(fewer) == {"backbone", "head"} and "last_layer_masked" not in fewer["head"]
+    lines = []
+    settings = with_init(masked, source=run[0], parts="networks")
+    more = init_from(settings, fresh(masked), log=lines.append).student
+    equal_trees(more["backbone"], run[1].student["backbone"])
+    equal_trees(more["head"]["last_layer_masked"], fresh(masked).student["head"]["last_layer_masked"])
+    assert lines == [f"{run[0]} has no head for masked patches: that layer and the mask token are initialized"]
+    # The official code has no names for them.
+    equal_trees(load_networks(export_run(tmp_path, tmp_path / "run.safetensors")).teacher, fewer)
 
 
 @pytest.mark.parametrize("which", ["teacher", "student"])

@@ -16,13 +16,18 @@ import pytest
 from croc_jax.checkpoints import Checkpointer, CheckpointError, manager
 from croc_jax.checkpoints.best import Best
 from croc_jax.checkpoints.restore import read_manifest
+from croc_jax.losses import MaskedConfig, NeighborsConfig, ObjectiveConfig
 from croc_jax.training.run_config import EvaluationConfig, MeshConfig
 from croc_jax.training.sharding import make_mesh
 from croc_jax.training.state import abstract_state
 from tests.full_disk import no_file_beyond
 from tests.training.tiny import STEPS_PER_EPOCH, tiny_recipe
 
-RECIPE = tiny_recipe(backbone=dataclasses.replace(tiny_recipe().backbone, depth=1))
+# With all that a state can hold.
+OBJECTIVE = ObjectiveConfig(
+    neighbors=NeighborsConfig(weight=1.0, queue=64), masked=MaskedConfig(weight=1.0, prototypes=6)
+)
+RECIPE = tiny_recipe(backbone=dataclasses.replace(tiny_recipe().backbone, depth=1), objective=OBJECTIVE)
 
 
 @functools.cache
@@ -155,7 +160,7 @@ def test_too_little_space_raises_before_anything_is_written(tmp_path, monkeypatc
     saver.save(3, state_at(3), wait=True)
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=2**19))
-        with pytest.raises(OSError, match=r"a checkpoint takes 1.0 MiB, and 0.5 MiB are free: .*checkpoints") as caught:
+        with pytest.raises(OSError, match=r"a checkpoint takes 1.1 MiB, and 0.5 MiB are free: .*checkpoints") as caught:
             saver.save(6, state_at(6))
     assert caught.value.errno == 28 and kept(tmp_path) == [3] and saver.latest_step() == 3
     saver.save(9, state_at(9), wait=True)

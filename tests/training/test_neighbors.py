@@ -73,7 +73,7 @@ def test_neighbors_are_those_of_a_list(devices):
         if seed:
             assert 0.1 < passes.mean() < 0.9
             np.testing.assert_array_equal(np.moveaxis(found.centroids, 1, 3)[valid], neighbors)
-    assert int(queue.filled.sum()) == QUEUE
+    assert int(queue.count) == QUEUE
     held = np.moveaxis(np.asarray(queue.centroids, np.float64), 0, 1)
     np.testing.assert_array_equal(np.roll(held, -int(queue.end), axis=0), reference.slots)
 
@@ -178,7 +178,7 @@ def test_neighbors_count_after_the_first_epoch_on_any_number_of_devices():
     assert not found[:STEPS_PER_EPOCH, 3].any() and (found[STEPS_PER_EPOCH:, 3] > 0.1).all()
     shares = [m["neighbor_share"] for m in history]
     assert not any(shares[:STEPS_PER_EPOCH]) and all(0 < share < 1 for share in shares[STEPS_PER_EPOCH:])
-    assert states[-1].queue.filled.all() and states[-1].queue.centroids.shape == (2, 64, 8)
+    assert states[-1].queue.count == 64 and states[-1].queue.centroids.shape == (2, 64, 8)
 
     split = dataclasses.replace(NEIGHBORS, optimizer=dataclasses.replace(NEIGHBORS.optimizer, accumulation_steps=2))
     others, again = train(split, num_devices=8, config=MeshConfig(fsdp=2, model=2), data=same_images())

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from croc_jax.unit import unit
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NeighborsConfig:
@@ -62,6 +64,27 @@ class MaskedConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class GramConfig:
+    """Anchoring of the patches' similarities (DINOv3, Siméoni et al., 2025): insurance for long or large runs.
+
+    Attributes:
+        weight: weight of the loss in the sum; 0 for none.
+        anchor: the network whose similarities are kept: "teacher", as it is now, or "start", the backbone that the
+            run started from, which costs two more forward passes of an image.
+    """
+
+    weight: float = 0.0
+    anchor: str = "teacher"
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, naming the field and the value, for settings that cannot work."""
+        if self.weight < 0:
+            raise ValueError(f"weight={self.weight}: must be 0 or more")
+        if self.anchor not in ("teacher", "start"):
+            raise ValueError(f"anchor={self.anchor!r}: choose 'teacher' or 'start'")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
     """The loss L = alpha * dense + global_weight * global (Eq. 7), and the tokens that are clustered.
 
@@ -79,6 +102,7 @@ class ObjectiveConfig:
         center_momentum: EMA momentum of both centers.
         neighbors: settings of the loss of nearest neighbors.
         masked: settings of the loss of masked patches.
+        gram: settings of the anchor of the patches' similarities.
     """
 
     alpha: float = 1.0
@@ -92,6 +116,7 @@ class ObjectiveConfig:
     center_momentum: float = 0.9
     neighbors: NeighborsConfig = NeighborsConfig()
     masked: MaskedConfig = MaskedConfig()
+    gram: GramConfig = GramConfig()
 
     def __post_init__(self) -> None:
         """Raises ValueError, naming the field and the value, for settings that cannot work."""
@@ -212,6 +237,24 @@ def entropies(
     """Returns the entropy of each of the teacher's answers in nats; arguments are those of `cross_entropy`."""
     sharpened = (teacher_logits - center) / teacher_temp
     return jax.nn.logsumexp(sharpened, axis=-1) - jnp.sum(jax.nn.softmax(sharpened, axis=-1) * sharpened, axis=-1)
+
+
+def gram_loss(student: Float[Array, "*batch n d"], anchor: Float[Array, "*batch n d"]) -> Float[Array, ""]:
+    """Returns the mean squared difference of both networks' cosines between all pairs of patches of a view.
+
+    Examples:
+        >>> float(gram_loss(jnp.array([[3.0, 0.0], [0.0, 2.0]]), jnp.array([[1.0, 0.0], [1.0, 0.0]])))
+        0.5
+
+    Args:
+        student: the student's patches.
+        anchor: the other network's; no gradient flows through them.
+    """
+    ours, theirs = (
+        jnp.einsum("...nd,...md->...nm", rows, rows, precision=jax.lax.Precision.HIGHEST)
+        for rows in (unit(student), unit(jax.lax.stop_gradient(anchor)))
+    )
+    return jnp.mean((ours - theirs) ** 2)
 
 
 def total_loss(

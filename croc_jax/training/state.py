@@ -34,6 +34,7 @@ class TrainState:
         center_dense: center of the teacher's centroid logits.
         queue: the teacher's latest centroids, if the objective looks for neighbors.
         center_masked: center of the teacher's logits of patches, if patches are masked.
+        anchor: parameters of the backbone that the run started from, if it is to stay near it.
     """
 
     step: Int[Array, ""]
@@ -44,6 +45,7 @@ class TrainState:
     center_dense: Float[Array, " p"]
     queue: Queue | None = None
     center_masked: Float[Array, " p"] | None = None
+    anchor: Params | None = None
 
 
 @in_float32
@@ -72,6 +74,7 @@ def state_from_params(recipe: Recipe, params: Params, *, steps_per_epoch: int) -
     """
     optimizer = make_optimizer(recipe, make_schedules(recipe, steps_per_epoch=steps_per_epoch))
     objective, width = recipe.objective, params["head"]["mlp_1"]["kernel"].shape[0]
+    anchored = objective.gram.weight > 0 and objective.gram.anchor == "start"
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         student=params,
@@ -81,6 +84,7 @@ def state_from_params(recipe: Recipe, params: Params, *, steps_per_epoch: int) -
         center_dense=jnp.zeros(recipe.head.num_prototypes_dense),
         queue=init_queue(objective.neighbors, width) if objective.neighbors.weight else None,
         center_masked=jnp.zeros(objective.masked.prototypes) if objective.masked.weight else None,
+        anchor=jax.tree.map(jnp.copy, params["backbone"]) if anchored else None,
     )
 
 

@@ -10,11 +10,11 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from croc_jax.clustering import Clustering, patch_positions, view_centroids
+from croc_jax.clustering import patch_positions, view_centroids
 from croc_jax.clustering.cross_view import draw_tokens, locate_clusters, token_scores
 from croc_jax.data.photometric import augment, augment_local
 from croc_jax.float32 import in_float32
-from croc_jax.losses import DistillationSums, total_loss, update_center
+from croc_jax.losses import DistillationSums, gram_loss, total_loss, update_center
 from croc_jax.models import Backbone, Features, Hidden, clustering_tokens, patch_grid, update_batch_stats
 from croc_jax.training.config import Recipe
 from croc_jax.training.dense_loss import TeacherTargets, dense_distillation, global_distillation
@@ -23,7 +23,7 @@ from croc_jax.training.forward import Params, encode_views, make_networks
 from croc_jax.training.masked_loss import masked_distillation
 from croc_jax.training.masks import Masks, draw_masks
 from croc_jax.training.neighbor_loss import neighbor_distillation
-from croc_jax.training.neighbors import Neighbors, check_queue, find_neighbors
+from croc_jax.training.neighbors import check_queue, find_neighbors
 from croc_jax.training.optimizer import make_optimizer, stop_frozen_gradients
 from croc_jax.training.rng import StepKeys, run_keys, step_keys
 from croc_jax.training.schedules import make_schedules
@@ -36,8 +36,15 @@ from croc_jax.training.sharding import (
     state_shardings,
 )
 from croc_jax.training.state import TrainState, state_shapes
+from croc_jax.training.step_metrics import (
+    Losses,
+    Metrics,
+    TeacherClusters,
+    cluster_metrics,
+    loss_metrics,
+    option_metrics,
+)
 
-Metrics = dict[str, Array]
 HostBatch = Mapping[str, Array]
 
 
@@ -53,24 +60,6 @@ class ViewPair(NamedTuple):
     images: Float[Array, "b v H W c"]
     positions: Float[Array, "b v n 2"]
     local_images: Float[Array, "b l h w c"] | None = None
-
-
-class TeacherClusters(NamedTuple):
-    """The teacher's part of the dense objective: clusters `[b v ...]`, and its centroids."""
-
-    clustering: Clustering
-    centroids: Float[Array, "b v h k d"]
-    neighbors: Neighbors | None = None
-
-
-class Losses(NamedTuple):
-    """What the loss function leaves besides its value."""
-
-    global_loss: DistillationSums
-    dense_loss: DistillationSums
-    statistics: Params
-    neighbor_loss: Array | None = None
-    masked_loss: DistillationSums | None = None
 
 
 def make_train_step(recipe: Recipe, *, steps_per_epoch: int, mesh: Mesh) -> jax.stages.Wrapped:
@@ -155,6 +144,10 @@ def make_update(
             started = state.step >= neighbors.start_epoch * steps_per_epoch
             clusters = clusters._replace(neighbors=found._replace(passes=found.passes & started))
 
+        anchor = None
+        if objective.gram.weight:
+            anchor = teacher.patches if state.anchor is None else encode(state.anchor, views.images)[0].patches
+
         # 2. The student sees them too, perhaps without some patches, and takes over the teacher's clusters.
         masks = None
         if objective.masked.weight:
@@ -193,6 +186,9 @@ def make_update(
                 patches = student.patches, teacher.patches, masks, targets
                 losses = losses._replace(masked_loss=masked_distillation(networks.head, head, *patches, **options))
                 loss += objective.masked.weight * losses.masked_loss.loss
+            if anchor is not None:
+                losses = losses._replace(gram_loss=gram_loss(student.patches, anchor))
+                loss += objective.gram.weight * losses.gram_loss
             return loss, losses
 
         (loss, losses), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.student)
@@ -211,21 +207,21 @@ def make_update(
                 center=update_center(state.center, losses.global_loss, objective.center_momentum),
                 center_dense=update_center(state.center_dense, losses.dense_loss, objective.center_momentum),
                 queue=queue,
+                anchor=state.anchor,
                 center_masked=state.center_masked
                 if losses.masked_loss is None
                 else update_center(state.center_masked, losses.masked_loss, objective.center_momentum),
             )
         metrics = {
             "loss": loss,
-            **_loss_metrics(losses),
+            **loss_metrics(losses),
             **feature_health(teacher.cls),
             "lr": schedules.learning_rate(state.step),
             "weight_decay": schedules.weight_decay(state.step),
             "momentum": momentum,
             "teacher_temp": teacher_temp,
-            **_cluster_metrics(clusters),
-            **_neighbor_metrics(clusters, losses),
-            **_masked_metrics(masks, losses),
+            **cluster_metrics(clusters),
+            **option_metrics(losses, clusters, masks),
         }
         return new_state, {name: jnp.asarray(value, jnp.float32) for name, value in metrics.items()}
 
@@ -290,48 +286,3 @@ def _with_batch_stats(params: Params, before: Params, statistics: Params) -> Par
 def _no_clusters(center: Float[Array, " p"]) -> DistillationSums:
     zero = jnp.zeros(())
     return DistillationSums(zero, zero, zero, jnp.zeros_like(center))
-
-
-def _loss_metrics(losses: Losses) -> Metrics:
-    global_loss, dense_loss = losses.global_loss, losses.dense_loss
-    return {
-        "loss_dense": dense_loss.loss,
-        "loss_global": global_loss.loss,
-        "teacher_entropy": global_loss.entropy,
-        "teacher_entropy_c": dense_loss.entropy,
-        # A cross-entropy is the teacher's entropy and the divergence of the student from it.
-        "kl": global_loss.loss - global_loss.entropy,
-        "kl_c": dense_loss.loss - dense_loss.entropy,
-    }
-
-
-def _cluster_metrics(clusters: TeacherClusters | None) -> Metrics:
-    """The mean K, and the share of clusters that both views show."""
-    if clusters is None:
-        return {"num_clusters": jnp.zeros(()), "valid_fraction": jnp.zeros(())}
-    num_clusters, valid = clusters.clustering.num_clusters, clusters.clustering.valid
-    return {
-        "num_clusters": jnp.mean(num_clusters.astype(jnp.float32)),
-        "valid_fraction": jnp.sum(valid) / jnp.sum(num_clusters),
-    }
-
-
-def _neighbor_metrics(clusters: TeacherClusters | None, losses: Losses) -> Metrics:
-    """The loss of neighbors, and the share of valid clusters whose neighbor counts, in the mean of both views."""
-    if clusters is None or clusters.neighbors is None or losses.neighbor_loss is None:
-        return {}
-    passes, valid = clusters.neighbors.passes, clusters.clustering.valid
-    share = jnp.sum(passes) / jnp.maximum(passes.shape[1] * jnp.sum(valid), 1)
-    return {"loss_neighbors": losses.neighbor_loss, "neighbor_share": share}
-
-
-def _masked_metrics(masks: Masks | None, losses: Losses) -> Metrics:
-    """The loss of masked patches, the teacher's entropy on them, and the share of all patches that is masked."""
-    if masks is None or losses.masked_loss is None:
-        return {}
-    share = jnp.mean(masks.masked.astype(jnp.float32))
-    return {
-        "loss_masked": losses.masked_loss.loss,
-        "teacher_entropy_m": losses.masked_loss.entropy,
-        "masked_share": share,
-    }

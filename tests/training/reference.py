@@ -1,4 +1,4 @@
-"""The method with neighbors and masked patches in float64 NumPy, differentiated by autograd.
+"""The method with all that goes beyond the paper in float64 NumPy, differentiated by autograd.
 
 It shares no code with the package but the clusters of tokens and the schedules, which official numbers cover.
 """
@@ -83,10 +83,10 @@ def centroids(patches, cls, assignments):
 class Trainer:
     """Student, teacher, centers, queue and moments of AdamW."""
 
-    def __init__(self, params, *, alpha, masked_weight, neighbor_weight, queue, temps, momentum, network):
+    def __init__(self, params, *, weights, queue, temps, momentum, network):
         wide = map_tree(lambda leaf: numpy.asarray(leaf, numpy.float64), params)
         self.student, self.teacher, self.network = wide, wide, network
-        self.weights = {"dense": alpha, "masked": masked_weight, "neighbors": neighbor_weight, "global": 1.0}
+        self.start, self.weights = wide["backbone"], weights
         self.temps, self.momentum, self.length, self.slots, self.count = temps, momentum, queue, [], 0
         self.first = self.second = map_tree(numpy.zeros_like, wide)
         layers = {"global": "last_layer", "dense": "last_layer_dense", "masked": "last_layer_masked"}
@@ -109,6 +109,7 @@ class Trainer:
         answers = {name: softmax((logits[name] - self.centers[name]) / teacher_temp) for name in logits}
         found = project(head, "last_layer_dense", neighbors)
         answers["neighbors"] = softmax((found - self.centers["dense"]) / teacher_temp)
+        anchor = unit(encode(self.start, images, **self.network)[1])
         both = numpy.broadcast_to(valid[:, None], passes.shape)
         counts = numpy.maximum(passes.sum(axis=(0, 2, 3)), 1)[:, None, None]
 
@@ -119,12 +120,15 @@ class Trainer:
             names = "last_layer", "last_layer_dense", "last_layer_masked"
             logits = [project(params["head"], *layer) / self.temps for layer in zip(names, inputs, strict=True)]
             per_image = masks.masked.sum(axis=2, keepdims=True)
+            ours = unit(patches)
+            grams = [np.matmul(rows, np.swapaxes(rows, -1, -2)) for rows in (ours, anchor)]
             shares = masks.masked / numpy.maximum(per_image, 1) / per_image.size
             return {
                 "global": np.mean(cross_entropy(logits[0][:, ::-1], answers["global"])),
                 "dense": np.sum(both * cross_entropy(logits[1][:, ::-1], answers["dense"])) / both.sum(),
                 "neighbors": np.sum(passes / counts * cross_entropy(logits[1][:, ::-1], answers["neighbors"])) / 2,
                 "masked": np.sum(shares * cross_entropy(logits[2], answers["masked"])),
+                "gram": np.mean((grams[0] - grams[1]) ** 2),
             }
 
         def total(params):

@@ -1,0 +1,76 @@
+"""What a step finds out on its way, and the numbers that it reports of it."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from croc_jax.clustering import Clustering
+from croc_jax.losses import DistillationSums
+from croc_jax.training.forward import Params
+from croc_jax.training.masks import Masks
+from croc_jax.training.neighbors import Neighbors
+
+Metrics = dict[str, Array]
+
+
+class TeacherClusters(NamedTuple):
+    """The teacher's part of the dense objective: clusters `[b v ...]`, its centroids, and their neighbors, if any."""
+
+    clustering: Clustering
+    centroids: Float[Array, "b v h k d"]
+    neighbors: Neighbors | None = None
+
+
+class Losses(NamedTuple):
+    """What the loss function leaves besides its value; the last three for losses that a recipe has asked for."""
+
+    global_loss: DistillationSums
+    dense_loss: DistillationSums
+    statistics: Params
+    neighbor_loss: Array | None = None
+    masked_loss: DistillationSums | None = None
+    gram_loss: Array | None = None
+
+
+def loss_metrics(losses: Losses) -> Metrics:
+    """Returns both losses of the method, the teacher's entropies, and the student's divergences from it."""
+    global_loss, dense_loss = losses.global_loss, losses.dense_loss
+    return {
+        "loss_dense": dense_loss.loss,
+        "loss_global": global_loss.loss,
+        "teacher_entropy": global_loss.entropy,
+        "teacher_entropy_c": dense_loss.entropy,
+        # A cross-entropy is the teacher's entropy and the divergence of the student from it.
+        "kl": global_loss.loss - global_loss.entropy,
+        "kl_c": dense_loss.loss - dense_loss.entropy,
+    }
+
+
+def cluster_metrics(clusters: TeacherClusters | None) -> Metrics:
+    """Returns the mean K, and the share of clusters that both views show."""
+    if clusters is None:
+        return {"num_clusters": jnp.zeros(()), "valid_fraction": jnp.zeros(())}
+    num_clusters, valid = clusters.clustering.num_clusters, clusters.clustering.valid
+    return {
+        "num_clusters": jnp.mean(num_clusters.astype(jnp.float32)),
+        "valid_fraction": jnp.sum(valid) / jnp.sum(num_clusters),
+    }
+
+
+def option_metrics(losses: Losses, clusters: TeacherClusters | None, masks: Masks | None) -> Metrics:
+    """Returns the losses that a recipe has asked for besides the method's, and how much they are made of.
+
+    `neighbor_share` is the share of valid clusters whose neighbor counts, in the mean of both views; `masked_share`,
+    that of masked patches among those of all views.
+    """
+    metrics: Metrics = {}
+    if clusters is not None and clusters.neighbors is not None and losses.neighbor_loss is not None:
+        passes, valid = clusters.neighbors.passes, clusters.clustering.valid
+        share = jnp.sum(passes) / jnp.maximum(passes.shape[1] * jnp.sum(valid), 1)
+        metrics |= {"loss_neighbors": losses.neighbor_loss, "neighbor_share": share}
+    if masks is not None and losses.masked_loss is not None:
+        masked = losses.masked_loss
+        metrics |= {"loss_masked": masked.loss, "teacher_entropy_m": masked.entropy}
+        metrics["masked_share"] = jnp.mean(masks.masked.astype(jnp.float32))
+    return metrics if losses.gram_loss is None else {**metrics, "loss_gram": losses.gram_loss}

@@ -8,8 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from croc_jax.unit import unit
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NeighborsConfig:
@@ -237,24 +235,6 @@ def entropies(
     """Returns the entropy of each of the teacher's answers in nats; arguments are those of `cross_entropy`."""
     sharpened = (teacher_logits - center) / teacher_temp
     return jax.nn.logsumexp(sharpened, axis=-1) - jnp.sum(jax.nn.softmax(sharpened, axis=-1) * sharpened, axis=-1)
-
-
-def gram_loss(student: Float[Array, "*batch n d"], anchor: Float[Array, "*batch n d"]) -> Float[Array, ""]:
-    """Returns the mean squared difference of both networks' cosines between all pairs of patches of a view.
-
-    Examples:
-        >>> float(gram_loss(jnp.array([[3.0, 0.0], [0.0, 2.0]]), jnp.array([[1.0, 0.0], [1.0, 0.0]])))
-        0.5
-
-    Args:
-        student: the student's patches.
-        anchor: the other network's; no gradient flows through them.
-    """
-    ours, theirs = (
-        jnp.einsum("...nd,...md->...nm", rows, rows, precision=jax.lax.Precision.HIGHEST)
-        for rows in (unit(student), unit(jax.lax.stop_gradient(anchor)))
-    )
-    return jnp.mean((ours - theirs) ** 2)
 
 
 def total_loss(

@@ -14,12 +14,13 @@ from croc_jax.clustering import patch_positions, view_centroids
 from croc_jax.clustering.cross_view import draw_tokens, locate_clusters, token_scores
 from croc_jax.data.photometric import augment, augment_local
 from croc_jax.float32 import in_float32
-from croc_jax.losses import DistillationSums, gram_loss, total_loss, update_center
+from croc_jax.losses import DistillationSums, total_loss, update_center
 from croc_jax.models import Backbone, Features, Hidden, clustering_tokens, patch_grid, update_batch_stats
 from croc_jax.training.config import Recipe
 from croc_jax.training.dense_loss import TeacherTargets, dense_distillation, global_distillation
 from croc_jax.training.feature_health import feature_health
 from croc_jax.training.forward import Params, encode_views, make_networks
+from croc_jax.training.gram import gram_loss
 from croc_jax.training.masked_loss import masked_distillation
 from croc_jax.training.masks import Masks, draw_masks
 from croc_jax.training.neighbor_loss import neighbor_distillation
@@ -151,8 +152,9 @@ def make_update(
         # 2. The student sees them too, perhaps without some patches, and takes over the teacher's clusters.
         masks = None
         if objective.masked.weight:
-            grid = patch_grid(views.images.shape[2:4], recipe.backbone.patch_size)
-            masks = draw_masks(keys.masks, views.images.shape[0], grid, objective.masked)
+            batch, _, height, width, _ = views.images.shape
+            grid = patch_grid((height, width), recipe.backbone.patch_size)
+            masks = draw_masks(keys.masks, batch, grid, objective.masked)
 
         def loss_fn(student_params: Params) -> tuple[Array, Losses]:
             student_params = stop_frozen_gradients(student_params, recipe.optimizer.frozen_blocks)
@@ -181,14 +183,14 @@ def make_update(
                     sums = neighbor_distillation(*arguments, clusters.neighbors, **ratio, **options)
                     losses, dense = losses._replace(dense_loss=sums.dense, neighbor_loss=sums.neighbors), sums.loss
             loss = total_loss(objective, global_loss.loss, dense)
-            if masks is not None:
+            if masks is not None and state.center_masked is not None:
                 targets = targets._replace(center=state.center_masked)
                 patches = student.patches, teacher.patches, masks, targets
-                losses = losses._replace(masked_loss=masked_distillation(networks.head, head, *patches, **options))
-                loss += objective.masked.weight * losses.masked_loss.loss
+                masked = masked_distillation(networks.head, head, *patches, **options)
+                losses, loss = losses._replace(masked_loss=masked), loss + objective.masked.weight * masked.loss
             if anchor is not None:
-                losses = losses._replace(gram_loss=gram_loss(student.patches, anchor))
-                loss += objective.gram.weight * losses.gram_loss
+                gram = gram_loss(student.patches, anchor)
+                losses, loss = losses._replace(gram_loss=gram), loss + objective.gram.weight * gram
             return loss, losses
 
         (loss, losses), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.student)
@@ -199,6 +201,9 @@ def make_update(
             student: Params = optax.apply_updates(state.student, updates)  # pyright: ignore[reportAssignmentType]
             momentum = schedules.teacher_momentum(state.step)
             teacher_params = jax.tree.map(lambda t, s: momentum * t + (1 - momentum) * s, state.teacher, student)
+            center_masked = state.center_masked
+            if center_masked is not None and losses.masked_loss is not None:
+                center_masked = update_center(center_masked, losses.masked_loss, objective.center_momentum)
             new_state = TrainState(
                 step=state.step + 1,
                 student=_with_batch_stats(student, state.student, losses.statistics),
@@ -208,9 +213,7 @@ def make_update(
                 center_dense=update_center(state.center_dense, losses.dense_loss, objective.center_momentum),
                 queue=queue,
                 anchor=state.anchor,
-                center_masked=state.center_masked
-                if losses.masked_loss is None
-                else update_center(state.center_masked, losses.masked_loss, objective.center_momentum),
+                center_masked=center_masked,
             )
         metrics = {
             "loss": loss,

@@ -6,7 +6,7 @@ r"""A last stage at a high resolution: a run continues on larger crops, briefly 
 After the colon: the side of the crops in pixels, 336 by default, 1.5 times the usual one; a second run from the first
 one, at :448, doubles it. For patches of 14: :364, then :518. Both networks, their heads and centers continue, and
 learned position embeddings are resized; the settings of the backbone and of the heads are those of the run, and an
-error names the flags for others. Larger crops take more memory: --config.optimizer.accumulation_steps splits the batch.
+error names what differs. Larger crops take more memory: --config.optimizer.accumulation_steps splits the batch.
 
 --config.objective.gram.weight=1 keeps the patches' similarities near those of the teacher; with
 --config.objective.gram.anchor=start, near those that the stage began with.
@@ -28,6 +28,8 @@ def get_config(size: str = "336") -> ConfigDict:
     config.data.sources = ("coco:data/coco",)
     # 1.25e-5 for a batch of 1024 (Franca): patches keep what they are, and learn where they are.
     config.optimizer.base_lr = 1.25e-5 * 256 / 1024
+    # The usual 1e-6 is more than that of a small batch.
+    config.optimizer.min_lr = 0.0
     # The schedules of a whole run, compressed (DINOv2).
     config.schedule.epochs = 10
     config.optimizer.warmup_epochs = 1

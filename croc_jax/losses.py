@@ -97,7 +97,7 @@ class ObjectiveConfig:
         teacher_temp: temperature of the teacher after its warm-up.
         warmup_teacher_temp: temperature of the teacher at the first epoch.
         warmup_teacher_temp_epochs: epochs of the linear warm-up between both.
-        center_momentum: EMA momentum of both centers.
+        center_momentum: EMA momentum of the centers.
         neighbors: settings of the loss of nearest neighbors.
         masked: settings of the loss of masked patches.
         gram: settings of the anchor of the patches' similarities.
@@ -120,7 +120,7 @@ class ObjectiveConfig:
         """Raises ValueError, naming the field and the value, for settings that cannot work."""
         if self.tokens not in ("keys", "queries", "values", "last"):
             raise ValueError(f"tokens={self.tokens!r}: choose 'keys', 'queries', 'values' or 'last'")
-        if not (self.alpha or self.global_weight):
+        if not (self.alpha or self.global_weight or self.masked.weight):
             raise ValueError("alpha=0 and global_weight=0 leave no loss: raise one of them")
         if self.neighbors.weight and not self.alpha:
             raise ValueError(

@@ -13,7 +13,7 @@ from croc_jax.checkpoints.description import format_setting
 from croc_jax.checkpoints.file_kinds import INDEX, identify
 from croc_jax.checkpoints.infer_architecture import compare_shapes, shapes_of
 from croc_jax.checkpoints.manifest import flatten_tree
-from croc_jax.checkpoints.official import MASK_TOKEN, MASKED_LAYER, load_networks
+from croc_jax.checkpoints.official import MASK_TOKEN, MASKED_LAYER, load_networks, without_masks
 from croc_jax.checkpoints.param_mapping import Params, list_problems
 from croc_jax.checkpoints.pretrained import is_weights_file, load_pretrained
 from croc_jax.checkpoints.restore import find_checkpoints, restore_backbone
@@ -75,28 +75,24 @@ def init_from(recipe: Recipe, state: TrainState, *, log: Callable[[str], None] =
     source = _source(recipe)
     if recipe.init_from.parts == "backbone":
         backbone = {"backbone": _load_backbone(source, recipe, log)}
-        return _replace(state, {"student": backbone, "teacher": backbone}, source, keep=("head",))
+        return _replace(state, {"student": backbone, "teacher": backbone}, source, keep=("head", MASK_TOKEN))
     networks = load_networks(source, default_heads=_num_heads(recipe.backbone))
     fit = _make_fit(recipe, networks.config, networks.image_size, source, guessed=networks.guessed, log=log)
     new: dict[str, Any] = {"center": networks.center}
-    masked = recipe.objective.masked.weight > 0
+    masked, has_masked = recipe.objective.masked.weight > 0, networks.center_masked is not None
     for name, params in (("student", networks.student), ("teacher", networks.teacher)):
-        new[name] = {**_fit_masks(params, masked=masked), "backbone": fit(params["backbone"])}
-    keep = () if MASK_TOKEN in new["student"] else (MASK_TOKEN, f"head/{MASKED_LAYER}")
-    if keep and masked:
-        log(f"{source} has no head for masked patches: that layer and the mask token are initialized")
+        new[name] = {**(params if masked else without_masks(params)), "backbone": fit(params["backbone"])}
+    keep = () if has_masked else (MASK_TOKEN, f"head/{MASKED_LAYER}")
+    if masked and has_masked:
+        new["center_masked"] = networks.center_masked
+    elif masked:
+        log(f"{source} has no head for masked patches: that layer, its center and the mask token are initialized")
+    elif has_masked:
+        log(f"{source} has a head for masked patches, which objective.masked.weight=0 leaves out")
     if networks.center_dense is None:
         log(f"{source} has no head for centroids, as runs of DINO: that layer and its center are initialized")
         return _replace(state, new, source, keep=("head/last_layer_dense", *keep))
     return _replace(state, {**new, "center_dense": networks.center_dense}, source, keep=keep)
-
-
-def _fit_masks(params: Params, *, masked: bool) -> Params:
-    """Leaves out what masked patches need, for a run without them."""
-    if masked or MASK_TOKEN not in params:
-        return params
-    head = {name: layer for name, layer in params["head"].items() if name != MASKED_LAYER}
-    return {"backbone": params["backbone"], "head": head}
 
 
 def _load_backbone(source: Path, recipe: Recipe, log: Callable[[str], None]) -> Params:
@@ -221,7 +217,8 @@ def _replace(state: TrainState, new: dict[str, Any], source: Path, *, keep: Sequ
     kept = tuple(f"{network}/{part}/" for network in ("student", "teacher") for part in keep)
     expected = {name: shape for name, shape in shapes_of(old).items() if not f"{name}/".startswith(kept)}
     if problems := compare_shapes(arrays, expected):
-        raise ValueError(f"{source} does not fit: {list_problems(problems)}; see config.head and config.backbone")
+        fields = "config.head, config.backbone and config.objective.masked"
+        raise ValueError(f"{source} does not fit: {list_problems(problems)}; see {fields}")
 
     def put(path: Any, leaf: jax.Array) -> jax.Array:
         name = jax.tree_util.keystr(path, simple=True, separator="/")

@@ -53,6 +53,7 @@ class Networks(NamedTuple):
         center_dense: center of its centroid logits; None for DINO, whose heads have no last layer for centroids.
         epoch: epoch that the file states, or the step of a run of this package.
         guessed: see `PretrainedBackbone`; empty for a run of this package.
+        center_masked: center of the teacher's logits of patches, of a run of this package that masks patches.
     """
 
     config: BackboneConfig
@@ -63,11 +64,18 @@ class Networks(NamedTuple):
     center_dense: np.ndarray | None
     epoch: int
     guessed: dict[str, Any]
+    center_masked: np.ndarray | None = None
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Returns all arrays by path."""
-        tree = {"student": self.student, "teacher": self.teacher}
+        """Returns all arrays by path that the official code has a place for."""
+        tree = {"student": without_masks(self.student), "teacher": without_masks(self.teacher)}
         return flatten_tree({**tree, "center": self.center, "center_dense": self.center_dense})
+
+
+def without_masks(params: Params) -> Params:
+    """Leaves out what masked patches need: their last layer and the mask token."""
+    head = {name: layer for name, layer in params["head"].items() if name != MASKED_LAYER}
+    return {name: part for name, part in params.items() if name != MASK_TOKEN} | {"head": head}
 
 
 def load_networks(source: Path, *, num_heads: int | None = None, default_heads: int | None = None) -> Networks:
@@ -92,7 +100,8 @@ def load_networks(source: Path, *, num_heads: int | None = None, default_heads: 
     recipe, state, step = restore_networks(source)
     centers = np.asarray(state["center"]), np.asarray(state["center_dense"])
     size = recipe.backbone.embedded_size(recipe.data.views.crop_size)
-    return Networks(recipe.backbone, size, state["student"], state["teacher"], *centers, step, {})
+    networks = Networks(recipe.backbone, size, state["student"], state["teacher"], *centers, step, {})
+    return networks._replace(center_masked=np.asarray(state["center_masked"])) if "center_masked" in state else networks
 
 
 def export_run(workdir: Path, file: Path) -> Path:
@@ -136,7 +145,7 @@ def to_official(params: Params, config: BackboneConfig) -> dict[str, np.ndarray]
         weights = {f"backbone.{name}": array for name, array in named.items()}
     if "head" in params:
         names = {ours: theirs for theirs, ours in _HEAD.items()}
-        flat = flatten_tree({name: layer for name, layer in params["head"].items() if name != MASKED_LAYER})
+        flat = flatten_tree(without_masks(params)["head"])
         weights |= {f"head.{names[path]}": np.ascontiguousarray(_turn(path, array)) for path, array in flat.items()}
     return weights
 

@@ -102,7 +102,8 @@ def restore_networks(path: Path | str) -> tuple[Recipe, dict[str, Any], int]:
     """Reads both networks of a run and its centers; arguments and errors as for `restore_backbone`.
 
     Returns:
-        The settings of the run; {"student", "teacher", "center", "center_dense"} on the first device; and the step.
+        The settings of the run; {"student", "teacher", "center", "center_dense"} on the first device, and
+        "center_masked" of a run with masked patches; and the step.
     """
     return _restore_part(path, lambda params: {"student": params, "teacher": params}, centers=True)
 
@@ -132,6 +133,8 @@ def _abstract_part(recipe: Recipe, choose: Callable[[Params], dict[str, Any]], *
     abstract = choose(jax.eval_shape(init, jax.random.key(0)))
     if centers:
         counts = {"center": recipe.head.num_prototypes, "center_dense": recipe.head.num_prototypes_dense}
+        if recipe.objective.masked.weight:
+            counts["center_masked"] = recipe.objective.masked.prototypes
         abstract |= {name: jax.ShapeDtypeStruct((count,), np.float32) for name, count in counts.items()}
     device = SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), abstract)

@@ -83,7 +83,7 @@ class BackboneConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HeadConfig:
-    """The MLP that [CLS] and centroids share, and its two weight-normalized last layers.
+    """The MLP that [CLS] and centroids share, and their weight-normalized last layers.
 
     Attributes:
         hidden_dim: features of the two hidden layers.

@@ -15,7 +15,7 @@ from croc_jax.unit import unit
 
 
 class ProjectionHead(nn.Module):
-    """A three-layer MLP, L2 normalization, and two weight-normalized layers without bias.
+    """A three-layer MLP, L2 normalization, and weight-normalized layers without bias, one for each kind of rows.
 
     Attributes:
         hidden_dim: features of the two hidden layers.

@@ -30,7 +30,7 @@ class OptimizerConfig:
         weight_decay_end: decoupled decay at the end.
         teacher_momentum: EMA momentum at the start; it ends at 1.
         clip_norm: largest norm of the gradient of each parameter tensor; 0 for no clipping.
-        freeze_last_layer_epochs: epochs during which both last layers are frozen.
+        freeze_last_layer_epochs: epochs during which the last layers are frozen.
         accumulation_steps: microbatches of the batch whose gradients are added up before an update.
         frozen_blocks: blocks of a transformer, from the first, that keep the weights that they start with, as do the
             patch embedding, [CLS], registers and the position embedding; their backward pass is skipped. 0 trains all.

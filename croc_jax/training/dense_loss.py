@@ -1,4 +1,4 @@
-"""Student against teacher through both heads, over rows in chunks whose logits exist one at a time."""
+"""Student against teacher through the head, over rows in chunks whose logits exist one at a time."""
 
 from collections.abc import Callable
 from functools import partial

@@ -10,7 +10,8 @@ from jaxtyping import Array, Bool, Float, Int
 from croc_jax.data.crops import NUM_VIEWS
 from croc_jax.losses import MaskedConfig
 
-# A block has at least so many patches, and at most this aspect ratio.
+# Areas that blocks are drawn for start from here, before they are rounded, as long as so many patches are wanted; their
+# aspect ratios end there.
 SMALLEST = 4
 MAX_ASPECT = 1 / 0.3
 # A mask is left as it is after so many blocks in a row that do not fit, and after so many blocks in all.
@@ -33,6 +34,7 @@ class Masks(NamedTuple):
     counts: Int[Array, " b"]
 
 
+@jax.named_scope("masks")
 def draw_masks(rng: Array, batch: int, grid: tuple[int, int], config: MaskedConfig) -> Masks:
     """Draws a mask of blocks for one view of each image, as DINOv2 does for half of its crops.
 
@@ -49,14 +51,15 @@ def draw_masks(rng: Array, batch: int, grid: tuple[int, int], config: MaskedConf
     views = jax.random.randint(for_views, (batch,), 0, NUM_VIEWS)
     places = jax.random.permutation(for_order, batch) + jax.random.uniform(for_shares, (batch,))
     shares = config.min_share + (config.max_share - config.min_share) * places / batch
-    wanted = jnp.floor(shares * math.prod(grid)).astype(jnp.int32)
+    budget = max(math.floor(config.max_share * math.prod(grid)), 1)
+    wanted = jnp.minimum(jnp.floor(shares * math.prod(grid)).astype(jnp.int32), budget)
     blocks = jax.vmap(lambda key, count: _draw_blocks(key, count, grid))(jax.random.split(for_blocks, batch), wanted)
     flat = blocks.reshape(batch, -1)
     order = jnp.argsort(~flat, axis=1, stable=True)
     return Masks(
         masked=flat[:, None] & (views[:, None] == jnp.arange(NUM_VIEWS))[..., None],
         views=views,
-        places=order[:, : max(math.floor(config.max_share * flat.shape[1]), 1)],
+        places=order[:, :budget],
         counts=jnp.sum(flat, axis=1),
     )
 

@@ -22,11 +22,13 @@ class NeighborSums(NamedTuple):
         loss: what is minimized, the weighted sum of both losses.
         dense: those of the dense loss.
         neighbors: the loss of neighbors; weighted in sums.
+        share: of the clusters that count, those whose neighbor does, in the mean of both views; in means alone.
     """
 
     loss: Float[Array, ""]
     dense: DistillationSums
     neighbors: Float[Array, ""]
+    share: Float[Array, ""] | None = None
 
 
 @jax.named_scope("heads")
@@ -40,7 +42,8 @@ def neighbor_distillation(
     neighbors: Neighbors,
     *,
     ratio: float,
-    shared_count: bool,
+    started: bool | Bool[Array, ""] = True,
+    shared_count: bool = False,
     num_microbatches: int = 1,
     reduce_mesh: Mesh | None = None,
 ) -> NeighborSums:
@@ -58,24 +61,28 @@ def neighbor_distillation(
         targets: the teacher's side.
         neighbors: the teacher's nearest neighbors.
         ratio: weight of the loss of neighbors where that of the dense loss is 1.
+        started: whether the loss of neighbors counts yet.
         shared_count: see `NeighborsConfig`.
         num_microbatches: see `dense_distillation`.
         reduce_mesh: see `dense_distillation`.
     """
+    passes = neighbors.passes & valid[:, None]
     count = jnp.maximum(jnp.sum(valid), 1).astype(jnp.float32)
     # The sum is divided by the count of clusters in the end, the neighbors' part as well.
-    shares = ratio * count * _shares(neighbors.passes & valid[:, None], shared_count=shared_count)
+    shares = ratio * count * _shares(passes & started, shared_count=shared_count)
     rows, needed = arrange_clusters(Rows(student, teacher, valid, neighbors.centroids, shares), num_microbatches)
     params, targets = only_layer("last_layer_dense", params, targets)
     sums: NeighborSums = sum_chunks(partial(_compare, head), reduce_mesh, params, rows, targets, needed)
-    return NeighborSums(sums.loss / count, sums.dense.means(), sums.neighbors / (ratio * count))
+    share = jnp.sum(passes) / (passes.shape[1] * count)
+    return NeighborSums(sums.loss / count, sums.dense.means(), sums.neighbors / (ratio * count), share)
 
 
 def _shares(passes: Bool[Array, "b v h k"], *, shared_count: bool) -> Float[Array, "b v h k"]:
     """Returns the share of each neighbor in their loss, the mean of both directions."""
     counts = jnp.sum(passes, axis=(0, 2, 3), keepdims=True).astype(jnp.float32)
     counts = counts[:, :1] if shared_count else counts
-    return passes / jnp.maximum(counts, 1) / passes.shape[1]
+    # None in the first direction leaves no number to divide by.
+    return jnp.where(counts > 0, passes / jnp.maximum(counts, 1), 0.0) / passes.shape[1]
 
 
 def _compare(head: ProjectionHead, params: Params, rows: Rows, targets: TeacherTargets) -> NeighborSums:

@@ -7,7 +7,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from croc_jax.clustering.merging import HIGHEST
 from croc_jax.data.crops import NUM_VIEWS
@@ -15,8 +15,8 @@ from croc_jax.losses import NeighborsConfig
 from croc_jax.training.sharding import BATCH_AXES, num_data_shards, shard_map_batch
 from croc_jax.unit import unit
 
-# Similarities that exist at a time: queries of both views times slots of one device.
-_SIMILARITIES = 2**26
+# Cosines that exist at a time: queries of both views times slots of one device.
+_COSINES = 2**26
 
 
 @flax.struct.dataclass
@@ -55,23 +55,17 @@ def init_queue(config: NeighborsConfig, width: int) -> Queue:
     )
 
 
-def check_queue(config: NeighborsConfig, *, batch_clusters: int, mesh: Mesh | None) -> None:
-    """Raises ValueError, naming the field and the value, for a queue that a batch or the devices do not fit.
+def check_queue(config: NeighborsConfig, *, batch_clusters: int) -> None:
+    """Raises ValueError, naming the field and the value, for a queue that a batch does not fit.
 
     Args:
         config: the settings.
         batch_clusters: the most clusters that a batch can have: images times heads times K_start.
-        mesh: mesh of all devices, if there are several.
     """
     if config.queue < batch_clusters:
         raise ValueError(
             f"objective.neighbors.queue={config.queue}: a batch can have {batch_clusters} clusters (images x heads x "
             "K_start); make the queue at least as long"
-        )
-    devices = 1 if mesh is None else num_data_shards(mesh)
-    if config.queue % devices:
-        raise ValueError(
-            f"objective.neighbors.queue={config.queue}: must divide over the {devices} devices that split the batch"
         )
 
 
@@ -94,11 +88,13 @@ def find_neighbors(
         centroids: the teacher's centroids.
         valid: clusters that count; no others are searched for, stored, or found.
         dtype: type of the products.
-        mesh: mesh of all devices, each of which searches its own part of the queue.
+        mesh: mesh of all devices, each of which searches its own part of the queue; all of it, if it does not divide.
     """
     batch, views, heads, clusters, width = centroids.shape
-    rows = jnp.swapaxes(centroids, 1, 2).reshape(batch, heads, views, clusters, width)
-    rows = jnp.swapaxes(rows, 2, 3).reshape(batch * heads * clusters, views, width).astype(jnp.bfloat16)
+    rows = jnp.moveaxis(centroids, 1, 3).reshape(-1, views, width).astype(jnp.bfloat16)
+    if mesh is not None and queue.centroids.shape[1] % num_data_shards(mesh):
+        # Every device holds the whole queue, as sharding leaves what does not divide.
+        mesh = None
     by_rows, replicated = PartitionSpec(BATCH_AXES), PartitionSpec()
     parts = Queue(PartitionSpec(None, BATCH_AXES), replicated, replicated)  # pyright: ignore[reportArgumentType]
     search = shard_map_batch(
@@ -109,7 +105,7 @@ def find_neighbors(
     )
     found, passes, queue = search(queue, rows, valid.reshape(-1))
 
-    def restore(array: Float[Array, "n v *d"]) -> Float[Array, "b v h k *d"]:
+    def restore(array: Shaped[Array, "n v *d"]) -> Shaped[Array, "b v h k *d"]:
         return jnp.moveaxis(array.reshape(batch, heads, clusters, views, *array.shape[2:]), 3, 1)
 
     return Neighbors(restore(found), restore(passes)), queue
@@ -120,32 +116,38 @@ def _search(
 ) -> tuple[Float[Array, "m v d"], Bool[Array, "m v"], Queue]:
     """Searches on one device for the rows of all, and keeps its own."""
     device = jax.lax.axis_index(BATCH_AXES) if num_devices > 1 else 0
-    count, (first, size) = len(rows), (device * len(rows), queue.centroids.shape[1])
+    size = queue.centroids.shape[1]
     everyone, all_valid = _all_gather((rows, valid), num_devices)
-    order = jnp.argsort(~all_valid, stable=True)
-    queries = unit(everyone[order]).astype(dtype)
+    units = unit(everyone).astype(dtype)
     filled = device * size + jnp.arange(size) < queue.count
-    best, places = _nearest(queries, jnp.sum(all_valid), unit(queue.centroids).astype(dtype), filled)
-    best, places = (jnp.zeros_like(array).at[:, order].set(array) for array in (best, places))
+    best, places = _nearest(units, all_valid, unit(queue.centroids).astype(dtype), filled)
 
     # The neighbors of both directions, in both views: [direction v n d].
     found = jnp.moveaxis(queue.centroids[:, places], 1, 0)
     if num_devices > 1:
         owner = jnp.argmax(jax.lax.all_gather(best, BATCH_AXES), axis=0)
-        # Zeros of all devices but one. In float32, as XLA on CPU fails to reduce bfloat16 beside a model axis.
-        found = jnp.where((owner == device)[:, None, :, None], found.astype(jnp.float32), 0)
-        found = jax.lax.psum_scatter(found, BATCH_AXES, scatter_dimension=2, tiled=True)
+        found = _take_own(jnp.where((owner == device)[:, None, :, None], found, 0))
         best = jax.lax.pmax(best, BATCH_AXES)
-    best = jax.lax.dynamic_slice_in_dim(best, first, count, axis=1)
+        best = jax.lax.dynamic_slice_in_dim(best, device * len(rows), len(rows), axis=1)
 
-    neighbors = jnp.stack([found[direction, direction] for direction in range(NUM_VIEWS)], axis=1)
-    others = [found[direction, 1 - direction] for direction in range(NUM_VIEWS)]
-    passes = [
-        _returns(other, everyone[:, 1 - direction], all_valid, first, dtype) for direction, other in enumerate(others)
-    ]
-    passes = jnp.stack(passes, axis=1) & valid[:, None] & (best.T > -jnp.inf)
+    directions = range(NUM_VIEWS)
+    neighbors = jnp.stack([found[direction, direction] for direction in directions], axis=1)
+    others = jnp.stack([found[direction, 1 - direction] for direction in directions], axis=1)
+    back = _nearest(unit(others).astype(dtype), valid, jnp.moveaxis(units[:, ::-1], 1, 0), all_valid)[1]
+    passes = (back == device * len(rows) + jnp.arange(len(rows))) & valid & (best > -jnp.inf)
     queue = _push(queue, everyone, all_valid, first=device * size, length=num_devices * size)
-    return neighbors, passes, queue
+    return neighbors, passes.T, queue
+
+
+def _take_own(arrays: Shaped[Array, "direction v n d"]) -> Shaped[Array, "direction v m d"]:
+    """Returns this device's rows of arrays that are zero on all devices but one.
+
+    Two bfloat16 numbers travel as one integer, in half the space of float32: XLA on CPU fails to sum bfloat16 where
+    another axis of the mesh is left to it.
+    """
+    pairs = jax.lax.bitcast_convert_type(arrays.reshape(*arrays.shape[:-1], -1, 2), jnp.uint32)
+    pairs = jax.lax.psum_scatter(pairs, BATCH_AXES, scatter_dimension=2, tiled=True)
+    return jax.lax.bitcast_convert_type(pairs, arrays.dtype).reshape(*pairs.shape[:-1], -1)
 
 
 def _all_gather(arrays: Any, num_devices: int) -> Any:
@@ -153,40 +155,31 @@ def _all_gather(arrays: Any, num_devices: int) -> Any:
 
 
 def _nearest(
-    queries: Float[Array, "n v d"], needed: Int[Array, ""], slots: Float[Array, "v q d"], filled: Bool[Array, " q"]
+    queries: Float[Array, "n v d"], valid: Bool[Array, " n"], slots: Float[Array, "v q d"], filled: Bool[Array, " q"]
 ) -> tuple[Float[Array, "v n"], Int[Array, "v n"]]:
-    """Returns the cosine and the slot of the nearest neighbor of the first `needed` queries, -inf where there is none.
+    """Returns the cosine and the place of the nearest filled slot to each valid query; -inf where there is none.
 
-    Queries go in chunks, whose similarities exist one at a time; chunks that are not needed are skipped.
+    Queries go in chunks, whose cosines exist one at a time; the valid ones come first, and chunks of others are
+    skipped.
     """
-    count, size = len(queries), len(filled)
-    chunk = min(max(_SIMILARITIES // (NUM_VIEWS * size), 1), count)
-    queries = jnp.pad(queries, ((0, -count % chunk), (0, 0), (0, 0)))
+    count, size = slots.shape[0], len(filled)
+    chunk = min(max(_COSINES // (count * size), 1), len(queries))
+    order = jnp.argsort(~valid, stable=True)
+    arranged = jnp.pad(queries[order], ((0, -len(queries) % chunk), (0, 0), (0, 0)))
 
     def add(index: Array, found: tuple[Array, Array]) -> tuple[Array, Array]:
-        part = jax.lax.dynamic_slice_in_dim(queries, index * chunk, chunk)
-        cosines = jnp.where(filled, _cosines("nvd,vqd->vnq", part, slots), -jnp.inf)
+        part = jax.lax.dynamic_slice_in_dim(arranged, index * chunk, chunk)
+        cosines = jnp.einsum("nvd,vqd->vnq", part, slots, precision=HIGHEST, preferred_element_type=jnp.float32)
+        cosines = jnp.where(filled, cosines, -jnp.inf)
         best, places = jnp.max(cosines, axis=-1), jnp.argmax(cosines, axis=-1)
         place = partial(jax.lax.dynamic_update_slice_in_dim, start_index=index * chunk, axis=1)
         return place(found[0], best), place(found[1], places)
 
-    shape = NUM_VIEWS, len(queries)
+    shape, needed = (count, len(arranged)), (jnp.sum(valid) + chunk - 1) // chunk
     start = jnp.full(shape, -jnp.inf), jnp.zeros(shape, jnp.int32)
-    best, places = jax.lax.fori_loop(0, (needed + chunk - 1) // chunk, add, start)
-    return best[:, :count], places[:, :count]
-
-
-def _cosines(subscripts: str, x: Array, y: Array) -> Array:
-    return jnp.einsum(subscripts, x, y, precision=HIGHEST, preferred_element_type=jnp.float32)
-
-
-def _returns(
-    neighbors: Float[Array, "m d"], rows: Float[Array, "n d"], valid: Bool[Array, " n"], first: Array | int, dtype: Any
-) -> Bool[Array, " m"]:
-    """Says whether row `first + i` is the nearest of all valid rows to neighbor i."""
-    cosines = _cosines("md,nd->mn", unit(neighbors).astype(dtype), unit(rows).astype(dtype))
-    nearest = jnp.argmax(jnp.where(valid, cosines, -jnp.inf), axis=-1)
-    return nearest == first + jnp.arange(len(neighbors))
+    best, places = jax.lax.fori_loop(0, needed, add, start)
+    back = jnp.argsort(order)
+    return best[:, back], places[:, back]
 
 
 def _push(

@@ -107,6 +107,8 @@ def stop_frozen_gradients(params: PyTree, frozen_blocks: int) -> PyTree:
 
 def _is_frozen(names: Sequence[str], frozen_blocks: int) -> bool:
     """Says whether a parameter lies in the first blocks of a transformer, or before them."""
+    if frozen_blocks and names[0] == "mask_token":
+        return True
     if not frozen_blocks or names[0] != "backbone" or names[1] == "norm":
         return False
     part, _, index = names[1].partition("block_")
@@ -123,7 +125,7 @@ def _label(params: PyTree, recipe: Recipe, backbone: str) -> PyTree:
         if _is_frozen(names, recipe.optimizer.frozen_blocks):
             return "never"
         if not any(name.startswith("last_layer") for name in names):
-            return backbone if names[0] == "backbone" else "always"
+            return "always" if names[0] == "head" else backbone
         return "never" if recipe.head.norm_last_layer and names[-1] == "scale" else "late"
 
     return jax.tree_util.tree_map_with_path(label, params)

@@ -11,7 +11,7 @@ class MeshConfig:
         data: groups of devices that split the batch; 0 takes all that the other axes leave.
         fsdp: devices that split the batch and the parameters; 0 takes what a given `data` leaves, else
             chooses: 1 if a whole state fits a device, else the least number at which it fits.
-        model: devices that split the prototypes of both heads, and repeat the backbone's work.
+        model: devices that split the prototypes of all last layers, and repeat the backbone's work.
     """
 
     data: int = 0

@@ -19,7 +19,7 @@ class Schedules(NamedTuple):
         weight_decay: decoupled decay, times the learning rate.
         teacher_momentum: EMA momentum of the teacher's parameters.
         teacher_temp: temperature of the teacher's probabilities.
-        frozen_steps: updates during which both last layers are frozen.
+        frozen_steps: updates during which the last layers are frozen.
         backbone_frozen_steps: updates during which the whole backbone is frozen.
     """
 

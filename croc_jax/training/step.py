@@ -116,7 +116,7 @@ def make_update(
     all_gather = None if mesh is None or mesh.shape[FSDP_AXIS] == 1 else partial(all_gather_params, mesh=mesh)
     networks = make_networks(recipe, all_gather=all_gather, mesh=mesh)
     if recipe.objective.neighbors.weight:
-        check_queue(recipe.objective.neighbors, batch_clusters=_batch_clusters(recipe, networks.backbone), mesh=mesh)
+        check_queue(recipe.objective.neighbors, batch_clusters=_batch_clusters(recipe, networks.backbone))
     reduce_mesh = mesh if _reduces_once(networks.backbone, mesh) else None
     schedules = make_schedules(recipe, steps_per_epoch=steps_per_epoch)
     optimizer = make_optimizer(recipe, schedules)
@@ -142,8 +142,7 @@ def make_update(
         if clusters is not None and queue is not None:
             search = {"dtype": networks.backbone.dtype, "mesh": mesh}
             found, queue = find_neighbors(queue, clusters.centroids, clusters.clustering.valid, **search)
-            started = state.step >= neighbors.start_epoch * steps_per_epoch
-            clusters = clusters._replace(neighbors=found._replace(passes=found.passes & started))
+            clusters = clusters._replace(neighbors=found)
 
         anchor = None
         if objective.gram.weight:
@@ -179,9 +178,15 @@ def make_update(
                     losses = losses._replace(dense_loss=dense_distillation(*arguments, **options))
                     dense = losses.dense_loss.loss
                 else:
-                    ratio = {"ratio": neighbors.weight / objective.alpha, "shared_count": neighbors.shared_count}
-                    sums = neighbor_distillation(*arguments, clusters.neighbors, **ratio, **options)
-                    losses, dense = losses._replace(dense_loss=sums.dense, neighbor_loss=sums.neighbors), sums.loss
+                    sums = neighbor_distillation(
+                        *arguments,
+                        clusters.neighbors,
+                        ratio=neighbors.weight / objective.alpha,
+                        started=state.step >= neighbors.start_epoch * steps_per_epoch,
+                        shared_count=neighbors.shared_count,
+                        **options,
+                    )
+                    losses, dense = losses._replace(dense_loss=sums.dense, neighbor_loss=sums), sums.loss
             loss = total_loss(objective, global_loss.loss, dense)
             if masks is not None and state.center_masked is not None:
                 targets = targets._replace(center=state.center_masked)
@@ -189,7 +194,7 @@ def make_update(
                 masked = masked_distillation(networks.head, head, *patches, **options)
                 losses, loss = losses._replace(masked_loss=masked), loss + objective.masked.weight * masked.loss
             if anchor is not None:
-                gram = gram_loss(student.patches, anchor)
+                gram = gram_loss(student.patches, anchor, num_microbatches=num_microbatches)
                 losses, loss = losses._replace(gram_loss=gram), loss + objective.gram.weight * gram
             return loss, losses
 
@@ -224,7 +229,7 @@ def make_update(
             "momentum": momentum,
             "teacher_temp": teacher_temp,
             **cluster_metrics(clusters),
-            **option_metrics(losses, clusters, masks),
+            **option_metrics(losses, masks),
         }
         return new_state, {name: jnp.asarray(value, jnp.float32) for name, value in metrics.items()}
 

@@ -9,6 +9,7 @@ from croc_jax.clustering import Clustering
 from croc_jax.losses import DistillationSums
 from croc_jax.training.forward import Params
 from croc_jax.training.masks import Masks
+from croc_jax.training.neighbor_loss import NeighborSums
 from croc_jax.training.neighbors import Neighbors
 
 Metrics = dict[str, Array]
@@ -28,7 +29,7 @@ class Losses(NamedTuple):
     global_loss: DistillationSums
     dense_loss: DistillationSums
     statistics: Params
-    neighbor_loss: Array | None = None
+    neighbor_loss: NeighborSums | None = None
     masked_loss: DistillationSums | None = None
     gram_loss: Array | None = None
 
@@ -58,17 +59,15 @@ def cluster_metrics(clusters: TeacherClusters | None) -> Metrics:
     }
 
 
-def option_metrics(losses: Losses, clusters: TeacherClusters | None, masks: Masks | None) -> Metrics:
+def option_metrics(losses: Losses, masks: Masks | None) -> Metrics:
     """Returns the losses that a recipe has asked for besides the method's, and how much they are made of.
 
-    `neighbor_share` is the share of valid clusters whose neighbor counts, in the mean of both views; `masked_share`,
-    that of masked patches among those of all views.
+    `masked_share` is the share of masked patches among those of all views.
     """
     metrics: Metrics = {}
-    if clusters is not None and clusters.neighbors is not None and losses.neighbor_loss is not None:
-        passes, valid = clusters.neighbors.passes, clusters.clustering.valid
-        share = jnp.sum(passes) / jnp.maximum(passes.shape[1] * jnp.sum(valid), 1)
-        metrics |= {"loss_neighbors": losses.neighbor_loss, "neighbor_share": share}
+    if losses.neighbor_loss is not None and losses.neighbor_loss.share is not None:
+        neighbors = losses.neighbor_loss
+        metrics |= {"loss_neighbors": neighbors.neighbors, "neighbor_share": neighbors.share}
     if masks is not None and losses.masked_loss is not None:
         masked = losses.masked_loss
         metrics |= {"loss_masked": masked.loss, "teacher_entropy_m": masked.entropy}

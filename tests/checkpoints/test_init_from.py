@@ -60,7 +60,9 @@ def test_what_masked_patches_need_is_taken_over_or_made_or_left_out(run, tmp_pat
     objective = dataclasses.replace(plain.objective, masked=MaskedConfig(weight=1.0, prototypes=6))
     masked = dataclasses.replace(plain, objective=objective)
     saved = save_run(tmp_path, masked, 9)
-    equal_trees(start(with_init(masked, source=tmp_path, parts="networks")).student, saved.student)
+    state = start(with_init(masked, source=tmp_path, parts="networks"))
+    for name in ("student", "center_masked"):
+        equal_trees(getattr(state, name), getattr(saved, name))
     fewer = start(with_init(plain, source=tmp_path, parts="networks")).teacher
     equal_trees(fewer["backbone"], saved.teacher["backbone"])
     assert set(fewer) == {"backbone", "head"} and "last_layer_masked" not in fewer["head"]
@@ -69,9 +71,14 @@ def test_what_masked_patches_need_is_taken_over_or_made_or_left_out(run, tmp_pat
     more = init_from(settings, fresh(masked), log=lines.append).student
     equal_trees(more["backbone"], run[1].student["backbone"])
     equal_trees(more["head"]["last_layer_masked"], fresh(masked).student["head"]["last_layer_masked"])
-    assert lines == [f"{run[0]} has no head for masked patches: that layer and the mask token are initialized"]
+    assert lines == [
+        f"{run[0]} has no head for masked patches: that layer, its center and the mask token are initialized"
+    ]
+    equal_trees(start(with_init(masked, source=run[0])).teacher["backbone"], run[1].teacher["backbone"])
     # The official code has no names for them.
-    equal_trees(load_networks(export_run(tmp_path, tmp_path / "run.safetensors")).teacher, fewer)
+    after = load_networks(export_run(tmp_path, tmp_path / "run.safetensors"), num_heads=2)
+    equal_trees(after.teacher, fewer)
+    assert after.arrays().keys() == load_networks(tmp_path).arrays().keys()
 
 
 @pytest.mark.parametrize("which", ["teacher", "student"])

@@ -21,6 +21,7 @@ from jax.tree_util import keystr
 from croc_jax.checkpoints.infer_architecture import read_backbone
 from croc_jax.checkpoints.init_from import check_architecture
 from croc_jax.data.config import LocalViewsConfig
+from croc_jax.losses import GramConfig, MaskedConfig, NeighborsConfig
 from croc_jax.models import make_backbone
 from croc_jax.training.config import Recipe, flatten, recipe_from_dict, recipe_to_dict
 from croc_jax.training.forward import make_networks
@@ -283,11 +284,16 @@ def test_one_step_in_miniature(name):
 
 
 @pytest.mark.parametrize("name", KINDS)
-@pytest.mark.parametrize("objective", ["global loss alone", "local crops and microbatches"])
+@pytest.mark.parametrize("objective", ["global loss alone", "local crops and microbatches", "beyond the paper"])
 def test_every_objective_takes_every_kind_of_backbone(name, objective):
     recipe = miniature(read(name))
     if objective == "global loss alone":
         recipe = dataclasses.replace(recipe, objective=dataclasses.replace(recipe.objective, alpha=0.0))
+    elif objective == "beyond the paper":
+        changes = {"neighbors": NeighborsConfig(weight=1.0), "gram": GramConfig(weight=1.0)}
+        if recipe.backbone.variant.startswith("vit"):
+            changes |= {"masked": MaskedConfig(weight=1.0), "tokens": "last", "token_groups": 2}
+        recipe = dataclasses.replace(recipe, objective=dataclasses.replace(recipe.objective, **changes))
     else:
         local = LocalViewsConfig(count=2, crop_size=2 * recipe.backbone.patch_size)
         optimizer = dataclasses.replace(recipe.optimizer, accumulation_steps=2)

@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from croc_jax.losses import MaskedConfig
 from croc_jax.models import BackboneConfig
 from croc_jax.training.forward import make_networks
 from croc_jax.training.optimizer import stop_frozen_gradients
 from croc_jax.training.run_config import MeshConfig
 from croc_jax.training.schedules import make_schedules
+from croc_jax.training.state import state_shapes
 from tests.jaxprs import equations
 from tests.training.tiny import STEPS_PER_EPOCH, first_state, tiny_recipe, train
 
@@ -58,6 +60,14 @@ def test_lower_blocks_never_move_and_the_rest_of_the_backbone_moves_once_the_hea
     assert max(adam["always"]) == 4 and 1 in adam["backbone"]
     moments = {name.partition("/mu/backbone/")[2] for name in leaves(states[-1].opt_state) if "/mu/backbone/" in name}
     assert moments == {name for name in start if not is_lower(name)}
+
+
+def test_a_mask_token_freezes_with_what_comes_before_the_blocks():
+    masked = dataclasses.replace(TINY.objective, masked=MaskedConfig(weight=1.0))
+    for frozen in (0, 1):
+        recipe = dataclasses.replace(freeze(frozen_blocks=frozen), objective=masked)
+        names = leaves(state_shapes(recipe, steps_per_epoch=STEPS_PER_EPOCH).opt_state)
+        assert any(name.endswith("mu/mask_token") for name in names) == (not frozen)
 
 
 DEPTH = 3

@@ -1,13 +1,14 @@
 """Masks are blocks of the right sizes, in one view of each image."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from croc_jax.losses import GramConfig, MaskedConfig, ObjectiveConfig
 from croc_jax.models import BackboneConfig
 from croc_jax.training.forward import make_networks
-from croc_jax.training.masks import draw_masks
+from croc_jax.training.masks import ATTEMPTS, _draw_blocks, draw_masks
 from tests.training.tiny import tiny_recipe
 
 
@@ -32,15 +33,31 @@ def test_masks_are_blocks_in_one_view_of_each_image(grid):
         assert masked[image, masks.views[image], hidden].all() and len(set(places[image])) == size // 2
 
 
-def test_blocks_of_one_mask_are_rectangles():
-    masks = draw_masks(jax.random.key(1), 64, (8, 8), MaskedConfig(weight=1.0, min_share=0.1, max_share=0.12))
-    grids = np.asarray(masks.masked).any(axis=1).reshape(64, 8, 8)
-    # Shares of 6 or 7 patches take one block of at least 4 and, where it is smaller, another.
-    for grid in grids[np.asarray(masks.counts) == 6]:
-        rows, columns = grid.any(axis=1).sum(), grid.any(axis=0).sum()
-        assert grid.sum() == 6 and rows * columns >= 6
-    again = draw_masks(jax.random.key(1), 64, (8, 8), MaskedConfig(weight=1.0, min_share=0.1, max_share=0.12))
-    np.testing.assert_array_equal(masks.masked, again.masked)
+def blocks(draws, wanted, grid):
+    """DINOv2's way, with given draws: blocks that add patches, but not too many, until ten in a row do not."""
+    mask, failures, (rows, columns) = np.zeros(grid, bool), 0, grid
+    for area, aspect, top, left in draws:
+        remaining = wanted - mask.sum()
+        area, aspect = 4 + area * (remaining - 4), np.exp(np.log(0.3) + aspect * (np.log(1 / 0.3) - np.log(0.3)))
+        if failures == 10 or area < 0:
+            break
+        height, width = round(np.sqrt(area * aspect)), round(np.sqrt(area / aspect))
+        failures += 1
+        if height < rows and width < columns:
+            top, left = int(top * (rows - height + 1)), int(left * (columns - width + 1))
+            more = mask.copy()
+            more[top : top + height, left : left + width] = True
+            if 0 < more.sum() - mask.sum() <= remaining:
+                mask, failures = more, 0
+    return mask
+
+
+@pytest.mark.parametrize("grid", [(8, 8), (14, 10)])
+def test_blocks_are_those_of_dinov2(grid):
+    keys, wanted = jax.random.split(jax.random.key(1), 40), np.linspace(1, 0.5 * grid[0] * grid[1], 40).astype(int)
+    found = jax.jit(jax.vmap(lambda key, count: _draw_blocks(key, count, grid)))(keys, jnp.asarray(wanted))
+    for key, count, mask in zip(keys, wanted, np.asarray(found), strict=True):
+        np.testing.assert_array_equal(mask, blocks(np.asarray(jax.random.uniform(key, (ATTEMPTS, 4))), count, grid))
 
 
 def test_impossible_shares_are_named():

@@ -52,7 +52,9 @@ def draw_batches():
 
 def run(recipe, num_devices):
     """Returns the last state and the metrics of each step."""
-    mesh = make_mesh(jax.devices()[:num_devices], MeshConfig(fsdp=2, model=2) if num_devices == 8 else MeshConfig())
+    mesh = make_mesh(
+        jax.devices()[:num_devices], MeshConfig(fsdp=1, model=2) if num_devices == 8 else MeshConfig(fsdp=1)
+    )
     update = jax.jit(make_update(recipe, steps_per_epoch=STEPS_PER_EPOCH, mesh=mesh))
     start, history = first_state(recipe), []
     state = jax.device_put(start, state_shardings(start, mesh))

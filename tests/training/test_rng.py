@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from croc_jax.data.config import LocalViewsConfig, PhotometricConfig
+from croc_jax.losses import MaskedConfig
 from croc_jax.training import step as step_module
 from croc_jax.training.rng import run_keys, step_keys
 from croc_jax.training.sharding import make_mesh
@@ -15,7 +16,10 @@ from tests.training.key_uses import key_uses, misused
 from tests.training.tiny import STEPS_PER_EPOCH, tiny_recipe
 
 LOCAL, NOISY = LocalViewsConfig(count=2, crop_size=16), PhotometricConfig(noise=0.1)
-RECIPE = tiny_recipe(data=dataclasses.replace(tiny_recipe().data, local_views=LOCAL, photometric=NOISY))
+RECIPE = tiny_recipe(
+    data=dataclasses.replace(tiny_recipe().data, local_views=LOCAL, photometric=NOISY),
+    objective=dataclasses.replace(tiny_recipe().objective, masked=MaskedConfig(weight=1.0)),
+)
 STATE = state_shapes(RECIPE, steps_per_epoch=STEPS_PER_EPOCH)
 
 
@@ -40,8 +44,8 @@ def test_every_draw_of_a_run_has_its_own_key():
     uses = [root] + [use for trace in (init, *steps) for use in trace if use != root]
     assert not misused(uses)
     # Both views and two local crops of 8 images, three draws each; two branches of two blocks each for both kinds, one
-    # clustering.
-    assert len(draws(steps[0])) == 8 * 4 * 3 + 2 * 2 * (16 + 16) + 1
+    # clustering. Of masks: views, shares, two rounds of a permutation, and the blocks of 8 images.
+    assert len(draws(steps[0])) == 8 * 4 * 3 + 2 * 2 * (16 + 16) + 1 + 4 + 8
     assert len(draws(init)) > 10
 
 
@@ -51,8 +55,9 @@ def test_every_draw_of_a_run_has_its_own_key():
         lambda keys: keys._replace(augment_local=keys.augment),
         lambda keys: keys._replace(augment_local=jax.random.fold_in(keys.augment, 1)),
         lambda keys: keys._replace(drop_path_local=keys.drop_path),
+        lambda keys: keys._replace(masks=keys.cluster),
     ],
-    ids=["augmentation", "image 1", "stochastic depth"],
+    ids=["augmentation", "image 1", "stochastic depth", "masks"],
 )
 def test_a_key_that_is_used_twice_is_found(monkeypatch, mutate):
     monkeypatch.setattr(step_module, "step_keys", lambda rng, step: mutate(step_keys(rng, step)))

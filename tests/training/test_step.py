@@ -108,7 +108,7 @@ def test_alpha_zero_is_the_global_loss_alone_compiled_once_from_a_donated_state(
 
 def test_local_crops_take_part_in_the_global_loss_alone(one_device):
     recipe = change("data", local_views=LocalViewsConfig(count=3, crop_size=16))
-    states, history = train(recipe, steps=2)
+    states, history = train(recipe, steps=2, num_devices=8)
     np.testing.assert_allclose(history[0]["loss_dense"], one_device[1][0]["loss_dense"], rtol=1e-5)
     assert abs(history[0]["loss_global"] / one_device[1][0]["loss_global"] - 1) > 1e-4
     np.testing.assert_allclose(history[0]["teacher_entropy"], one_device[1][0]["teacher_entropy"], rtol=1e-5)

@@ -65,8 +65,8 @@ def option_metrics(losses: Losses, masks: Masks | None) -> Metrics:
     `masked_share` is the share of masked patches among those of all views.
     """
     metrics: Metrics = {}
-    if losses.neighbor_loss is not None and losses.neighbor_loss.share is not None:
-        neighbors = losses.neighbor_loss
+    neighbors = losses.neighbor_loss
+    if neighbors is not None and neighbors.share is not None:
         metrics |= {"loss_neighbors": neighbors.neighbors, "neighbor_share": neighbors.share}
     if masks is not None and losses.masked_loss is not None:
         masked = losses.masked_loss

@@ -62,8 +62,9 @@ def summarize_row(content: Content, row: str, column: Mapping[str, str]) -> Summ
 
 
 def column_title(column: Mapping[str, str]) -> str:
-    """Returns the heading of a column."""
-    return f"{column['data']}, {column['name'].replace('_', ' ')}"
+    """Returns the heading of a column: a data set and a protocol, once where they have the same name."""
+    data, protocol = column["data"], column["name"].replace("_", " ")
+    return data if data == protocol else f"{data}, {protocol}"
 
 
 def make_tables(content: Content) -> list[Table]:

@@ -44,7 +44,8 @@ def plot_scores(content: Content, protocol: str) -> Figure | None:
                     axes.errorbar(found.mean, place, xerr=found.deviation, **style)
             labels = [row["label"] for row in rows] if number == 0 else [""] * len(rows)
             axes.set(title=column_title(column), yticks=places, yticklabels=labels, xlabel=f"{column['label']} (%)")
-            axes.margins(x=0.12, y=0.03)
+            axes.margins(x=0.12)
+            axes.set_ylim(-0.6, len(rows) - 0.4)
         return figure
 
 

@@ -82,12 +82,12 @@ def compiled_step(recipe, num_devices=1, config=MeshConfig(fsdp=1)):  # noqa: B0
     return mesh, step.lower(*shapes).compile({"xla_backend_optimization_level": 0})
 
 
-def train(recipe, steps=5, *, num_devices=1, config=MeshConfig(fsdp=1), data=None):  # noqa: B008
+def train(recipe, steps=5, *, num_devices=1, config=MeshConfig(fsdp=1)):  # noqa: B008
     """Returns the state on the host before and after each step, and the metrics of each."""
     mesh, step = compiled_step(recipe, num_devices, config)
     start = first_state(recipe)
     state, states, history = jax.device_put(start, state_shardings(start, mesh)), [jax.device_get(start)], []
-    for batch in batches(steps, recipe=recipe) if data is None else data:
+    for batch in batches(steps, recipe=recipe):
         state, metrics = step(state, shard_batch(batch, mesh))
         history.append(jax.tree.map(float, metrics))
         states.append(jax.device_get(state))

@@ -79,11 +79,13 @@ class Checkpointer:
             seconds = round(60 * save_every_minutes)
             saving.append(checkpoint_managers.ContinuousCheckpointingPolicy(minimum_interval_secs=seconds))
         self._save_policy = checkpoint_managers.AnySavePolicy(saving)
-        _raise_together(self._check_folder)
+        _raise_together(self._prepare_folder)
         saved = [int(folder.name) for folder in list_checkpoints(self._folder)]
         self._scores = Scores(self._folder, recipe.evaluation.best, saved, self._corrupt)
         self._options = ocp.CheckpointManagerOptions(
-            cleanup_tmp_directories=True, preservation_policy=KeepKnown(keeping, self._scores, self._corrupt)
+            # Orbax would remove what interrupted saves have left in a thread that may outlive the program.
+            cleanup_tmp_directories=False,
+            preservation_policy=KeepKnown(keeping, self._scores, self._corrupt),
         )
         self._manager = self._open()
         self._last = Save(self._manager.latest_step() or 0, _now())
@@ -188,7 +190,14 @@ class Checkpointer:
             found = list(self._folder.glob(pattern))
             for folder in found:
                 shutil.rmtree(folder, ignore_errors=True)
-            time.sleep(0.3)
+            if found:
+                time.sleep(0.3)
+
+    def _prepare_folder(self) -> None:
+        """Removes what interrupted saves have left; raises OSError if the folder cannot be written."""
+        self._check_folder()
+        if jax.process_index() == 0:
+            self._remove_failed()
 
     def _check_folder(self, state: PyTree = None) -> None:
         """Raises OSError if the folder cannot be written, or has too little space for a state."""

@@ -10,30 +10,6 @@ from jaxtyping import Array, Bool, Float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class NeighborsConfig:
-    """The loss of nearest neighbors: clusters of other images that show the same (CrIBo, Lebailly et al., 2024).
-
-    Attributes:
-        weight: weight of the loss in the sum; 0 for none.
-        queue: clusters that the queue holds, over all devices.
-        start_epoch: epochs before the loss counts, in which the queue fills.
-        shared_count: divide both directions by the clusters that pass the cycle test in the first, as the official
-            code does, in place of each by its own.
-    """
-
-    weight: float = 0.0
-    queue: int = 65536
-    start_epoch: int = 1
-    shared_count: bool = False
-
-    def __post_init__(self) -> None:
-        """Raises ValueError, naming the field and the value, for settings that cannot work."""
-        for name, least in (("weight", 0), ("queue", 1), ("start_epoch", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}={getattr(self, name)}: must be {least} or more")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class MaskedConfig:
     """The loss of masked patches (iBOT, Zhou et al., 2022, as in DINOv2), for transformers.
 
@@ -98,7 +74,6 @@ class ObjectiveConfig:
         warmup_teacher_temp: temperature of the teacher at the first epoch.
         warmup_teacher_temp_epochs: epochs of the linear warm-up between both.
         center_momentum: EMA momentum of the centers.
-        neighbors: settings of the loss of nearest neighbors.
         masked: settings of the loss of masked patches.
         gram: settings of the anchor of the patches' similarities.
     """
@@ -112,7 +87,6 @@ class ObjectiveConfig:
     warmup_teacher_temp: float = 0.04
     warmup_teacher_temp_epochs: int = 30
     center_momentum: float = 0.9
-    neighbors: NeighborsConfig = NeighborsConfig()
     masked: MaskedConfig = MaskedConfig()
     gram: GramConfig = GramConfig()
 
@@ -122,10 +96,6 @@ class ObjectiveConfig:
             raise ValueError(f"tokens={self.tokens!r}: choose 'keys', 'queries', 'values' or 'last'")
         if not (self.alpha or self.global_weight or self.masked.weight):
             raise ValueError("alpha=0 and global_weight=0 leave no loss: raise one of them")
-        if self.neighbors.weight and not self.alpha:
-            raise ValueError(
-                f"neighbors.weight={self.neighbors.weight} with alpha=0: neighbors are of clusters, which it leaves out"
-            )
         if self.token_groups < 1 or (self.token_groups > 1 and self.tokens != "last"):
             raise ValueError(
                 f"token_groups={self.token_groups} with tokens={self.tokens!r}: one group, or several of 'last' tokens"

@@ -23,7 +23,6 @@ _SCOPES = {
     "augmentation": "augmentation",
     "clustering": CLUSTERING,
     "_cluster_views": CLUSTERING,
-    "neighbors": CLUSTERING,
     "masks": "augmentation",
     "gram": "heads and losses",
     "heads": "heads and losses",

@@ -38,19 +38,17 @@ class Rows(NamedTuple):
         student: inputs of the student's head.
         teacher: inputs of the teacher's head.
         valid: rows that count.
-        neighbors: more inputs of the teacher's head: the neighbors of clusters, if any.
-        shares: weights of the neighbors in the loss.
+        shares: weights of the rows in the loss; without them, all that are valid count alike.
     """
 
     student: Float[Array, "chunks b u *rows d"]
     teacher: Float[Array, "chunks b v *rows d"]
     valid: Bool[Array, "chunks b *rows"]
-    neighbors: Float[Array, "chunks b v rows d"] | None = None
     shares: Float[Array, "chunks b v rows"] | None = None
 
 
-# Sums of one chunk, whose field `loss` is what is minimized.
-Compare = Callable[[Params, Rows, TeacherTargets], Any]
+# Sums of one chunk.
+Compare = Callable[[Params, Rows, TeacherTargets], DistillationSums]
 
 
 @jax.named_scope("heads")
@@ -109,22 +107,11 @@ def dense_distillation(
         num_microbatches: a chunk has at most as many clusters as an eighth of one of so many parts of the batch.
         reduce_mesh: devices that all-reduce their sums once, after all chunks.
     """
-    rows, needed = arrange_clusters(Rows(student, teacher, valid), num_microbatches)
-    params, targets = only_layer("last_layer_dense", params, targets)
-    compare = partial(_compare, head, "project_dense")
-    sums: DistillationSums = sum_chunks(compare, reduce_mesh, params, rows, targets, needed)
-    return sums.means()
-
-
-def arrange_clusters(rows: Rows, num_microbatches: int) -> tuple[Rows, Int[Array, ""]]:
-    """Divides clusters `[b v h k ...]`, and their validity `[b h k]`, into chunks; returns how many are needed, too.
-
-    Each image's valid clusters come first, so that the chunks at the end hold none.
-    """
-    batch, heads, clusters = rows.valid.shape
+    batch, views, heads, clusters, width = student.shape
     count = heads * clusters
-    valid = rows.valid.reshape(batch, count)
+    valid = valid.reshape(batch, count)
     chunks = min(CLUSTER_CHUNKS * num_microbatches, count)
+    # Each image's valid clusters come first, so that the chunks at the end hold none.
     order = jnp.argsort(~valid, axis=1, stable=True)
 
     def arrange(rows: Float[Array, "b hk *v_d"]) -> Float[Array, "chunks b rows *v_d"]:
@@ -132,12 +119,15 @@ def arrange_clusters(rows: Rows, num_microbatches: int) -> tuple[Rows, Int[Array
         rows = jnp.pad(rows, ((0, 0), (0, -count % chunks), *((0, 0),) * (rows.ndim - 2)))
         return jnp.moveaxis(rows.reshape(batch, chunks, -1, *rows.shape[2:]), 1, 0)
 
-    def arrange_views(array: Float[Array, "b v h k *d"]) -> Float[Array, "chunks b v rows *d"]:
-        flat = array.reshape(*array.shape[:2], count, *array.shape[4:])
-        return jnp.swapaxes(arrange(jnp.swapaxes(flat, 1, 2)), 2, 3)
+    def arrange_views(centroids: Float[Array, "b v h k d"]) -> Float[Array, "chunks b v rows d"]:
+        return jnp.swapaxes(arrange(jnp.swapaxes(centroids.reshape(batch, views, count, width), 1, 2)), 2, 3)
 
-    arranged = jax.tree.map(arrange_views, rows._replace(valid=None))._replace(valid=arrange(valid))
-    return arranged, jnp.sum(arranged.valid.any(axis=(1, 2)))
+    rows = Rows(arrange_views(student), arrange_views(teacher), arrange(valid))
+    needed = jnp.sum(rows.valid.any(axis=(1, 2)))
+    params, targets = only_layer("last_layer_dense", params, targets)
+    compare = partial(_compare, head, "project_dense")
+    sums: DistillationSums = sum_chunks(compare, reduce_mesh, params, rows, targets, needed)
+    return sums.means()
 
 
 def only_layer(layer: str, params: Params, targets: TeacherTargets) -> tuple[Params, TeacherTargets]:

@@ -24,8 +24,6 @@ RULES: tuple[tuple[str, PartitionSpec], ...] = (
     # Prototypes, and the centers of their logits.
     (r"last_layer(_dense|_masked)?/(direction|scale)", PartitionSpec(MODEL_AXIS, FSDP_AXIS)),
     (r"center(_dense|_masked)?", PartitionSpec(MODEL_AXIS)),
-    # Each device searches its own part of the queue.
-    (r"queue/centroids", PartitionSpec(None, BATCH_AXES)),
     # Matrices and convolutions, by their outputs; that of queries, keys and values, whose outputs are divided into
     # heads, by its inputs.
     (r"qkv/kernel", PartitionSpec(FSDP_AXIS, None)),
@@ -163,10 +161,10 @@ def _spec(path: tuple, leaf: Array, mesh: Mesh) -> PartitionSpec:
     rule = next(spec for pattern, spec in RULES if re.search(rf"(^|/)({pattern})$", name))
     axes = []
     for size, axis in zip(leaf.shape, rule, strict=False):
-        parts = math.prod(mesh.shape[part] for part in (axis if isinstance(axis, tuple) else (axis,)) if part)
-        if axis == MODEL_AXIS and size % parts:
-            raise ValueError(f"runtime.mesh.model={parts}: must divide the {size} prototypes of {name}")
-        axes.append(axis if parts > 1 and size % parts == 0 else None)
+        splits = axis is not None and mesh.shape[axis] > 1
+        if splits and axis == MODEL_AXIS and size % mesh.shape[axis]:
+            raise ValueError(f"runtime.mesh.model={mesh.shape[axis]}: must divide the {size} prototypes of {name}")
+        axes.append(axis if splits and size % mesh.shape[axis] == 0 else None)
     return PartitionSpec(*axes)
 
 

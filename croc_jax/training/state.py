@@ -14,7 +14,6 @@ from croc_jax.data.crops import NUM_VIEWS
 from croc_jax.float32 import in_float32
 from croc_jax.training.config import Recipe
 from croc_jax.training.forward import Params, init_networks, init_params
-from croc_jax.training.neighbors import Queue, init_queue
 from croc_jax.training.optimizer import make_optimizer
 from croc_jax.training.rng import run_keys
 from croc_jax.training.schedules import make_schedules
@@ -32,7 +31,6 @@ class TrainState:
         opt_state: state of the student's optimizer.
         center: center of the teacher's [CLS] logits.
         center_dense: center of the teacher's centroid logits.
-        queue: the teacher's latest centroids, if the objective looks for neighbors.
         center_masked: center of the teacher's logits of patches, if patches are masked.
         anchor: parameters of the backbone that the run started from, if it is to stay near it.
     """
@@ -43,7 +41,6 @@ class TrainState:
     opt_state: optax.OptState
     center: Float[Array, " p"]
     center_dense: Float[Array, " p"]
-    queue: Queue | None = None
     center_masked: Float[Array, " p"] | None = None
     anchor: Params | None = None
 
@@ -73,7 +70,7 @@ def state_from_params(recipe: Recipe, params: Params, *, steps_per_epoch: int) -
         steps_per_epoch: updates an epoch.
     """
     optimizer = make_optimizer(recipe, make_schedules(recipe, steps_per_epoch=steps_per_epoch))
-    objective, width = recipe.objective, params["head"]["mlp_1"]["kernel"].shape[0]
+    objective = recipe.objective
     anchored = objective.gram.weight > 0 and objective.gram.anchor == "start"
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -82,7 +79,6 @@ def state_from_params(recipe: Recipe, params: Params, *, steps_per_epoch: int) -
         opt_state=optimizer.init(params),
         center=jnp.zeros(recipe.head.num_prototypes),
         center_dense=jnp.zeros(recipe.head.num_prototypes_dense),
-        queue=init_queue(objective.neighbors, width) if objective.neighbors.weight else None,
         center_masked=jnp.zeros(objective.masked.prototypes) if objective.masked.weight else None,
         anchor=jax.tree.map(jnp.copy, params["backbone"]) if anchored else None,
     )

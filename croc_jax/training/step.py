@@ -23,8 +23,6 @@ from croc_jax.training.forward import Params, encode_views, make_networks
 from croc_jax.training.gram import gram_loss
 from croc_jax.training.masked_loss import masked_distillation
 from croc_jax.training.masks import Masks, draw_masks
-from croc_jax.training.neighbor_loss import neighbor_distillation
-from croc_jax.training.neighbors import check_queue, find_neighbors
 from croc_jax.training.optimizer import make_optimizer, stop_frozen_gradients
 from croc_jax.training.rng import StepKeys, run_keys, step_keys
 from croc_jax.training.schedules import make_schedules
@@ -115,13 +113,10 @@ def make_update(
     """
     all_gather = None if mesh is None or mesh.shape[FSDP_AXIS] == 1 else partial(all_gather_params, mesh=mesh)
     networks = make_networks(recipe, all_gather=all_gather, mesh=mesh)
-    if recipe.objective.neighbors.weight:
-        check_queue(recipe.objective.neighbors, batch_clusters=_batch_clusters(recipe, networks.backbone))
     reduce_mesh = mesh if _reduces_once(networks.backbone, mesh) else None
     schedules = make_schedules(recipe, steps_per_epoch=steps_per_epoch)
     optimizer = make_optimizer(recipe, schedules)
     num_microbatches, objective = recipe.optimizer.accumulation_steps, recipe.objective
-    neighbors = objective.neighbors
 
     @in_float32
     def update(
@@ -138,12 +133,6 @@ def make_update(
         clusters = None
         if objective.alpha:
             clusters = _cluster_teacher(recipe, teacher, views.positions, keys.cluster, init_indices)
-        queue = state.queue
-        if clusters is not None and queue is not None:
-            search = {"dtype": networks.backbone.dtype, "mesh": mesh}
-            found, queue = find_neighbors(queue, clusters.centroids, clusters.clustering.valid, **search)
-            clusters = clusters._replace(neighbors=found)
-
         anchor = None
         if objective.gram.weight:
             anchor = teacher.patches if state.anchor is None else encode(state.anchor, views.images)[0].patches
@@ -173,20 +162,9 @@ def make_update(
             if clusters is not None:
                 centroids, valid = _student_centroids(student, clusters, masks)
                 targets = targets._replace(center=state.center_dense)
-                arguments = networks.head, head, centroids, clusters.centroids, valid, targets
-                if clusters.neighbors is None:
-                    losses = losses._replace(dense_loss=dense_distillation(*arguments, **options))
-                    dense = losses.dense_loss.loss
-                else:
-                    sums = neighbor_distillation(
-                        *arguments,
-                        clusters.neighbors,
-                        ratio=neighbors.weight / objective.alpha,
-                        started=state.step >= neighbors.start_epoch * steps_per_epoch,
-                        shared_count=neighbors.shared_count,
-                        **options,
-                    )
-                    losses, dense = losses._replace(dense_loss=sums.dense, neighbor_loss=sums), sums.loss
+                rows = centroids, clusters.centroids, valid
+                losses = losses._replace(dense_loss=dense_distillation(networks.head, head, *rows, targets, **options))
+                dense = losses.dense_loss.loss
             loss = total_loss(objective, global_loss.loss, dense)
             if masks is not None and state.center_masked is not None:
                 targets = targets._replace(center=state.center_masked)
@@ -216,7 +194,6 @@ def make_update(
                 opt_state=opt_state,
                 center=update_center(state.center, losses.global_loss, objective.center_momentum),
                 center_dense=update_center(state.center_dense, losses.dense_loss, objective.center_momentum),
-                queue=queue,
                 anchor=state.anchor,
                 center_masked=center_masked,
             )
@@ -234,13 +211,6 @@ def make_update(
         return new_state, {name: jnp.asarray(value, jnp.float32) for name, value in metrics.items()}
 
     return update
-
-
-def _batch_clusters(recipe: Recipe, backbone: Backbone) -> int:
-    """Returns how many clusters a batch can have."""
-    objective = recipe.objective
-    heads = objective.token_groups if objective.tokens == "last" else getattr(backbone, "num_heads", 1)
-    return recipe.schedule.batch_size * heads * recipe.clustering.k_start
 
 
 def _reduces_once(backbone: Backbone, mesh: Mesh | None) -> bool:

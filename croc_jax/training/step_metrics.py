@@ -9,27 +9,23 @@ from croc_jax.clustering import Clustering
 from croc_jax.losses import DistillationSums
 from croc_jax.training.forward import Params
 from croc_jax.training.masks import Masks
-from croc_jax.training.neighbor_loss import NeighborSums
-from croc_jax.training.neighbors import Neighbors
 
 Metrics = dict[str, Array]
 
 
 class TeacherClusters(NamedTuple):
-    """The teacher's part of the dense objective: clusters `[b v ...]`, its centroids, and their neighbors, if any."""
+    """The teacher's part of the dense objective: clusters `[b v ...]`, and its centroids."""
 
     clustering: Clustering
     centroids: Float[Array, "b v h k d"]
-    neighbors: Neighbors | None = None
 
 
 class Losses(NamedTuple):
-    """What the loss function leaves besides its value; the last three for losses that a recipe has asked for."""
+    """What the loss function leaves besides its value; the last two for losses that a recipe has asked for."""
 
     global_loss: DistillationSums
     dense_loss: DistillationSums
     statistics: Params
-    neighbor_loss: NeighborSums | None = None
     masked_loss: DistillationSums | None = None
     gram_loss: Array | None = None
 
@@ -65,9 +61,6 @@ def option_metrics(losses: Losses, masks: Masks | None) -> Metrics:
     `masked_share` is the share of masked patches among those of all views.
     """
     metrics: Metrics = {}
-    neighbors = losses.neighbor_loss
-    if neighbors is not None and neighbors.share is not None:
-        metrics |= {"loss_neighbors": neighbors.neighbors, "neighbor_share": neighbors.share}
     if masks is not None and losses.masked_loss is not None:
         masked = losses.masked_loss
         metrics |= {"loss_masked": masked.loss, "teacher_entropy_m": masked.entropy}

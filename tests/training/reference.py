@@ -4,7 +4,6 @@ It shares no code with the package but the clusters of tokens and the schedules,
 """
 
 import autograd.numpy as np
-import ml_dtypes
 import numpy
 from autograd import value_and_grad
 from autograd.scipy.special import erf
@@ -81,37 +80,31 @@ def centroids(patches, cls, assignments):
 
 
 class Trainer:
-    """Student, teacher, centers, queue and moments of AdamW."""
+    """Student, teacher, centers and moments of AdamW."""
 
-    def __init__(self, params, *, weights, queue, temps, momentum, network):
+    def __init__(self, params, *, weights, temps, momentum, network):
         wide = map_tree(lambda leaf: numpy.asarray(leaf, numpy.float64), params)
         self.student, self.teacher, self.network = wide, wide, network
         self.start, self.weights = wide["backbone"], weights
-        self.temps, self.momentum, self.length, self.slots, self.count = temps, momentum, queue, [], 0
+        self.temps, self.momentum, self.count = temps, momentum, 0
         self.first = self.second = map_tree(numpy.zeros_like, wide)
         layers = {"global": "last_layer", "dense": "last_layer_dense", "masked": "last_layer_masked"}
         self.centers = {name: numpy.zeros(len(wide["head"][layer]["direction"])) for name, layer in layers.items()}
 
-    def step(self, images, masks, cluster, *, teacher_temp, lr, decay, ema, clip, started):
+    def step(self, images, masks, cluster, *, teacher_temp, lr, decay, ema, clip):
         """Trains one step on images `[b v H W c]`; `cluster` maps values to assignments; returns the losses."""
         cls, patches, values = encode(self.teacher["backbone"], images, **self.network)
         assignments = cluster(values)
         rows = centroids(patches, cls, assignments)
         shown = assignments * ~masks.masked[:, :, None, :, None]
-        shows = lambda array: (array > 0).any(axis=3).all(axis=1)  # noqa: E731
-        everything, valid = shows(assignments), shows(shown)
-        neighbors, passes = self._search(rows, everything)
-        passes = passes & valid[:, None] & started
+        valid = (shown > 0).any(axis=3).all(axis=1)
         head = self.teacher["head"]
         layers = {"global": ("last_layer", cls), "dense": ("last_layer_dense", rows)}
         layers["masked"] = "last_layer_masked", patches
         logits = {name: project(head, *layer) for name, layer in layers.items()}
         answers = {name: softmax((logits[name] - self.centers[name]) / teacher_temp) for name in logits}
-        found = project(head, "last_layer_dense", neighbors)
-        answers["neighbors"] = softmax((found - self.centers["dense"]) / teacher_temp)
         anchor = unit(encode(self.start, images, **self.network)[1])
-        both = numpy.broadcast_to(valid[:, None], passes.shape)
-        counts = numpy.maximum(passes.sum(axis=(0, 2, 3)), 1)[:, None, None]
+        both = numpy.broadcast_to(valid[:, None], rows.shape[:-1])
 
         def losses(params):
             options = {**self.network, "masked": masks.masked, "token": params["mask_token"]}
@@ -126,7 +119,6 @@ class Trainer:
             return {
                 "global": np.mean(cross_entropy(logits[0][:, ::-1], answers["global"])),
                 "dense": np.sum(both * cross_entropy(logits[1][:, ::-1], answers["dense"])) / both.sum(),
-                "neighbors": np.sum(passes / counts * cross_entropy(logits[1][:, ::-1], answers["neighbors"])) / 2,
                 "masked": np.sum(shares * cross_entropy(logits[2], answers["masked"])),
                 "gram": np.mean((grams[0] - grams[1]) ** 2),
             }
@@ -142,21 +134,6 @@ class Trainer:
             mean = seen[name].reshape(-1, len(center)).mean(axis=0)
             self.centers[name] = self.momentum * center + (1 - self.momentum) * mean
         return {name: float(value) for name, value in values.items()}
-
-    def _search(self, rows, valid):
-        """Returns the neighbors of both views' centroids and whether they pass; then takes the centroids."""
-        short = rows.astype(ml_dtypes.bfloat16).astype(numpy.float64)
-        neighbors, passes = numpy.ones(rows.shape), numpy.zeros(rows.shape[:-1], bool)
-        batch = numpy.moveaxis(short, 1, 3)[valid]
-        if self.slots:
-            queue = numpy.stack(self.slots)
-            for view in (0, 1):
-                nearest = numpy.argmax(unit(batch[:, view]) @ unit(queue[:, view]).T, axis=1)
-                back = numpy.argmax(unit(queue[nearest, 1 - view]) @ unit(batch[:, 1 - view]).T, axis=1)
-                neighbors[:, view][valid] = queue[nearest, view]
-                passes[:, view][valid] = back == numpy.arange(len(batch))
-        self.slots = [*self.slots, *batch][-self.length :]
-        return neighbors, passes
 
     def _update(self, gradient, *, lr, decay, clip):
         """AdamW, with each tensor's gradient clipped; the scale of weight normalization stays at 1."""

@@ -1,11 +1,11 @@
-r"""The experiment of small.py for one GPU: a ViT-S/16 on crops of 128 pixels, with the same rows and labeled data.
+r"""The rows of small.py and settings.py for one GPU: a ViT-S/16 on crops of 128 pixels, with the same labeled data.
 
     python launch/experiment.py --config=configs/experiments/gpu.py --workdir=runs/experiment_gpu \
         --images=data/imagenette/train --data=data
 
 Half an hour on one H100 by estimate, not by measurement. docs/scaling.md has at least 75 ms for a batch of 256 crops of
-224 pixels; a third of the tokens and twice the bound make about 5,000 images/s, so 17 trainings of 24 epochs of 9,462
-images take 13 minutes, and 80 evaluations, most of whose time starts and compiles programs, 10 minutes, four at a time.
+224 pixels; a third of the tokens and twice the bound make about 5,000 images/s, so 18 trainings of 24 epochs of 9,462
+images take 14 minutes, and 84 evaluations, most of whose time starts and compiles programs, 11 minutes, four at a time.
 """
 
 import runpy
@@ -23,8 +23,12 @@ SIZES = (
 
 def get_config() -> ConfigDict:
     """Returns the experiment."""
-    small = runpy.run_path(str(Path(__file__).with_name("small.py")))
+    small, settings = (runpy.run_path(str(Path(__file__).with_name(f"{name}.py"))) for name in ("small", "settings"))
     config = small["get_config"]()
+    known = {row["name"] for row in small["ROWS"]}
+    others = ({**row, "seeds": (0,)} for row in settings["ROWS"] if row["name"] not in known)
+    config.rows = (*small["ROWS"], *others)
+    config.tables = (*small["TABLES"], *settings["TABLES"])
     config.base = "configs/experiments/recipe.py:gpu"
     labeled = ({**one, "overrides": SIZES} for one in config.evaluations if one["name"] != "davis")
     # DAVIS at its own size.

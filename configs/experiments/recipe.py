@@ -3,7 +3,7 @@ r"""The recipe that experiments start from: a small ViT for CPU cores, or a ViT-
     python launch/pretrain.py --config=configs/experiments/recipe.py:small --workdir=runs/small \
         --config.data.folders=path/to/photos
 
-After the colon: small or gpu.
+After the colon: small, quick or gpu.
 """
 
 from ml_collections import ConfigDict
@@ -43,6 +43,8 @@ SMALL = {
     "runtime.log_every_steps": 10,
     "runtime.checkpoint_every_minutes": 2.0,
 }
+# Most of what this one gains, in a fifth of the time: for comparing settings.
+QUICK = SMALL | {"data.views.crop_size": 96, "schedule.epochs": 3}
 # The same objective and crops for a ViT-S/16.
 GPU = SMALL | {
     "backbone.variant": "vit_small",
@@ -59,7 +61,7 @@ GPU = SMALL | {
     "optimizer.base_lr": 2e-3,
     "optimizer.warmup_epochs": 3,
 }
-VARIANTS = {"small": SMALL, "gpu": GPU}
+VARIANTS = {"small": SMALL, "quick": QUICK, "gpu": GPU}
 
 
 def get_config(variant: str = "small") -> ConfigDict:

@@ -119,6 +119,12 @@ def test_the_baseline_differs_from_croc_in_its_objective_alone():
     assert dataclasses.replace(dino.objective, alpha=1.0) == croc.objective
 
 
+def test_the_recipe_with_masked_patches_differs_from_croc_in_them_alone():
+    croc, masked = read("croc_vits16_coco"), read("croc_masked_vits16_coco")
+    assert masked.objective.masked == MaskedConfig(weight=1.0)
+    assert dataclasses.replace(masked, objective=croc.objective) == croc
+
+
 def test_the_giant_is_dinov2_s():
     recipe = read("croc_vit:vit_giant")
     module: Any = make_backbone(recipe.backbone, image_size=224)

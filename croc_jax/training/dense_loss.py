@@ -159,15 +159,15 @@ def sum_chunks(
     rows: Rows,
     targets: TeacherTargets,
     needed: Int[Array, ""] | int,
-) -> Any:
+) -> DistillationSums:
     """Returns the sums over the first `needed` chunks; of them, only `loss` has a gradient.
 
     Each chunk's gradient is taken along with its loss: nothing is kept for the backward pass or
     computed twice.
     """
 
-    def sum_local(params: Params, rows: Rows, targets: TeacherTargets, needed: Array) -> Any:
-        def add(index: Array, total: Any) -> Any:
+    def sum_local(params: Params, rows: Rows, targets: TeacherTargets, needed: Array) -> DistillationSums:
+        def add(index: Array, total: DistillationSums) -> DistillationSums:
             return _add(total, compare(params, _chunk(rows, index), targets))
 
         zeros = _zeros_like(jax.eval_shape(compare, params, _chunk(rows, 0), targets))
@@ -183,9 +183,9 @@ def _sum_chunks_forward(
     rows: Rows,
     targets: TeacherTargets,
     needed: Int[Array, ""] | int,
-) -> tuple[Any, list[PyTree]]:
+) -> tuple[DistillationSums, list[PyTree]]:
     def sum_local(params: Params, rows: Rows, targets: TeacherTargets, needed: Array) -> tuple:
-        def loss(params: Params, student: Array, chunk: Rows) -> tuple[Array, Any]:
+        def loss(params: Params, student: Array, chunk: Rows) -> tuple[Array, DistillationSums]:
             sums = compare(params, chunk._replace(student=student), targets)
             return sums.loss, sums
 
@@ -204,7 +204,9 @@ def _sum_chunks_forward(
     return total, gradients
 
 
-def _sum_chunks_backward(_: Compare, __: Mesh | None, gradients: list[PyTree], cotangent: Any) -> tuple[PyTree, ...]:
+def _sum_chunks_backward(
+    _: Compare, __: Mesh | None, gradients: list[PyTree], cotangent: DistillationSums
+) -> tuple[PyTree, ...]:
     to_params, to_student = jax.tree.map(lambda gradient: cotangent.loss * gradient, gradients)
     return to_params, Rows(to_student, None, None), None, None  # pyright: ignore[reportArgumentType]
 

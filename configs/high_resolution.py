@@ -7,9 +7,6 @@ After the colon: the side of the crops in pixels, 336 by default, 1.5 times the 
 one, at :448, doubles it. For patches of 14: :364, then :518. Both networks, their heads and centers continue, and
 learned position embeddings are resized; the settings of the backbone and of the heads are those of the run, and an
 error names what differs. Larger crops take more memory: --config.optimizer.accumulation_steps splits the batch.
-
---config.objective.gram.weight=1 keeps the patches' similarities near those of the teacher; with
---config.objective.gram.anchor=start, near those that the stage began with.
 """
 
 from ml_collections import ConfigDict

@@ -38,27 +38,6 @@ class MaskedConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GramConfig:
-    """Anchoring of the patches' similarities (DINOv3, Siméoni et al., 2025): insurance for long or large runs.
-
-    Attributes:
-        weight: weight of the loss in the sum; 0 for none.
-        anchor: the network whose similarities are kept: "teacher", as it is now, or "start", the backbone that the
-            run started from, which costs two more forward passes of an image.
-    """
-
-    weight: float = 0.0
-    anchor: str = "teacher"
-
-    def __post_init__(self) -> None:
-        """Raises ValueError, naming the field and the value, for settings that cannot work."""
-        if self.weight < 0:
-            raise ValueError(f"weight={self.weight}: must be 0 or more")
-        if self.anchor not in ("teacher", "start"):
-            raise ValueError(f"anchor={self.anchor!r}: choose 'teacher' or 'start'")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
     """The loss L = alpha * dense + global_weight * global (Eq. 7), and the tokens that are clustered.
 
@@ -75,7 +54,6 @@ class ObjectiveConfig:
         warmup_teacher_temp_epochs: epochs of the linear warm-up between both.
         center_momentum: EMA momentum of the centers.
         masked: settings of the loss of masked patches.
-        gram: settings of the anchor of the patches' similarities.
     """
 
     alpha: float = 1.0
@@ -88,7 +66,6 @@ class ObjectiveConfig:
     warmup_teacher_temp_epochs: int = 30
     center_momentum: float = 0.9
     masked: MaskedConfig = MaskedConfig()
-    gram: GramConfig = GramConfig()
 
     def __post_init__(self) -> None:
         """Raises ValueError, naming the field and the value, for settings that cannot work."""

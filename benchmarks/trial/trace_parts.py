@@ -24,7 +24,6 @@ _SCOPES = {
     "clustering": CLUSTERING,
     "_cluster_views": CLUSTERING,
     "masks": "augmentation",
-    "gram": "heads and losses",
     "heads": "heads and losses",
     "ProjectionHead": "heads and losses",
     "optimizer": "optimizer and teacher",

@@ -227,7 +227,4 @@ def _replace(state: TrainState, new: dict[str, Any], source: Path, *, keep: Sequ
         array = np.asarray(arrays[name], leaf.dtype)
         return jax.make_array_from_callback(array.shape, leaf.sharding, lambda index: array[index])
 
-    state = dataclasses.replace(state, **jax.tree_util.tree_map_with_path(put, old))
-    if state.anchor is None:
-        return state
-    return dataclasses.replace(state, anchor=jax.tree.map(jnp.copy, state.teacher["backbone"]))
+    return dataclasses.replace(state, **jax.tree_util.tree_map_with_path(put, old))

@@ -32,7 +32,6 @@ class TrainState:
         center: center of the teacher's [CLS] logits.
         center_dense: center of the teacher's centroid logits.
         center_masked: center of the teacher's logits of patches, if patches are masked.
-        anchor: parameters of the backbone that the run started from, if it is to stay near it.
     """
 
     step: Int[Array, ""]
@@ -42,7 +41,6 @@ class TrainState:
     center: Float[Array, " p"]
     center_dense: Float[Array, " p"]
     center_masked: Float[Array, " p"] | None = None
-    anchor: Params | None = None
 
 
 @in_float32
@@ -70,8 +68,7 @@ def state_from_params(recipe: Recipe, params: Params, *, steps_per_epoch: int) -
         steps_per_epoch: updates an epoch.
     """
     optimizer = make_optimizer(recipe, make_schedules(recipe, steps_per_epoch=steps_per_epoch))
-    objective = recipe.objective
-    anchored = objective.gram.weight > 0 and objective.gram.anchor == "start"
+    masked = recipe.objective.masked
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         student=params,
@@ -79,8 +76,7 @@ def state_from_params(recipe: Recipe, params: Params, *, steps_per_epoch: int) -
         opt_state=optimizer.init(params),
         center=jnp.zeros(recipe.head.num_prototypes),
         center_dense=jnp.zeros(recipe.head.num_prototypes_dense),
-        center_masked=jnp.zeros(objective.masked.prototypes) if objective.masked.weight else None,
-        anchor=jax.tree.map(jnp.copy, params["backbone"]) if anchored else None,
+        center_masked=jnp.zeros(masked.prototypes) if masked.weight else None,
     )
 
 

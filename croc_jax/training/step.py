@@ -20,7 +20,6 @@ from croc_jax.training.config import Recipe
 from croc_jax.training.dense_loss import TeacherTargets, dense_distillation, global_distillation
 from croc_jax.training.feature_health import feature_health
 from croc_jax.training.forward import Params, encode_views, make_networks
-from croc_jax.training.gram import gram_loss
 from croc_jax.training.masked_loss import masked_distillation
 from croc_jax.training.masks import Masks, draw_masks
 from croc_jax.training.optimizer import make_optimizer, stop_frozen_gradients
@@ -41,7 +40,7 @@ from croc_jax.training.step_metrics import (
     TeacherClusters,
     cluster_metrics,
     loss_metrics,
-    option_metrics,
+    masked_metrics,
 )
 
 HostBatch = Mapping[str, Array]
@@ -133,9 +132,6 @@ def make_update(
         clusters = None
         if objective.alpha:
             clusters = _cluster_teacher(recipe, teacher, views.positions, keys.cluster, init_indices)
-        anchor = None
-        if objective.gram.weight:
-            anchor = teacher.patches if state.anchor is None else encode(state.anchor, views.images)[0].patches
 
         # 2. The student sees them too, perhaps without some patches, and takes over the teacher's clusters.
         masks = None
@@ -171,9 +167,6 @@ def make_update(
                 patches = student.patches, teacher.patches, masks, targets
                 masked = masked_distillation(networks.head, head, *patches, **options)
                 losses, loss = losses._replace(masked_loss=masked), loss + objective.masked.weight * masked.loss
-            if anchor is not None:
-                gram = gram_loss(student.patches, anchor, num_microbatches=num_microbatches)
-                losses, loss = losses._replace(gram_loss=gram), loss + objective.gram.weight * gram
             return loss, losses
 
         (loss, losses), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.student)
@@ -194,7 +187,6 @@ def make_update(
                 opt_state=opt_state,
                 center=update_center(state.center, losses.global_loss, objective.center_momentum),
                 center_dense=update_center(state.center_dense, losses.dense_loss, objective.center_momentum),
-                anchor=state.anchor,
                 center_masked=center_masked,
             )
         metrics = {
@@ -206,7 +198,7 @@ def make_update(
             "momentum": momentum,
             "teacher_temp": teacher_temp,
             **cluster_metrics(clusters),
-            **option_metrics(losses, masks),
+            **masked_metrics(losses.masked_loss, masks),
         }
         return new_state, {name: jnp.asarray(value, jnp.float32) for name, value in metrics.items()}
 

@@ -21,13 +21,12 @@ class TeacherClusters(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """What the loss function leaves besides its value; the last two for losses that a recipe has asked for."""
+    """What the loss function leaves besides its value; the last one if a recipe asks for it."""
 
     global_loss: DistillationSums
     dense_loss: DistillationSums
     statistics: Params
     masked_loss: DistillationSums | None = None
-    gram_loss: Array | None = None
 
 
 def loss_metrics(losses: Losses) -> Metrics:
@@ -55,14 +54,9 @@ def cluster_metrics(clusters: TeacherClusters | None) -> Metrics:
     }
 
 
-def option_metrics(losses: Losses, masks: Masks | None) -> Metrics:
-    """Returns the losses that a recipe has asked for besides the method's, and how much they are made of.
-
-    `masked_share` is the share of masked patches among those of all views.
-    """
-    metrics: Metrics = {}
-    if masks is not None and losses.masked_loss is not None:
-        masked = losses.masked_loss
-        metrics |= {"loss_masked": masked.loss, "teacher_entropy_m": masked.entropy}
-        metrics["masked_share"] = jnp.mean(masks.masked.astype(jnp.float32))
-    return metrics if losses.gram_loss is None else {**metrics, "loss_gram": losses.gram_loss}
+def masked_metrics(masked: DistillationSums | None, masks: Masks | None) -> Metrics:
+    """Returns the loss of masked patches, the teacher's entropy, and the share of all patches that is masked."""
+    if masked is None or masks is None:
+        return {}
+    share = jnp.mean(masks.masked.astype(jnp.float32))
+    return {"loss_masked": masked.loss, "teacher_entropy_m": masked.entropy, "masked_share": share}

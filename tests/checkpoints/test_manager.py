@@ -16,7 +16,7 @@ import pytest
 from croc_jax.checkpoints import Checkpointer, CheckpointError, manager
 from croc_jax.checkpoints.best import Best
 from croc_jax.checkpoints.restore import read_manifest
-from croc_jax.losses import GramConfig, MaskedConfig, ObjectiveConfig
+from croc_jax.losses import MaskedConfig, ObjectiveConfig
 from croc_jax.training.run_config import EvaluationConfig, MeshConfig
 from croc_jax.training.sharding import make_mesh
 from croc_jax.training.state import abstract_state
@@ -24,7 +24,7 @@ from tests.full_disk import no_file_beyond
 from tests.training.tiny import STEPS_PER_EPOCH, tiny_recipe
 
 # With all that a state can hold.
-OBJECTIVE = ObjectiveConfig(masked=MaskedConfig(weight=1.0, prototypes=6), gram=GramConfig(weight=1.0, anchor="start"))
+OBJECTIVE = ObjectiveConfig(masked=MaskedConfig(weight=1.0, prototypes=6))
 RECIPE = tiny_recipe(backbone=dataclasses.replace(tiny_recipe().backbone, depth=1), objective=OBJECTIVE)
 
 

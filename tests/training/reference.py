@@ -1,4 +1,4 @@
-"""The method with all that goes beyond the paper in float64 NumPy, differentiated by autograd.
+"""The method with masked patches in float64 NumPy, differentiated by autograd.
 
 It shares no code with the package but the clusters of tokens and the schedules, which official numbers cover.
 """
@@ -85,7 +85,7 @@ class Trainer:
     def __init__(self, params, *, weights, temps, momentum, network):
         wide = map_tree(lambda leaf: numpy.asarray(leaf, numpy.float64), params)
         self.student, self.teacher, self.network = wide, wide, network
-        self.start, self.weights = wide["backbone"], weights
+        self.weights = weights
         self.temps, self.momentum, self.count = temps, momentum, 0
         self.first = self.second = map_tree(numpy.zeros_like, wide)
         layers = {"global": "last_layer", "dense": "last_layer_dense", "masked": "last_layer_masked"}
@@ -103,7 +103,6 @@ class Trainer:
         layers["masked"] = "last_layer_masked", patches
         logits = {name: project(head, *layer) for name, layer in layers.items()}
         answers = {name: softmax((logits[name] - self.centers[name]) / teacher_temp) for name in logits}
-        anchor = unit(encode(self.start, images, **self.network)[1])
         both = numpy.broadcast_to(valid[:, None], rows.shape[:-1])
 
         def losses(params):
@@ -113,14 +112,11 @@ class Trainer:
             names = "last_layer", "last_layer_dense", "last_layer_masked"
             logits = [project(params["head"], *layer) / self.temps for layer in zip(names, inputs, strict=True)]
             per_image = masks.masked.sum(axis=2, keepdims=True)
-            ours = unit(patches)
-            grams = [np.matmul(rows, np.swapaxes(rows, -1, -2)) for rows in (ours, anchor)]
             shares = masks.masked / numpy.maximum(per_image, 1) / per_image.size
             return {
                 "global": np.mean(cross_entropy(logits[0][:, ::-1], answers["global"])),
                 "dense": np.sum(both * cross_entropy(logits[1][:, ::-1], answers["dense"])) / both.sum(),
                 "masked": np.sum(shares * cross_entropy(logits[2], answers["masked"])),
-                "gram": np.mean((grams[0] - grams[1]) ** 2),
             }
 
         def total(params):

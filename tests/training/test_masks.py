@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from croc_jax.losses import GramConfig, MaskedConfig, ObjectiveConfig
+from croc_jax.losses import MaskedConfig, ObjectiveConfig
 from croc_jax.models import BackboneConfig
 from croc_jax.training.forward import make_networks
 from croc_jax.training.masks import ATTEMPTS, _draw_blocks, draw_masks
@@ -67,8 +67,6 @@ def test_impossible_shares_are_named():
         MaskedConfig(weight=-1.0)
     with pytest.raises(ValueError, match="prototypes=0: must be 1 or more"):
         MaskedConfig(prototypes=0)
-    with pytest.raises(ValueError, match="anchor='ema': choose 'teacher' or 'start'"):
-        GramConfig(anchor="ema")
     resnet = BackboneConfig(variant="resnet_50", patch_size=8, drop_path_rate=0.0)
     recipe = tiny_recipe(backbone=resnet, objective=ObjectiveConfig(tokens="last", masked=MaskedConfig(weight=1.0)))
     with pytest.raises(ValueError, match=r"objective.masked.weight=1.0: transformers alone .* resnet_50"):

@@ -1,4 +1,4 @@
-"""Twelve steps with all that goes beyond the paper follow a float64 reference, on one device and on eight."""
+"""Twelve steps with masked patches follow a float64 reference, on one device and on eight."""
 
 import dataclasses
 
@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from croc_jax.clustering import cluster_views, patch_positions
-from croc_jax.losses import GramConfig, MaskedConfig
+from croc_jax.losses import MaskedConfig
 from croc_jax.training.masks import draw_masks
 from croc_jax.training.rng import step_keys
 from croc_jax.training.run_config import MeshConfig
@@ -17,7 +17,7 @@ from tests.parity.test_trajectory import check_params
 from tests.training.reference import Trainer
 from tests.training.tiny import first_state, tiny_recipe
 
-LOSSES = "global", "dense", "masked", "gram"
+LOSSES = "global", "dense", "masked"
 STEPS, STEPS_PER_EPOCH, BATCH, SIDE = 12, 3, 8, 3
 
 
@@ -30,7 +30,6 @@ def make_recipe(**optimizer):
             recipe.objective,
             alpha=0.7,
             masked=MaskedConfig(weight=0.8, prototypes=6, min_share=0.3),
-            gram=GramConfig(weight=200.0, anchor="start"),
         ),
         optimizer=dataclasses.replace(recipe.optimizer, base_lr=0.03, freeze_last_layer_epochs=0, **optimizer),
     )
@@ -67,10 +66,9 @@ def run(recipe, num_devices):
 def follow(recipe):
     """Returns the reference after the last step, and its losses."""
     objective, schedules = recipe.objective, make_schedules(recipe, steps_per_epoch=STEPS_PER_EPOCH)
-    weights = {name: getattr(objective, name).weight for name in ("masked", "gram")}
     trainer = Trainer(
         first_state(recipe).student,
-        weights={"global": objective.global_weight, "dense": objective.alpha, **weights},
+        weights={"global": objective.global_weight, "dense": objective.alpha, "masked": objective.masked.weight},
         temps=objective.student_temp,
         momentum=objective.center_momentum,
         network={"patch_size": recipe.backbone.patch_size, "num_heads": recipe.backbone.num_heads},
@@ -103,13 +101,11 @@ def table(history, names):
     return np.array([[metrics[name] for name in names] for metrics in history])
 
 
-def test_twelve_steps_with_every_loss():
+def test_twelve_steps_with_masked_patches():
     recipe = make_recipe()
     (state, history), (trainer, expected) = run(recipe, 1), follow(recipe)
     found = table(history, [f"loss_{name}" for name in LOSSES])
     np.testing.assert_allclose(found, expected, rtol=2e-4, atol=1e-8)
-    # The student leaves its start as soon as the learning rate rises.
-    assert (expected[STEPS_PER_EPOCH:] > 1e-5).all()
     weights = [trainer.weights[name] for name in LOSSES]
     np.testing.assert_allclose(table(history, ["loss"])[:, 0], found @ weights, rtol=1e-5)
     assert (table(history, ["masked_share"]) < 0.25).all() and (table(history, ["masked_share"]) > 0.1).all()
@@ -117,7 +113,6 @@ def test_twelve_steps_with_every_loss():
     check_params(state.teacher, trainer.teacher)
     for ours, name in ((state.center, "global"), (state.center_dense, "dense"), (state.center_masked, "masked")):
         np.testing.assert_allclose(ours, trainer.centers[name], atol=1e-3 * np.abs(trainer.centers[name]).max())
-    jax.tree.map(np.testing.assert_array_equal, state.anchor, first_state(recipe).anchor)
 
     _, again = run(make_recipe(accumulation_steps=2), 8)
     names = "loss", *(f"loss_{name}" for name in LOSSES), "masked_share", "teacher_entropy_m"

@@ -25,10 +25,19 @@ def get_config() -> ConfigDict:
     """Returns the experiment."""
     small, settings = (runpy.run_path(str(Path(__file__).with_name(f"{name}.py"))) for name in ("small", "settings"))
     config = small["get_config"]()
-    known = {row["name"] for row in small["ROWS"]}
-    others = ({**row, "seeds": (0,)} for row in settings["ROWS"] if row["name"] not in known)
+    # Four epochs are few here.
+    known = {row["name"] for row in small["ROWS"]} | {"croc-4"}
+    # One seed each, and prototypes for larger networks.
+    others = (
+        {**row, "seeds": (0,), "overrides": tuple(field for field in row["overrides"] if "prototypes" not in field)}
+        for row in settings["ROWS"]
+        if row["name"] not in known
+    )
     config.rows = (*small["ROWS"], *others)
-    config.tables = (*small["TABLES"], *settings["TABLES"])
+    config.tables = (
+        *small["TABLES"],
+        *({**table, "rows": tuple(row for row in table["rows"] if row != "croc-4")} for table in settings["TABLES"]),
+    )
     config.base = "configs/experiments/recipe.py:gpu"
     labeled = ({**one, "overrides": SIZES} for one in config.evaluations if one["name"] != "davis")
     # DAVIS at its own size.

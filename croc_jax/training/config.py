@@ -17,6 +17,8 @@ from croc_jax.training.run_config import EvaluationConfig, RuntimeConfig
 from croc_jax.training.run_config import MeshConfig as MeshConfig
 from croc_jax.training.run_config import WatchdogConfig as WatchdogConfig
 
+_FORMER_LOSSES = {"neighbors", "gram"}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
@@ -158,9 +160,21 @@ def recipe_from_dict(settings: Mapping[str, Any]) -> Recipe:
     Fields left out keep their defaults.
 
     Raises:
-        RecipeError: for an unknown field (with the nearest known one) or a value of the wrong type.
+        RecipeError: for an unknown field (with the nearest known one), a value of the wrong type, or a loss that there
+            is no more.
     """
-    return _build(Recipe, settings, prefix="")
+    return _build(Recipe, _without_former_losses(settings), prefix="")
+
+
+def _without_former_losses(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Leaves out groups of losses that an earlier version wrote into each config.json, where they were off."""
+    objective = settings.get("objective")
+    if not isinstance(objective, Mapping):
+        return settings
+    for name in _FORMER_LOSSES & objective.keys():
+        if weight := objective[name].get("weight"):
+            raise RecipeError(f"objective.{name}.weight={weight}: this version has no such loss, commit f517e1e has")
+    return {**settings, "objective": {name: objective[name] for name in objective if name not in _FORMER_LOSSES}}
 
 
 def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:

@@ -47,7 +47,6 @@ class Rows(NamedTuple):
     shares: Float[Array, "chunks b v rows"] | None = None
 
 
-# Sums of one chunk.
 Compare = Callable[[Params, Rows, TeacherTargets], DistillationSums]
 
 

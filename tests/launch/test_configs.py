@@ -290,16 +290,16 @@ def test_one_step_in_miniature(name):
 
 
 @pytest.mark.parametrize("name", KINDS)
-@pytest.mark.parametrize("objective", ["global loss alone", "local crops and microbatches", "masked patches"])
+@pytest.mark.parametrize("objective", ["global loss alone", "local crops and microbatches", "groups of last tokens"])
 def test_every_objective_takes_every_kind_of_backbone(name, objective):
     recipe = miniature(read(name))
     if objective == "global loss alone":
         recipe = dataclasses.replace(recipe, objective=dataclasses.replace(recipe.objective, alpha=0.0))
-    elif objective == "masked patches":
-        # Convolutional networks have no masked patches.
+    elif objective == "groups of last tokens":
+        # Beside masked patches, which convolutional networks have none of.
         masked = MaskedConfig(weight=1.0 if recipe.backbone.variant.startswith("vit") else 0.0)
-        objective = dataclasses.replace(recipe.objective, masked=masked, tokens="last", token_groups=2)
-        recipe = dataclasses.replace(recipe, objective=objective)
+        grouped = dataclasses.replace(recipe.objective, masked=masked, tokens="last", token_groups=2)
+        recipe = dataclasses.replace(recipe, objective=grouped)
     else:
         local = LocalViewsConfig(count=2, crop_size=2 * recipe.backbone.patch_size)
         optimizer = dataclasses.replace(recipe.optimizer, accumulation_steps=2)

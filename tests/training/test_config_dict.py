@@ -7,7 +7,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from croc_jax.models import BackboneConfig
-from croc_jax.training.config import Recipe, recipe_from_dict
+from croc_jax.training.config import Recipe, RecipeError, recipe_from_dict
 from croc_jax.training.config_dict import recipe_config
 
 
@@ -21,6 +21,15 @@ def parse(*arguments):
 
 def test_it_holds_the_default_recipe():
     assert recipe_from_dict(recipe_config().to_dict()) == Recipe()
+
+
+def test_losses_of_an_earlier_version_are_passed_over_where_they_were_off():
+    settings = recipe_config().to_dict()
+    settings["objective"] |= {"neighbors": {"weight": 0.0, "queue": 65536}, "gram": {"weight": 0.0}}
+    assert recipe_from_dict(settings) == Recipe()
+    settings["objective"]["gram"]["weight"] = 1.0
+    with pytest.raises(RecipeError, match=r"objective.gram.weight=1.0: this version has no such loss"):
+        recipe_from_dict(settings)
 
 
 def test_it_holds_any_recipe():

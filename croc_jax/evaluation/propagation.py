@@ -90,13 +90,21 @@ def propagate(
         is_source = filled[:, None, None] & near_rows[:, None] & near_columns[:, None, None, :]
         similarity = jnp.einsum("xd,mhcd->xmhc", tokens[row], slab, precision="highest")
         weights = jnp.exp(similarity / config.temperature) * is_source
-        weights = weights.reshape(columns, -1)
+        weights = weights.reshape(columns, -1, columns)
         # All that equal the least of the best count, as in the official code.
-        weights = jnp.where(weights < _kth_largest(weights, config.topk)[:, None], 0, weights)
+        least = _kth_largest(_best_lines(weights, config.topk), config.topk)
+        weights = weights.reshape(columns, -1)
+        weights = jnp.where(weights < least[:, None], 0, weights)
         propagated = jnp.matmul(weights, slab_labels.reshape(-1, labels.shape[-1]), precision="highest")
         return propagated / jnp.sum(weights, axis=1, keepdims=True)
 
     return jax.lax.map(one_row, jnp.arange(rows))
+
+
+def _best_lines(values: Float[Array, "x l c"], k: int) -> Float[Array, "x s"]:
+    """Returns the values of the k lines with the largest maxima, which hold the k largest values."""
+    _, best = jax.lax.top_k(jnp.max(values, axis=2), min(k, values.shape[1]))
+    return jnp.take_along_axis(values, best[:, :, None], axis=1).reshape(len(values), -1)
 
 
 def _kth_largest(values: Float[Array, "x s"], k: int) -> Float[Array, " x"]:

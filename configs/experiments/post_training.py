@@ -34,12 +34,12 @@ COMMON = (
     "evaluation.unlabeled=False",
     "runtime.checkpoint_every_minutes=2.0",
 )
-# Of the rows that differ in something else.
+# Of a batch of 256, for the rows that differ in something else.
 RATE = "5e-4"
 FROZEN = "optimizer.frozen_blocks=9"
 ALONE = ("optimizer.freeze_backbone_epochs=1.0", "optimizer.freeze_last_layer_epochs=0")
 ROWS = (
-    # Name, label, rate for a batch of 256, and settings.
+    # Name, label, rate, and settings.
     ("all", f"post-trained, all blocks, rate {RATE}", RATE, ()),
     ("all-high", "ten times the rate", "5e-3", ()),
     ("all-low", "a tenth of the rate", "5e-5", ()),

@@ -3,8 +3,8 @@ r"""Settings by the number of images, from a thousand to a million; each with it
     python launch/pretrain.py --config=configs/presets.py:auto --workdir=runs/mine \
         --config.data.folders=path/to/images
 
-After the colon: 1k, 10k, 100k, 1m, or auto, the nearest to the number of images in the folders and sources. Two CPU
-cores train 1k and 10k in an evening: a small network on crops of 64 pixels. 100k and 1m are the published settings of
+After the colon: 1k, 10k, 100k, 1m, or auto, the nearest to the number of images in the folders and sources. 1k and 10k
+are measured settings of a small network, which a CPU core trains in an hour. 100k and 1m are the published settings of
 CrOC on COCO and ImageNet, for one GPU and more.
 """
 

@@ -85,7 +85,7 @@ DINOV3 = DINOV2 | {
 def get_config(variant: str = "small") -> ConfigDict:
     """Returns the protocol: "small", "paper", "demo", "dinov2" or "dinov3"."""
     variants = {
-        "small": ("linear", SMALL, "configs/camvid.py"),
+        "small": ("linear", SMALL, "configs/presets.py:1k"),
         "paper": ("linear", PAPER, "configs/croc_vits16_coco.py"),
         "demo": ("linear", DEMO, "configs/demo.py"),
         "dinov2": ("linear_crops", DINOV2, "configs/croc_vits16_coco.py"),

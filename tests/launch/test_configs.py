@@ -1,10 +1,8 @@
 """Every config of pre-training: the paper's settings, the full-size shapes, and one step in miniature."""
 
-import ast
 import dataclasses
 import functools
 import importlib.util
-import itertools
 import os
 import re
 import subprocess
@@ -170,22 +168,13 @@ def test_presets_for_many_images_are_the_paper_s():
         read("presets:2k")
 
 
-@pytest.mark.parametrize("size", ["1k", "10k"])
-def test_the_experiment_on_a_preset_varies_settings_that_it_has(size):
-    experiment = load("experiments/presets").get_config(size).to_dict()
-    preset = flatten(recipe_to_dict(read(experiment["base"].removeprefix("configs/").replace(".py", ""))))
-    rows = {row["name"]: row.get("overrides", ()) for row in experiment["rows"]}
-    assert preset["preset"] == size and {name for table in experiment["tables"] for name in table["rows"]} == {*rows}
-    for text in itertools.chain(*rows.values()):
-        field, value = text.split("=")
-        value = ast.literal_eval(value)
-        assert type(value) is type(preset[field]) and value != preset[field], text
-    short = dict(text.split("=") for text in rows["short"])
-    updates = int(short["schedule.epochs"]) * (PRESETS[size].images // preset["schedule.batch_size"])
-    assert updates == pytest.approx(2_500, rel=0.01)
-    assert all(set(rows["short"]) < set(rows[name]) for name in experiment["tables"][0]["rows"][2:])
-    with pytest.raises(ValueError, match="size='1m': choose one of 1k, 10k"):
-        load("experiments/presets").get_config("1m")
+@pytest.mark.parametrize(("variant", "size"), [("small", "10k"), ("few", "1k")])
+def test_experiments_measure_the_presets_for_few_images(variant, size):
+    settings, preset = (
+        flatten(recipe_to_dict(read(one))) for one in (f"experiments/recipe:{variant}", f"presets:{size}")
+    )
+    changed = {field for field, value in preset.items() if settings[field] != value}
+    assert changed and all(field.split(".")[0] in ("evaluation", "runtime") for field in changed - {"preset"})
 
 
 def test_variants_of_post_training_fit_the_weights_that_they_name():

@@ -127,7 +127,7 @@ def test_a_preset_is_chosen_once_by_the_images_and_explained(start, photos, tmp_
     choices = PRESETS["1k"].choices
     explained = dict(line.strip().split(" = ", 1) for line in lines[begin + 1 : begin + 1 + len(choices)])
     assert explained.keys() == choices.keys()
-    assert explained["schedule.epochs"] == "2: given; the preset has 400"
+    assert explained["schedule.epochs"] == "2: given; the preset has 160"
     assert explained["objective.teacher_temp"] == f"0.025: {choices['objective.teacher_temp'].reason}"
     recipe = read_recipe(tmp_path / "runs" / "new" / "config.json")
     assert (recipe.preset, recipe.objective.teacher_temp, recipe.schedule.epochs) == ("1k", 0.025, 2)

@@ -58,7 +58,7 @@ def test_numbers_in_reasons_follow_from_the_settings(name):
     assert stated.pop("schedule.epochs") == pytest.approx(total, rel=0.005)
     for field, number in stated.items():
         assert number == an_epoch * (1 if field == "schedule.batch_size" else choices[field].value), field
-    assert choices["optimizer.warmup_epochs"].value <= choices["schedule.epochs"].value / 20
+    assert choices["optimizer.warmup_epochs"].value <= choices["schedule.epochs"].value / 8
 
 
 def test_sources_are_those_that_reasons_cite():
@@ -88,16 +88,16 @@ def test_auto_equals_the_preset_that_it_chooses(images, name):
 def test_explicit_settings_win_over_the_preset(images):
     images(9_462)
     # In a config file, a default is no choice; on the command line, it is one.
-    recipe = read(in_file=AUTO | {"optimizer.base_lr": 1e-3, "seed": 7}, schedule__epochs=300, backbone__patch_size=16)
+    recipe = read(in_file=AUTO | {"optimizer.base_lr": 1e-3, "seed": 7}, schedule__epochs=300, backbone__depth=12)
     assert (recipe.preset, recipe.seed, recipe.data.folders) == ("10k", 7, ("photos",))
-    assert (recipe.optimizer.base_lr, recipe.schedule.epochs, recipe.backbone.patch_size) == (1e-3, 300, 16)
+    assert (recipe.optimizer.base_lr, recipe.schedule.epochs, recipe.backbone.depth) == (1e-3, 300, 12)
     kept = {field: flatten(recipe_to_dict(recipe))[field] for field in PRESETS["10k"].values}
     assert kept == PRESETS["10k"].values | {
-        "optimizer.base_lr": 1e-3, "schedule.epochs": 300, "backbone.patch_size": 16
+        "optimizer.base_lr": 1e-3, "schedule.epochs": 300, "backbone.depth": 12
     }  # fmt: skip
     lines = explain_preset(recipe.preset, flatten(recipe_to_dict(recipe)), num_images=9_462)
     assert lines[0] == "preset 10k, for 3,163 to 31,622 images: there are 9,462"
-    assert "  schedule.epochs = 300: given; the preset has 60" in lines
+    assert "  schedule.epochs = 300: given; the preset has 8" in lines
     reason = PRESETS["10k"].choices["head.num_prototypes"].reason
     assert f"  head.num_prototypes = 512: {reason}" in lines and len(lines) == 2 + len(PRESETS["10k"].choices)
 

@@ -4,8 +4,8 @@ r"""Settings by the number of images, from a thousand to a million; each with it
         --config.data.folders=path/to/images
 
 After the colon: 1k, 10k, 100k, 1m, or auto, the nearest to the number of images in the folders and sources. 1k and 10k
-are measured settings of a small network, which a CPU core trains in an hour. 100k and 1m are the published settings of
-CrOC on COCO and ImageNet, for one GPU and more.
+are measured settings of a small network: at 1,000 and 10,000 images, up to an hour of one CPU core. 100k and 1m are the
+published settings of CrOC on COCO and ImageNet, for one GPU and more.
 """
 
 from ml_collections import ConfigDict

@@ -19,5 +19,5 @@ def get_config() -> ConfigDict:
     config = small["get_config"]()
     config.base = "configs/experiments/recipe.py:few"
     config.evaluations = tuple(one for one in small["EVALUATIONS"] if one["name"] == "camvid")
-    config.curve, config.curve_epochs = "camvid/linear", 40
+    config.curve, config.curve_epochs = "camvid/linear", 20
     return config

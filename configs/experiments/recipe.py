@@ -34,7 +34,6 @@ GPU = SMALL | {
     "head.num_prototypes_dense": 2048,
     "schedule.epochs": 24,
     "schedule.batch_size": 256,
-    "objective.warmup_teacher_temp_epochs": 8,
     "optimizer.base_lr": 2e-3,
     "optimizer.warmup_epochs": 3,
 }

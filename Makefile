@@ -43,7 +43,7 @@ endef
 demo: $(READY)
 	$(BIN)/python launch/demo.py $(if $(IMAGES),--images="$(IMAGES)")
 
-# EXPERIMENT=settings, or gpu for one GPU; IMAGES and DATA say where the images and the labeled data sets are.
+# EXPERIMENT=settings, own_images, or gpu for one GPU; IMAGES and DATA say where the images and the labeled data sets are.
 EXPERIMENT ?= small
 experiment: $(READY)
 	$(BIN)/python launch/experiment.py --config=configs/experiments/$(EXPERIMENT).py --workdir=runs/experiment-$(EXPERIMENT) \

@@ -252,7 +252,7 @@ def view_centroids(
 
     Examples:
         >>> tokens, cls_tokens = jnp.eye(2)[None, None], jnp.array([[[3.0, 4.0]]])
-        >>> view_centroids(tokens, cls_tokens, assignments=0.1 * jnp.eye(2)[None, None, None]).tolist()
+        >>> view_centroids(tokens, cls_tokens, assignments=0.1 * jnp.eye(2)[None, None, None]).round(5).tolist()
         [[[[[5.0, 0.0], [0.0, 5.0]]]]]
 
     Args:

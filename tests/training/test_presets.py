@@ -58,8 +58,18 @@ def test_numbers_in_reasons_follow_from_the_settings(name):
     assert stated.pop("schedule.epochs") == pytest.approx(total, rel=0.005)
     for field, number in stated.items():
         assert number == an_epoch * (1 if field == "schedule.batch_size" else choices[field].value), field
-    most = {"1k": 1 / 8, "10k": 1 / 8}.get(name, 1 / 20)
-    assert choices["optimizer.warmup_epochs"].value <= choices["schedule.epochs"].value * most
+    warmup, epochs = choices["optimizer.warmup_epochs"], choices["schedule.epochs"].value
+    (share,) = re.findall(r"(a tenth|an eighth|3%) of the run", warmup.reason)
+    expected = {"a tenth": epochs / 10, "an eighth": epochs / 8, "3%": epochs / 30}[share]
+    assert warmup.value == expected
+
+
+@pytest.mark.parametrize("name", ["1k", "10k"])
+def test_learning_rates_in_reasons_are_those_of_the_batch(name):
+    values, choices = PRESETS[name].values, PRESETS[name].choices
+    rate, batch_size = re.findall(r"^(\S+) at a batch of (\d+)", choices["optimizer.base_lr"].reason)[0]
+    assert int(batch_size) == values["schedule.batch_size"]
+    assert float(rate) == pytest.approx(values["optimizer.base_lr"] * int(batch_size) / 256)
 
 
 def test_sources_are_those_that_reasons_cite():

@@ -16,6 +16,9 @@ def get_config() -> ConfigDict:
     config = recipe_config()
     config.data.folders = ("data/scenes/images/train",)
     config.data.views.crop_size = 64
+    # Drawn things have any color: features should go by texture and shape, but keep enough of it to follow objects.
+    config.data.photometric.hue = 0.2
+    config.data.photometric.saturation = 0.4
     config.backbone.variant = "vit_tiny"
     config.backbone.patch_size = 8
     config.backbone.width = 128
@@ -26,19 +29,18 @@ def get_config() -> ConfigDict:
     config.head.num_prototypes = 512
     config.head.num_prototypes_dense = 256
     config.backbone.drop_path_rate = 0.0
-    # 64 pixels show 15% of a scene at its own scale.
-    config.data.views.scale = (0.1, 0.6)
-    # With few images, a high teacher temperature collapses early.
-    config.objective.warmup_teacher_temp = 0.02
-    config.objective.teacher_temp = 0.025
+    # With few images, tokens become nearly equal early, from which only low temperatures of both networks lead out.
+    config.objective.student_temp = 0.05
+    config.objective.warmup_teacher_temp = 0.01
+    config.objective.teacher_temp = 0.0125
     config.objective.warmup_teacher_temp_epochs = 10
-    # Few steps need a higher learning rate and a faster teacher.
-    config.optimizer.base_lr = 8e-3
+    # Few images need many updates, thus small batches, a higher learning rate, and a faster teacher.
+    config.optimizer.base_lr = 16e-3
     config.optimizer.warmup_epochs = 2
     config.optimizer.weight_decay_end = 0.1
     config.optimizer.teacher_momentum = 0.98
-    config.schedule.epochs = 24
-    config.schedule.batch_size = 16
-    config.runtime.log_every_steps = 5
+    config.schedule.epochs = 32
+    config.schedule.batch_size = 8
+    config.runtime.log_every_steps = 10
     config.runtime.checkpoint_every_minutes = 1.0
     return config

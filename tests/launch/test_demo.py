@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FLAGS = ("images", "workdir")
 # Of configs/demo.py, for 400 images.
 EPOCHS = {
-    "schedule.epochs": 24,
+    "schedule.epochs": 32,
     "optimizer.warmup_epochs": 2,
     "optimizer.freeze_last_layer_epochs": 1,
     "objective.warmup_teacher_temp_epochs": 10,
@@ -45,9 +45,9 @@ def photos(tmp_path):
 
 @pytest.fixture
 def labeled(tmp_path):
-    """Eight training images and two for validation, and their labels."""
+    """Four training images and two for validation, and their labels."""
     root = tmp_path / "labeled"
-    for split, count in (("train", 8), ("val", 2)):
+    for split, count in (("train", 4), ("val", 2)):
         fill(root / "images" / split, count)
         fill(root / "labels" / split, count)
     return root
@@ -79,18 +79,18 @@ def test_make_plan_trains_on_the_training_images_of_a_labeled_folder(demo, label
     assert (plan.folder, plan.labeled, plan.workdir) == (labeled, not missing, tmp_path / "run")
     assert plan.changes["data.folders"] == str(labeled if missing else labeled / "images" / "train")
     if not missing:
-        assert (plan.changes["schedule.epochs"], plan.changes["schedule.batch_size"]) == (600, 8)
+        assert (plan.changes["schedule.epochs"], plan.changes["schedule.batch_size"]) == (1600, 4)
 
 
 def test_scaled_schedule(demo):
-    for num_images, expected in {400: (24, 2, 1, 10), 800: (12, 1, 0, 5), 1_000_000: (1, 0, 0, 0)}.items():
+    for num_images, expected in {400: (32, 2, 1, 10), 800: (16, 1, 0, 5), 1_000_000: (1, 0, 0, 0)}.items():
         assert demo.scaled_schedule(num_images) == dict(zip(EPOCHS, expected, strict=True))
 
 
-@pytest.mark.parametrize("num_images", [2, 5, 15])
+@pytest.mark.parametrize("num_images", [2, 5, 7])
 def test_less_photos_than_a_batch_lower_it_and_take_as_many_steps(demo, tmp_path, capsys, start, num_images):
     ((_, given),) = start(fill(tmp_path / "few", num_images))
-    assert given["config.schedule.batch_size"] == str(num_images) and given["config.schedule.epochs"] == "600"
+    assert given["config.schedule.batch_size"] == str(num_images) and given["config.schedule.epochs"] == "1600"
     assert f"batches hold {num_images} images" in capsys.readouterr().out
 
 
@@ -138,7 +138,7 @@ def programs(calls):
 def test_main_trains_on_photos_and_reports(start, photos, tmp_path, capsys):
     ((program, given),) = start(photos)
     assert program == "launch/pretrain.py" and given["workdir"] == str(tmp_path / "run")
-    assert given["config.data.folders"] == repr(str(photos)) and given["config.schedule.epochs"] == "480"
+    assert given["config.data.folders"] == repr(str(photos)) and given["config.schedule.epochs"] == "640"
     assert str(tmp_path / "run" / "report.html") in capsys.readouterr().out
 
 

@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     config = recipe_config()
     config.data.folders = ("data/scenes/images/train",)
     config.data.views.crop_size = 64
-    # Drawn things have any color: features should go by texture and shape, but keep enough of it to follow objects.
+    # Drawn things have any color: changed colors teach texture and shape, but with 0.4 objects are followed worse.
     config.data.photometric.hue = 0.2
     config.data.photometric.saturation = 0.4
     config.backbone.variant = "vit_tiny"
@@ -29,12 +29,12 @@ def get_config() -> ConfigDict:
     config.head.num_prototypes = 512
     config.head.num_prototypes_dense = 256
     config.backbone.drop_path_rate = 0.0
-    # With few images, tokens become nearly equal early, from which only low temperatures of both networks lead out.
+    # With few images, a high teacher temperature collapses early.
     config.objective.student_temp = 0.05
     config.objective.warmup_teacher_temp = 0.01
     config.objective.teacher_temp = 0.0125
     config.objective.warmup_teacher_temp_epochs = 10
-    # Few images need many updates, thus small batches, a higher learning rate, and a faster teacher.
+    # In the same time, batches of 8 score higher than of 16; the rate is 5e-4 for 8. Few updates need a faster teacher.
     config.optimizer.base_lr = 16e-3
     config.optimizer.warmup_epochs = 2
     config.optimizer.weight_decay_end = 0.1

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from cli import UserError, define_path, load_config_file, run
 from rich.console import Console
 
+from croc_jax.data.config import PhotometricConfig
 from croc_jax.data.sources import FolderSource
 from croc_jax.evaluation.reuse import is_done, make_request, mark_done
 from croc_jax.report import build_report
@@ -31,6 +32,8 @@ EPOCHS = (
     "optimizer.freeze_last_layer_epochs",
     "objective.warmup_teacher_temp_epochs",
 )
+# The paper's, for photographs: the recipe has larger ones, as drawn scenes have any color.
+COLORS = {f"data.photometric.{name}": getattr(PhotometricConfig, name) for name in ("hue", "saturation")}
 IMAGES = define_path("images", "", "A folder of photos, or of images/ and labels/.")
 WORKDIR = define_path("workdir", "", "Folder of the run; by default runs/demo, or runs/demo-NAME for --images.")
 
@@ -41,7 +44,7 @@ class Plan(NamedTuple):
     folder: Path  # of the images, or of images/ and labels/
     labeled: bool  # whether there are labels to score with
     workdir: Path
-    changes: dict[str, str | int]  # config fields that differ from the config file
+    changes: dict[str, str | float]  # config fields that differ from the config file
 
 
 def main() -> None:
@@ -72,11 +75,11 @@ def make_plan(images: str | Path | None, workdir: str | Path | None) -> Plan:
         raise UserError(f"--images={images}: there is no such folder")
     labeled = (folder / "images" / "train").is_dir() and (folder / "labels" / "val").is_dir()
     photos = folder / "images" / "train" if labeled else folder
-    changes: dict[str, str | int] = {"data.folders": str(photos)}
+    changes: dict[str, str | float] = {"data.folders": str(photos)}
     if images:
         if (count := len(FolderSource(photos))) < 2:
             raise UserError(f"--images={images}: holds {count} photo: training needs at least 2")
-        changes |= scaled_schedule(count)
+        changes |= COLORS | scaled_schedule(count)
     name = f"demo-{folder.name}" if images else "demo"
     return Plan(folder, labeled, Path(workdir) if workdir else ROOT / "runs" / name, changes)
 

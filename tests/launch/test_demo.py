@@ -23,6 +23,9 @@ EPOCHS = {
     "objective.warmup_teacher_temp_epochs": 10,
 }
 
+# As the paper has it, whatever scenes need.
+COLORS = {"data.photometric.hue": 0.1, "data.photometric.saturation": 0.2}
+
 
 @pytest.fixture(scope="module")
 def demo():
@@ -63,7 +66,7 @@ def fill(folder, count):
 def test_make_plan_trains_on_a_plain_folder_without_scores(demo, photos, monkeypatch):
     plan = demo.make_plan(str(photos), "")
     # A 20th of the images is 20 times the epochs.
-    changes = {"data.folders": str(photos)} | {name: 20 * epochs for name, epochs in EPOCHS.items()}
+    changes = {"data.folders": str(photos)} | COLORS | {name: 20 * epochs for name, epochs in EPOCHS.items()}
     assert plan == (photos, False, ROOT / "runs" / f"demo-{photos.name}", changes)
     monkeypatch.chdir(photos.parent)
     assert demo.make_plan(photos.name, "") == plan

@@ -39,7 +39,7 @@ def get_config() -> ConfigDict:
     config.optimizer.warmup_epochs = 2
     config.optimizer.weight_decay_end = 0.1
     config.optimizer.teacher_momentum = 0.98
-    config.schedule.epochs = 32
+    config.schedule.epochs = 28
     config.schedule.batch_size = 8
     config.runtime.log_every_steps = 10
     config.runtime.checkpoint_every_minutes = 1.0

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FLAGS = ("images", "workdir")
 # Of configs/demo.py, for 400 images.
 EPOCHS = {
-    "schedule.epochs": 32,
+    "schedule.epochs": 28,
     "optimizer.warmup_epochs": 2,
     "optimizer.freeze_last_layer_epochs": 1,
     "objective.warmup_teacher_temp_epochs": 10,
@@ -82,18 +82,18 @@ def test_make_plan_trains_on_the_training_images_of_a_labeled_folder(demo, label
     assert (plan.folder, plan.labeled, plan.workdir) == (labeled, not missing, tmp_path / "run")
     assert plan.changes["data.folders"] == str(labeled if missing else labeled / "images" / "train")
     if not missing:
-        assert (plan.changes["schedule.epochs"], plan.changes["schedule.batch_size"]) == (1600, 4)
+        assert (plan.changes["schedule.epochs"], plan.changes["schedule.batch_size"]) == (1400, 4)
 
 
 def test_scaled_schedule(demo):
-    for num_images, expected in {400: (32, 2, 1, 10), 800: (16, 1, 0, 5), 1_000_000: (1, 0, 0, 0)}.items():
+    for num_images, expected in {400: (28, 2, 1, 10), 800: (14, 1, 0, 5), 1_000_000: (1, 0, 0, 0)}.items():
         assert demo.scaled_schedule(num_images) == dict(zip(EPOCHS, expected, strict=True))
 
 
 @pytest.mark.parametrize("num_images", [2, 5, 7])
 def test_less_photos_than_a_batch_lower_it_and_take_as_many_steps(demo, tmp_path, capsys, start, num_images):
     ((_, given),) = start(fill(tmp_path / "few", num_images))
-    assert given["config.schedule.batch_size"] == str(num_images) and given["config.schedule.epochs"] == "1600"
+    assert given["config.schedule.batch_size"] == str(num_images) and given["config.schedule.epochs"] == "1400"
     assert f"batches hold {num_images} images" in capsys.readouterr().out
 
 
@@ -141,7 +141,7 @@ def programs(calls):
 def test_main_trains_on_photos_and_reports(start, photos, tmp_path, capsys):
     ((program, given),) = start(photos)
     assert program == "launch/pretrain.py" and given["workdir"] == str(tmp_path / "run")
-    assert given["config.data.folders"] == repr(str(photos)) and given["config.schedule.epochs"] == "640"
+    assert given["config.data.folders"] == repr(str(photos)) and given["config.schedule.epochs"] == "560"
     assert str(tmp_path / "run" / "report.html") in capsys.readouterr().out
 
 

@@ -19,7 +19,7 @@ from croc_jax.training.step import make_train_step
 
 BATCH = flags.DEFINE_integer("batch", 8, "Images a step.")
 VARIANT = flags.DEFINE_string("variant", "vit_small", "Backbone.")
-DTYPE = flags.DEFINE_string("dtype", "auto", "float32, bfloat16 or auto.")
+DTYPE = flags.DEFINE_string("dtype", "auto", "float32, bfloat16, mixed or auto.")
 REMAT = flags.DEFINE_bool("remat", False, "Recompute blocks in the backward pass.")
 ALPHA = flags.DEFINE_float("alpha", 1.0, "Weight of the dense loss; 0 times plain DINO.")
 REPEATS = flags.DEFINE_integer("repeats", 5, "Steps that are timed.")
@@ -63,7 +63,9 @@ def main() -> None:
     }
     if PEAK.value:
         rows["share of the peak"] = f"{100 * flops / 1e12 / PEAK.value:.1f}%"
-    print_table(f"{VARIANT.value}/16 step, batch {BATCH.value}, {transformer(recipe).dtype}", rows)
+    backbone = transformer(recipe)
+    types = f"{backbone.dtype}, products in {backbone.multiply}"
+    print_table(f"{VARIANT.value}/16 step, batch {BATCH.value}, {types}", rows)
 
 
 def clustering_seconds(recipe: Recipe) -> float:

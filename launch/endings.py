@@ -24,6 +24,9 @@ from croc_jax.training.config import Recipe
 # those of a network file system come and go with its server.
 _TRANSIENT = (*machine_errors.TRANSIENT, errno.EACCES, errno.EPERM, errno.EROFS)
 
+# XLA on CPU plans some products in bfloat16, and only finds when it runs them that it has no program for them.
+_LACKING = "Unsupported element type for DotThunk"
+
 
 @contextlib.contextmanager
 def closing(checkpointer: Checkpointer) -> Iterator[None]:
@@ -58,9 +61,15 @@ def explaining_errors(recipe: Recipe, mesh: Mesh, workdir: Path) -> Iterator[Non
             raise SystemExit(EXIT_STATUS) from None
         raise SystemExit(f"error: {error}; {name_last(workdir)}") from None
     except jax.errors.JaxRuntimeError as error:
+        reason = str(error).splitlines()[0][:300]
+        if _LACKING in reason:
+            raise SystemExit(
+                f"error: backbone.dtype={recipe.backbone.dtype!r}: XLA on this CPU lacks a product of this network "
+                f"({reason}); in a new workdir, set --config.backbone.dtype=float32"
+            ) from None
         if not memory.is_exhausted(error):
             raise
-        reason, advice = str(error).splitlines()[0][:300], memory.advise(recipe, mesh)
+        advice = memory.advise(recipe, mesh)
         raise SystemExit(f"error: out of memory: {advice} ({reason}); {name_last(workdir)}") from None
 
 

@@ -30,21 +30,24 @@ class Attention(nn.Module):
         num_heads: heads that share the width.
         dtype: type of the computation; parameters are float32.
         implementation: see `attend`.
+        multiply: type of the products with parameters, by default that of the computation.
     """
 
     num_heads: int
     dtype: Any
     implementation: str
+    multiply: Any = None
 
     @nn.compact
     def __call__(
         self, tokens: Float[Array, "b n d"], rotation: np.ndarray | Array | None = None
     ) -> tuple[Array, tuple[Array, Array, Array]]:
         """Returns the update, and the queries, keys and values `[b h n dh]`, not rotated."""
-        queries, keys, values = HeadsIn(self.num_heads, self.dtype, self.implementation, name="qkv")(tokens)
+        settings = {"dtype": self.dtype, "implementation": self.implementation, "multiply": self.multiply}
+        queries, keys, values = HeadsIn(self.num_heads, **settings, name="qkv")(tokens)
         turned = (queries, keys) if rotation is None else (rotate(queries, rotation), rotate(keys, rotation))
         mixed = attend(*turned, values, implementation=self.implementation)
-        update = HeadsOut(self.dtype, self.implementation, name="projection")(checkpoint_name(mixed, "mixed"))
+        update = HeadsOut(**settings, name="projection")(checkpoint_name(mixed, "mixed"))
         return update, (queries, keys, values)
 
 
@@ -56,11 +59,13 @@ class HeadsIn(nn.Module):
         dtype: type of the computation.
         implementation: see `attend`. On a TPU, three products give each head's tokens side by side, so that no
             transpose follows; elsewhere, one gives all that belongs to a token.
+        multiply: see `Attention`.
     """
 
     num_heads: int
     dtype: Any
     implementation: str
+    multiply: Any = None
 
     @nn.compact
     def __call__(self, tokens: Float[Array, "b n d"]) -> tuple[Array, Array, Array]:
@@ -69,7 +74,7 @@ class HeadsIn(nn.Module):
         kernel = self.param("kernel", truncated_normal, (width, 3 * width))
         bias = self.param("bias", nn.initializers.zeros, (3 * width,))
         if self.implementation != "xla_tpu":
-            qkv = product("bnd,df->bnf", tokens, kernel, self.dtype)
+            qkv = product("bnd,df->bnf", tokens, kernel, self.dtype, self.multiply)
             # For cudnn, what is kept is padded, too.
             qkv = checkpoint_name(qkv, "qkv") if self.implementation == "xla" else qkv
             qkv = add_bias(qkv, bias).reshape(*tokens.shape[:2], 3, self.num_heads, -1)
@@ -78,8 +83,10 @@ class HeadsIn(nn.Module):
         kernels = jnp.moveaxis(kernel.reshape(width, 3, self.num_heads, -1), 1, 0)
         biases = bias.reshape(3, self.num_heads, 1, -1)
         queries, keys, values = (
-            checkpoint_name(add_bias(product("bnd,dhe->bhne", tokens, kernels[i], self.dtype), biases[i]), "qkv")
-            for i in range(3)
+            checkpoint_name(add_bias(part, bias), "qkv")
+            for part, bias in (
+                (product("bnd,dhe->bhne", tokens, kernels[i], self.dtype, self.multiply), biases[i]) for i in range(3)
+            )
         )
         return queries, keys, values
 
@@ -89,6 +96,7 @@ class HeadsOut(nn.Module):
 
     dtype: Any
     implementation: str
+    multiply: Any = None
 
     @nn.compact
     def __call__(self, mixed: Float[Array, "b h n dh"]) -> Float[Array, "b n d"]:
@@ -99,9 +107,9 @@ class HeadsOut(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (width,))
         if self.implementation != "xla_tpu":
             joined = jnp.swapaxes(mixed, 1, 2).reshape(batch, count, width)
-            return add_bias(product("bnd,df->bnf", joined, kernel, self.dtype), bias)
+            return add_bias(product("bnd,df->bnf", joined, kernel, self.dtype, self.multiply), bias)
         kernel = kernel.reshape(heads, head_width, width)
-        return add_bias(product("bhne,hed->bnd", mixed, kernel, self.dtype), bias)
+        return add_bias(product("bhne,hed->bnd", mixed, kernel, self.dtype, self.multiply), bias)
 
 
 def attend(

@@ -115,8 +115,8 @@ class Block(nn.Module):
             name="depthwise",
         )(x)
         update = layer_norm(self.dtype, "norm", self.norm_epsilon)(update)
-        update = gelu(dense(EXPANSION * width, self.dtype, "mlp_1")(update))
-        update = dense(width, self.dtype, "mlp_2")(update)
+        update = gelu(dense(EXPANSION * width, self.dtype, name="mlp_1")(update))
+        update = dense(width, self.dtype, name="mlp_2")(update)
         scale = self.param("scale", nn.initializers.constant(LAYER_SCALE_START), (width,))
         update *= scale.astype(self.dtype)[None, None, None]
         return x + (drop_path(update, 0) if drop_path else update)

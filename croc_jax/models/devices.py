@@ -11,6 +11,8 @@ PRODUCTS = ("qkv", "mixed", "middle", "hidden")
 # What a block keeps for its backward pass; all else is recomputed. Keeping the scores of all pairs of tokens pays on
 # CPU alone, as accelerators write and read them more slowly than they multiply. A TPU is fastest keeping nothing.
 KEPT = {"cpu": (*PRODUCTS, "scores"), "cuda": PRODUCTS, "rocm": PRODUCTS, "tpu": ()}
+# Computes in float32, and multiplies by parameters in bfloat16.
+MIXED = "mixed"
 # Where blocks are compiled one by one: `lax.scan` copies what they keep to stacks and back.
 UNROLLED = ("cuda", "rocm")
 # The oldest NVIDIA devices, by compute capability, whose cuDNN has flash attention.
@@ -23,12 +25,14 @@ class Execution(NamedTuple):
 
     Attributes:
         dtype: type of the computation.
+        multiply: type of the products with parameters.
         attention: "xla", "xla_tpu" or "cudnn".
         kept: names of what blocks keep for their backward pass.
         unrolled: whether blocks are compiled one by one, not as a loop.
     """
 
     dtype: jnp.dtype
+    multiply: jnp.dtype
     attention: str
     kept: tuple[str, ...]
     unrolled: bool
@@ -46,7 +50,7 @@ def choose_execution(*, dtype: str, attention: str, remat: bool, head_width: int
     """Resolves the settings of a transformer that depend on the device.
 
     Args:
-        dtype: "float32", "bfloat16" or "auto".
+        dtype: "float32", "bfloat16", "mixed" or "auto".
         attention: "xla", "cudnn" or "auto".
         remat: keep nothing for the backward pass, whatever the device.
         head_width: features of an attention head.
@@ -55,9 +59,14 @@ def choose_execution(*, dtype: str, attention: str, remat: bool, head_width: int
     Raises:
         ValueError: for another name, or for "cudnn" where it does not exist.
     """
-    platform, resolved = platform_of(device), compute_dtype(dtype, device)
+    platform = platform_of(device)
+    if dtype == MIXED:
+        resolved, multiply = jnp.dtype("float32"), jnp.dtype("bfloat16")
+    else:
+        resolved = multiply = compute_dtype(dtype, device)
     return Execution(
         dtype=resolved,
+        multiply=multiply,
         attention=choose_attention(attention, resolved, head_width=head_width, device=device),
         kept=() if remat else KEPT.get(platform, ()),
         # A loop compiles deep models, which recompute blocks, in a fraction of the time.
@@ -69,12 +78,14 @@ def compute_dtype(name: str, device: Any) -> jnp.dtype:
     """Resolves "auto" to bfloat16 on accelerators and float32 on CPU, where bfloat16 is slow.
 
     Raises:
-        ValueError: for a name other than "auto", "float32" and "bfloat16".
+        ValueError: for a name other than "auto", "float32" and "bfloat16"; "mixed" is for transformers alone.
     """
+    if name == MIXED:
+        raise ValueError(f"dtype={name!r}: for transformers alone; choose 'auto', 'float32' or 'bfloat16'")
     if name == "auto":
         name = "float32" if platform_of(device) == "cpu" else "bfloat16"
     if name not in ("float32", "bfloat16"):
-        raise ValueError(f"dtype={name!r}: choose 'auto', 'float32' or 'bfloat16'")
+        raise ValueError(f"dtype={name!r}: choose 'auto', 'float32', 'bfloat16' or '{MIXED}'")
     return jnp.dtype(name)
 
 

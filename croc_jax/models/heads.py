@@ -24,6 +24,7 @@ class ProjectionHead(nn.Module):
         num_prototypes_dense: outputs for centroids.
         num_prototypes_masked: outputs for masked patches; 0 for a head without a layer for them.
         dtype: type of the computation; parameters and results are float32.
+        multiply: type of the products, by default that of the computation.
     """
 
     hidden_dim: int
@@ -32,16 +33,18 @@ class ProjectionHead(nn.Module):
     num_prototypes_dense: int
     num_prototypes_masked: int = 0
     dtype: Any = jnp.float32
+    multiply: Any = None
 
     def setup(self) -> None:
         """Declares the layers, so that either output initializes both."""
-        self.mlp_1 = dense(self.hidden_dim, self.dtype, "mlp_1")
-        self.mlp_2 = dense(self.hidden_dim, self.dtype, "mlp_2")
-        self.mlp_3 = dense(self.bottleneck_dim, self.dtype, "mlp_3")
-        self.last_layer = WeightNormalized(self.num_prototypes, self.dtype, name="last_layer")
-        self.last_layer_dense = WeightNormalized(self.num_prototypes_dense, self.dtype, name="last_layer_dense")
+        types = self.dtype, self.multiply
+        self.mlp_1 = dense(self.hidden_dim, *types, name="mlp_1")
+        self.mlp_2 = dense(self.hidden_dim, *types, name="mlp_2")
+        self.mlp_3 = dense(self.bottleneck_dim, *types, name="mlp_3")
+        self.last_layer = WeightNormalized(self.num_prototypes, *types, name="last_layer")
+        self.last_layer_dense = WeightNormalized(self.num_prototypes_dense, *types, name="last_layer_dense")
         if self.num_prototypes_masked:
-            self.last_layer_masked = WeightNormalized(self.num_prototypes_masked, self.dtype, name="last_layer_masked")
+            self.last_layer_masked = WeightNormalized(self.num_prototypes_masked, *types, name="last_layer_masked")
 
     def project_global(self, cls_tokens: Float[Array, "*batch d"]) -> Float[Array, "*batch p"]:
         """Returns the logits of [CLS] tokens."""
@@ -72,6 +75,7 @@ class WeightNormalized(nn.Module):
 
     features: int
     dtype: Any
+    multiply: Any = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch e"]) -> Float[Array, "*batch p"]:
@@ -81,10 +85,13 @@ class WeightNormalized(nn.Module):
         direction = self.param("direction", uniform, (self.features, x.shape[-1]))
         scale = self.param("scale", nn.initializers.ones, (self.features, 1))
         rows = x.reshape(-1, x.shape[-1]).astype(self.dtype)
-        return product("ae,pe->ap", rows, scale * unit(direction), jnp.float32).reshape(*x.shape[:-1], -1)
+        logits = product("ae,pe->ap", rows, scale * unit(direction), jnp.float32, self.multiply)
+        return logits.reshape(*x.shape[:-1], -1)
 
 
-def make_head(config: HeadConfig, *, dtype: Any, num_prototypes_masked: int = 0) -> ProjectionHead:
+def make_head(
+    config: HeadConfig, *, dtype: Any, multiply: Any = None, num_prototypes_masked: int = 0
+) -> ProjectionHead:
     """Returns the module that a config describes, with a layer for masked patches if it has outputs for them."""
     return ProjectionHead(
         hidden_dim=config.hidden_dim,
@@ -93,4 +100,5 @@ def make_head(config: HeadConfig, *, dtype: Any, num_prototypes_masked: int = 0)
         num_prototypes_dense=config.num_prototypes_dense,
         num_prototypes_masked=num_prototypes_masked,
         dtype=dtype,
+        multiply=multiply,
     )

@@ -1,4 +1,4 @@
-"""Matrix products that multiply in one type, forward and backward, and give parameters float32 gradients."""
+"""Matrix products that multiply in a chosen type, forward and backward, and give parameters float32 gradients."""
 
 import functools
 from typing import Any
@@ -10,8 +10,8 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 
-def product(subscripts: str, x: Array, y: Array, dtype: Any) -> Array:
-    """Returns an einsum of two arrays that multiplies in the type of the first.
+def product(subscripts: str, x: Array, y: Array, dtype: Any, multiply: Any = None) -> Array:
+    """Returns an einsum of two arrays that multiplies in the type of the first, or in another one.
 
     Gradients multiply in that type, too: those of JAX's own einsum multiply in the type of the result, so that
     float32 logits or scores of bfloat16 operands would have float32 products in the backward pass. The gradient
@@ -23,26 +23,49 @@ def product(subscripts: str, x: Array, y: Array, dtype: Any) -> Array:
         x: first operand, whose type is that of the computation.
         y: second operand, cast to that type.
         dtype: type of the result.
+        multiply: type that both are rounded to for products, forward and backward; sums are of the type of the result.
     """
-    return _product(subscripts, x, y, dtype)  # pyright: ignore[reportReturnType]
+    return _product(subscripts, x, y, dtype, x.dtype if multiply is None else multiply)  # pyright: ignore
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
-def _product(subscripts: str, x: Array, y: Array, dtype: Any) -> Array:
-    return jnp.einsum(subscripts, x, y.astype(x.dtype), preferred_element_type=dtype)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3, 4))
+def _product(subscripts: str, x: Array, y: Array, dtype: Any, multiply: Any) -> Array:
+    return jnp.einsum(subscripts, x.astype(multiply), y.astype(multiply), preferred_element_type=dtype)
 
 
-def _product_forward(subscripts: str, x: Array, y: Array, dtype: Any) -> tuple[Array, tuple[Array, Array]]:
-    return product(subscripts, x, y, dtype), (x, y)
+def _product_forward(
+    subscripts: str, x: Array, y: Array, dtype: Any, multiply: Any
+) -> tuple[Array, tuple[Array, Array]]:
+    return product(subscripts, x, y, dtype, multiply), (x, y)
 
 
-def _product_backward(subscripts: str, _: Any, operands: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+def _product_backward(
+    subscripts: str, _: Any, multiply: Any, operands: tuple[Array, Array], cotangent: Array
+) -> tuple[Array, Array]:
     (x, y), (operand_indices, result) = operands, subscripts.split("->")
     left, right = operand_indices.split(",")
-    cotangent = cotangent.astype(x.dtype)
-    to_x = jnp.einsum(f"{result},{right}->{left}", cotangent, y.astype(x.dtype), preferred_element_type=x.dtype)
-    to_y = jnp.einsum(f"{left},{result}->{right}", x, cotangent, preferred_element_type=y.dtype)
-    return to_x, to_y
+    rows, cotangent = x.astype(multiply), cotangent.astype(multiply)
+    to_x = jnp.einsum(f"{result},{right}->{left}", cotangent, y.astype(multiply), preferred_element_type=x.dtype)
+    sum_rows = functools.partial(jnp.einsum, f"{left},{result}->{right}", preferred_element_type=y.dtype)
+    if multiply == x.dtype or y.ndim != 2:
+        return to_x, sum_rows(rows, cotangent)
+    swapped = right == result[-1] + left[-1]
+    on_cpu = functools.partial(_sum_rows_on_cpu, swapped=swapped, dtype=y.dtype)
+    return to_x, jax.lax.platform_dependent(rows, cotangent, cpu=on_cpu, default=sum_rows)
+
+
+def _sum_rows_on_cpu(
+    x: Float[Array, "*rows d"], cotangent: Float[Array, "*rows f"], *, swapped: bool, dtype: Any
+) -> Array:
+    """Returns x^T cotangent `[d f]`, or its transpose, as a product that XLA on CPU multiplies in bfloat16.
+
+    It has that for rows times columns alone, and folds a plain transpose into the product, which then multiplies
+    in float32, in twice the time. A transpose in two parts stays a copy of its own.
+    """
+    left, right = (part.reshape(-1, part.shape[-1]) for part in ((cotangent, x) if swapped else (x, cotangent)))
+    half = left.shape[1] // 2
+    columns = jnp.concatenate([left[:, :half].T, left[:, half:].T])
+    return jnp.einsum("dr,rf->df", columns, right, preferred_element_type=dtype)
 
 
 _product.defvjp(_product_forward, _product_backward)
@@ -80,6 +103,7 @@ class Dense(nn.Module):
         kernel_init: initializer of the matrix.
         bias_init: initializer of the bias.
         kept_as: name of the product, before the bias, for policies that keep values for the backward pass.
+        multiply: type of the products, by default that of the computation.
     """
 
     features: int
@@ -87,6 +111,7 @@ class Dense(nn.Module):
     kernel_init: nn.initializers.Initializer
     bias_init: nn.initializers.Initializer = nn.initializers.zeros
     kept_as: str = ""
+    multiply: Any = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch f"]:
@@ -94,5 +119,5 @@ class Dense(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
         bias = self.param("bias", self.bias_init, (self.features,))
         batch = "abc"[: x.ndim - 1]
-        result = product(f"{batch}d,df->{batch}f", x.astype(self.dtype), kernel, self.dtype)
+        result = product(f"{batch}d,df->{batch}f", x.astype(self.dtype), kernel, self.dtype, self.multiply)
         return add_bias(checkpoint_name(result, self.kept_as) if self.kept_as else result, bias)

@@ -40,6 +40,7 @@ class VisionTransformer(nn.Module):
             than to write it out and read it back, and saves memory.
         unrolled: compile the blocks one by one in training, not as a loop.
         dtype: type of the computation; parameters are float32.
+        multiply: type of the products with parameters, by default that of the computation.
         attention: "xla", "xla_tpu" or "cudnn".
         num_registers: number of register tokens (Darcet et al., 2024), which take part in attention alone.
         layer_scale: whether a learned factor scales each feature of an update.
@@ -65,6 +66,7 @@ class VisionTransformer(nn.Module):
     kept: tuple[str, ...] = ()
     unrolled: bool = False
     dtype: Any = jnp.float32
+    multiply: Any = None
     attention: str = "xla"
     num_registers: int = 0
     layer_scale: bool = False
@@ -99,7 +101,7 @@ class VisionTransformer(nn.Module):
             ValueError: if whole patches do not tile the images.
         """
         grid = patch_grid((images.shape[1], images.shape[2]), self.patch_size)
-        tokens = PatchEmbedding(self.patch_size, self.width, self.dtype, name="patch_embedding")(images)
+        tokens = PatchEmbedding(self.patch_size, self.width, self.dtype, self.multiply, name="patch_embedding")(images)
         cls_token = self.param("cls_token", truncated_normal, (1, 1, self.width))
         cls_token = jnp.broadcast_to(cls_token, (tokens.shape[0], 1, self.width))
         # What is learned is added in float32, so that its gradient is summed over images in float32.
@@ -148,6 +150,7 @@ class VisionTransformer(nn.Module):
             "num_heads": self.num_heads,
             "mlp_ratio": self.mlp_ratio,
             "dtype": self.dtype,
+            "multiply": self.multiply,
             "attention": self.attention,
             "layer_scale": self.layer_scale,
             "mlp": self.mlp,
@@ -201,6 +204,7 @@ class PatchEmbedding(nn.Module):
     patch_size: int
     width: int
     dtype: Any
+    multiply: Any = None
 
     @nn.compact
     def __call__(self, images: Float[Array, "b H W c"]) -> Float[Array, "b n d"]:
@@ -211,7 +215,8 @@ class PatchEmbedding(nn.Module):
         patches = jnp.swapaxes(patches, 2, 3).reshape(batch, -1, size * size * channels)
         # The official code leaves PyTorch's own start of a convolution in place here.
         uniform = uniform_initializer(1 / math.sqrt(size * size * channels))
-        return Dense(self.width, self.dtype, kernel_init=uniform, bias_init=uniform, name="projection")(patches)
+        settings = {"kernel_init": uniform, "bias_init": uniform, "multiply": self.multiply}
+        return Dense(self.width, self.dtype, **settings, name="projection")(patches)
 
 
 class Block(nn.Module):
@@ -220,6 +225,7 @@ class Block(nn.Module):
     num_heads: int
     mlp_ratio: float
     dtype: Any
+    multiply: Any
     attention: str
     layer_scale: bool
     mlp: str
@@ -233,7 +239,7 @@ class Block(nn.Module):
         rotation: np.ndarray | Array | None = None,
     ) -> tuple[Array, tuple[Array, Array, Array]]:
         """Returns the tokens, and the queries, keys and values `[b h n dh]`, not rotated."""
-        update, qkv = Attention(self.num_heads, self.dtype, self.attention, name="attention")(
+        update, qkv = Attention(self.num_heads, self.dtype, self.attention, self.multiply, name="attention")(
             layer_norm(self.dtype, "norm_1", self.norm_epsilon)(tokens), rotation
         )
         update = self._scale(update, "scale_1")
@@ -242,9 +248,9 @@ class Block(nn.Module):
         rows = layer_norm(self.dtype, "norm_2", self.norm_epsilon)(tokens).reshape(-1, tokens.shape[-1])
         width = round(tokens.shape[-1] * self.mlp_ratio)
         gated = self.mlp == "swiglu"
-        hidden = dense((1 + gated) * width, self.dtype, "mlp_1", kept_as="hidden")(rows)
+        hidden = dense((1 + gated) * width, self.dtype, self.multiply, name="mlp_1", kept_as="hidden")(rows)
         hidden = jax.nn.silu(hidden[:, :width]) * hidden[:, width:] if gated else gelu(hidden)
-        update = dense(tokens.shape[-1], self.dtype, "mlp_2")(hidden).reshape(tokens.shape)
+        update = dense(tokens.shape[-1], self.dtype, self.multiply, name="mlp_2")(hidden).reshape(tokens.shape)
         update = self._scale(update, "scale_2")
         return tokens + (drop_path(update, 1) if drop_path else update), qkv
 
@@ -274,9 +280,9 @@ def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return 0.5 * x * (1 + jax.lax.erf(x * math.sqrt(0.5)))
 
 
-def dense(features: int, dtype: Any, name: str, *, kept_as: str = "") -> Dense:
+def dense(features: int, dtype: Any, multiply: Any = None, *, name: str, kept_as: str = "") -> Dense:
     """Returns a linear layer that starts from a truncated normal."""
-    return Dense(features, dtype, kernel_init=truncated_normal, kept_as=kept_as, name=name)
+    return Dense(features, dtype, kernel_init=truncated_normal, kept_as=kept_as, multiply=multiply, name=name)
 
 
 def layer_norm(dtype: Any, name: str, epsilon: float = LAYER_NORM_EPSILON) -> nn.LayerNorm:

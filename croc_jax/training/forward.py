@@ -65,7 +65,9 @@ def make_networks(
             f"{recipe.backbone.variant} is a convolutional network; leave it at 0"
         )
     prototypes = masked.prototypes if masked.weight else 0
-    return Networks(backbone, make_head(recipe.head, dtype=backbone.dtype, num_prototypes_masked=prototypes))
+    # A convolutional network multiplies in the type that it computes in.
+    types = {"dtype": backbone.dtype, "multiply": getattr(backbone, "multiply", None)}
+    return Networks(backbone, make_head(recipe.head, **types, num_prototypes_masked=prototypes))
 
 
 def _check_freezing(optimizer: OptimizerConfig, config: BackboneConfig, backbone: Backbone) -> None:

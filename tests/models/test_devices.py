@@ -21,6 +21,7 @@ H100 = device("gpu", "PJRT C API\ncuda 12090", "NVIDIA H100 80GB HBM3", compute_
 DESCRIBED = device("gpu", "NVIDIA H100 80GB HBM3", "NVIDIA H100 80GB HBM3", compute_capability="9.0")
 T4 = device("gpu", "cuda 12090", "Tesla T4", compute_capability="7.5")
 MI250X = device("gpu", "rocm 60200", "AMD Instinct MI250X", compute_capability="9.0")
+FLOAT32, BFLOAT16 = ((jnp.dtype(name),) * 2 for name in ("float32", "bfloat16"))
 AUTO = {"dtype": "auto", "attention": "auto", "remat": False, "head_width": 64}
 
 
@@ -35,17 +36,31 @@ def test_platforms_are_distinguished(found, expected):
 @pytest.mark.parametrize(
     ("found", "expected"),
     [
-        (CPU, (jnp.dtype("float32"), "xla", (*PRODUCTS, "scores"), False)),
-        (TPU, (jnp.dtype("bfloat16"), "xla_tpu", (), False)),
-        (H100, (jnp.dtype("bfloat16"), "cudnn", PRODUCTS, True)),
-        (DESCRIBED, (jnp.dtype("bfloat16"), "cudnn", PRODUCTS, True)),
-        (MI250X, (jnp.dtype("bfloat16"), "xla", PRODUCTS, True)),
+        (CPU, (*FLOAT32, "xla", (*PRODUCTS, "scores"), False)),
+        (TPU, (*BFLOAT16, "xla_tpu", (), False)),
+        (H100, (*BFLOAT16, "cudnn", PRODUCTS, True)),
+        (DESCRIBED, (*BFLOAT16, "cudnn", PRODUCTS, True)),
+        (MI250X, (*BFLOAT16, "xla", PRODUCTS, True)),
     ],
     ids=["cpu", "tpu", "h100", "described", "mi250x"],
 )
 def test_auto_follows_the_device(found, expected):
     assert choose_execution(**AUTO, device=found) == expected
-    assert choose_execution(**AUTO | {"remat": True}, device=found)[2:] == ((), False)
+    assert choose_execution(**AUTO | {"remat": True}, device=found)[3:] == ((), False)
+
+
+@pytest.mark.parametrize("found", [CPU, TPU, H100, MI250X])
+def test_mixed_computes_in_float32_and_multiplies_by_parameters_in_bfloat16(found):
+    execution = choose_execution(**AUTO | {"dtype": "mixed"}, device=found)
+    assert (execution.dtype, execution.multiply) == (jnp.float32, jnp.bfloat16)
+    assert execution.attention == choose_execution(**AUTO | {"dtype": "float32"}, device=found).attention
+
+
+def test_mixed_is_for_transformers():
+    with pytest.raises(ValueError, match="dtype='mixed': for transformers alone; choose 'auto', 'float32' or"):
+        make_backbone(BackboneConfig(variant="resnet_50", dtype="mixed"), image_size=224)
+    with pytest.raises(ValueError, match="dtype='half': choose 'auto', 'float32', 'bfloat16' or 'mixed'"):
+        make_backbone(BackboneConfig(dtype="half"), image_size=224)
 
 
 @pytest.mark.parametrize(

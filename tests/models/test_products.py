@@ -1,5 +1,9 @@
 """Products against einsum in float64, and the types in which they and their gradients multiply."""
 
+import functools
+import pathlib
+import re
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -18,20 +22,33 @@ CASES = [
 ]
 
 
+FLAT = [("ad,df->af", (10, 3), (3, 4)), ("ae,pe->ap", (10, 3), (5, 3)), ("ad,df->af", (1, 1), (1, 2))]
+
+
 def draw(*shapes, seed=0):
     rng = np.random.default_rng(seed)
     return [rng.normal(size=shape).astype(np.float32) for shape in shapes]
 
 
-@pytest.mark.parametrize(("subscripts", "left", "right"), CASES)
-def test_product_and_its_gradients_equal_float64(subscripts, left, right):
+def rounded(*arrays):
+    return [array.astype(jnp.bfloat16).astype(np.float64) for array in arrays]
+
+
+@pytest.mark.parametrize(("subscripts", "left", "right"), CASES + FLAT)
+@pytest.mark.parametrize("multiply", [None, jnp.bfloat16], ids=["", "bfloat16"])
+def test_product_and_its_gradients_equal_float64(subscripts, left, right, multiply):
     x, y = draw(left, right)
-    result = np.einsum(subscripts, *(array.astype(np.float64) for array in (x, y)))
-    (cotangent,) = draw(result.shape, seed=1)
-    found, backward = jax.vjp(lambda x, y: product(subscripts, x, y, jnp.float32), x, y)
-    np.testing.assert_allclose(found, result, atol=1e-5)
+    (cotangent,) = draw(np.einsum(subscripts, x, y).shape, seed=1)
+    # Both passes in one program: XLA on CPU chooses how to multiply by what surrounds a product.
+    both = jax.jit(lambda x, y, g: (lambda found, backward: (found, backward(g)))(*jax.vjp(multiplied, x, y)))
+    multiplied = functools.partial(product, subscripts, dtype=jnp.float32, multiply=multiply)
+    found, gradients = both(x, y, cotangent)
+    assert {array.dtype for array in (found, *gradients)} == {jnp.dtype("float32")}
+    # Operands are rounded, and sums are not.
+    x, y, cotangent = (x, y, cotangent) if multiply is None else rounded(x, y, cotangent)
+    np.testing.assert_allclose(found, np.einsum(subscripts, x, y, dtype=np.float64), atol=1e-5)
     # The derivative of the sum of result * cotangent, which is linear in each: by unit steps.
-    for array, gradient, other in zip((x, y), backward(cotangent), (y, x), strict=True):
+    for array, gradient, other in zip((x, y), gradients, (y, x), strict=True):
         expected = np.zeros(array.shape)
         for place in np.ndindex(array.shape):
             unit = np.zeros(array.shape)
@@ -63,6 +80,35 @@ def test_half_precision_multiplies_in_half_and_gives_parameters_float32_gradient
     assert np.any(to_weight != to_weight.astype(jnp.bfloat16))
     half = ("bfloat16", "bfloat16")
     assert dots(jax.grad(loss, argnums=(0, 1)), x, weight) == {(*half, "float32"), (*half, "bfloat16")}
+
+
+def multiplied_types(program):
+    """Returns the types of the operands of all products in a compiled program."""
+    found = set()
+    for computation in re.split(r"\n(?=\S)", program):
+        types = dict(re.findall(r"(%[\w.-]+) = (\w+)\[", computation))
+        for operands in re.findall(r" dot\((%[\w.-]+), (%[\w.-]+)\)", computation):
+            found.add(tuple(types[operand] for operand in operands))
+    return found
+
+
+def flags_of_cpu():
+    described = pathlib.Path("/proc/cpuinfo")
+    return set(described.read_text().split()) if described.exists() else set()
+
+
+@pytest.mark.skipif(not {"avx512_bf16", "amx_bf16"} & flags_of_cpu(), reason="this CPU has no products of bfloat16")
+@pytest.mark.parametrize("subscripts", ["bnd,df->bnf", "bnd,fd->bnf"])
+@pytest.mark.parametrize(("multiply", "type_"), [(None, "f32"), (jnp.bfloat16, "bf16")], ids=["float32", "bfloat16"])
+def test_forward_and_backward_products_run_in_their_type_on_a_cpu_that_has_it(subscripts, multiply, type_):
+    shapes = [(8, 65, 192), (192, 768) if "df" in subscripts else (768, 192), (8, 65, 768)]
+
+    def both(x, y, cotangent):
+        found, backward = jax.vjp(functools.partial(product, subscripts, dtype=jnp.float32, multiply=multiply), x, y)
+        return found, backward(cotangent)
+
+    program = jax.jit(both).lower(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)).compile()
+    assert multiplied_types(program.as_text()) == {(type_, type_)}
 
 
 @pytest.mark.parametrize("shape", [(4,), (3, 1, 4)])

@@ -10,6 +10,7 @@ from scipy.special import erf
 
 from croc_jax.models import BackboneConfig, Features, clustering_tokens, make_backbone
 from croc_jax.models.vit import DropPath, resize_position_embedding
+from tests.jaxprs import equations
 
 SMALL = {"variant": "vit_tiny", "width": 8, "depth": 2, "num_heads": 2, "patch_size": 4, "dtype": "float32"}
 
@@ -114,6 +115,24 @@ def test_half_precision_computes_in_half_and_keeps_float32_outside():
     reference = apply(exact, params, images)
     difference = np.abs(features.patches - reference.patches).max()
     assert 1e-4 < difference < 0.1
+
+
+def test_mixed_multiplies_by_every_matrix_in_half_forward_and_backward_and_by_nothing_else():
+    (backbone, params), (exact, _) = make(dtype="mixed"), make(dtype="float32")
+    images = np.random.default_rng(0).normal(size=(2, 12, 12, 3)).astype(np.float32)
+    features, reference = (apply(network, params, images).patches for network in (backbone, exact))
+    assert features.dtype == jnp.float32 and 1e-4 < np.abs(features - reference).max() < 0.05
+
+    def loss(params):
+        return jnp.sum(apply(backbone, params, images, train=True).patches ** 2)
+
+    found = {
+        (any(operand.aval.ndim == 4 for operand in equation.invars), str(equation.invars[0].aval.dtype))
+        for equation in equations(jax.make_jaxpr(jax.grad(loss))(params).jaxpr)
+        if equation.primitive.name == "dot_general"
+    }
+    # Products of queries, keys, values and their weights have four axes.
+    assert found == {(True, "float32"), (False, "bfloat16")}
 
 
 def test_drop_path_keeps_the_mean_and_drops_whole_images():

@@ -36,6 +36,7 @@ ROWS = (
         {"name": f"lambda-{value}", "label": f"lambda_pos {value}", "overrides": (f"clustering.lambda_pos={value}.0",)}
         for value in (2, 1, 3)
     ),
+    {"name": "mixed", "label": "products in bfloat16", "overrides": ("backbone.dtype=mixed",)},
 )
 # CrOC as the paper sets it has values, K_start 12 and lambda_pos 4.
 TABLES = (
@@ -44,6 +45,7 @@ TABLES = (
     {"title": "Which tokens are clustered", "rows": ("croc", "keys", "last")},
     {"title": "K_start", "rows": ("k-4", "k-8", "croc", "k-16")},
     {"title": "lambda_pos", "rows": ("lambda-0", "lambda-1", "lambda-2", "lambda-3", "croc")},
+    {"title": "Precision", "rows": ("croc", "mixed")},
 )
 
 

@@ -59,13 +59,19 @@ def _sum_rows_on_cpu(
 ) -> Array:
     """Returns x^T cotangent `[d f]`, or its transpose, as a product that XLA on CPU multiplies in bfloat16.
 
-    It has that for rows times columns alone, and folds a plain transpose into the product, which then multiplies
-    in float32, in twice the time. A transpose in two parts stays a copy of its own.
+    It has that for rows times columns alone. The narrower array is transposed, and the result if need be.
     """
     left, right = (part.reshape(-1, part.shape[-1]) for part in ((cotangent, x) if swapped else (x, cotangent)))
-    half = left.shape[1] // 2
-    columns = jnp.concatenate([left[:, :half].T, left[:, half:].T])
-    return jnp.einsum("dr,rf->df", columns, right, preferred_element_type=dtype)
+    is_right = right.shape[1] < left.shape[1]
+    narrow, wide = (right, left) if is_right else (left, right)
+    result = jnp.einsum("dr,rf->df", _transpose(narrow), wide, preferred_element_type=dtype)
+    return _transpose(result) if is_right else result
+
+
+def _transpose(x: Float[Array, "a b"]) -> Float[Array, "b a"]:
+    """Returns a transpose in two parts: XLA folds a plain one into the product, which is then one of float32."""
+    half = x.shape[1] // 2
+    return jnp.concatenate([x[:, :half].T, x[:, half:].T])
 
 
 _product.defvjp(_product_forward, _product_backward)

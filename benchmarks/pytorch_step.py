@@ -2,8 +2,9 @@
 
     pip install 'croc_jax[torch]'; python benchmarks/pytorch_step.py [--batch=4] [--autocast]
 
-The same network, heads, losses, optimizer and moving average, by PyTorch's own layers. Centroids are means of equal
-shares of the patches: their count is that of the clusters, and nothing is clustered.
+The same network, heads, losses, optimizer and moving average, by PyTorch's own layers; give --clusters and --batch of
+step.py. Centroids are means of equal shares of the patches. What that step does besides is missing: augmentation,
+clustering, clipping, centers, stochastic depth and metrics.
 """
 
 import time
@@ -21,8 +22,8 @@ from torch.nn.functional import (  # pyright: ignore[reportMissingImports]
 
 from croc_jax.runtime.program import run
 
-BATCH = flags.DEFINE_integer("batch", 4, "Images a step.")
-AUTOCAST = flags.DEFINE_bool("autocast", False, "Multiply in bfloat16, by PyTorch's automatic choice of operations.")
+BATCH = flags.DEFINE_integer("batch", 8, "Images a step.")
+AUTOCAST = flags.DEFINE_bool("autocast", False, "Multiply in bfloat16, attention and logits too, as PyTorch chooses.")
 CLUSTERS = flags.DEFINE_integer("clusters", 10, "Centroids of an attention head and image.")
 REPEATS = flags.DEFINE_integer("repeats", 5, "Steps that are timed.")
 WIDTH, DEPTH, HEADS, PATCH, SIZE = 384, 12, 6, 16, 224

@@ -61,16 +61,15 @@ def explaining_errors(recipe: Recipe, mesh: Mesh, workdir: Path) -> Iterator[Non
             raise SystemExit(EXIT_STATUS) from None
         raise SystemExit(f"error: {error}; {name_last(workdir)}") from None
     except jax.errors.JaxRuntimeError as error:
-        reason = str(error).splitlines()[0][:300]
-        if _LACKING in reason:
-            raise SystemExit(
-                f"error: backbone.dtype={recipe.backbone.dtype!r}: XLA on this CPU lacks a product of this network "
-                f"({reason}); in a new workdir, set --config.backbone.dtype=float32"
-            ) from None
-        if not memory.is_exhausted(error):
+        if _LACKING in str(error):
+            what = f"backbone.dtype={recipe.backbone.dtype!r}: XLA on this CPU lacks a product of this network"
+            advice = "in a new workdir, set --config.backbone.dtype=float32"
+        elif memory.is_exhausted(error):
+            what, advice = "out of memory", memory.advise(recipe, mesh)
+        else:
             raise
-        advice = memory.advise(recipe, mesh)
-        raise SystemExit(f"error: out of memory: {advice} ({reason}); {name_last(workdir)}") from None
+        reason = str(error).splitlines()[0][:300]
+        raise SystemExit(f"error: {what}: {advice} ({reason}); {name_last(workdir)}") from None
 
 
 def name_last(workdir: Path) -> str:

@@ -312,10 +312,12 @@ def describe(recipe: Recipe, mesh: Mesh, shapes: TrainState, dataset: CropDatase
     axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items() if size > 1)
     devices = f"{mesh.size} {mesh.devices.flat[0].platform} device(s)" + (f" ({axes})" if axes else "")
     devices += f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    multiplied = getattr(backbone, "multiply", backbone.dtype)
+    products = f", products in {multiplied}" if multiplied != backbone.dtype else ""
     attention = ", cuDNN attention" if getattr(backbone, "attention", "") == "cudnn" else ""
     return (
         f"{recipe.backbone.variant}/{recipe.backbone.patch_size}, {millions:.1f} M parameters, {backbone.dtype}"
-        f"{attention}, on {devices}: {dataset.images_per_epoch} images, batch {batch} "
+        f"{products}{attention}, on {devices}: {dataset.images_per_epoch} images, batch {batch} "
         f"({batch // num_data_shards(mesh)} a device), {steps_per_epoch} steps an epoch, "
         f"{recipe.schedule.epochs} epochs"
     )

@@ -82,12 +82,8 @@ class HeadsIn(nn.Module):
             return queries, keys, values
         kernels = jnp.moveaxis(kernel.reshape(width, 3, self.num_heads, -1), 1, 0)
         biases = bias.reshape(3, self.num_heads, 1, -1)
-        queries, keys, values = (
-            checkpoint_name(add_bias(part, bias), "qkv")
-            for part, bias in (
-                (product("bnd,dhe->bhne", tokens, kernels[i], self.dtype, self.multiply), biases[i]) for i in range(3)
-            )
-        )
+        products = (product("bnd,dhe->bhne", tokens, part, self.dtype, self.multiply) for part in kernels)
+        queries, keys, values = (checkpoint_name(add_bias(part, biases[i]), "qkv") for i, part in enumerate(products))
         return queries, keys, values
 
 

@@ -25,8 +25,8 @@ class BackboneConfig:
         remat: recompute each block (of any network) in the backward pass instead of storing its activations. Without
             it, transformers store results of matrix products, and nothing on TPU, where that is faster.
         dtype: "float32", "bfloat16", or "auto": bfloat16 on accelerators, float32 on CPU (any network); or "mixed":
-            float32 with products by parameters in bfloat16, forward and backward, for CPUs that have such
-            instructions (AVX512-BF16, AMX) (transformers).
+            float32 with products by parameters in bfloat16, forward and backward (transformers). It is for CPUs with
+            AVX512-BF16 or AMX: others round and are no faster, and accelerators compute attention in float32.
         attention: "xla", "cudnn" (flash attention, on NVIDIA GPUs alone, in bfloat16 and with heads of a multiple of 8
             features up to 128), or "auto": cuDNN's where it exists, else XLA's.
         num_registers: number of register tokens (Darcet et al., 2024; DINOv2 and DINOv3 have 4).

@@ -85,7 +85,7 @@ def compute_dtype(name: str, device: Any) -> jnp.dtype:
     if name == "auto":
         name = "float32" if platform_of(device) == "cpu" else "bfloat16"
     if name not in ("float32", "bfloat16"):
-        raise ValueError(f"dtype={name!r}: choose 'auto', 'float32', 'bfloat16' or '{MIXED}'")
+        raise ValueError(f"dtype={name!r}: choose 'auto', 'float32', 'bfloat16' or, for a transformer, '{MIXED}'")
     return jnp.dtype(name)
 
 

@@ -47,9 +47,11 @@ def _product_backward(
     rows, cotangent = x.astype(multiply), cotangent.astype(multiply)
     to_x = jnp.einsum(f"{result},{right}->{left}", cotangent, y.astype(multiply), preferred_element_type=x.dtype)
     sum_rows = functools.partial(jnp.einsum, f"{left},{result}->{right}", preferred_element_type=y.dtype)
-    if multiply == x.dtype or y.ndim != 2:
+    # Rows in the same order, of which a matrix makes other rows.
+    is_linear = left[:-1] == result[:-1] and set(right) == {left[-1], result[-1]}
+    if multiply == x.dtype or not is_linear:
         return to_x, sum_rows(rows, cotangent)
-    swapped = right == result[-1] + left[-1]
+    swapped = right[0] == result[-1]
     on_cpu = functools.partial(_sum_rows_on_cpu, swapped=swapped, dtype=y.dtype)
     return to_x, jax.lax.platform_dependent(rows, cotangent, cpu=on_cpu, default=sum_rows)
 
@@ -59,7 +61,8 @@ def _sum_rows_on_cpu(
 ) -> Array:
     """Returns x^T cotangent `[d f]`, or its transpose, as a product that XLA on CPU multiplies in bfloat16.
 
-    It has that for rows times columns alone. The narrower array is transposed, and the result if need be.
+    With jaxlib 0.10 to 0.12, it has that for a left array that is not transposed alone. So the narrower of both is
+    transposed in memory, and the result if need be.
     """
     left, right = (part.reshape(-1, part.shape[-1]) for part in ((cotangent, x) if swapped else (x, cotangent)))
     is_right = right.shape[1] < left.shape[1]

@@ -13,9 +13,9 @@ from tests.training.tiny import tiny_recipe
     [
         (
             "UNIMPLEMENTED: Unsupported element type for DotThunk::Execute: BF16 x BF16 = F32\nmore",
-            "error: backbone.dtype='mixed': XLA on this CPU lacks a product of this network (UNIMPLEMENTED: "
-            "Unsupported element type for DotThunk::Execute: BF16 x BF16 = F32); in a new workdir, set "
-            "--config.backbone.dtype=float32",
+            "error: backbone.dtype='mixed': XLA on this CPU lacks a product of this network: in a new workdir, set "
+            "--config.backbone.dtype=float32 (UNIMPLEMENTED: Unsupported element type for DotThunk::Execute: BF16 x "
+            "BF16 = F32); no state has been saved",
         ),
         (
             "RESOURCE_EXHAUSTED: Out of memory\nmore",

@@ -19,10 +19,16 @@ CASES = [
     ("bhne,hed->bnd", (2, 3, 5, 4), (3, 4, 6)),
     ("bhnd,bhmd->bhnm", (2, 3, 5, 4), (2, 3, 6, 4)),
     ("bhnm,bhmd->bhnd", (2, 3, 5, 6), (2, 3, 6, 4)),
+    # A matrix that widens rows, or narrows them, from either side.
+    ("ad,df->af", (10, 3), (3, 4)),
+    ("ad,df->af", (10, 5), (5, 3)),
+    ("ad,df->af", (1, 1), (1, 2)),
+    ("ae,pe->ap", (10, 3), (5, 3)),
+    ("ae,pe->ap", (10, 5), (3, 5)),
+    # No rows in the same order.
+    ("abd,df->baf", (2, 5, 3), (3, 4)),
+    ("bdn,df->bnf", (2, 3, 3), (3, 4)),
 ]
-
-
-FLAT = [("ad,df->af", (10, 3), (3, 4)), ("ae,pe->ap", (10, 3), (5, 3)), ("ad,df->af", (1, 1), (1, 2))]
 
 
 def draw(*shapes, seed=0):
@@ -30,19 +36,22 @@ def draw(*shapes, seed=0):
     return [rng.normal(size=shape).astype(np.float32) for shape in shapes]
 
 
+def both_passes(subscripts, multiply, x, y, cotangent):
+    """In one program: XLA on CPU chooses how to multiply by what surrounds a product."""
+    found, backward = jax.vjp(functools.partial(product, subscripts, dtype=jnp.float32, multiply=multiply), x, y)
+    return found, backward(cotangent)
+
+
 def rounded(*arrays):
     return [array.astype(jnp.bfloat16).astype(np.float64) for array in arrays]
 
 
-@pytest.mark.parametrize(("subscripts", "left", "right"), CASES + FLAT)
+@pytest.mark.parametrize(("subscripts", "left", "right"), CASES)
 @pytest.mark.parametrize("multiply", [None, jnp.bfloat16], ids=["", "bfloat16"])
 def test_product_and_its_gradients_equal_float64(subscripts, left, right, multiply):
     x, y = draw(left, right)
     (cotangent,) = draw(np.einsum(subscripts, x, y).shape, seed=1)
-    # Both passes in one program: XLA on CPU chooses how to multiply by what surrounds a product.
-    both = jax.jit(lambda x, y, g: (lambda found, backward: (found, backward(g)))(*jax.vjp(multiplied, x, y)))
-    multiplied = functools.partial(product, subscripts, dtype=jnp.float32, multiply=multiply)
-    found, gradients = both(x, y, cotangent)
+    found, gradients = jax.jit(functools.partial(both_passes, subscripts, multiply))(x, y, cotangent)
     assert {array.dtype for array in (found, *gradients)} == {jnp.dtype("float32")}
     # Operands are rounded, and sums are not.
     x, y, cotangent = (x, y, cotangent) if multiply is None else rounded(x, y, cotangent)
@@ -83,12 +92,12 @@ def test_half_precision_multiplies_in_half_and_gives_parameters_float32_gradient
 
 
 def multiplied_types(program):
-    """Returns the types of the operands of all products in a compiled program."""
-    found = set()
+    """Returns the types of the operands of each product in a compiled program."""
+    found = []
     for computation in re.split(r"\n(?=\S)", program):
         types = dict(re.findall(r"(%[\w.-]+) = (\w+)\[", computation))
         for operands in re.findall(r" dot\((%[\w.-]+), (%[\w.-]+)\)", computation):
-            found.add(tuple(types[operand] for operand in operands))
+            found.append(tuple(types[operand] for operand in operands))
     return found
 
 
@@ -98,17 +107,20 @@ def flags_of_cpu():
 
 
 @pytest.mark.skipif(not {"avx512_bf16", "amx_bf16"} & flags_of_cpu(), reason="this CPU has no products of bfloat16")
-@pytest.mark.parametrize("subscripts", ["bnd,df->bnf", "bnd,fd->bnf"])
+@pytest.mark.parametrize(
+    ("subscripts", "shapes"),
+    [
+        ("bnd,df->bnf", [(8, 65, 192), (192, 768), (8, 65, 768)]),
+        ("bnd,df->bnf", [(8, 65, 768), (768, 192), (8, 65, 192)]),
+        ("bnd,fd->bnf", [(8, 65, 192), (768, 192), (8, 65, 768)]),
+        ("bnd,fd->bnf", [(8, 65, 768), (192, 768), (8, 65, 192)]),
+    ],
+)
 @pytest.mark.parametrize(("multiply", "type_"), [(None, "f32"), (jnp.bfloat16, "bf16")], ids=["float32", "bfloat16"])
-def test_forward_and_backward_products_run_in_their_type_on_a_cpu_that_has_it(subscripts, multiply, type_):
-    shapes = [(8, 65, 192), (192, 768) if "df" in subscripts else (768, 192), (8, 65, 768)]
-
-    def both(x, y, cotangent):
-        found, backward = jax.vjp(functools.partial(product, subscripts, dtype=jnp.float32, multiply=multiply), x, y)
-        return found, backward(cotangent)
-
-    program = jax.jit(both).lower(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)).compile()
-    assert multiplied_types(program.as_text()) == {(type_, type_)}
+def test_forward_and_backward_products_run_in_their_type_on_a_cpu_that_has_it(subscripts, shapes, multiply, type_):
+    arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    program = jax.jit(functools.partial(both_passes, subscripts, multiply)).lower(*arrays).compile()
+    assert multiplied_types(program.as_text()) == [(type_, type_)] * 3
 
 
 @pytest.mark.parametrize("shape", [(4,), (3, 1, 4)])

@@ -127,12 +127,12 @@ def test_mixed_multiplies_by_every_matrix_in_half_forward_and_backward_and_by_no
         return jnp.sum(apply(backbone, params, images, train=True).patches ** 2)
 
     found = {
-        (any(operand.aval.ndim == 4 for operand in equation.invars), str(equation.invars[0].aval.dtype))
+        (any(operand.aval.ndim == 4 for operand in equation.invars), *(str(x.aval.dtype) for x in equation.invars))
         for equation in equations(jax.make_jaxpr(jax.grad(loss))(params).jaxpr)
         if equation.primitive.name == "dot_general"
     }
     # Products of queries, keys, values and their weights have four axes.
-    assert found == {(True, "float32"), (False, "bfloat16")}
+    assert found == {(True, "float32", "float32"), (False, "bfloat16", "bfloat16")}
 
 
 def test_drop_path_keeps_the_mean_and_drops_whole_images():

@@ -125,14 +125,14 @@ def test_keys_in_half_precision_are_clustered_differently_and_alpha_weighs_them(
     assert found["loss_dense"] != values["loss_dense"]
 
 
-def test_products_in_half_precision_change_losses_little_on_any_number_of_devices(one_device):
+def test_products_in_half_precision_change_losses_little_and_exchange_no_rows(one_device):
     recipe = change("backbone", dtype="mixed")
-    history = train(recipe, steps=3)[1]
+    states, history = train(recipe, steps=3, num_devices=8)
     np.testing.assert_allclose(losses(history), losses(one_device[1])[:3], rtol=0.01)
-    assert (losses(history) != losses(one_device[1])[:3]).all()
-    states, split = train(recipe, steps=3, num_devices=8, config=MeshConfig(fsdp=2, model=2))
-    np.testing.assert_allclose(losses(split), losses(history), rtol=1e-3)
+    assert (losses(history) != losses(one_device[1])[:3]).any(axis=1).all()
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(states[-1].student)} == {"float32"}
+    program = compiled_step(recipe, 8, MeshConfig(fsdp=1))[1].as_text()
+    assert not re.search(r"\b(all-gather|all-to-all|collective-permute)(-start)?\(", program)
 
 
 # DINOv3's transformer in miniature, whose blocks two devices share, on images of five bands.
